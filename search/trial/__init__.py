@@ -1,0 +1,1 @@
+"""One trial: build, train, evaluate, fuse, measure, record."""
