@@ -1,0 +1,80 @@
+"""The record of one trial while it runs: a row a finished epoch, and one result however the trial ends."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from search.ledger.provenance import provenance
+from search.ledger.result import RESULT_FILE, Phase, TrialResult, write_result
+
+__all__ = ["HISTORY_COLUMNS", "HISTORY_FILE", "Record", "close_abandoned", "now"]
+
+HISTORY_FILE = "history.csv"
+HISTORY_COLUMNS = ("epoch", "train_loss", "val_loss", "val_top1", "lr", "seconds")
+
+
+def now() -> str:
+    """The present moment, ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Record:
+    """Holds a trial's `TrialResult` while it is filled in, and writes `history.csv` and `result.json`.
+
+    Args:
+        folder: folder of the trial; created where it does not exist.
+        result: the row, with what is known at the start.
+    """
+
+    def __init__(self, folder: Path, result: TrialResult) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.result = result
+        self._start = time.monotonic()
+        result.started_at = now()
+        result.provenance = dict(provenance())
+        history = folder / HISTORY_FILE
+        with history.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(HISTORY_COLUMNS)
+
+    def epoch(self, values: Mapping[str, Any]) -> None:
+        """Append one epoch to `history.csv`; the file is whole after each call."""
+        with (self.folder / HISTORY_FILE).open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow([_short(values.get(column)) for column in HISTORY_COLUMNS])
+            file.flush()
+            os.fsync(file.fileno())
+        self.result.epochs = int(values["epoch"])
+
+    def close(self) -> Path:
+        """Write `result.json`, atomically."""
+        self.result.finished_at = now()
+        return write_result(self.folder, self.result)
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def close_abandoned(folder: Path, study: str, trial: int, phase: Phase) -> None:
+    """Write "interrupted" into the folder of a trial whose process died before it could; a result there is kept."""
+    if not folder.is_dir() or (folder / RESULT_FILE).exists():
+        return
+    seed = int(folder.name.rpartition("-s")[2])
+    write_result(
+        folder,
+        TrialResult(
+            study=study,
+            trial=trial,
+            phase=phase,
+            status="interrupted",
+            reason="its process died",
+            seed=seed,
+            run_dir=f"{folder.parent.name}/{folder.name}",
+        ),
+    )

@@ -1,0 +1,137 @@
+"""One trial as one row: the columns of the ledger, and how `result.json` is written and read."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["RESULT_FILE", "Phase", "Status", "TrialResult", "read_result", "write_atomic", "write_result"]
+
+RESULT_FILE = "result.json"
+SCHEMA = 1
+
+Phase = Literal["single", "search", "final"]
+Status = Literal["ok", "pruned", "failed", "interrupted"]
+
+
+@dataclass(kw_only=True)
+class TrialResult:
+    """What one trial came to. A value that was not reached or not measured is None, never a made-up number.
+
+    Attributes:
+        study: name of the study, or "single" for a run outside of one.
+        trial: number of the trial inside its study and phase, from 0.
+        phase: "search" chose on validation data; "final" is the re-evaluation on fresh seeds, the only phase that
+            reads test data; "single" is one architecture trained by hand.
+        status: "ok"; "pruned" (stopped by the study's pruner); "failed" (`reason` says why); "interrupted".
+        arm: readable name of the architecture, e.g. "stage3: conv+pssa(embed_ratio=0.25)"; "plain" where nothing
+            is placed.
+        is_baseline: True in the arm that differences are taken against.
+        arch_hash: ten hexadecimal digits; two configs that build the same network have the same one.
+        recipe_hash: ten hexadecimal digits over everything that is held equal between arms (data, training, measuring).
+        seed: seeds initialisation, data order and augmentation; arms with equal seeds are paired.
+        sites: names of the modules that were replaced.
+        branches: names of the branches summed at those sites.
+        params, params_fused: number of parameters as trained, and after `fuse()`.
+        macs, macs_fused: multiply-accumulates of one image.
+        latency_ms, latency_fused_ms: milliseconds for one batch of `latency_batch` images, median.
+        fuse_error: largest absolute difference of a logit between the trained and the fused form.
+        val_top1, test_top1: percent of images, 0 to 100, of the last epoch. test_top1 only in phase "final".
+        val_loss, test_loss: cross-entropy in nats.
+        epochs: epochs that were finished. `epochs_planned`: epochs that were asked for.
+        train_seconds: wall time inside the training loop, evaluation included.
+        peak_memory_mb: largest memory torch held on the accelerator, MiB; None on a CPU.
+        data_source: where the images came from, in words.
+        run_dir: folder of the trial, relative to the study's folder.
+        wandb_id: id of the W&B run; None with the tracker disabled.
+    """
+
+    study: str
+    trial: int
+    phase: Phase
+    status: Status
+    seed: int
+    reason: str | None = None
+    arm: str | None = None
+    is_baseline: bool = False
+    arch_hash: str | None = None
+    recipe_hash: str | None = None
+    backbone: str | None = None
+    sites: list[str] = field(default_factory=list)
+    branches: list[str] = field(default_factory=list)
+    params: int | None = None
+    params_fused: int | None = None
+    macs: int | None = None
+    macs_fused: int | None = None
+    latency_ms: float | None = None
+    latency_fused_ms: float | None = None
+    latency_batch: int | None = None
+    fuse_error: float | None = None
+    val_top1: float | None = None
+    val_loss: float | None = None
+    test_top1: float | None = None
+    test_loss: float | None = None
+    epochs: int = 0
+    epochs_planned: int = 0
+    train_seconds: float | None = None
+    peak_memory_mb: float | None = None
+    data_source: str | None = None
+    run_dir: str | None = None
+    wandb_id: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a crash, sees either the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # beside it, so that the rename stays on one disk
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_result(folder: Path, result: TrialResult) -> Path:
+    """Write `folder/result.json` atomically and return its path."""
+    row = {"schema": SCHEMA, **asdict(result)}
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            row[name] = None  # JSON has no NaN; `status` and `reason` say what happened
+    path = folder / RESULT_FILE
+    write_atomic(path, json.dumps(row, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def read_result(path: Path) -> TrialResult:
+    """Read one `result.json`.
+
+    Raises:
+        ValueError: the file is no JSON object of a known schema, or lacks a required column.
+    """
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path}: not a readable result ({error}); move it away to read the rest of the study"
+        ) from None
+    if not isinstance(row, dict) or row.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path}: expected a result of schema {SCHEMA}, found {row.get('schema') if isinstance(row, dict) else type(row).__name__}"
+        )
+    known = {column.name for column in fields(TrialResult)}
+    try:
+        return TrialResult(**{name: value for name, value in row.items() if name in known})
+    except TypeError as error:
+        raise ValueError(f"{path}: incomplete result ({error})") from None

@@ -1,0 +1,116 @@
+"""Weights & Biases as a mirror of the ledger: a run for each trial, grouped by study, finished in every path."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.ledger.result import TrialResult
+from search.ledger.secrets import mask, masked_tree
+
+__all__ = ["MODES", "Tracker", "TrackerConfig", "check_tracker"]
+
+log = logging.getLogger(__name__)
+MODES = ("offline", "online", "disabled")
+
+
+@dataclass
+class TrackerConfig:
+    """Weights & Biases. The API key is read by W&B itself from WANDB_API_KEY or `wandb login`, never from here.
+
+    Attributes:
+        mode: "offline" (default; `wandb sync` uploads later), "online" or "disabled".
+        project: W&B project.
+        entity: user or team; null is the account's default.
+        tags: tags of every run.
+    """
+
+    mode: str = "offline"
+    project: str = "xvol"
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+def check_tracker(config: TrackerConfig) -> None:
+    """Raise ValueError where the tracker's mode is unknown."""
+    if config.mode not in MODES:
+        raise ValueError(f"tracker.mode={config.mode}: allowed are {', '.join(MODES)}")
+
+
+class Tracker:
+    """One trial's W&B run. A failure of W&B is logged once and never touches the trial.
+
+    Args:
+        config: where to log.
+        folder: folder of the trial; the offline run lies below its `wandb/`.
+        group: the study.
+        name: the run's name.
+        trial_config: the resolved config; secrets are masked before W&B sees it.
+    """
+
+    def __init__(
+        self, config: TrackerConfig, folder: Path, group: str, name: str, trial_config: Mapping[str, Any]
+    ) -> None:
+        check_tracker(config)
+        self._run: Any = None
+        if config.mode == "disabled":
+            return
+        try:
+            self._run = _start(config, folder, group, name, masked_tree(dict(trial_config)))
+        except Exception as error:
+            log.warning("W&B could not start, the ledger goes on without it: %s", mask(str(error)))
+
+    @property
+    def run_id(self) -> str | None:
+        """W&B's id of the run, None where there is none."""
+        return None if self._run is None else str(self._run.id)
+
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        """Log one epoch."""
+        self._guarded(lambda run: run.log(dict(values), step=step))
+
+    def finish(self, result: TrialResult) -> None:
+        """Write the summary and finish the run; its exit code is 0 for "ok" and "pruned"."""
+
+        def close(run: Any) -> None:
+            row = asdict(result)
+            row.pop("provenance")
+            row.pop("overrides")
+            run.summary.update(masked_tree({name: value for name, value in row.items() if value is not None}))
+            run.finish(exit_code=0 if result.status in ("ok", "pruned") else 1)
+
+        self._guarded(close)
+        self._run = None
+
+    def _guarded(self, action: Any) -> None:
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:
+            log.warning("W&B failed, the ledger goes on without it: %s", mask(str(error)))
+            self._run = None
+
+
+def _start(config: TrackerConfig, folder: Path, group: str, name: str, trial_config: dict[str, Any]) -> Any:
+    import wandb
+
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)  # else W&B falls back to a temporary folder
+    settings = wandb.Settings(
+        console="off", silent=True, x_disable_stats=True, x_disable_meta=True, save_code=False, disable_git=True
+    )
+    return wandb.init(
+        mode=config.mode,  # type: ignore[arg-type]
+        project=config.project,
+        entity=config.entity,
+        group=group,
+        name=name,
+        tags=list(config.tags),
+        dir=str(folder),
+        config=trial_config,
+        settings=settings,
+        reinit="finish_previous",
+    )
