@@ -1,0 +1,158 @@
+"""Where the numbers of a table come from: the notes under it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from search.report.arms import Arm
+from search.report.metrics import Metric
+from search.report.words import counted, int_ranges, joined, one_line
+
+__all__ = ["table_notes"]
+
+STATUS_ORDER = ("ok", "pruned", "failed", "interrupted", "unfinished")
+REASONS_SHOWN = 5
+CHOOSE = "choose one with --baseline (baseline= in Python)"
+
+
+def table_notes(
+    frame: pd.DataFrame, trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame, metric: Metric, phase: str
+) -> list[str]:
+    """Write the notes of a table.
+
+    Args:
+        frame: every trial of the study, as `load_study` gives them.
+        trials: the ones the table was made of.
+        arms: `trials` in arms.
+        data: the rows of the table.
+        metric: what the rows measure.
+        phase: phase of `trials`.
+    """
+    notes = [origin(trials), trial_counts(frame), f"{metric.title}: {metric.meaning}; mean ± sd over seeds."]
+    if phase == "final" and metric.column.startswith("val_"):
+        notes.append("The seeds are fresh, but the validation images are the ones that chose the arms.")
+    if phase != "final":
+        reevaluated = bool((frame["phase"] == "final").any())
+        notes.append(
+            (
+                "This table does not read the final re-evaluation: "
+                if reevaluated
+                else "There is no final re-evaluation: "
+            )
+            + f"these are the trials of phase '{phase}', validated on the data that chose the arms (selection bias)."
+        )
+    notes.append(baseline_note(arms, data))
+    notes.append(f"Seeds: {int_ranges(int(seed) for arm in arms for seed in arm.cells['seed']) or 'none'}.")
+    notes += latency_note(trials)
+    notes += gaps(trials, arms, data)
+    notes += provenance_notes(trials)
+    notes += [f"Unreadable, left out: {message}" for message in frame.attrs.get("unreadable", [])]
+    return notes
+
+
+def origin(trials: pd.DataFrame) -> str:
+    """Name the study, the images and the backbone."""
+    said = []
+    for title, column in (
+        ("Study", "study"),
+        ("Data", "data_source"),
+        ("Backbone", "backbone"),
+        ("Recipe", "recipe_hash"),
+    ):
+        values = [str(value) for value in trials[column].dropna().unique()]
+        said.append(f"{title}: {'; '.join(values) or 'not on record'}.")
+    return " ".join(said)
+
+
+def trial_counts(frame: pd.DataFrame) -> str:
+    """Count the trials of each phase by how they ended."""
+    said = []
+    for phase in ("search", "final", "single"):
+        counts = Counter(frame.loc[frame["phase"] == phase, "status"].tolist())
+        if counts:
+            ends = ", ".join(f"{counts[status]} {status}" for status in STATUS_ORDER if counts[status])
+            said.append(f"Phase {phase}: {counted(counts.total(), 'trial')} ({ends}).")
+    return " ".join(said)
+
+
+def baseline_note(arms: Sequence[Arm], data: pd.DataFrame) -> str:
+    """Say what the differences are, or why there are none."""
+    baseline = data.loc[data["is_baseline"], "arm"].tolist()
+    if baseline:
+        note = (
+            f"Differences: arm minus baseline ({baseline[0]}), paired by seed over the seeds both finished; 95% t "
+            "intervals, not corrected for the number of rows."
+        )
+        unequal = data[data["n_paired"].notna() & (data["n_paired"] < data["n"].max())]
+        pairs = ", ".join(f"{row.arm} {row.n_paired}" for row in unequal.itertuples(index=False))
+        if not pairs:
+            return note
+        return (
+            f"{note} Seeds shared with the baseline, where not all {data['n'].max()}: {pairs}; such a difference is "
+            "not that of the two means."
+        )
+    marked = [arm.label for arm in arms if arm.is_baseline]
+    if marked:
+        return f"{len(marked)} arms are marked as baseline ({joined(marked)}), so no differences: {CHOOSE}."
+    return f"No arm is marked as the baseline, so no differences: {CHOOSE}."
+
+
+def latency_note(trials: pd.DataFrame) -> list[str]:
+    """Say what one latency is the time of."""
+    measured = trials[trials["latency_ms"].notna() | trials["latency_fused_ms"].notna()]
+    if not len(measured):
+        return []
+    batches = sorted({int(size) for size in measured["latency_batch"].dropna()})
+    of = f"one batch of {joined([str(size) for size in batches])}" if batches else "one batch"
+    return [f"Latency: milliseconds for {of}, as trained and fused; median over the arm's finished trials."]
+
+
+def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[str]:
+    """Say what was not averaged, and why."""
+    notes = []
+    lost = trials[trials["status"].isin(["failed", "interrupted", "unfinished"])]
+    reasons: Counter[str] = Counter()
+    rows: list[Any] = list(lost.itertuples(index=False))
+    for row in rows:
+        who = f" {row.arm}" if pd.notna(row.arm) else ""
+        seed = f" seed {row.seed}" if pd.notna(row.seed) else ""
+        why = one_line(row.reason) if pd.notna(row.reason) else "no reason on record"
+        reasons[f"{row.status}{who}{seed}: {why}"] += 1
+    if reasons:
+        shown = [f"{text} (x{count})" if count > 1 else text for text, count in reasons.items()]
+        more = f"; and {len(shown) - REASONS_SHOWN} more" if len(shown) > REASONS_SHOWN else ""
+        notes.append(f"Not averaged: {'; '.join(shown[:REASONS_SHOWN])}{more}.")
+    if data["missing"].str.contains("absent").fillna(False).any():
+        notes.append("Absent: a seed that other arms have and this arm has no trial of.")
+    repeats = sum(arm.repeats for arm in arms)
+    if repeats:
+        notes.append(
+            f"{counted(repeats, 'trial')} repeated an arm and seed: each seed counts once, by the first trial "
+            "that finished."
+        )
+    return notes
+
+
+def provenance_notes(trials: pd.DataFrame) -> list[str]:
+    """Say which commit, versions and machine made the numbers, and where they do not agree."""
+    made: list[dict[str, Any]] = [json.loads(text) for text in trials["provenance"].dropna()]
+    if not made:
+        return ["Commit and versions: not on record."]
+    facts: dict[str, set[str]] = {}
+    for entry in made:
+        versions = entry.get("versions")
+        flat = {name: entry.get(name) for name in ("commit", "python", "processor")}
+        flat |= versions if isinstance(versions, dict) else {}
+        for name, value in flat.items():
+            facts.setdefault(name, set()).add(str(value) if value is not None else "unknown")
+    agreed = [f"{name} {min(values)}" for name, values in facts.items() if len(values) == 1 and values != {"unknown"}]
+    differing = [f"{name} ({', '.join(sorted(values))})" for name, values in facts.items() if len(values) > 1]
+    notes = [f"Made with {', '.join(agreed)}."] if agreed else []
+    if differing:
+        notes.append(f"Trials do not agree on {joined(differing)}: a difference between arms may come from there.")
+    return notes

@@ -1,0 +1,211 @@
+"""The ablation table: one row for each arm, its mean over seeds, and its paired difference to the baseline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from search.report.arms import Arm, find_arm, list_arms
+from search.report.conclusion import conclusion
+from search.report.metrics import METRICS, Metric, metric_named
+from search.report.notes import table_notes
+from search.report.stats import PairedDifference, difference, verdict
+
+__all__ = ["DATA_COLUMNS", "AblationTable", "ablation_table"]
+
+DATA_COLUMNS: dict[str, str] = {
+    "arm": "string",
+    "arch_hash": "string",
+    "recipe_hash": "string",
+    "is_baseline": "boolean",
+    "n": "Int64",  # seeds that finished and have the metric
+    "missing": "string",  # what the other seeds came to, e.g. "1 failed, 1 pruned"; NA where none is missing
+    "mean": "Float64",
+    "sd": "Float64",  # over seeds, n - 1 in the denominator
+    "n_paired": "Int64",  # seeds that both this arm and the baseline finished
+    "diff": "Float64",  # mean of arm minus baseline over the paired seeds
+    "ci_low": "Float64",  # 95% paired t interval of diff
+    "ci_high": "Float64",
+    "p_value": "Float64",
+    "verdict": "string",
+    "params": "Int64",
+    "macs": "Int64",
+    "latency_ms": "Float64",  # median over the arm's trials
+    "latency_fused_ms": "Float64",
+}
+"""Name and dtype of each column of `AblationTable.data`; the CSV has the same."""
+
+OTHER_RECIPE = "trained by another recipe: not compared"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationTable:
+    """Numbers at full precision, and the words that belong to them.
+
+    Attributes:
+        title: one line: study, phase, metric.
+        data: one row for each arm with the columns `DATA_COLUMNS`; the baseline first, then the best mean first.
+        metric: what `mean`, `sd` and `diff` measure.
+        phase: which trials were averaged: "final", "search" or "single".
+        baseline: label of the row that differences are taken against; None where there is none.
+        conclusion: what the table allows to be said, in one paragraph.
+        notes: where the numbers come from, one sentence or two each.
+    """
+
+    title: str
+    data: pd.DataFrame
+    metric: Metric
+    phase: str
+    baseline: str | None
+    conclusion: str
+    notes: list[str]
+
+
+def ablation_table(
+    frame: pd.DataFrame, metric: str | None = None, baseline: str | None = None, phase: str | None = None
+) -> AblationTable:
+    """Make the table of one study.
+
+    Args:
+        frame: rows of `load_study`.
+        metric: a name in `METRICS`; by default test_top1 in phase "final" and val_top1 elsewhere.
+        baseline: name or architecture hash of the arm to compare with; by default the one the study marked.
+        phase: which trials to read; by default "final" where there are any, else "search", else "single".
+
+    Raises:
+        ValueError: unknown metric, arm or phase, or a metric that no finished trial of the phase has.
+    """
+    phase = phase_to_read(frame, phase)
+    trials = frame[frame["phase"] == phase]
+    chosen = metric_to_read(trials, phase, metric)
+    arms = list_arms(trials)
+    reference = find_arm(arms, baseline) if baseline is not None else marked_baseline(arms)
+    absent = absent_seeds(trials, arms) if phase == "final" else {}
+    rows = [row_of(arm, reference, chosen, absent.get(arm.label, Counter())) for arm in arms]
+    rows.sort(key=lambda row: sort_key(row, chosen))
+    data = pd.DataFrame(
+        {name: pd.array([row[name] for row in rows], dtype=dtype) for name, dtype in DATA_COLUMNS.items()}  # type: ignore[call-overload]
+    )
+    studies = trials["study"].dropna().unique().tolist()
+    source = {"final": "final re-evaluation on fresh seeds", "search": "search phase", "single": "single runs"}[phase]
+    return AblationTable(
+        title=f"{studies[0] if studies else frame.attrs.get('path', 'study')}: {source}, {chosen.title}",
+        data=data,
+        metric=chosen,
+        phase=phase,
+        baseline=reference.label if reference else None,
+        conclusion=conclusion(data, chosen, phase),
+        notes=table_notes(frame, trials, arms, data, chosen, phase),
+    )
+
+
+def phase_to_read(frame: pd.DataFrame, phase: str | None) -> str:
+    """Return the phase asked for, or the one whose numbers are worth the most."""
+    present = [name for name in ("final", "search", "single") if (frame["phase"] == name).any()]
+    if not present:
+        lost = "; ".join(frame.attrs.get("unreadable", []))
+        raise ValueError(f"{frame.attrs.get('path', 'the study')} holds no trial that could be read. {lost}".strip())
+    if phase is None:
+        return present[0]
+    if phase not in present:
+        raise ValueError(f"there is no trial of phase '{phase}'; phases with trials: {', '.join(present)}")
+    return phase
+
+
+def metric_to_read(trials: pd.DataFrame, phase: str, name: str | None) -> Metric:
+    """Return the metric asked for, or the one the phase is judged by."""
+    ok = trials[trials["status"] == "ok"]
+    measured = [column for column in METRICS if ok[column].notna().any()]
+    if name is not None:
+        metric = metric_named(name)
+        if len(ok) and name not in measured:
+            raise ValueError(
+                f"no finished trial of phase '{phase}' has {name}; metrics with values: {', '.join(measured) or 'none'}"
+            )
+        return metric
+    wanted = "test_top1" if phase == "final" else "val_top1"
+    return METRICS["val_top1" if wanted not in measured and "val_top1" in measured else wanted]
+
+
+def marked_baseline(arms: Sequence[Arm]) -> Arm | None:
+    """Return the arm the study marked as its baseline; None where none, or more than one, is marked."""
+    marked = [arm for arm in arms if arm.is_baseline]
+    return marked[0] if len(marked) == 1 else None
+
+
+def absent_seeds(trials: pd.DataFrame, arms: Sequence[Arm]) -> dict[str, Counter[str]]:
+    """Count, for each arm, the seeds other arms have and it has not: "unfinished" where a started folder was found."""
+    started = set(trials.loc[trials["status"] == "unfinished", "seed"].dropna())
+    seeds = {seed for arm in arms for seed in arm.cells["seed"]} | started
+    return {
+        arm.label: Counter("unfinished" if seed in started else "absent" for seed in seeds - set(arm.cells["seed"]))
+        for arm in arms
+    }
+
+
+def row_of(arm: Arm, reference: Arm | None, metric: Metric, absent: Counter[str]) -> dict[str, Any]:
+    """Compute one row of the table."""
+    values = arm.values(metric.column)
+    missing = Counter(arm.cells.loc[arm.cells["status"] != "ok", "status"].tolist()) + absent
+    missing[f"without {metric.column}"] += len(arm.cells) - len(values) - int((arm.cells["status"] != "ok").sum())
+    order = ("failed", "pruned", "interrupted", "unfinished", "absent", f"without {metric.column}")
+    ok = arm.cells[arm.cells["status"] == "ok"]
+    row: dict[str, Any] = {
+        "arm": arm.label,
+        "arch_hash": arm.arch_hash,
+        "recipe_hash": arm.recipe_hash,
+        "is_baseline": arm is reference,
+        "n": len(values),
+        "missing": ", ".join(f"{missing[what]} {what}" for what in order if missing[what]) or None,
+        "mean": float(values.mean()) if len(values) else None,
+        "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
+        "params": first(arm.cells["params"]),
+        "macs": first(arm.cells["macs"]),
+        "latency_ms": median(ok["latency_ms"]),
+        "latency_fused_ms": median(ok["latency_fused_ms"]),
+    }
+    return row | compared(arm, reference, metric)
+
+
+def compared(arm: Arm, reference: Arm | None, metric: Metric) -> dict[str, Any]:
+    """Compute the columns that compare an arm with the baseline."""
+    nothing = PairedDifference(n=0, mean=None, sd=None, low=None, high=None, p_value=None)
+    words: str | None = None
+    result = nothing
+    if reference is not None and arm is not reference:
+        if arm.recipe_hash == reference.recipe_hash:
+            result = difference(arm.values(metric.column), reference.values(metric.column))
+            words = verdict(result, higher_is_better=metric.higher_is_better)
+        else:
+            words = OTHER_RECIPE
+    return {
+        "n_paired": None if words in (None, OTHER_RECIPE) else result.n,
+        "diff": result.mean,
+        "ci_low": result.low,
+        "ci_high": result.high,
+        "p_value": result.p_value,
+        "verdict": words,
+    }
+
+
+def first(column: pd.Series[Any]) -> Any:
+    """Return the first value that is there, or None."""
+    there = column.dropna()
+    return there.iloc[0] if len(there) else None
+
+
+def median(column: pd.Series[Any]) -> float | None:
+    """Return the median of the values that are there, or None."""
+    there = column.dropna()
+    return float(there.median()) if len(there) else None
+
+
+def sort_key(row: dict[str, Any], metric: Metric) -> tuple[bool, bool, float, str]:
+    """Order rows: the baseline, then the best mean, then arms without one."""
+    mean = row["mean"]
+    value = 0.0 if mean is None else -mean if metric.higher_is_better else mean
+    return (not row["is_baseline"], mean is None, value, row["arm"])

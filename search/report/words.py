@@ -1,0 +1,96 @@
+"""Numbers as a reader wants them: digits that carry information, thousands as k, M and G, lists that read as speech."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "counted",
+    "decimals_for",
+    "int_ranges",
+    "interval_decimals",
+    "joined",
+    "one_line",
+    "scaled",
+    "signed",
+    "significant",
+]
+
+
+def decimals_for(spreads: Iterable[float], default: int, must_show: Iterable[float] = ()) -> int:
+    """Digits after the point at which the largest spread has two significant digits, between 1 and 4.
+
+    Args:
+        spreads: standard deviations of a column; zeros say nothing and are passed over.
+        default: what to return where no spread says anything.
+        must_show: numbers that must not be rounded to zero, e.g. the end of an interval that excludes it.
+    """
+    known = [spread for spread in spreads if spread > 0 and math.isfinite(spread)]
+    if not known:
+        return default
+    rounded = float(f"{max(known):.1e}")  # 0.0996 is 0.10
+    decimals = min(max(1 - math.floor(math.log10(rounded)), 1), 4)
+    while decimals < 4 and any(value != 0 and round(value, decimals) == 0 for value in must_show):
+        decimals += 1
+    return decimals
+
+
+def interval_decimals(intervals: Iterable[tuple[float, float]], default: int) -> int:
+    """Digits after the point for differences: as `decimals_for` the half widths of their intervals."""
+    known = list(intervals)
+    excluding_zero = [end for low, high in known if low * high > 0 for end in (low, high)]
+    return decimals_for([(high - low) / 2 for low, high in known], default, must_show=excluding_zero)
+
+
+def signed(value: float, decimals: int) -> str:
+    """Format a difference with its sign; what rounds to zero has none."""
+    text = f"{value:+.{decimals}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def scaled(value: float) -> str:
+    """Format a count with three significant digits: 850, 12.3 k, 1.20 M, 3.60 G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size * 0.9995:
+            return f"{significant(value / size)} {unit}"
+    return f"{value:.0f}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Format a positive number with `digits` significant digits and no exponent."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    rounded = float(f"{value:.{digits - 1}e}")
+    return f"{rounded:.{max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)}f}"
+
+
+def joined(items: Sequence[str]) -> str:
+    """Join names as in a sentence: "a", "a and b", "a, b and c"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
+
+
+def counted(number: int, what: str) -> str:
+    """Say a number of things: "1 seed", "5 seeds"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def int_ranges(numbers: Iterable[int], limit: int = 12) -> str:
+    """List integers, consecutive ones as a range: "0-4, 7"; after `limit` pieces the rest is counted."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    pieces = [str(low) if low == high else f"{low}-{high}" for low, high in runs]
+    more = f", and {len(pieces) - limit} more" if len(pieces) > limit else ""
+    return ", ".join(pieces[:limit]) + more
+
+
+def one_line(text: str, width: int = 160) -> str:
+    """Keep the first line of a message, without control characters, cut to `width`."""
+    lines = text.strip().splitlines() or [""]
+    line = re.sub(r"[\x00-\x1f\x7f]+", " ", lines[0]).strip()
+    return line if len(line) <= width else line[: width - 3] + "..."

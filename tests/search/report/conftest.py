@@ -1,0 +1,60 @@
+"""Builds ledgers on disk the way studies do: a result.json for each trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from search.ledger.result import TrialResult, write_result
+
+Add = Callable[..., Path]
+
+FACTS: dict[str, Any] = {
+    "backbone": "xvol_proxy_resnet",
+    "recipe_hash": "9f8e7d6c5b",
+    "data_source": "scikit-learn digits, 1,797 images",
+    "latency_batch": 1,
+    "epochs": 4,
+    "epochs_planned": 4,
+    "provenance": {"commit": "0123456789ab", "python": "3.11.7", "versions": {"torch": "2.13.0", "timm": "1.0.31"}},
+}
+HASHES = {"plain": "a" * 10, "stage3": "b" * 10, "stage4": "c" * 10, "stage3+4": "d" * 10}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Folder of an empty study."""
+    folder = tmp_path / "runs" / "demo"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def add(study: Path) -> Add:
+    """Add one trial to the study; numbers count up by themselves inside each phase."""
+    numbers: dict[str, int] = {}
+
+    def add_trial(arm: str | None = "plain", seed: int = 0, phase: str = "final", **values: Any) -> Path:
+        number = numbers[phase] = numbers.get(phase, -1) + 1
+        folder = study / {"search": "trials", "final": "final", "single": "single"}[phase] / f"{number:04d}-s{seed}"
+        folder.mkdir(parents=True)
+        arch = HASHES.get(arm, f"{crc32(arm.encode()):010x}") if arm is not None else None
+        row = {
+            "study": "demo",
+            "trial": number,
+            "phase": phase,
+            "status": "ok",
+            "arm": arm,
+            "is_baseline": arm == "plain",
+            "arch_hash": arch,
+            "seed": seed,
+            **FACTS,
+            **values,
+        }
+        return write_result(folder, TrialResult(**row)).parent
+
+    return add_trial

@@ -1,0 +1,192 @@
+"""Exports show exactly the text they were given, at digits that carry information, and LaTeX compiles."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.report.escape import latex, markdown
+from search.report.export import render_text, to_csv, to_latex, to_markdown
+from search.report.load import load_study
+from search.report.table import AblationTable, ablation_table
+from search.report.words import decimals_for, int_ranges, one_line, scaled, signed, significant
+
+from .conftest import Add
+
+NASTY = [
+    r"\input{x} $a_b$ 50% #1 ~^& [*] --- ''`",
+    "*star",
+    "[opt]",
+    "a|b|c",
+    "naïve Ω → 中 ñ",
+    "line\nbreak\ttab",
+    "<b>&amp;</b>",
+]
+NAMES = st.one_of(st.sampled_from(NASTY), st.text(min_size=1, max_size=60))
+
+
+@pytest.fixture
+def table(study: Path, add: Add) -> AblationTable:
+    for seed in range(4):
+        add(
+            "plain",
+            seed,
+            test_top1=61.25 + seed,
+            params=77_400,
+            macs=1_230_000,
+            latency_ms=1.3049,
+            latency_fused_ms=0.5,
+        )
+        add("stage3", seed, test_top1=61.75 + seed * 1.3, params=81_250, macs=1_310_000, latency_ms=12.34)
+        add("stage4", seed, status="ok" if seed else "failed", test_top1=61.0 + seed * 0.7)
+    return ablation_table(load_study(study))
+
+
+def renamed(table: AblationTable, name: str) -> AblationTable:
+    """The same table with `name` for the second arm."""
+    data = table.data.copy()
+    data.loc[1, "arm"] = name
+    return replace(table, data=data, notes=[*table.notes, name], conclusion=name)
+
+
+def unescaped(text: str, signs: str) -> int:
+    """Count signs that no backslash stands before."""
+    return len(re.findall(rf"(?<!\\)(?:\\\\)*[{signs}]", text))
+
+
+def test_markdown(table: AblationTable) -> None:
+    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split("|")[1].strip() == "arm"
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
+        *("plain (baseline)", "4", "-", "62.8 ± 1.3", "-", "-", "77.4 k", "1.23 M", "1.30", "0.500", "-")
+    ]
+    assert "better than the baseline" in lines[3]
+
+
+@given(name=NAMES)
+def test_markdown_rows_keep_their_cells(name: str) -> None:
+    text = markdown(name)
+    assert "\n" not in text
+    assert "\r" not in text
+    assert unescaped(text, "|<>`*") == 0
+
+
+@given(name=NAMES)
+def test_latex_is_ascii_and_balanced(name: str) -> None:
+    text = latex(name)
+    assert text.isascii()
+    assert text.isprintable() or not text
+    depth = 0
+    for sign in re.findall(r"\\.|[{}]", text):
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        assert depth >= 0
+    assert depth == 0
+    assert unescaped(text, "&#%_") == 0
+    assert unescaped(text, "$") % 2 == 0
+    assert "--" not in text or re.search("[\u2013\u2014]", name)
+
+
+def test_latex_shape(table: AblationTable) -> None:
+    text = renamed(table, NASTY[0])
+    lines = to_latex(text).splitlines()
+    assert all(line.isascii() for line in lines)
+    (begin,) = [line for line in lines if line.startswith(r"\begin{tabular}")]
+    columns = len(begin.split("{")[2].rstrip("}"))
+    rows = [line for line in lines if line.endswith(r"\\")]
+    assert len(rows) == 4
+    assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}
+    assert [line.strip() for line in lines if "rule" in line and not line.startswith("%")] == [
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+    ]
+    assert r"$62.8 \pm 1.3$" in rows[1]
+
+
+def test_latex_compiles(table: AblationTable, tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base texlive-latex-recommended")
+    every = "".join(map(chr, range(32, 127)))
+    tables = [to_latex(renamed(table, name)) for name in (*NASTY, every, *every, "".join(map(chr, range(160, 500))))]
+    source = "\n\n".join([r"\documentclass{article}\usepackage{booktabs}\begin{document}", *tables, r"\end{document}"])
+    (tmp_path / "table.tex").write_text(source, encoding="ascii")
+    run = subprocess.run(
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "table.tex"], cwd=tmp_path, capture_output=True
+    )
+    assert run.returncode == 0, run.stdout.decode(errors="replace")[-2000:]
+    assert (tmp_path / "table.pdf").stat().st_size > 0
+    assert b"Missing character" not in (tmp_path / "table.log").read_bytes()
+
+
+@given(
+    name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40).filter(lambda t: t.strip())
+)
+def test_csv_reads_back_exactly(name: str) -> None:
+    frame = pd.DataFrame({"arm": pd.array([name], dtype="string"), "mean": pd.array([100 / 3], dtype="Float64")})
+    text = to_csv(AblationTable(title="", data=frame, metric=None, phase="", baseline=None, conclusion="", notes=[]))  # type: ignore[arg-type]
+    back = pd.read_csv(io.StringIO(text), keep_default_na=False, dtype={"arm": str})
+    assert back["arm"].iloc[0] == name
+    assert back["mean"].iloc[0] == 100 / 3
+
+
+def test_text_fits_a_terminal_and_says_everything(table: AblationTable) -> None:
+    long = renamed(table, "stage3: conv+pssa(embed_ratio=0.25, rank=4)+softmax_global(heads=8) at every=2")
+    text = render_text(long)
+    assert max(map(len, text.splitlines())) <= 120
+    assert "Against the baseline\n" in text
+    assert "1 failed" in text
+    for note in table.notes:
+        assert note[:30] in text
+
+
+def test_empty_table_is_shown(study: Path, add: Add) -> None:
+    add(None, 0, status="failed", reason="boom")
+    empty = ablation_table(load_study(study))
+    for show in (render_text, to_markdown, to_latex):
+        assert "nothing can be compared" in show(empty)
+    assert to_csv(empty).startswith("arm,")
+
+
+@pytest.mark.parametrize(
+    ("spreads", "decimals"),
+    [
+        ([], 2),
+        ([0.0], 2),
+        ([1.03], 1),
+        ([0.214], 2),
+        ([0.0996], 2),
+        ([12.3], 1),
+        ([0.0123], 3),
+        ([1e-7], 4),
+        ([0.2, 1.3], 1),
+    ],
+)
+def test_decimals(spreads: list[float], decimals: int) -> None:
+    assert decimals_for(spreads, 2) == decimals
+
+
+def test_an_interval_that_excludes_zero_is_not_rounded_to_it() -> None:
+    assert decimals_for([1.3], 2, must_show=[0.02, 2.6]) == 2
+
+
+def test_numbers_as_text() -> None:
+    assert [scaled(n) for n in (0, 850, 999.6, 12_345, 999_949, 999_950, 3.6e9)] == [
+        *("0", "850", "1.00 k", "12.3 k", "1.00 M", "1.00 M", "3.60 G")
+    ]
+    assert [significant(x) for x in (0.0, 0.01234, 1.2345, 99.96, 123.4, 1234.5)] == [
+        *("0", "0.0123", "1.23", "100", "123", "1230")
+    ]
+    assert [signed(x, 1) for x in (-0.04, 0.0, 0.26, -3.0)] == ["0.0", "0.0", "+0.3", "-3.0"]
+    assert int_ranges([3, 1, 2, 7, 2]) == "1-3, 7"
+    assert int_ranges(range(0, 40, 2)).endswith("22, and 8 more")
+    assert one_line("boom\x1b[31m\nat line 3") == "boom [31m"
