@@ -1,0 +1,215 @@
+"""From Hydra's override grammar to search parameters, and from a sampled value back to an override.
+
+The grammar is the one of Hydra's official Optuna sweeper: `choice`, `range`, `interval`, `int(...)`, `float(...)`,
+`tag(log, ...)`, `shuffle`, `sort` and the comma form `key=a,b,c`. One deliberate difference: `range(0, 4)` excludes
+its end for every sampler, as Hydra documents it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from optuna.distributions import BaseDistribution
+
+__all__ = ["Parameter", "Space", "parse_space"]
+
+Value = bool | int | float | str | None
+MAX_GRID = 100_000
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One thing that may vary.
+
+    Attributes:
+        key: the config key as in an override, with its `+` or `++` where given.
+        distribution: what Optuna samples.
+        texts: for a categorical parameter, how each choice is written in an override.
+    """
+
+    key: str
+    distribution: BaseDistribution
+    texts: tuple[tuple[Value, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The parameter's stable name in the study: its config key without `+`."""
+        return self.key.lstrip("+")
+
+    def override(self, value: Value) -> str:
+        """The override that sets `value`, which must come from the distribution."""
+        for choice, text in self.texts:
+            if choice == value and type(choice) is type(value):
+                return f"{self.key}={text}"
+        return f"{self.key}={value}"
+
+    def levels(self) -> list[Value] | None:
+        """All values in order where they can be counted, else None."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        dist = self.distribution
+        if isinstance(dist, CategoricalDistribution):
+            return list(dist.choices)
+        if isinstance(dist, IntDistribution) and not dist.log:
+            return list(range(dist.low, dist.high + 1, dist.step))
+        if isinstance(dist, FloatDistribution) and dist.step is not None:
+            step, low = Decimal(str(dist.step)), Decimal(str(dist.low))
+            return [float(low + step * i) for i in range(int((Decimal(str(dist.high)) - low) / step) + 1)]
+        return None
+
+
+@dataclass(frozen=True)
+class Space:
+    """The parameters of a study, and the overrides that every trial shares."""
+
+    parameters: tuple[Parameter, ...]
+    fixed: tuple[str, ...]
+
+    def overrides(self, values: Mapping[str, Value]) -> list[str]:
+        """All overrides of the trial that was given `values` (by parameter name)."""
+        return [*self.fixed, *(p.override(values[p.name]) for p in self.parameters)]
+
+    def grid(self) -> list[dict[str, Value]]:
+        """Every point, in the order of nested loops over the parameters.
+
+        Raises:
+            ValueError: a parameter has no countable levels, or there are too many points.
+        """
+        points: list[dict[str, Value]] = [{}]
+        for parameter in self.parameters:
+            levels = parameter.levels()
+            if levels is None:
+                raise ValueError(
+                    f"sampler grid: {parameter.name} is an interval, whose values cannot be counted; "
+                    "give it choice(...) or range(...), or take another sampler"
+                )
+            points = [{**point, parameter.name: level} for point in points for level in levels]
+            if len(points) > MAX_GRID:
+                raise ValueError(f"sampler grid: more than {MAX_GRID} points; take another sampler")
+        return points
+
+
+def parse_space(arguments: Sequence[str], params: Mapping[str, Any], config_loader: Any = None) -> Space:
+    """Split overrides into search parameters and fixed overrides.
+
+    Args:
+        arguments: overrides from the command line; they go before those of `params`.
+        params: `hydra.sweeper.params`: config key -> text in the override grammar.
+        config_loader: Hydra's, so that group names are known to the parser.
+
+    Raises:
+        ValueError: an override is not well formed, or its sweep cannot be searched.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    texts = [f"{key}={_text(value)}" for key, value in params.items()]
+    try:
+        overrides = OverridesParser.create(config_loader=config_loader).parse_overrides([*texts, *arguments])
+    except HydraException as error:
+        raise ValueError(f"cannot read the search space: {error}") from None
+    last = {
+        override.key_or_group + (f"@{override.package}" if override.package else ""): override for override in overrides
+    }
+    parameters, fixed = [], []
+    for override in last.values():
+        if override.is_sweep_override():
+            parameters.append(_parameter(override))
+        else:
+            fixed.append(override.input_line or "")
+    return Space(tuple(parameters), tuple(fixed))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        raise ValueError(
+            f"hydra.sweeper.params takes text in the override grammar such as 'choice(a, b)' or 'interval(0, 1)', got {dict(value)}"
+        )
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return ",".join(str(item) for item in value)
+    return str(value)
+
+
+def _parameter(override: Override) -> Parameter:
+    if override.is_choice_sweep():
+        return _choice(override)
+    if override.is_range_sweep():
+        return _range(override)
+    if override.is_interval_sweep():
+        return _interval(override)
+    raise ValueError(
+        f"{override.input_line}: this sweep cannot be searched; allowed are choice(...), range(...), interval(...), "
+        "int(interval(...)), tag(log, interval(...)) and a,b,c"
+    )
+
+
+def _choice(override: Override) -> Parameter:
+    from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+    from optuna.distributions import CategoricalDistribution
+
+    sweep = override.value()
+    if not isinstance(sweep, ChoiceSweep):
+        raise ValueError(f"{override.input_line}: glob(...) is not searched; write the names out in choice(...)")
+    texts: dict[tuple[type, Value], str] = {}
+    for item in sweep.list:  # as written: `shuffle` must not give another order in each process
+        quoted = isinstance(item, QuotedString)
+        text = item.with_quotes() if quoted else override._get_value_element_as_str(item)
+        value = item.text if quoted else item
+        if not isinstance(value, bool | int | float | str | None):
+            value = text  # lists and dictionaries are searched under the text that writes them
+        texts.setdefault((type(value), value), text)
+    if "log" in sweep.tags:
+        raise ValueError(f"{override.input_line}: tag(log) goes with interval(...) or range(...), not with choice(...)")
+    choices = [value for _, value in texts]
+    return Parameter(
+        override.get_key_element(),
+        CategoricalDistribution(choices),
+        tuple((value, text) for (_, value), text in texts.items()),
+    )
+
+
+def _range(override: Override) -> Parameter:
+    from hydra.core.override_parser.types import RangeSweep
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    sweep = override.value()
+    assert isinstance(sweep, RangeSweep)
+    key, values = override.get_key_element(), list(sweep.range())
+    if not values:
+        raise ValueError(f"{override.input_line}: the range is empty")
+    if sweep.shuffle:  # the order of a shuffled range is its own: levels, not a line
+        return Parameter(key, CategoricalDistribution(values), tuple((value, str(value)) for value in values))
+    log, low, high = "log" in sweep.tags, min(values), max(values)
+    step = abs(sweep.step)
+    if all(isinstance(value, int) for value in values):
+        if log and step != 1:
+            raise ValueError(f"{override.input_line}: Optuna's logarithmic integers take step 1, got {step}")
+        return Parameter(key, IntDistribution(int(low), int(high), log=log, step=int(step)))
+    if log:
+        raise ValueError(
+            f"{override.input_line}: a logarithmic range of floats has no step; write tag(log, interval(...))"
+        )
+    return Parameter(key, FloatDistribution(float(low), float(high), step=float(step)))
+
+
+def _interval(override: Override) -> Parameter:
+    from hydra.core.override_parser.types import IntervalSweep
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    sweep = override.value()
+    assert isinstance(sweep, IntervalSweep)
+    key, log = override.get_key_element(), "log" in sweep.tags
+    if sweep.start is None or sweep.end is None or not sweep.start <= sweep.end:
+        raise ValueError(f"{override.input_line}: an interval takes its lower end first")
+    if log and sweep.start <= 0:
+        raise ValueError(f"{override.input_line}: a logarithmic interval begins above 0, got {sweep.start}")
+    if isinstance(sweep.start, int) and isinstance(sweep.end, int):
+        return Parameter(key, IntDistribution(int(sweep.start), int(sweep.end), log=log))
+    return Parameter(key, FloatDistribution(float(sweep.start), float(sweep.end), log=log))
