@@ -1,0 +1,42 @@
+"""The application as Hydra and its launchers see it: the task function, and what it can tell beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["check", "task"]
+
+
+def task(config: DictConfig) -> float | tuple[float, ...]:
+    """Run one trial in the folder that Hydra gave it; return its objectives."""
+    from search.trial.run import run_trial  # torch: not before a trial really runs
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    _write_config(config, folder)
+    return run_trial(config, folder, list(HydraConfig.get().overrides.task))
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Facts of a config that can run; raises ValueError for one that cannot."""
+    from search.trial.check import check_trial
+
+    return check_trial(config)
+
+
+task.check = check  # type: ignore[attr-defined]  # where a study looks for it
+
+
+def _write_config(config: DictConfig, folder: Path) -> None:
+    """Write `.hydra/` as Hydra does, with secrets masked; Hydra's own dump is switched off in conf/config.yaml."""
+    from search.ledger.secrets import masked_tree
+
+    hydra = HydraConfig.instance().cfg
+    dumps = {"config": config, "hydra": hydra, "overrides": HydraConfig.get().overrides.task}
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    for name, value in dumps.items():
+        plain = masked_tree(OmegaConf.to_container(value, resolve=False))
+        (folder / ".hydra" / f"{name}.yaml").write_text(OmegaConf.to_yaml(plain), encoding="utf-8")

@@ -1,0 +1,65 @@
+"""What Hydra's errors leave out: which keys and types are allowed where the user went wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+__all__ = ["explain"]
+
+_HYDRA_KEY = re.compile(r"^hydra\.sweeper(\.|$)")
+
+
+def explain(error: BaseException) -> str:
+    """The error's own message, and where it is about a config key, what stands there."""
+    message = "\n".join(line for line in str(error).splitlines() if "HYDRA_FULL_ERROR" not in line).strip()
+    cause = error.__cause__
+    if cause is not None and str(cause) and str(cause) not in message:
+        message += f"\n{str(cause).splitlines()[0]}"
+    key = _key_of(error, message)
+    hint = _about(key) if key else ""
+    return f"{message}\n{hint}" if hint else message
+
+
+def _key_of(error: BaseException, message: str) -> str | None:
+    for source in (error.__cause__, error):
+        key = getattr(source, "full_key", None)
+        if key:
+            return str(key)
+    match = re.search(r"[Cc]ould not override '([^']+)'", message) or re.search(r"full_key: (\S+)", message)
+    return match[1].lstrip("+~") if match else None
+
+
+def _about(key: str) -> str:
+    """A sentence on the keys beside `key`, or on the type that `key` takes."""
+    from search.study.options import SweeperOptions
+    from search.trial.config import Config
+
+    root: type = SweeperOptions if _HYDRA_KEY.match(key) else Config
+    path = _HYDRA_KEY.sub("", key).split(".") if root is SweeperOptions else key.split(".")
+    prefix = "hydra.sweeper." if root is SweeperOptions else ""
+    node: Any = root
+    for depth, name in enumerate(path):
+        names = [field.name for field in fields(node) if not field.name.startswith("_")]
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+            where = prefix + ".".join(path[:depth])
+            meant = f"Did you mean {' or '.join(near)}? " if near else ""
+            return f"{meant}Allowed {'in ' + where.rstrip('.') if where else 'at the top'}: {', '.join(names)}"
+        hint = get_type_hints(node)[name]
+        if not is_dataclass(hint):
+            default = next(field for field in fields(node) if field.name == name)
+            shown = default.default if default.default_factory is not default.default_factory.__class__ else ""
+            return f"{key} takes {_type_name(hint)}" + (f"; the default is {shown}" if _plain(shown) else "")
+        node = hint
+    return ""
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _type_name(hint: Any) -> str:
+    return str(hint).replace("<class '", "").replace("'>", "").replace("None", "null").replace("typing.", "")

@@ -1,0 +1,57 @@
+"""What can be known to be wrong with a trial before it trains."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict
+from typing import Any
+
+from search.ledger.tracker import check_tracker
+from search.trial.config import Config, typed
+from search.trial.recipe import check_objectives
+
+__all__ = ["check_trial", "check_values"]
+
+
+def check_values(config: Config) -> None:
+    """Raise ValueError where a value is out of its range; imports no torch."""
+    from search.trial.datasets.config import check as check_data
+
+    check_data(config.data)
+    config.train.check()
+    check_objectives(config.objectives)
+    check_tracker(config.tracker)
+    if config.threads < 1:
+        raise ValueError(f"threads={config.threads}: at least 1")
+
+
+def check_trial(composed: Any) -> dict[str, Any]:
+    """Load the data and build the network, so that what cannot run is told before a study starts.
+
+    Returns:
+        "arch_hash" and "arm" of the architecture, and the number of "objectives".
+
+    Raises:
+        ValueError: what is wrong, what is allowed, and how to mend it.
+    """
+    config = typed(composed)
+    check_values(config)
+    from search.trial.datasets.batches import Batches
+    from search.trial.model import build
+    from search.trial.train import make_optimizer
+
+    data = _loaded(json.dumps(asdict(config.data), sort_keys=True))
+    Batches(data.train, data, config.data, training=True)
+    model, architecture = build(config, data.channels, len(data.classes), data.image_size)
+    make_optimizer(model, config.train)
+    return {"arch_hash": architecture.hash, "arm": architecture.label, "objectives": len(config.objectives)}
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(data_json: str) -> Any:
+    """The data of a config; a study's configurations mostly share theirs."""
+    from search.trial.datasets.config import DataConfig
+    from search.trial.datasets.load import load_data
+
+    return load_data(DataConfig(**json.loads(data_json)), with_test=False)

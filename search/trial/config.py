@@ -1,0 +1,63 @@
+"""The configuration of one trial, whole; the parts and their defaults stand beside the code they configure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.ledger.tracker import TrackerConfig
+from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig, digest
+from search.trial.datasets.config import DataConfig
+from search.trial.recipe import MeasureConfig, TrainConfig
+
+__all__ = ["OPEN_KEYS", "Config", "recipe_hash", "typed"]
+
+# free-form mappings: `branch.options.pssa.rank=2` needs no `+`
+OPEN_KEYS = ("backbone.kwargs", "branch.options", "placement.at")
+
+
+@dataclass
+class Config:
+    """One trial, whole.
+
+    Attributes:
+        seed: seeds initialisation, data order and augmentation; not the splits (`data.split_seed`).
+        device: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1", "mps".
+        threads: torch threads of a process; one a process and a process a core is fastest at proxy sizes.
+        objectives: what the trial returns to a study, in the order of `hydra.sweeper.direction`.
+    """
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    branch: BranchConfig = field(default_factory=BranchConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 1
+    objectives: list[str] = field(default_factory=lambda: ["val_top1"])
+
+
+def typed(config: Any) -> Config:
+    """The composed config as dataclasses.
+
+    Raises:
+        ValueError: an interpolation does not resolve, or a mandatory value is missing.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), config))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"configuration: {error}") from None
+    assert isinstance(value, Config)
+    return value
+
+
+def recipe_hash(plain: dict[str, Any]) -> str:
+    """Ten hexadecimal digits over what must be equal for two trials to be compared (`plain`: the resolved config)."""
+    data = {name: value for name, value in plain["data"].items() if name not in ("root", "download")}
+    return digest([plain["backbone"], data, plain["train"], plain["measure"]])

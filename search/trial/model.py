@@ -1,0 +1,123 @@
+"""From a config to a network: the timm backbone, the chosen sites, the blocks, and the architecture as a value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+import xvol
+from search.space.architecture import Architecture, BranchConfig
+from search.trial.config import Config
+from xvol import BlockSpec, Site
+
+__all__ = ["architecture_of", "build"]
+
+PLAIN = "none"
+
+
+def build(config: Config, channels: int, classes: int, image_size: int) -> tuple[nn.Module, Architecture]:
+    """Build the network of `config` on the CPU, in training mode.
+
+    The backbone is initialised from `config.seed` before anything is placed, so arms with one seed start from the
+    same backbone weights wherever their blocks stand.
+
+    Args:
+        channels: channels of an image.
+        classes: number of classes.
+        image_size: height and width in pixels.
+
+    Raises:
+        ValueError: unknown backbone, branch, stage or site, or a site that cannot take its block.
+    """
+    torch.manual_seed(config.seed)
+    model = _backbone(config, channels, classes)
+    input_size = (channels, image_size, image_size)
+    chosen, label = _chosen(config, model, input_size)
+    if chosen:
+        model = xvol.convert(model, chosen, input_size=input_size)
+    arguments = {"in_chans": channels, "num_classes": classes, **config.backbone.kwargs}
+    blocks = {site: spec.canonical() for site, spec in chosen.items()}
+    return model.train(), Architecture.make(config.backbone.name, arguments, blocks, label)
+
+
+def architecture_of(config: Config, channels: int, classes: int, image_size: int) -> Architecture:
+    """The architecture of `config`; raises ValueError where it cannot be built."""
+    return build(config, channels, classes, image_size)[1]
+
+
+def _backbone(config: Config, channels: int, classes: int) -> nn.Module:
+    import timm
+
+    name = config.backbone.name
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        raise ValueError(f"backbone.name={name}: timm knows no such model; {hint}")
+    try:
+        model = timm.create_model(
+            name,
+            pretrained=config.backbone.pretrained,
+            num_classes=classes,
+            in_chans=channels,
+            **config.backbone.kwargs,
+        )
+    except TypeError as error:
+        raise ValueError(f"backbone.kwargs={config.backbone.kwargs}: {name} does not take them ({error})") from None
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _chosen(config: Config, model: nn.Module, input_size: tuple[int, int, int]) -> tuple[dict[str, BlockSpec], str]:
+    """Blocks by site, in the model's order, and the arm's readable name."""
+    _spec(config.branch.use, config.branch)  # a wrong branch is told even where nothing is placed
+    if config.placement.policy == PLAIN and not config.placement.at:
+        return {}, "plain"
+    all_sites = xvol.sites(model, input_size=input_size)
+    uses = dict.fromkeys((s.fqn for s in xvol.select(all_sites, config.placement.policy)), config.branch.use)
+    for policy, use in config.placement.at.items():
+        uses.update(dict.fromkeys((s.fqn for s in xvol.select(all_sites, policy)), use))
+    specs = {name: _spec(use, config.branch) for name, use in uses.items() if use != PLAIN}
+    placed = {s.fqn: specs[s.fqn] for s in all_sites if s.fqn in specs and not _is_host(specs[s.fqn])}
+    return placed, _label(all_sites, placed, config.branch)
+
+
+def _spec(use: str, branch: BranchConfig) -> BlockSpec:
+    names = [name.strip() for name in use.split("+")]
+    options: Mapping[str, Any] = {name: branch.options.get(name) or {} for name in names if name != PLAIN}
+    unused = sorted(set(branch.options) - set(xvol.branch_names()))
+    if unused:
+        raise ValueError(
+            f"branch.options: no branch is called {', '.join(unused)}; branches are {', '.join(xvol.branch_names())}"
+        )
+    if names == [PLAIN]:
+        return BlockSpec.make(["conv"])
+    return BlockSpec.make(names, options=options, gamma=branch.gamma)
+
+
+def _is_host(spec: BlockSpec) -> bool:
+    """A lone conv branch is what stands there already: the same network, so the same architecture."""
+    return spec.canonical() == BlockSpec.make(["conv"]).canonical()
+
+
+def _label(all_sites: Sequence[Site], placed: Mapping[str, BlockSpec], branch: BranchConfig) -> str:
+    """E.g. "stage3: conv+pssa(embed_ratio=0.25)"; sites with one kind of block are described together."""
+    groups: dict[BlockSpec, list[str]] = {}
+    for site, spec in placed.items():
+        groups.setdefault(spec, []).append(site)
+    if not groups:
+        return "plain"
+    parts = []
+    for spec, names in groups.items():
+        where = xvol.describe(all_sites, [site for site in all_sites if site.fqn in names])
+        parts.append(f"{where}: {'+'.join(_branch_label(name, branch) for name in spec.branches)}")
+    return "; ".join(parts)
+
+
+def _branch_label(name: str, branch: BranchConfig) -> str:
+    defaults = xvol.branch_options(name)
+    given = {key: value for key, value in (branch.options.get(name) or {}).items() if defaults.get(key) != value}
+    return name + (f"({', '.join(f'{key}={value}' for key, value in sorted(given.items()))})" if given else "")
