@@ -1,0 +1,66 @@
+"""The re-evaluation that ends a study: which arms are trained again, and on which seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from search.space.parameters import Space
+from search.study.options import FinalOptions
+
+__all__ = ["best_arms", "final_cells"]
+
+
+def best_arms(study: optuna.Study, top_k: int) -> list[FrozenTrial]:
+    """One trial for each of the `top_k` best distinct architectures, best first.
+
+    Trials of one architecture count once, by their mean. With several objectives the Pareto front is taken, in the
+    order of the trials.
+    """
+    arms: dict[str, list[FrozenTrial]] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        arms.setdefault(trial.user_attrs.get("arch_hash") or repr(sorted(trial.params.items())), []).append(trial)
+    if len(study.directions) > 1:
+        front = {trial.number for trial in study.best_trials}
+        groups = [group for group in arms.values() if any(trial.number in front for trial in group)]
+        return [group[0] for group in groups[:top_k]]
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+    ranked = sorted(arms.values(), key=lambda group: sign * statistics.fmean(trial.value for trial in group))  # type: ignore[misc]
+    return [group[0] for group in ranked[:top_k]]
+
+
+def final_cells(
+    arms: Sequence[FrozenTrial], space: Space, options: FinalOptions, baseline_hash: str | None
+) -> list[dict[str, Any]]:
+    """The final trials as user attributes for `Desk.write`, all arms at one seed before the next seed.
+
+    In that order an interrupted re-evaluation is balanced, and drift of the machine falls on all arms alike.
+
+    Args:
+        baseline_hash: architecture hash of the baseline, where known: an arm equal to it is not trained twice.
+    """
+    overrides: dict[str, list[str]] = {"baseline": [*space.fixed, *options.baseline, *options.overrides]}
+    for trial in arms:
+        name = str(trial.user_attrs.get("arch_hash") or f"trial {trial.number}")
+        if name != baseline_hash:
+            overrides[name] = [*_overrides(trial, space), *options.overrides]
+    return [
+        {
+            "cell": f"{name}/{seed}",
+            "overrides": [*lines, f"{options.seed_key}={seed}"],
+            "is_baseline": name == "baseline",
+        }
+        for seed in range(options.first_seed, options.first_seed + options.seeds)
+        for name, lines in overrides.items()
+    ]
+
+
+def _overrides(trial: FrozenTrial, space: Space) -> list[str]:
+    values: Mapping[str, Any] = trial.params
+    known = {parameter.name for parameter in space.parameters}
+    return [*space.overrides(values), *(f"{name}={value}" for name, value in values.items() if name not in known)]

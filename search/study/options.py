@@ -1,0 +1,103 @@
+"""What a user may say about a study: the configuration of the sweeper. Free of Optuna and torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["DIRECTIONS", "FinalOptions", "SweeperOptions", "check_options", "directions_of"]
+
+DIRECTIONS = ("minimize", "maximize")
+
+
+@dataclass
+class FinalOptions:
+    """The re-evaluation that ends a study: the best arms and the baseline, trained again on fresh seeds.
+
+    Attributes:
+        top_k: how many distinct architectures of the search are trained again; 0 for no re-evaluation.
+        seeds: how many fresh seeds each of them and the baseline get; seed i of one arm is paired with seed i of another.
+        first_seed: the first of them; they must not be seeds of the search.
+        seed_key: the config key that takes the seed.
+        baseline: overrides that make the baseline out of the study's fixed overrides.
+        overrides: further overrides of every final trial, e.g. a longer training.
+    """
+
+    top_k: int = 0
+    seeds: int = 5
+    first_seed: int = 1000
+    seed_key: str = "seed"
+    baseline: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SweeperOptions:
+    """Keys of `hydra.sweeper`. Those of Hydra's official Optuna sweeper keep their names and their meaning.
+
+    Attributes:
+        sampler: `_target_: optuna.samplers.<Name>` and its arguments.
+        pruner: `_target_: optuna.pruners.<Name>` and its arguments; null never prunes.
+        direction: "minimize" or "maximize", or a list of them for several objectives.
+        storage: null for a journal file in the study's folder, or an Optuna URL such as `sqlite:///study.db`. Write a
+            password as `${oc.env:NAME}`.
+        study_name: names the study and its folder.
+        n_trials: finished trials the search comes to, however often it is interrupted and resumed.
+        n_jobs: workers.
+        max_failure_rate: share of `n_trials` that may fail before the study stops.
+        params: what varies: config key -> text in Hydra's sweep grammar.
+        custom_search_space: dotted path of a function `(config, trial)` that suggests further parameters.
+        final: the re-evaluation on fresh seeds.
+    """
+
+    _target_: str = "hydra_plugins.xvol_sweeper.XvolSweeper"
+    _recursive_: bool = False
+    sampler: Any = None
+    pruner: Any = None
+    direction: Any = "minimize"
+    storage: str | None = None
+    study_name: str | None = None
+    n_trials: int = 20
+    n_jobs: int = 2
+    max_failure_rate: float = 0.5
+    params: dict[str, Any] | None = None
+    custom_search_space: str | None = None
+    final: FinalOptions = field(default_factory=FinalOptions)
+
+
+def directions_of(options: SweeperOptions) -> list[str]:
+    """The directions as a list, one for each objective.
+
+    Raises:
+        ValueError: a direction is neither "minimize" nor "maximize".
+    """
+    given = [options.direction] if isinstance(options.direction, str) else list(options.direction)
+    for name in given:
+        if name not in DIRECTIONS:
+            raise ValueError(f"hydra.sweeper.direction={name}: allowed are {', '.join(DIRECTIONS)}, or a list of them")
+    if not given:
+        raise ValueError("hydra.sweeper.direction=[]: give one direction for each objective")
+    return given
+
+
+def check_options(options: SweeperOptions) -> None:
+    """Raise ValueError where a value is out of its range."""
+    directions_of(options)
+    for name, low in (("n_trials", 1), ("n_jobs", 1)):
+        if getattr(options, name) < low:
+            raise ValueError(f"hydra.sweeper.{name}={getattr(options, name)}: at least {low}")
+    if not 0 <= options.max_failure_rate <= 1:
+        raise ValueError(f"hydra.sweeper.max_failure_rate={options.max_failure_rate}: allowed is 0 to 1")
+    if options.final.top_k < 0 or options.final.seeds < 1:
+        raise ValueError(
+            f"hydra.sweeper.final: top_k={options.final.top_k} must be at least 0 and seeds={options.final.seeds} at least 1"
+        )
+    if (
+        not options.study_name
+        or any(mark in options.study_name for mark in "/\\\0")
+        or options.study_name in (".", "..")
+    ):
+        raise ValueError(
+            f"hydra.sweeper.study_name={options.study_name!r}: it names a folder below runs/, so give a plain name "
+            "without slashes, e.g. hydra.sweeper.study_name=my_stages"
+        )
