@@ -13,6 +13,12 @@ __all__ = ["check", "task"]
 
 def task(config: DictConfig) -> float | tuple[float, ...]:
     """Run one trial in the folder that Hydra gave it; return its objectives."""
+    from search.channel import current
+    from search.trial.check import check_values
+    from search.trial.config import typed
+
+    if current().phase == "single":  # told in half a second; a study has checked already, and records what fails
+        check_values(typed(config))
     from search.trial.run import run_trial  # torch: not before a trial really runs
 
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -14,7 +14,9 @@ _HYDRA_KEY = re.compile(r"^hydra\.sweeper(\.|$)")
 
 def explain(error: BaseException) -> str:
     """The error's own message, and where it is about a config key, what stands there."""
-    message = "\n".join(line for line in str(error).splitlines() if "HYDRA_FULL_ERROR" not in line).strip()
+    noise = ("HYDRA_FULL_ERROR", "To append to your config use")  # a typed schema takes no further keys
+    message = "\n".join(line for line in str(error).splitlines() if not line.startswith(noise) and noise[0] not in line)
+    message = message.strip()
     cause = error.__cause__
     if cause is not None and str(cause) and str(cause) not in message:
         message += f"\n{str(cause).splitlines()[0]}"

@@ -34,7 +34,7 @@ def _git(folder: Path, *arguments: str) -> str:
 @cache
 def provenance() -> dict[str, Any]:
     """Facts of this process, JSON-able; the code's commit is that of the folder `search` was imported from."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)

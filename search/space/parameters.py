@@ -159,9 +159,11 @@ def _choice(override: Override) -> Parameter:
         raise ValueError(f"{override.input_line}: glob(...) is not searched; write the names out in choice(...)")
     texts: dict[tuple[type, Value], str] = {}
     for item in sweep.list:  # as written: `shuffle` must not give another order in each process
-        quoted = isinstance(item, QuotedString)
-        text = item.with_quotes() if quoted else override._get_value_element_as_str(item)
-        value = item.text if quoted else item
+        value: Any
+        if isinstance(item, QuotedString):
+            value, text = item.text, item.with_quotes()
+        else:
+            value, text = item, override._get_value_element_as_str(item)
         if not isinstance(value, bool | int | float | str | None):
             value = text  # lists and dictionaries are searched under the text that writes them
         texts.setdefault((type(value), value), text)

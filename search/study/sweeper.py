@@ -120,8 +120,9 @@ class StudyRun:
     def _check(self, base: DictConfig, space: Space) -> dict[str, Any]:
         """Compose, and let the task check, the baseline and each level of each parameter; return the baseline's facts."""
         baseline = [*space.fixed, *self.options.final.baseline, *self.options.final.overrides]
-        candidates = [baseline, *_variations(space)[:MAX_CHECKS]]
         check: Callable[[DictConfig], dict[str, Any]] | None = getattr(self.task, "check", None)
+        variations = _variations(space)  # without a check, one of them shows whether the keys compose
+        candidates = [baseline, *variations[: MAX_CHECKS if check else 1]]
         if check is not None:
             log.info("checking %d configurations of the study before it starts", len(candidates))
         facts = []
@@ -183,7 +184,9 @@ class StudyRun:
             task_function=Worker(self.task, self.config, self.context, plan),
             config=self.config,
         )
-        jobs = launcher.launch([[*plan.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)], initial_job_idx=0)
+        jobs = launcher.launch(
+            [[*plan.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)], initial_job_idx=0
+        )
         reports = [job.return_value for job in jobs]  # raises what a worker could not survive
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         if any(report.gave_up for report in reports):
@@ -216,13 +219,16 @@ class StudyRun:
             close_abandoned(self.study_dir / subdir, plan.study_name, trial.number, plan.phase)
 
     def _write_tables(self) -> None:
+        if not any(self.study_dir.glob("*/*/result.json")):
+            return  # a task of another application, which keeps no ledger
         from search.report.export import render_text
         from search.report.write import write_tables
 
-        if not any(self.study_dir.glob("*/*/result.json")):
-            return  # a task of another application, which keeps no ledger
         table = write_tables(self.study_dir)
-        print(f"\n{render_text(table)}\n\nRun folder: {self.study_dir}\nTables:     {self.study_dir / 'tables'}", flush=True)
+        print(
+            f"\n{render_text(table)}\n\nRun folder: {self.study_dir}\nTables:     {self.study_dir / 'tables'}",
+            flush=True,
+        )
 
 
 def _without_password(config: DictConfig, storage: str | None) -> DictConfig:

@@ -78,7 +78,7 @@ def open_study(plan: Plan, stream: int) -> optuna.Study:
     return optuna.create_study(
         study_name=plan.optuna_name,
         storage=open_storage(plan.storage, Path(plan.study_dir)),
-        directions=list(plan.directions),
+        directions=list(plan.directions),  # type: ignore[arg-type]
         sampler=make_sampler(plan.sampler, stream),
         pruner=make_pruner(plan.pruner),
         load_if_exists=True,
@@ -118,8 +118,8 @@ class StudyChannel(Channel):
         done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         if done and self._single and self._plan.phase == "search":
             pick = max if self._plan.directions[0] == "maximize" else min
-            best = pick(done, key=lambda trial: trial.value)
-            text += f", best {best.value:.4g} ({best.user_attrs.get('arm', f'trial {best.number}')})"
+            best = pick(done, key=lambda trial: float(trial.values[0]))
+            text += f", best {best.values[0]:.4g} ({best.user_attrs.get('arm', f'trial {best.number}')})"
         return text
 
 
@@ -278,4 +278,4 @@ def _custom(dotted: str) -> Callable[[DictConfig, Trial], None]:
         ) from None
     if not callable(function):
         raise ValueError(f"hydra.sweeper.custom_search_space={dotted}: it is no function but {type(function).__name__}")
-    return function  # type: ignore[no-any-return]
+    return function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 
 from torch import nn
@@ -21,9 +22,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """
     from timm.optim import create_optimizer_v2, list_optimizers
 
-    if config.opt not in list_optimizers():
+    known = [str(name) for name in list_optimizers()]
+    if config.opt not in known:
+        near = difflib.get_close_matches(config.opt, known, n=5, cutoff=0.4) or ["sgd", "adamw", "lamb"]
         raise ValueError(
-            f"train.opt={config.opt}: timm knows no such optimiser; allowed are {', '.join(list_optimizers())}"
+            f"train.opt={config.opt}: timm knows no such optimiser; near it: {', '.join(near)} "
+            "(all of them: timm.optim.list_optimizers())"
         )
     optimizer = create_optimizer_v2(
         model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -137,7 +138,7 @@ def evaluate(model: nn.Module, batches: Batches, amp: bool = False) -> Score:
     return Score(100.0 * correct / total, loss / total)
 
 
-def _ema(model: nn.Module, decay: float | None):  # type: ignore[no-untyped-def]  # timm has no types
+def _ema(model: nn.Module, decay: float | None) -> Any:
     if not decay:
         return None
     from timm.utils import ModelEmaV3
@@ -148,4 +149,4 @@ def _ema(model: nn.Module, decay: float | None):  # type: ignore[no-untyped-def]
 def _autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[None]:
     if not enabled:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)  # type: ignore[return-value]
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,42 @@
+# The two commands of the README. Each makes .venv on its first run and only looks at it on later ones.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A process has one torch thread; two of them on two cores are faster than one with two threads.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m search -m experiment=digits_demo
+	@echo
+	@echo "Offline W&B runs: $$(ls -d runs/digits_demo/*/*/wandb/offline-run-* 2>/dev/null | wc -l) below runs/digits_demo/{trials,final}/*/wandb/"
+	@echo "  look at one:    $(BIN)/wandb leet runs/digits_demo/trials/0000-s0/wandb/latest-run"
+	@echo "  upload them:    $(BIN)/wandb sync runs/digits_demo/*/*/wandb/offline-run-*"
+	@echo "The table again:  $(BIN)/xvol-table runs/digits_demo"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"xvol needs Python 3.11 to 3.13, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing torch, timm, optuna and the rest into $(VENV): a minute or a few, once."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing xvol and what its tests need into $(VENV): a minute or a few, once."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,72 @@
+"""Runs the toy application as a user would: a process of its own, started from a command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+
+from search.study.storage import open_storage
+
+APP = Path(__file__).parent / "toy" / "app.py"
+
+
+@dataclass
+class Toy:
+    """The toy application with its runs and its trace in one folder."""
+
+    folder: Path
+
+    @property
+    def trace(self) -> list[list[str]]:
+        """Phase, number, x, seed and process of each started trial."""
+        path = self.folder / "trace"
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+    def study_dir(self, name: str = "toy") -> Path:
+        return self.folder / "runs" / name
+
+    def study(self, name: str = "toy", storage: str | None = None) -> optuna.Study:
+        return optuna.load_study(study_name=name, storage=open_storage(storage, self.study_dir(name.split(".")[0])))
+
+    def command(self, *overrides: str) -> list[str]:
+        return [sys.executable, str(APP), "-m", f"trace={self.folder / 'trace'}", *overrides]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TOY_RUNS": str(self.folder / "runs"), "HYDRA_FULL_ERROR": "1"}
+
+    def start(self, *overrides: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self.command(*overrides),
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *overrides: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            self.command(*overrides), env=self.environment(), capture_output=True, text=True, timeout=120, check=False
+        )
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    return Toy(tmp_path)
+
+
+@pytest.fixture
+def run(toy: Toy) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run the toy application to its end, which must be a success."""
+
+    def successful(*overrides: str) -> "subprocess.CompletedProcess[str]":
+        done = toy.run(*overrides)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return successful

@@ -1,0 +1,214 @@
+"""Studies as real processes: budgets, resume, faults, refusals, and the re-evaluation at the end."""
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from optuna.trial import TrialState
+
+from search.study.claims import count
+
+from .conftest import Toy
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+SEARCH = "x=range(0,8)"
+
+
+def counts(toy: Toy, name: str = "toy", storage: str | None = None) -> object:
+    return count(toy.study(name, storage).get_trials())
+
+
+def test_a_study_runs_its_budget_and_no_more(toy: Toy, run: Run) -> None:
+    run(SEARCH)
+    assert [trial.state for trial in toy.study().trials] == [TrialState.COMPLETE] * 6
+    assert [line[1] for line in toy.trace] == [str(number) for number in range(6)]
+    assert all(trial.value == -((trial.params["x"] - 3) ** 2) for trial in toy.study().trials)
+
+
+def test_the_same_command_adds_nothing_and_a_larger_budget_adds_the_rest(toy: Toy, run: Run) -> None:
+    run(SEARCH, "hydra.sweeper.n_trials=3")
+    first = [trial.params for trial in toy.study().trials]
+    run(SEARCH, "hydra.sweeper.n_trials=3")
+    assert len(toy.trace) == 3
+    run(SEARCH, "hydra.sweeper.n_trials=5")
+    trials = toy.study().trials
+    assert [trial.params for trial in trials[:3]] == first
+    assert len(trials) == 5
+    assert sorted(path.name for path in (toy.study_dir() / "trials").iterdir()) == [f"{n:04d}-s0" for n in range(5)]
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite"])
+def test_two_workers_share_the_budget_exactly(toy: Toy, run: Run, storage: str | None) -> None:
+    url = f"sqlite:///{toy.folder / 'study.db'}" if storage else None
+    extra = [f"hydra.sweeper.storage={url}"] if url else []
+    run(SEARCH, "hydra/launcher=joblib", "hydra.sweeper.n_trials=14", "hydra.sweeper.n_jobs=2", "seconds=0.05", *extra)
+    assert Counter(line[1] for line in toy.trace) == {str(number): 1 for number in range(14)}
+    assert len({line[4] for line in toy.trace}) == 2
+    assert vars(counts(toy, storage=url)) == {"complete": 14, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+
+
+def test_a_grid_visits_every_point_once(toy: Toy, run: Run) -> None:
+    run(
+        "x=choice(1,2,3)",
+        "y=choice(a,'b c')",
+        "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}",
+        "hydra.sweeper.n_trials=50",
+    )
+    points = [(trial.params["x"], trial.params["y"]) for trial in toy.study().trials]
+    assert points == [(x, y) for x in (1, 2, 3) for y in ("a", "b c")]
+
+
+def test_a_failed_trial_has_its_reason_and_the_study_goes_on(toy: Toy, run: Run) -> None:
+    grid = "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}"
+    run("x=choice(1,2,3,4)", grid, "fault=raise", "faulty=[2]")
+    trials = toy.study().trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert trials[1].user_attrs["reason"] == "RuntimeError: no luck at x=2"
+
+
+def test_nan_is_a_failure_with_a_reason(toy: Toy, run: Run) -> None:
+    run(
+        "x=choice(1,2)",
+        "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}",
+        "fault='no number'",
+        "faulty=[2]",
+    )
+    assert toy.study().trials[1].user_attrs["reason"] == "ValueError: the trial returned NaN"
+
+
+def test_too_many_failures_stop_the_study_and_are_named(toy: Toy) -> None:
+    done = toy.run(SEARCH, "fault=raise", f"faulty={list(range(8))}", "hydra.sweeper.max_failure_rate=0.34")
+    assert done.returncode != 0
+    assert "more than 2 of 6 trials failed" in done.stderr
+    assert "no luck at x=" in done.stderr
+    assert len(toy.trace) == 3
+
+
+def test_the_pruner_is_obeyed(toy: Toy, run: Run) -> None:
+    run(
+        "x=choice(3,4,9)",
+        "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}",
+        "hydra.sweeper.pruner={_target_:optuna.pruners.ThresholdPruner,lower:-5,n_warmup_steps:2}",
+    )
+    trials = toy.study().trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert max(trials[2].intermediate_values) == 2
+
+
+def test_several_objectives(toy: Toy, run: Run) -> None:
+    run(SEARCH, "two=true", "hydra.sweeper.direction=[maximize,minimize]")
+    assert all(len(trial.values) == 2 for trial in toy.study().trials)
+
+
+def test_a_killed_worker_loses_nothing(toy: Toy) -> None:
+    grid = ["x=range(0,6)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}", "fault=kill", "faulty=[2]"]
+    first = toy.run(*grid)
+    assert first.returncode == -signal.SIGKILL
+    assert [trial.state.name for trial in toy.study().trials][:3] == ["COMPLETE", "COMPLETE", "RUNNING"]
+    second = toy.run(*grid)
+    assert second.returncode == 0, second.stderr
+    finished = [trial for trial in toy.study().trials if trial.state == TrialState.COMPLETE]
+    assert sorted(trial.params["x"] for trial in finished) == [0, 1, 2, 3, 4, 5]
+    assert toy.study().trials[2].user_attrs["interrupted"]
+    assert vars(counts(toy))["complete"] == 6
+
+
+def test_everything_killed_at_once_resumes_to_the_exact_budget(toy: Toy) -> None:
+    command = [SEARCH, "hydra/launcher=joblib", "hydra.sweeper.n_trials=10", "hydra.sweeper.n_jobs=2", "seconds=0.3"]
+    process = toy.start(*command)
+    _wait_for(lambda: len(toy.trace) >= 4)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = toy.run(*command)
+    assert done.returncode == 0, done.stderr
+    assert vars(counts(toy)) == {"complete": 10, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    folders = [trial.user_attrs["run_dir"] for trial in toy.study().trials if "run_dir" in trial.user_attrs]
+    assert len(folders) == len(set(folders))
+
+
+def test_ctrl_c_keeps_what_is_finished(toy: Toy) -> None:
+    command = [SEARCH, "seconds=0.3"]
+    process = toy.start(*command)
+    _wait_for(lambda: len(toy.trace) >= 3)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=20)
+    states = Counter(trial.state for trial in toy.study().trials)
+    assert states[TrialState.COMPLETE] >= 2
+    assert states[TrialState.RUNNING] == 0
+    assert toy.run(*command).returncode == 0
+    assert vars(counts(toy))["complete"] == 6
+
+
+def test_a_second_command_joins_a_running_study(toy: Toy) -> None:
+    command = [SEARCH, "hydra.sweeper.n_trials=12", "seconds=0.2"]
+    first = toy.start(*command)
+    _wait_for(lambda: len(toy.trace) >= 1)
+    second = toy.start(*command)
+    assert [first.wait(60), second.wait(60)] == [0, 0]
+    assert Counter(line[1] for line in toy.trace) == {str(number): 1 for number in range(12)}
+    assert len({line[4] for line in toy.trace}) == 2
+    for process in (first, second):
+        process.communicate()
+
+
+def test_the_best_arms_and_the_baseline_are_trained_again_on_fresh_seeds(toy: Toy, run: Run) -> None:
+    final = ["hydra.sweeper.final.top_k=2", "hydra.sweeper.final.seeds=3", "hydra.sweeper.final.baseline=['x=5']"]
+    grid = ["x=range(0,6)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}"]
+    run(*grid, *final)
+    lines = [(x, seed) for phase, _, x, seed, _ in toy.trace if phase == "final"]
+    assert lines == [(x, seed) for seed in ("1000", "1001", "1002") for x in ("5", "3", "2")]
+    run(*grid, *final)
+    assert len(toy.trace) == 6 + 9
+    assert [t.user_attrs["is_baseline"] for t in toy.study("toy.final").trials] == [True, False, False] * 3
+
+
+def test_another_study_in_the_same_folder_is_refused_by_name(toy: Toy, run: Run) -> None:
+    run(SEARCH, "hydra.sweeper.n_trials=1")
+    done = toy.run(SEARCH, "hydra.sweeper.n_trials=1", "y=7")
+    assert done.returncode != 0
+    assert "holds another study" in done.stderr
+    assert "y: there 0, now 7" in done.stderr
+    assert len(toy.trace) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["x=1"], "there is nothing to search"),
+        ([SEARCH, "hydra.sweeper.direction=up"], "allowed are minimize, maximize"),
+        ([SEARCH, "hydra.sweeper.n_trials=0"], "at least 1"),
+        ([SEARCH, "hydra.sweeper.sampler={_target_:os.system}"], "give optuna.samplers.NAME"),
+        ([SEARCH, "+hydra.sweeper.sampler.sed=1"], "it takes"),
+        ([SEARCH, "hydra.sweeper.pruner={_target_:optuna.pruners.MedianPrunr}"], "did you mean MedianPruner"),
+        ([SEARCH, "hydra.sweeper.storage=nosuch://x"], "cannot open nosuch://x"),
+        ([SEARCH, "hydra.sweeper.storage=sqlite:////nonexistent/folder/x.db"], "cannot open sqlite:"),
+        ([SEARCH, "hydra.sweeper.study_name=a/b"], "plain name"),
+        (["x=interval(0,1)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}"], "cannot be counted"),
+        ([SEARCH, "z=1"], "z"),
+    ],
+)
+def test_bad_input_ends_at_once_with_what_is_allowed(toy: Toy, overrides: list[str], message: str) -> None:
+    done = toy.run(*overrides)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert toy.trace == []
+
+
+def test_a_storage_password_is_written_nowhere(toy: Toy) -> None:
+    secret = "correct-horse-battery"
+    url = f"sqlite:///{toy.folder / 'study.db'}?password={secret}"
+    done = toy.run(SEARCH, f"hydra.sweeper.storage='{url}'", "hydra.sweeper.n_trials=2", "hydra.output_subdir=.hydra")
+    found = [path for path in toy.folder.rglob("*") if path.is_file() and secret in path.read_text(errors="ignore")]
+    assert found == []
+    assert secret not in done.stdout + done.stderr
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
