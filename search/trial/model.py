@@ -16,7 +16,7 @@ from xvol import BlockSpec, Site
 
 __all__ = ["architecture_of", "build"]
 
-PLAIN = "none"
+PLAIN, PLAIN_LABEL = "none", "plain"
 
 
 def build(config: Config, channels: int, classes: int, image_size: int) -> tuple[nn.Module, Architecture]:
@@ -75,14 +75,14 @@ def _chosen(config: Config, model: nn.Module, input_size: tuple[int, int, int]) 
     """Blocks by site, in the model's order, and the arm's readable name."""
     _spec(config.branch.use, config.branch)  # a wrong branch is told even where nothing is placed
     if config.placement.policy == PLAIN and not config.placement.at:
-        return {}, "plain"
+        return {}, PLAIN_LABEL
     all_sites = xvol.sites(model, input_size=input_size)
     uses = dict.fromkeys((s.fqn for s in xvol.select(all_sites, config.placement.policy)), config.branch.use)
     for policy, use in config.placement.at.items():
         uses.update(dict.fromkeys((s.fqn for s in xvol.select(all_sites, policy)), use))
     specs = {name: _spec(use, config.branch) for name, use in uses.items() if use != PLAIN}
     placed = {s.fqn: specs[s.fqn] for s in all_sites if s.fqn in specs and not _is_host(specs[s.fqn])}
-    return placed, _label(all_sites, placed, config.branch)
+    return placed, _label(all_sites, placed)
 
 
 def _spec(use: str, branch: BranchConfig) -> BlockSpec:
@@ -103,21 +103,11 @@ def _is_host(spec: BlockSpec) -> bool:
     return spec.canonical() == BlockSpec.make(["conv"]).canonical()
 
 
-def _label(all_sites: Sequence[Site], placed: Mapping[str, BlockSpec], branch: BranchConfig) -> str:
+def _label(all_sites: Sequence[Site], placed: Mapping[str, BlockSpec]) -> str:
     """E.g. "stage3: conv+pssa(embed_ratio=0.25)"; sites with one kind of block are described together."""
-    groups: dict[BlockSpec, list[str]] = {}
-    for site, spec in placed.items():
-        groups.setdefault(spec, []).append(site)
-    if not groups:
-        return "plain"
-    parts = []
-    for spec, names in groups.items():
-        where = xvol.describe(all_sites, [site for site in all_sites if site.fqn in names])
-        parts.append(f"{where}: {'+'.join(_branch_label(name, branch) for name in spec.branches)}")
-    return "; ".join(parts)
-
-
-def _branch_label(name: str, branch: BranchConfig) -> str:
-    defaults = xvol.branch_options(name)
-    given = {key: value for key, value in (branch.options.get(name) or {}).items() if defaults.get(key) != value}
-    return name + (f"({', '.join(f'{key}={value}' for key, value in sorted(given.items()))})" if given else "")
+    groups: dict[BlockSpec, list[Site]] = {}
+    for site in all_sites:
+        if site.fqn in placed:
+            groups.setdefault(placed[site.fqn], []).append(site)
+    parts = [f"{xvol.describe(all_sites, chosen)}: {spec}" for spec, chosen in groups.items()]
+    return "; ".join(parts) or PLAIN_LABEL

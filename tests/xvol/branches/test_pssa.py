@@ -1,0 +1,133 @@
+"""The product form against its naive shifted form, in float64, and what it refuses."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from xvol.branches.pssa import PSSA
+from xvol.reference import product_shifted, ungroup
+
+OFFSETS = {
+    4: [(-1, 0), (0, -1), (0, 1), (1, 0)],
+    8: [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)],
+    9: list(itertools.product((-1, 0, 1), repeat=2)),
+}
+SIZES = [(1, 1), (1, 5), (3, 1), (5, 7)]
+
+
+def naive(branch: PSSA, x: Tensor) -> Tensor:
+    """The branch written out: dense P_d = sum_r P^r diag(a^r_d), shifted copies, dense matrices for groups."""
+    groups, rank, embed = branch.geometry.groups, branch.rank, branch.embed_chs
+    project_ORE = ungroup(branch.project.weight, groups).view(-1, embed, rank).transpose(1, 2)
+    taps_DRE = branch.taps.view(embed, rank, branch.directions).permute(2, 1, 0)
+    return product_shifted(
+        x,
+        ungroup(branch.query.weight, groups),
+        branch.query.bias,
+        ungroup(branch.key.weight, groups),
+        torch.einsum("ore,dre->doe", project_ORE, taps_DRE),
+        [(branch.shift * down, branch.shift * right) for down, right in OFFSETS[branch.directions]],
+        stride=branch.geometry.stride,
+        border=branch.border,
+    )
+
+
+def close(one: Tensor, other: Tensor) -> None:
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    border=st.sampled_from(["zero", "replicate"]),
+    stride=st.integers(1, 3),
+    shift=st.integers(1, 4),
+    directions=st.sampled_from([4, 8, 9]),
+    rank=st.integers(1, 3),
+    groups=st.sampled_from([1, 2, 4]),
+    q_bias=st.booleans(),
+    embed_ratio=st.sampled_from([0.1, 0.5, 1.0, 1.5]),
+    height=st.integers(1, 8),
+    width=st.integers(1, 8),
+)
+def test_fast_form_is_the_shifted_form(height: int, width: int, groups: int, **options: object) -> None:
+    branch = PSSA(8, 12, groups=groups, dtype=torch.float64, **options)
+    if branch.query.bias is not None:
+        nn.init.normal_(branch.query.bias)
+    x = torch.randn(2, 8, height, width, dtype=torch.float64)
+    close(branch(x), naive(branch, x))
+
+
+@pytest.mark.parametrize("border", ["zero", "replicate"])
+@pytest.mark.parametrize(("stride", "shift"), [(1, 1), (2, 1), (1, 3), (3, 2)])
+@pytest.mark.parametrize("directions", [4, 8, 9])
+@pytest.mark.parametrize("size", SIZES)
+def test_gradients(border: str, stride: int, shift: int, directions: int, size: tuple[int, int]) -> None:
+    """With respect to the input and to every parameter."""
+    branch = PSSA(
+        2, 2, stride=stride, shift=shift, directions=directions, border=border, rank=2, q_bias=True, dtype=torch.float64
+    )
+    names = [name for name, _ in branch.named_parameters()]
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(branch, dict(zip(names, values, strict=True)), (x,))
+
+    x = torch.randn(1, 2, *size, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(run, (x, *branch.parameters()))
+
+
+@pytest.mark.parametrize("border", ["zero", "replicate"])
+def test_rank_8_is_any_dense_form(border: str) -> None:
+    """Set a^r_d to 1 where r = d: then P^r is the dense P_d."""
+    branch = PSSA(4, 6, rank=8, border=border, q_bias=True, dtype=torch.float64)
+    dense_DOE = torch.randn(8, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        branch.taps.copy_(torch.eye(8).repeat(6, 1))
+        branch.project.weight.copy_(dense_DOE.permute(1, 2, 0).reshape(6, 48, 1, 1))
+        nn.init.normal_(branch.query.bias)
+    x = torch.randn(2, 4, 5, 3, dtype=torch.float64)
+    weights = (branch.query.weight.flatten(1), branch.query.bias, branch.key.weight.flatten(1))
+    close(branch(x), product_shifted(x, *weights, dense_DOE, OFFSETS[8], border=border))
+
+
+@pytest.mark.parametrize(("size", "stride"), [((1, 1), 2), ((7, 6), 2), ((7, 6), 3)])
+def test_output_size_is_that_of_a_centred_convolution(size: tuple[int, int], stride: int) -> None:
+    host = nn.Conv2d(4, 8, 3, stride=stride, padding=1)
+    x = torch.randn(1, 4, *size)
+    assert PSSA(4, 8, stride=stride, shift=2)(x).shape == host(x).shape
+
+
+def test_embedding_follows_ratio_and_groups() -> None:
+    assert PSSA(64, 64, embed_ratio=0.25).embed_chs == 16
+    assert PSSA(64, 32, embed_ratio=0.25).embed_chs == 8
+    assert PSSA(128, 128, groups=32, embed_ratio=0.25).embed_chs == 32
+    assert PSSA(128, 128, groups=32, embed_ratio=0.01).embed_chs == 32
+    assert all(parameter.dim() <= 4 for parameter in PSSA(8, 8, rank=3).parameters())
+
+
+def test_the_centre_tap_is_there_only_with_nine_directions() -> None:
+    assert not PSSA(4, 4).window()[:, :, 1, 1].any()
+    assert not PSSA(4, 4, directions=4).window()[:, :, ::2, ::2].any()
+    assert PSSA(4, 4, directions=9).window().all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rank": 0}, "rank=0 must be a whole number of at least 1"),
+        ({"shift": 1.5}, "shift=1.5 must be a whole number"),
+        ({"embed_ratio": 0.0}, "embed_ratio=0.0 must be a number above 0"),
+        ({"embed_ratio": float("nan")}, "embed_ratio=nan"),
+        ({"directions": 5}, "directions=5 must be one of 4, 8, 9"),
+        ({"border": "reflect"}, "border='reflect' must be one of 'zero', 'replicate'"),
+        ({"q_bias": 1}, "q_bias=1 must be True or False"),
+        ({"groups": 3}, "groups=3 must divide"),
+        ({"kernel_size": 4}, "kernel_size=4 is even"),
+    ],
+)
+def test_refuses(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PSSA(4, 4, **wrong)

@@ -1,0 +1,154 @@
+"""The sum block: what it computes, and that its fused form and its dynamic kernel are the same map."""
+
+import copy
+import io
+import itertools
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from xvol import BlockSpec, XVolution2d, count_params
+from xvol.block import FusedXVolution2d
+from xvol.reference import apply_dynamic_kernel
+
+Randomise = Callable[[nn.Module], nn.Module]
+
+SPECS = [
+    BlockSpec(),
+    BlockSpec(("pssa",)),
+    BlockSpec(("conv",)),
+    BlockSpec.make(options={"pssa": {"q_bias": True, "rank": 2}}),
+    BlockSpec.make(options={"pssa": {"q_bias": True, "shift": 2, "directions": 9}}),
+    BlockSpec.make(options={"pssa": {"q_bias": True, "border": "replicate"}, "conv": {"kernel": 5}}),
+    BlockSpec.make(options={"pssa": {"q_bias": True, "directions": 4}, "conv": {"kernel": 1}}),
+    BlockSpec.make(["pssa"], {"pssa": {"q_bias": True, "embed_ratio": 0.5}}),
+]
+GEOMETRIES = [{}, {"stride": 2, "groups": 2}, {"dilation": 2, "stride": 3}, {"kernel_size": 5, "groups": 4}]
+SIZES = [(1, 1), (1, 6), (5, 7)]
+
+every_block = pytest.mark.parametrize(("spec", "geometry"), list(itertools.product(SPECS, GEOMETRIES)), ids=str)
+
+
+@every_block
+def test_fused_is_unfused(spec: BlockSpec, geometry: dict[str, int], randomise: Randomise) -> None:
+    block = randomise(XVolution2d(4, 8, spec=spec, dtype=torch.float64, **geometry)).eval()
+    before = copy.deepcopy(block.state_dict())
+    fused = block.fuse()
+    for size in SIZES:
+        x = torch.randn(2, 4, *size, dtype=torch.float64)
+        torch.testing.assert_close(fused(x), block(x), rtol=1e-10, atol=1e-10)
+    assert all(torch.equal(value, before[key]) for key, value in block.state_dict().items())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert not {id(parameter) for parameter in fused.parameters()} & {id(parameter) for parameter in block.parameters()}
+
+
+@every_block
+def test_dynamic_kernel_is_the_block(spec: BlockSpec, geometry: dict[str, int], randomise: Randomise) -> None:
+    block = randomise(XVolution2d(4, 8, spec=spec, dtype=torch.float64, **geometry)).eval()
+    for size in SIZES:
+        x = torch.randn(2, 4, *size, dtype=torch.float64)
+        shape = {"stride": block.geometry.stride, "groups": block.geometry.groups}
+        torch.testing.assert_close(
+            apply_dynamic_kernel(x, *block.dynamic_kernel(x), **shape), block(x), rtol=1e-10, atol=1e-10
+        )
+
+
+def test_a_static_block_fuses_to_a_plain_convolution(randomise: Randomise) -> None:
+    fused = randomise(XVolution2d(4, 8, stride=2, spec=BlockSpec(("conv",)))).fuse()
+    assert type(fused) is nn.Conv2d
+    assert (fused.kernel_size, fused.stride, fused.padding) == ((3, 3), (2, 2), (1, 1))
+
+
+def test_a_query_bias_that_fits_leaves_the_dynamic_part(randomise: Randomise) -> None:
+    fits = randomise(XVolution2d(4, 4, spec=SPECS[3])).fuse()
+    assert isinstance(fits, FusedXVolution2d)
+    assert fits.dynamic[0].query.bias is None
+    too_far = randomise(XVolution2d(4, 4, spec=SPECS[4])).fuse()
+    assert too_far.dynamic[0].query.bias is not None
+    assert too_far.static.kernel_size == (3, 3), "folding must not make the static convolution larger"
+
+
+def test_with_a_silent_attention_the_block_is_its_convolution() -> None:
+    """gamma = 0: bitwise the conv branch, in eval and in train mode."""
+    block = XVolution2d(4, 8)
+    alone = XVolution2d(4, 8, spec=BlockSpec(("conv",)))
+    alone.load_state_dict(block.state_dict(), strict=False)
+    x = torch.randn(4, 4, 6, 6)
+    for training in (True, False):
+        assert torch.equal(block.train(training)(x), alone.train(training)(x))
+
+
+@pytest.mark.parametrize(
+    ("spec", "gamma"), [(BlockSpec(), 0.0), (BlockSpec(("pssa",)), 1.0), (BlockSpec.make(gamma=0.5), 0.5)]
+)
+def test_initial_gamma(spec: BlockSpec, gamma: float) -> None:
+    block = XVolution2d(4, 4, spec=spec)
+    assert (block.norms["pssa"].weight == gamma).all()
+    if "conv" in spec.branches:
+        assert (block.norms["conv"].weight == 1).all()
+
+
+def test_a_silent_branch_can_be_trained() -> None:
+    block = XVolution2d(4, 4)
+    block(torch.randn(4, 4, 6, 6)).square().mean().backward()
+    assert block.norms["pssa"].weight.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_copies_hold_everything(spec: BlockSpec, randomise: Randomise) -> None:
+    block = randomise(XVolution2d(4, 8, groups=2, spec=spec))
+    block(torch.randn(4, 4, 5, 5))
+    loaded = XVolution2d(4, 8, groups=2, spec=spec)
+    loaded.load_state_dict(block.state_dict())
+    stored = io.BytesIO()
+    torch.save(block.state_dict(), stored)
+    stored.seek(0)
+    from_disk = XVolution2d(4, 8, groups=2, spec=spec)
+    from_disk.load_state_dict(torch.load(stored, weights_only=True))
+    x = torch.randn(2, 4, 5, 5)
+    block.eval()
+    for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block)), loaded, from_disk):
+        assert torch.equal(twin.eval()(x), block(x))
+    fused = block.fuse()
+    assert torch.equal(pickle.loads(pickle.dumps(fused))(x), fused(x))
+
+
+def test_half_precision_and_channels_last(randomise: Randomise) -> None:
+    block = randomise(XVolution2d(4, 8, stride=2)).eval()
+    x = torch.randn(2, 4, 9, 9)
+    y = block(x)
+    block.to(memory_format=torch.channels_last)
+    last = block(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, y)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    for form in (block, block.fuse()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            low = form(x)
+        assert (low.float() - y).norm() < 0.05 * y.norm()
+
+
+def test_takes_over_host_and_norm_themselves() -> None:
+    conv, norm = nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8)
+    block = XVolution2d(4, 8)
+    block.take_over(conv, norm)
+    assert block.branches["conv"].conv is conv
+    assert block.norms["conv"] is norm
+    alone = XVolution2d(4, 8, spec=BlockSpec(("pssa",)))
+    before = count_params(alone)
+    alone.take_over(conv, norm)
+    assert count_params(alone) == before
+
+
+def test_a_norm_without_statistics_cannot_be_fused() -> None:
+    block = XVolution2d(4, 4)
+    block.norms["pssa"] = nn.BatchNorm2d(4, track_running_stats=False)
+    with pytest.raises(ValueError, match="track_running_stats=False"):
+        block.fuse()
+
+
+def test_refuses_what_a_branch_cannot_stand_in_for() -> None:
+    with pytest.raises(ValueError, match="kernel_size=2 is even"):
+        XVolution2d(4, 4, kernel_size=2)

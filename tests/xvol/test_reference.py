@@ -1,0 +1,37 @@
+"""The oracles against torch itself, and against sums written out by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from xvol.reference import apply_dynamic_kernel, product_shifted, ungroup
+
+
+@pytest.mark.parametrize(("stride", "groups", "size"), [(1, 1, 3), (2, 2, 5), (3, 4, 1)])
+def test_a_constant_kernel_is_a_convolution(stride: int, groups: int, size: int) -> None:
+    conv = nn.Conv2d(4, 8, size, stride=stride, padding=size // 2, groups=groups, dtype=torch.float64)
+    x = torch.randn(2, 4, 6, 7, dtype=torch.float64)
+    y = conv(x)
+    kernel = conv.weight.expand(2, *y.shape[2:], *conv.weight.shape)
+    torch.testing.assert_close(apply_dynamic_kernel(x, kernel, conv.bias, stride=stride, groups=groups), y)
+
+
+def test_ungrouped_weight_is_the_grouped_convolution() -> None:
+    conv = nn.Conv2d(6, 4, 1, groups=2, bias=False)
+    x = torch.randn(1, 6, 2, 2)
+    torch.testing.assert_close(torch.einsum("oi,bihw->bohw", ungroup(conv.weight, 2), x), conv(x))
+
+
+@pytest.mark.parametrize("border", ["zero", "replicate"])
+def test_shifts_look_where_they_say(border: str) -> None:
+    """One channel, Q = K = P = 1, one offset: y(i, j) = x(i, j) * x(i - 1, j + 2), checked pixel by pixel."""
+    x = torch.randn(1, 1, 3, 4, dtype=torch.float64)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    y = product_shifted(x, one, None, one, one[None], [(-1, 2)], border=border)
+    for i in range(3):
+        for j in range(4):
+            row, column = i - 1, j + 2
+            if border == "replicate":
+                row, column = max(row, 0), min(column, 3)
+            seen = x[0, 0, row, column].item() if 0 <= row < 3 and 0 <= column < 4 else 0.0
+            assert y[0, 0, i, j].item() == pytest.approx(x[0, 0, i, j].item() * seen)

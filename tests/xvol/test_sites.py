@@ -1,0 +1,149 @@
+import dataclasses
+from collections import Counter
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import xvol
+from xvol.sites import Site, sites
+
+SIZE = (3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "convs"),
+    [
+        ("resnet18", (4, 4, 4, 4), {"conv1", "conv2"}),
+        ("resnet34", (6, 8, 12, 6), {"conv1", "conv2"}),
+        ("resnet50", (3, 4, 6, 3), {"conv2"}),
+        ("resnet50d", (3, 4, 6, 3), {"conv2"}),
+        ("seresnet50", (3, 4, 6, 3), {"conv2"}),
+        ("resnext50_32x4d", (3, 4, 6, 3), {"conv2"}),
+        ("wide_resnet50_2", (3, 4, 6, 3), {"conv2"}),
+        ("xvol_proxy_resnet", (2, 2, 2, 2), {"conv1", "conv2"}),
+    ],
+)
+def test_resnet_family(name: str, counts: tuple[int, ...], convs: set[str]) -> None:
+    model = timm.create_model(name)
+    found = sites(model, SIZE)
+    assert Counter(site.stage for site in found) == dict(enumerate(counts, start=1))
+    order = [fqn for fqn, _ in model.named_modules()]
+    assert [site.fqn for site in found] == sorted((site.fqn for site in found), key=order.index)
+    for site in found:
+        stage, block, conv = site.fqn.split(".")
+        assert (stage, int(block)) == (f"layer{site.stage}", site.block)
+        assert conv in convs
+        assert site.norm_fqn == site.fqn.replace("conv", "bn")
+
+
+def test_a_strided_grouped_site_in_full() -> None:
+    model = timm.create_model("resnext50_32x4d")
+    site = next(site for site in sites(model, SIZE) if site.fqn == "layer2.0.conv2")
+    assert dataclasses.asdict(site) == {
+        "fqn": "layer2.0.conv2",
+        "stage": 2,
+        "block": 0,
+        "kernel": 3,
+        "stride": 2,
+        "padding": 1,
+        "dilation": 1,
+        "groups": 32,
+        "in_chs": 256,
+        "out_chs": 256,
+        "norm_fqn": "layer2.0.bn2",
+        "in_size": (16, 16),
+        "out_size": (8, 8),
+        "params": 9 * 256 * 8,
+        "macs": 64 * 9 * 256 * 8,
+    }
+    assert site.geometry.groups == 32
+    assert {site} == {dataclasses.replace(site)}
+
+
+def test_dilated_stages_are_sites() -> None:
+    found = sites(timm.create_model("resnet50", output_stride=8), SIZE)
+    assert {site.dilation for site in found} == {1, 2, 4}
+    assert all(site.padding == site.dilation for site in found)
+
+
+def test_blocks_that_stand_there_are_passed_over() -> None:
+    model = timm.create_model("xvol_proxy_resnet")
+    before = sites(model, SIZE)
+    xvol.convert(model, {"layer2.0.conv1": xvol.BlockSpec(), "layer3.0.conv2": xvol.BlockSpec(("pssa",))}, SIZE)
+    taken = {"layer2.0.conv1", "layer3.0.conv2"}
+    assert sites(model, SIZE) == [site for site in before if site.fqn not in taken]
+    assert sites(xvol.fuse(model), SIZE) == sites(model, SIZE)
+
+
+class Parts(nn.Module):
+    """A block in which some convolutions feed a norm, and some only look as if they did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.good = nn.Conv2d(8, 8, 3, padding=1)
+        self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.apart = nn.Conv2d(8, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.pointwise = nn.Conv2d(8, 8, 1)
+        self.cut = nn.Conv2d(8, 8, 3, padding=0)
+        self.flat = nn.Conv2d(8, 8, (1, 3), padding=(0, 1))
+        self.even = nn.Conv2d(8, 8, 2, padding=1)
+        self.mirrored = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+        self.twice = nn.Conv2d(8, 8, 3, padding=1)
+        self.unnormed = nn.Conv2d(8, 8, 3, padding=1)
+        names = ("good", "shared", "apart", "depthwise", "pointwise", "cut", "flat", "even", "mirrored", "twice")
+        self.norms = nn.ModuleDict({name: nn.BatchNorm2d(8) for name in names})
+        self.look = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norms["good"](self.good(x))
+        y = self.shared(x)
+        x = self.norms["shared"](y) + self.look(y)
+        x = self.norms["apart"](self.apart(x) + 1)
+        for name in ("depthwise", "pointwise", "cut", "flat", "even", "mirrored"):
+            x = self.norms[name](getattr(self, name)(x))
+        return self.unnormed(self.twice(self.norms["twice"](self.twice(x))))
+
+
+class Home(nn.Module):
+    """A model without feature_info: a stem, then a sequence of blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
+        self.body = nn.Sequential(Parts(), Parts())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.stem(x)).mean((2, 3))
+
+
+def test_only_what_feeds_one_plain_norm_is_legal() -> None:
+    found = sites(Home(), (3, 16, 16))
+    assert [(site.fqn, site.stage, site.block) for site in found] == [("body.0.good", 1, 0), ("body.1.good", 1, 1)]
+
+
+def test_a_norm_with_its_activation_inside_is_no_place_for_a_sum() -> None:
+    with pytest.raises(ValueError, match=r"RegNet has no site.*Choose another backbone"):
+        sites(timm.create_model("regnetx_002"), SIZE)
+
+
+def test_models_without_stages_and_wrong_sizes() -> None:
+    with pytest.raises(ValueError, match="0 stages were found"):
+        sites(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)), SIZE)
+    with pytest.raises(ValueError, match="does not go through"):
+        sites(timm.create_model("resnet18"), (1, 64, 64))
+
+
+def test_looking_leaves_the_model_alone() -> None:
+    model = timm.create_model("xvol_proxy_resnet").train()
+    model.layer1.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    stream = torch.get_rng_state()
+    assert all(isinstance(site, Site) for site in sites(model, SIZE))
+    assert torch.equal(stream, torch.get_rng_state())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training
+    assert not model.layer1[0].bn1.training
+    assert all(not module._forward_hooks for module in model.modules())

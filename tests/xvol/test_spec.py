@@ -1,0 +1,83 @@
+import json
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xvol import BlockSpec
+
+
+def test_equal_specs_build_equal_blocks() -> None:
+    """Order, spelt-out defaults and whole numbers for floats make no difference."""
+    spec = BlockSpec()
+    assert spec == BlockSpec.make(["pssa", "conv"], {"pssa": {"rank": 1, "embed_ratio": 1}, "conv": {}}, gamma=0)
+    assert hash(spec) == hash(BlockSpec.make(("pssa", "conv")))
+    assert BlockSpec.make(["pssa"], gamma=1.0) == BlockSpec(("pssa",))
+    assert BlockSpec.make(["conv"], gamma=0.5) == BlockSpec(("conv",))
+    assert BlockSpec.make("pssa") == BlockSpec(("pssa",))
+    assert BlockSpec(("pssa",), {"pssa": {"rank": 2}}) == BlockSpec.make(["pssa"], {"pssa": {"rank": 2}})  # type: ignore[arg-type]
+    assert spec != BlockSpec.make(gamma=1.0)
+    assert spec != BlockSpec.make(options={"pssa": {"rank": 2}})
+
+
+def test_canonical_spells_out_every_default() -> None:
+    spec = BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}})
+    assert spec.canonical() == {
+        "branches": ["conv", "pssa"],
+        "options": {
+            "conv": {"kernel": None},
+            "pssa": {
+                "rank": 1,
+                "embed_ratio": 0.25,
+                "shift": 1,
+                "directions": 8,
+                "border": "zero",
+                "q_bias": False,
+            },
+        },
+        "gamma": 0.0,
+    }
+    assert BlockSpec(("pssa",)).canonical()["gamma"] == 1.0
+    assert str(spec) == "conv+pssa(embed_ratio=0.25)"
+    assert str(BlockSpec.make(["pssa"], gamma=0.5)) == "pssa gamma=0.5"
+
+
+@given(
+    branches=st.lists(st.sampled_from(["conv", "pssa"]), min_size=1, max_size=2, unique=True),
+    rank=st.integers(1, 9),
+    ratio=st.floats(0.01, 4),
+    q_bias=st.booleans(),
+    gamma=st.none() | st.floats(-2, 2),
+)
+def test_a_spec_is_rebuilt_from_its_canonical_form(
+    branches: list[str], rank: int, ratio: float, q_bias: bool, gamma: float | None
+) -> None:
+    given_options = {"pssa": {"rank": rank, "embed_ratio": ratio, "q_bias": q_bias}} if "pssa" in branches else {}
+    spec = BlockSpec.make(branches, given_options, gamma)
+    canonical: dict[str, Any] = json.loads(json.dumps(spec.canonical()))
+    assert BlockSpec.make(**canonical) == spec
+    assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"branches": ["psa"]}, "no branch is named 'psa': did you mean 'pssa'"),
+        ({"branches": []}, "at least one branch"),
+        ({"branches": ["conv", "conv"]}, "'conv' is named twice"),
+        (
+            {"options": {"pssa": {"rnak": 2}}},
+            "'pssa' has no option 'rnak': did you mean 'rank'\\? Allowed: rank, embed",
+        ),
+        ({"branches": ["conv"], "options": {"pssa": {}}}, "'pssa', which the block lacks"),
+        ({"options": {"pssa": {"rank": 0}}}, "rank=0 must be a whole number"),
+        ({"options": {"pssa": {"border": "same"}}}, "border='same' must be one of"),
+        ({"gamma": float("nan")}, "gamma=nan must be a finite number"),
+        ({"gamma": "0"}, "gamma='0' must be a finite number"),
+    ],
+)
+def test_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BlockSpec.make(**arguments)

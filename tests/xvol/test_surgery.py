@@ -1,0 +1,190 @@
+"""Conversion preserves the function, and nothing depends on what is placed elsewhere."""
+
+import copy
+import io
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import xvol
+
+SIZE = (3, 32, 32)
+SPEC = xvol.BlockSpec()
+
+
+def build(name: str = "xvol_proxy_resnet", **arguments: object) -> nn.Module:
+    torch.manual_seed(3)
+    return timm.create_model(name, num_classes=5, **arguments)
+
+
+def placed(model: nn.Module, policy: str, spec: xvol.BlockSpec = SPEC) -> nn.Module:
+    chosen = xvol.select(xvol.sites(model, SIZE), policy)
+    return xvol.convert(model, {site.fqn: spec for site in chosen}, SIZE)
+
+
+def live(model: nn.Module) -> None:
+    """A few steps of training: statistics and weights move, zero-initialised norms too."""
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        model.train()(torch.randn(4, *SIZE)).square().mean().backward()
+        optimiser.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("resnet18", "all"),
+        ("resnet34", "stage3.*"),
+        ("resnet50", "all"),
+        ("resnext50_32x4d", "all"),
+        ("xvol_proxy_resnet", "all"),
+    ],
+)
+def test_logits_stay_bitwise_equal(name: str, policy: str) -> None:
+    """In eval and in train mode, and the running statistics with them."""
+    model = build(name)
+    live(model)
+    twin = placed(copy.deepcopy(model), policy, xvol.BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}}))
+    assert any(isinstance(module, xvol.XVolution2d) for module in twin.modules())
+    x = torch.randn(4, *SIZE)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x), twin.eval()(x))
+        assert torch.equal(model.train()(x), twin.train()(x))
+        assert torch.equal(model.eval()(x), twin.eval()(x))
+
+
+def test_host_parameters_keep_their_identity_and_their_flags() -> None:
+    model = build().eval()
+    conv, norm = model.layer2[0].conv1, model.layer2[0].bn1
+    conv.weight.requires_grad_(False)
+    assert placed(model, "layer2.0.conv1") is model
+    block = model.layer2[0].conv1
+    assert block.branches["conv"].conv is conv
+    assert block.norms["conv"] is norm
+    assert type(model.layer2[0].bn1) is nn.Identity
+    assert not any(module.training for module in model.modules())
+    assert block.branches["pssa"].geometry.stride == 2
+
+
+def test_zero_initialised_norms_are_carried_over_and_silent_branches_learn() -> None:
+    model = placed(build(zero_init_last=True), "all")
+    assert not model.layer3[0].conv2.norms["conv"].weight.any()
+    assert model.layer3[0].conv1.norms["conv"].weight.all()
+    model.train()(torch.randn(4, *SIZE)).square().mean().backward()
+    for block in (module for module in model.modules() if isinstance(module, xvol.XVolution2d)):
+        gamma = block.norms["pssa"].weight
+        assert not gamma.any()
+    assert model.layer4[0].conv2.norms["pssa"].weight.grad.any(), "the branch beside a zero norm must learn too"
+    plain = placed(build(), "stage2")
+    plain.train()(torch.randn(4, *SIZE)).square().mean().backward()
+    assert plain.layer2[0].conv1.norms["pssa"].weight.grad.any()
+
+
+def test_plain_parts_do_not_depend_on_what_is_placed() -> None:
+    plain = build().state_dict()
+    for policy in ("stage2", "all"):
+        torch.manual_seed(3)
+        model = placed(build(), policy)
+        after = torch.rand(3)
+        kept = {key: value for key, value in model.state_dict().items() if key in plain}
+        assert all(torch.equal(value, plain[key]) for key, value in kept.items())
+        build()
+        assert torch.equal(after, torch.rand(3)), "the global stream must go on as if nothing had been placed"
+
+
+def test_a_branch_depends_on_the_seed_its_site_and_its_name_alone() -> None:
+    alone = placed(build(), "layer2.0.conv1").layer2[0].conv1.branches["pssa"].state_dict()
+    beside = placed(build(), "all").layer2[0].conv1.branches["pssa"].state_dict()
+    without = placed(build(), "all", xvol.BlockSpec(("pssa",))).layer2[0].conv1.branches["pssa"].state_dict()
+    for key, value in alone.items():
+        assert torch.equal(value, beside[key])
+        assert torch.equal(value, without[key])
+    model = placed(build(), "all")
+    assert not torch.equal(model.layer1[0].conv1.branches["pssa"].taps, model.layer1[0].conv2.branches["pssa"].taps)
+    torch.manual_seed(4)
+    other = placed(timm.create_model("xvol_proxy_resnet"), "all")
+    assert not torch.equal(model.layer1[0].conv1.branches["pssa"].taps, other.layer1[0].conv1.branches["pssa"].taps)
+
+
+def test_another_kernel_starts_afresh_with_the_hosts_affine_part() -> None:
+    model = build(zero_init_last=True)
+    live(model)
+    weight = model.layer2[0].bn2.weight.detach().clone()
+    placed(model, "layer2.0.conv2", xvol.BlockSpec.make(["conv"], {"conv": {"kernel": 5}}))
+    block = model.layer2[0].conv2
+    assert block.branches["conv"].conv.kernel_size == (5, 5)
+    assert torch.equal(block.norms["conv"].weight, weight)
+    assert (block.norms["conv"].running_var == 1).all()
+
+
+def test_dtype_and_norm_settings_follow_the_host() -> None:
+    model = build().double()
+    model.layer1[0].bn1.eps, model.layer1[0].bn1.momentum = 1e-3, 0.02
+    placed(model, "stage1", xvol.BlockSpec(("pssa",)))
+    block = model.layer1[0].conv1
+    assert {parameter.dtype for parameter in block.parameters()} == {torch.float64}
+    assert (block.norms["pssa"].eps, block.norms["pssa"].momentum) == (1e-3, 0.02)
+    assert (block.norms["pssa"].weight == 1).all()
+
+
+def test_state_dict_round_trip_through_a_file() -> None:
+    model = placed(build(), "stage[2,4]")
+    live(model)
+    stored = io.BytesIO()
+    torch.save(model.state_dict(), stored)
+    stored.seek(0)
+    torch.manual_seed(9)
+    other = placed(timm.create_model("xvol_proxy_resnet", num_classes=5), "stage[2,4]")
+    other.load_state_dict(torch.load(stored, weights_only=True))
+    x = torch.randn(2, *SIZE)
+    assert torch.equal(model.eval()(x), other.eval()(x))
+
+
+def test_channels_last_and_autocast_train() -> None:
+    model = placed(build().to(memory_format=torch.channels_last), "all", xvol.BlockSpec.make(gamma=1.0))
+    model = model.to(memory_format=torch.channels_last).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(torch.randn(8, *SIZE).to(memory_format=torch.channels_last)).float().square().mean()
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_nothing_chosen_changes_nothing() -> None:
+    model = build()
+    names = [name for name, _ in model.named_modules()]
+    assert xvol.convert(model, {}) is model
+    assert [name for name, _ in model.named_modules()] == names
+
+
+@pytest.mark.parametrize(
+    ("fqn", "message"),
+    [
+        ("layer2.0.conv3", "'layer2.0.conv3' is no site of this model: did you mean 'layer2.0.conv"),
+        ("conv1", "'conv1' is no site"),
+    ],
+)
+def test_unknown_sites_are_refused_before_anything_is_changed(fqn: str, message: str) -> None:
+    model = build()
+    with pytest.raises(ValueError, match=message):
+        xvol.convert(model, {"layer1.0.conv1": SPEC, fqn: SPEC}, SIZE)
+    assert type(model.layer1[0].conv1) is nn.Conv2d
+
+
+def test_a_branch_that_cannot_stand_in_is_refused_before_anything_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason and the site are named."""
+    pssa = xvol.branch_class("pssa")
+    refuse = pssa.check.__func__
+
+    def no_stride(cls: type, geometry: object, **options: object) -> None:
+        if geometry.stride > 1:  # type: ignore[attr-defined]
+            raise ValueError("stride=2 is too fast for it")
+        refuse(cls, geometry, **options)
+
+    monkeypatch.setattr(pssa, "check", classmethod(no_stride))
+    model = build()
+    with pytest.raises(ValueError, match=r"site 'layer2.0.conv1': branch 'pssa' cannot stand in.*stride=2 is too fast"):
+        placed(model, "stage[1,2]")
+    assert type(model.layer1[0].conv1) is nn.Conv2d

@@ -1,0 +1,46 @@
+"""X-volution: convolution and self-attention summed in one block, placed anywhere in a timm model.
+
+List the sites of a model, choose some by a policy, swap them, train, and fuse:
+
+    >>> import timm, xvol
+    >>> model = timm.create_model("resnet18")
+    >>> chosen = xvol.select(xvol.sites(model), "stage3.*")
+    >>> model = xvol.convert(model, {site.fqn: xvol.BlockSpec() for site in chosen})
+    >>> deployed = xvol.fuse(model)
+
+Import xvol before timm where torch is a CPU build: see `xvol/torchvision_ops.py`.
+"""
+
+from xvol.torchvision_ops import mend as _mend
+
+_mend()  # before anything imports timm
+
+import xvol.branches.conv  # noqa: E402  # importing a branch registers it
+import xvol.branches.pssa  # noqa: E402
+import xvol.models  # noqa: E402, F401
+from xvol.block import XVolution2d  # noqa: E402
+from xvol.cost import count_macs, count_params  # noqa: E402
+from xvol.fuse import fuse, fuse_error  # noqa: E402
+from xvol.placement import describe, select  # noqa: E402
+from xvol.registry import branch_class, branch_names, branch_options, register_branch  # noqa: E402
+from xvol.sites import Site, sites  # noqa: E402
+from xvol.spec import BlockSpec  # noqa: E402
+from xvol.surgery import convert  # noqa: E402
+
+__all__ = [
+    "BlockSpec",
+    "Site",
+    "XVolution2d",
+    "branch_class",
+    "branch_names",
+    "branch_options",
+    "convert",
+    "count_macs",
+    "count_params",
+    "describe",
+    "fuse",
+    "fuse_error",
+    "register_branch",
+    "select",
+    "sites",
+]

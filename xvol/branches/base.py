@@ -1,0 +1,169 @@
+"""What every branch of an X-volution block can do.
+
+B = batch, C = channels (I = in, O = out), H, W = height, width, g = groups, k = kernel size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from xvol.fold import Kernel
+
+__all__ = ["GEOMETRY_ARGUMENTS", "Branch", "Folded", "Geometry"]
+
+# Constructor arguments that the host convolution fixes; every other keyword-only argument is an option.
+GEOMETRY_ARGUMENTS = frozenset({"kernel_size", "stride", "dilation", "groups", "device", "dtype"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Shape of the convolution that a branch stands in for. All windows are square.
+
+    Attributes:
+        in_chs, out_chs: channels, both multiples of `groups`.
+        kernel_size, stride, dilation, groups: as in `nn.Conv2d`.
+        padding: on each side, in pixels; None stands for `same_padding`.
+        padding_mode: as in `nn.Conv2d`.
+    """
+
+    in_chs: int
+    out_chs: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int | None = None
+    dilation: int = 1
+    groups: int = 1
+    padding_mode: str = "zeros"
+
+    @property
+    def same_padding(self) -> int:
+        """Padding that puts output (i, j) over input (stride * i, stride * j)."""
+        return self.dilation * (self.kernel_size - 1) // 2
+
+    def check(self) -> None:
+        """Refuse what no branch can stand in for.
+
+        Raises:
+            ValueError: channels, groups, stride or dilation are impossible; the kernel is even; the padding does not
+                centre the window; the border is not zero.
+        """
+        for name in ("in_chs", "out_chs", "kernel_size", "stride", "dilation", "groups"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        if self.in_chs % self.groups or self.out_chs % self.groups:
+            raise ValueError(f"groups={self.groups} must divide in_chs={self.in_chs} and out_chs={self.out_chs}")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size={self.kernel_size} is even: a branch needs a window with a centre, so an odd one"
+            )
+        if self.padding is not None and self.padding != self.same_padding:
+            raise ValueError(
+                f"padding={self.padding} does not centre the window: kernel_size={self.kernel_size} with "
+                f"dilation={self.dilation} needs padding={self.same_padding}"
+            )
+        if self.padding_mode != "zeros":
+            raise ValueError(
+                f"padding_mode={self.padding_mode!r}: branches stand in for convolutions padded with 'zeros'"
+            )
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A branch and its BatchNorm2d at rest, split in two parts whose sum is exactly norm(branch(x)).
+
+    Attributes:
+        static: one convolution with the branch's stride and groups and the dilation it was folded for; None if no
+            part of the branch is static.
+        dynamic: a branch that needs no norm; None if all of it is static.
+    """
+
+    static: Kernel | None
+    dynamic: Branch | None
+
+
+class Branch(nn.Module, ABC):
+    """One summand of an X-volution block, before its norm: (B, I, H, W) -> (B, O, H', W').
+
+    H' = floor((H - 1) / stride) + 1, as for a convolution with centred windows. Subclasses take
+    `(in_chs, out_chs, *, kernel_size=3, stride=1, dilation=1, groups=1, device=None, dtype=None)` and, keyword-only
+    and with defaults, their options, which they pass on to be checked. They register with `@register_branch(name)` and
+    must pass `tests/xvol/test_contract.py`.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        **options: Any,
+    ) -> None:
+        geometry = Geometry(
+            in_chs=in_chs, out_chs=out_chs, kernel_size=kernel_size, stride=stride, dilation=dilation, groups=groups
+        )
+        self.check(geometry, **options)
+        super().__init__()
+        self.geometry = geometry
+
+    @classmethod
+    def check(cls, geometry: Geometry, **options: Any) -> None:
+        """Refuse a geometry or options that the branch cannot take, before anything is built.
+
+        Raises:
+            ValueError: with what was given, what is allowed and why.
+        """
+        geometry.check()
+        cls.check_options(**options)
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Refuse values of options that no geometry allows. A branch without options has none to refuse.
+
+        Raises:
+            ValueError: with what was given and what is allowed.
+        """
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew, from torch's default generator."""
+
+    @abstractmethod
+    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+        """Split norm(self(x)), with the norm at rest (eval mode), into a static and a dynamic part.
+
+        Args:
+            norm: the norm after this branch. It and the branch are left as they are.
+            static: the static convolution that the rest of the block folds to: what fits its kernel size and
+                dilation costs nothing there. None where there is none yet; then a static part is returned only if
+                the branch as a whole is static.
+        """
+
+    @abstractmethod
+    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolution that the branch is at each output pixel; an oracle for tests, never a deploy path.
+
+        Returns:
+            kernel_BHWOIkk: (B, H', W', O, I / g, k, k), of dilation 1, to be applied with a zero border at the branch's
+                stride (`xvol.reference.apply_dynamic_kernel`).
+            bias_O: (O,).
+        """
+
+    def take_over(self, host: nn.Conv2d) -> bool:
+        """Become the host convolution, if the branch can: True if it now computes exactly what the host did."""
+        return False
+
+    def elementwise_macs(self, out_size: tuple[int, int]) -> int:
+        """Correction to the multiply-accumulates that torch's counter sees, for one image of `out_size` (H', W').
+
+        torch counts convolutions and matrix products. Add element-wise products here; take away taps that are zero by
+        construction. May be negative.
+        """
+        return 0

@@ -1,0 +1,103 @@
+"""The convolution branch: W^C x, as the paper has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xvol.branches.base import Branch, Folded, Geometry
+from xvol.fold import dilate, fold_norm
+from xvol.registry import register_branch
+
+__all__ = ["Conv"]
+
+
+@register_branch("conv")
+class Conv(Branch):
+    """A k x k convolution, centred, with a zero border.
+
+    Args:
+        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
+        kernel: size of this branch's own kernel, odd; None takes the host's. Another size than the host's cannot take
+            over the host's weights and starts from timm's initialisation.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        kernel: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_chs,
+            out_chs,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            kernel=kernel,
+        )
+        size = kernel or kernel_size
+        self.conv = nn.Conv2d(
+            in_chs,
+            out_chs,
+            size,
+            stride=stride,
+            padding=dilation * (size - 1) // 2,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+            device=device,
+            dtype=dtype,
+        )
+        self.reset_parameters()
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Refuse an even or non-positive kernel."""
+        kernel = options.get("kernel")
+        if kernel is not None and (
+            isinstance(kernel, bool) or not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0
+        ):
+            raise ValueError(
+                f"conv: kernel={kernel!r} must be an odd whole number of at least 1, or None for the host's"
+            )
+
+    def reset_parameters(self) -> None:
+        """Initialise as timm's ResNet does: Kaiming normal over the fan out; a bias starts at zero."""
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Convolve: (B, I, H, W) -> (B, O, H', W')."""
+        return self.conv(x_BCHW)
+
+    def take_over(self, host: nn.Conv2d) -> bool:
+        """Hold the host itself, its bias included, if the kernels are of one size."""
+        if host.kernel_size != self.conv.kernel_size:
+            return False
+        self.conv = host
+        return True
+
+    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+        """All of it is static."""
+        bias = None if self.conv.bias is None else self.conv.bias.detach()
+        return Folded(static=fold_norm(self.conv.weight.detach(), bias, norm), dynamic=None)
+
+    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The same kernel at each pixel, its dilation written out as zeros."""
+        weight = self.conv.weight
+        bias_O = weight.new_zeros(self.geometry.out_chs) if self.conv.bias is None else self.conv.bias
+        kernel_OIkk, _ = dilate(weight, bias_O, self.geometry.dilation)
+        batch, _, height, width = self.conv(x_BCHW).shape
+        return kernel_OIkk.expand(batch, height, width, *kernel_OIkk.shape), bias_O

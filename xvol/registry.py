@@ -1,0 +1,85 @@
+"""The one table of branches: a name to its class, and the options a search may vary."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from xvol.branches.base import GEOMETRY_ARGUMENTS, Branch
+from xvol.suggest import suggest
+
+__all__ = ["branch_class", "branch_names", "branch_options", "register_branch"]
+
+_branches: dict[str, type[Branch]] = {}
+
+_B = TypeVar("_B", bound=Branch)
+
+
+def register_branch(name: str) -> Callable[[type[_B]], type[_B]]:
+    """Enter a branch class under `name`, as a class decorator.
+
+    Args:
+        name: what configs and tables call the branch: a Python identifier.
+
+    Raises:
+        ValueError: the name is taken or no identifier, or one of the class's options has no default.
+        TypeError: the class is no `Branch`.
+
+    Example:
+        >>> @register_branch("mine")  # doctest: +SKIP
+        ... class Mine(Branch): ...
+    """
+
+    def enter(cls: type[_B]) -> type[_B]:
+        if not (isinstance(cls, type) and issubclass(cls, Branch)):
+            raise TypeError(f"branch {name!r}: {cls!r} is no subclass of xvol.branches.base.Branch")
+        if not name.isidentifier():
+            raise ValueError(f"branch name {name!r} is no Python identifier: use letters, digits and underscores")
+        if name in _branches:
+            raise ValueError(
+                f"branch {name!r} is registered already, for {_branches[name].__qualname__}: choose another"
+            )
+        required = [option for option, default in _options(cls).items() if default is inspect.Parameter.empty]
+        if required:
+            raise ValueError(f"branch {name!r}: option {required[0]!r} has no default; each option needs one")
+        _branches[name] = cls
+        return cls
+
+    return enter
+
+
+def branch_names() -> tuple[str, ...]:
+    """Names of all registered branches, sorted."""
+    return tuple(sorted(_branches))
+
+
+def branch_class(name: str) -> type[Branch]:
+    """The class registered under `name`.
+
+    Raises:
+        ValueError: there is none; the message has the near matches.
+    """
+    if name not in _branches:
+        raise ValueError(f"no branch is named {name!r}: {suggest(name, branch_names())}")
+    return _branches[name]
+
+
+def branch_options(name: str) -> dict[str, Any]:
+    """What may be varied in the branch `name`: option to default, in the order of its constructor.
+
+    Options are the keyword-only arguments of the constructor, without those that the host convolution fixes.
+
+    Raises:
+        ValueError: no branch has that name.
+    """
+    return _options(branch_class(name))
+
+
+def _options(cls: type[Branch]) -> dict[str, Any]:
+    parameters = inspect.signature(cls).parameters.values()
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in GEOMETRY_ARGUMENTS
+    }

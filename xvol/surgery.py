@@ -1,0 +1,111 @@
+"""Swap chosen convolutions of a model for X-volution blocks, preserving what the model computes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import nn
+
+from xvol.block import XVolution2d
+from xvol.registry import branch_class
+from xvol.sites import Site, sites
+from xvol.spec import BlockSpec
+from xvol.suggest import suggest
+
+__all__ = ["convert"]
+
+
+def convert(
+    model: nn.Module, chosen: Mapping[str, BlockSpec], input_size: tuple[int, int, int] = (3, 224, 224)
+) -> nn.Module:
+    """Put a block in the place of each chosen convolution and of the norm after it, in the model given.
+
+    The block's conv branch takes over the convolution and the norm themselves: weights, affine part, running statistics
+    (so timm's `zero_init_last` is carried over, and parameters keep their identity). Where the norm was, an
+    `nn.Identity` is left. With gamma 0, the default beside a conv branch of the host's kernel, logits stay bitwise
+    equal in eval and in train mode. A block without conv branch starts afresh.
+
+    Initialisation is equal across placements: seed torch, build the model, convert. The parameters of each branch are
+    drawn from a stream of their own, derived from `torch.initial_seed()`, the site's name and the branch's; torch's
+    global stream is left where it was. So neither the plain parts of the model nor another site depend on what is
+    placed here.
+
+    Args:
+        model: changed in place.
+        chosen: name of a site (`Site.fqn`) to what is to stand there. Empty leaves the model as it is.
+        input_size: (C, H, W) of one image; sites are found by running one.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: a name is no legal site, or a branch cannot stand in there; nothing was changed then.
+    """
+    if not chosen:
+        return model
+    legal = {site.fqn: site for site in sites(model, input_size)}
+    for fqn, spec in chosen.items():
+        _check(fqn, spec, legal)
+    seed = torch.initial_seed()
+    for fqn, spec in chosen.items():
+        _replace(model, legal[fqn], spec, seed)
+    return model
+
+
+def _check(fqn: str, spec: BlockSpec, legal: Mapping[str, Site]) -> None:
+    if fqn not in legal:
+        raise ValueError(f"{fqn!r} is no site of this model: {suggest(fqn, legal)}")
+    for name in spec.branches:
+        try:
+            branch_class(name).check(legal[fqn].geometry, **spec.branch_options(name))
+        except ValueError as error:
+            raise ValueError(f"site {fqn!r}: branch {name!r} cannot stand in for its convolution: {error}") from None
+
+
+def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
+    conv = cast(nn.Conv2d, model.get_submodule(site.fqn))
+    norm = cast(nn.BatchNorm2d, model.get_submodule(site.norm_fqn))
+    block = _build(site, spec, seed, norm).to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
+    block.take_over(conv, norm)
+    _put(model, site.fqn, block)
+    _put(model, site.norm_fqn, nn.Identity().train(norm.training))
+
+
+def _build(site: Site, spec: BlockSpec, seed: int, norm: nn.BatchNorm2d) -> XVolution2d:
+    """Build on the CPU, so that the numbers drawn are the same on every device."""
+    with _own_stream(seed, site.fqn):
+        block = XVolution2d(
+            site.in_chs,
+            site.out_chs,
+            kernel_size=site.kernel,
+            stride=site.stride,
+            dilation=site.dilation,
+            groups=site.groups,
+            spec=spec,
+            eps=norm.eps,
+            momentum=norm.momentum,
+            device="cpu",
+            dtype=torch.float32,
+        )
+    for name, branch, _ in block.parts():
+        with _own_stream(seed, site.fqn, name):
+            branch.reset_parameters()
+    return block
+
+
+@contextmanager
+def _own_stream(seed: int, *names: str) -> Iterator[None]:
+    """Inside, torch's CPU generator runs a stream fixed by seed and names; after, it goes on as if untouched."""
+    digest = hashlib.sha256("/".join((str(seed), *names)).encode()).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        yield
+
+
+def _put(model: nn.Module, fqn: str, module: nn.Module) -> None:
+    parent, _, child = fqn.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
