@@ -1,14 +1,25 @@
-"""One image through a model to learn its sizes: eval mode, no gradients, and every mode as it was afterwards."""
+"""One image through a model to learn its sizes and what feeds what: eval mode, no gradients, every mode restored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["at_rest", "run_blank_image"]
+__all__ = ["Call", "at_rest", "norm_after", "run_blank_image", "watch"]
+
+
+@dataclass
+class Call:
+    """What one forward pass showed of a leaf module. Holding the tensors keeps their identities apart."""
+
+    took: Tensor
+    gave: Tensor
+    times: int = 1
 
 
 @contextmanager
@@ -50,3 +61,43 @@ def run_blank_image(model: nn.Module, input_size: tuple[int, int, int]) -> None:
                 f"an image of input_size={size} (channels, height, width) does not go through {type(model).__name__}: "
                 f"{error}. Give the size of the images that the model is meant for"
             ) from error
+
+
+def watch(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Call]:
+    """Record, by name, what each leaf module takes and gives on one blank image, and how often it runs.
+
+    Raises:
+        ValueError: the image does not go through the model.
+    """
+    calls: dict[str, Call] = {}
+
+    def watcher(fqn: str) -> Any:
+        def record(_: nn.Module, took: tuple[Any, ...], gave: Any) -> None:
+            if fqn in calls:
+                calls[fqn].times += 1
+            elif took and isinstance(took[0], Tensor) and isinstance(gave, Tensor):
+                calls[fqn] = Call(took[0], gave)
+
+        return record
+
+    hooks = [
+        module.register_forward_hook(watcher(fqn))
+        for fqn, module in model.named_modules()
+        if next(module.children(), None) is None
+    ]
+    try:
+        run_blank_image(model, input_size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def norm_after(model: nn.Module, fqn: str, calls: dict[str, Call]) -> str | None:
+    """Name of the one module that takes what `fqn` gives, if that is a plain BatchNorm2d with statistics, else None."""
+    takers = [name for name, call in calls.items() if call.took is calls[fqn].gave]
+    if len(takers) != 1 or calls[fqn].times != 1 or calls[takers[0]].times != 1:
+        return None
+    norm = model.get_submodule(takers[0])
+    plain = type(norm) is nn.BatchNorm2d and norm.track_running_stats and norm.affine
+    return takers[0] if plain else None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from xvol.branches.base import GEOMETRY_ARGUMENTS, Branch
 from xvol.suggest import suggest
 
 __all__ = ["branch_class", "branch_names", "branch_options", "register_branch"]
+
+ENTRY_POINTS = "xvol.branches"
 
 _branches: dict[str, type[Branch]] = {}
 
@@ -49,8 +53,27 @@ def register_branch(name: str) -> Callable[[type[_B]], type[_B]]:
     return enter
 
 
+@cache
+def _load_entry_points() -> None:
+    """Import the modules that installed packages name under the entry-point group `xvol.branches`.
+
+    They register their branches as they are imported, in every process that asks for a branch: workers too.
+
+    Raises:
+        ValueError: one of them cannot be imported; the message names it.
+    """
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:
+            raise ValueError(
+                f"entry point {point.name!r} of {ENTRY_POINTS} ({point.value}) cannot be loaded: {error}"
+            ) from error
+
+
 def branch_names() -> tuple[str, ...]:
-    """Names of all registered branches, sorted."""
+    """Names of all registered branches, sorted; those of installed packages among them."""
+    _load_entry_points()
     return tuple(sorted(_branches))
 
 
@@ -60,6 +83,8 @@ def branch_class(name: str) -> type[Branch]:
     Raises:
         ValueError: there is none; the message has the near matches.
     """
+    if name not in _branches:
+        _load_entry_points()
     if name not in _branches:
         raise ValueError(f"no branch is named {name!r}: {suggest(name, branch_names())}")
     return _branches[name]

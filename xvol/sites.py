@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from xvol.block import FusedXVolution2d, XVolution2d
 from xvol.branches.base import Geometry
-from xvol.probe import run_blank_image
+from xvol.probe import Call, norm_after, watch
 
 __all__ = ["Site", "sites"]
 
@@ -60,15 +59,6 @@ class Site:
         )
 
 
-@dataclass
-class _Call:
-    """What one forward pass showed of a convolution or a norm. Holding the tensors keeps their identities apart."""
-
-    took: Tensor
-    gave: Tensor
-    times: int = 1
-
-
 def sites(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> list[Site]:
     """The legal sites of `model`, in model order.
 
@@ -85,14 +75,14 @@ def sites(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) ->
     Raises:
         ValueError: the image does not go through the model, or the model has no legal site.
     """
-    calls = _watch(model, input_size)
+    calls = watch(model, input_size)
     stages = _stages(model)
     found = []
     for fqn, conv in _outside_blocks(model):
         place = _place(model, fqn, stages)
         if place is None or type(conv) is not nn.Conv2d or fqn not in calls or not _is_spatial(conv):
             continue
-        norm_fqn = _norm_after(model, fqn, calls)
+        norm_fqn = norm_after(model, fqn, calls)
         if norm_fqn is not None:
             found.append(_site(fqn, conv, place, norm_fqn, calls[fqn]))
     if not found:
@@ -102,42 +92,6 @@ def sites(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) ->
             f"{': ' + ', '.join(stages) if stages else ''}). Choose another backbone, such as resnet18"
         )
     return found
-
-
-def _watch(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, _Call]:
-    """Record what each leaf module takes and gives on one blank image; modules that ran twice are counted so."""
-    calls: dict[str, _Call] = {}
-
-    def watcher(fqn: str) -> Any:
-        def record(_: nn.Module, took: tuple[Any, ...], gave: Any) -> None:
-            if fqn in calls:
-                calls[fqn].times += 1
-            elif took and isinstance(took[0], Tensor) and isinstance(gave, Tensor):
-                calls[fqn] = _Call(took[0], gave)
-
-        return record
-
-    hooks = [
-        module.register_forward_hook(watcher(fqn))
-        for fqn, module in model.named_modules()
-        if next(module.children(), None) is None
-    ]
-    try:
-        run_blank_image(model, input_size)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
-
-
-def _norm_after(model: nn.Module, fqn: str, calls: dict[str, _Call]) -> str | None:
-    """Name of the one module that takes what the convolution gives, if that is a plain BatchNorm2d with statistics."""
-    takers = [name for name, call in calls.items() if call.took is calls[fqn].gave]
-    if len(takers) != 1 or calls[fqn].times != 1 or calls[takers[0]].times != 1:
-        return None
-    norm = model.get_submodule(takers[0])
-    plain = type(norm) is nn.BatchNorm2d and norm.track_running_stats and norm.affine
-    return takers[0] if plain else None
 
 
 def _is_spatial(conv: nn.Conv2d) -> bool:
@@ -151,7 +105,7 @@ def _is_spatial(conv: nn.Conv2d) -> bool:
     return size > 1 and centred and not depthwise
 
 
-def _site(fqn: str, conv: nn.Conv2d, place: tuple[int, int], norm_fqn: str, call: _Call) -> Site:
+def _site(fqn: str, conv: nn.Conv2d, place: tuple[int, int], norm_fqn: str, call: Call) -> Site:
     out_size = (call.gave.shape[2], call.gave.shape[3])
     return Site(
         fqn=fqn,

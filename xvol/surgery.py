@@ -71,8 +71,8 @@ def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
     norm = cast(nn.BatchNorm2d, model.get_submodule(site.norm_fqn))
     block = _build(site, spec, seed, norm).to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
     block.take_over(conv, norm)
-    _put(model, site.fqn, block)
-    _put(model, site.norm_fqn, nn.Identity().train(norm.training))
+    model.set_submodule(site.fqn, block)
+    model.set_submodule(site.norm_fqn, nn.Identity().train(norm.training))
 
 
 def _build(site: Site, spec: BlockSpec, seed: int, norm: nn.BatchNorm2d) -> XVolution2d:
@@ -104,8 +104,3 @@ def _own_stream(seed: int, *names: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         yield
-
-
-def _put(model: nn.Module, fqn: str, module: nn.Module) -> None:
-    parent, _, child = fqn.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

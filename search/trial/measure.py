@@ -44,7 +44,7 @@ def measure(model: nn.Module, input_size: tuple[int, int, int], config: MeasureC
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(config.latency_batch, *input_size, generator=generator).to(device)
     model = model.eval()
-    fused = xvol.fuse(model).eval()
+    fused = xvol.fuse(model, input_size).eval()  # plain convolutions take their norms in too, in every arm alike
     with torch.no_grad():
         scale = max(1.0, float(model(images).abs().max()))
     error = xvol.fuse_error(model, fused, images)

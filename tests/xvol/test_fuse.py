@@ -69,3 +69,16 @@ def test_the_error_sees_a_difference_and_restores_the_modes() -> None:
     assert fused.training
     fused.fc.bias.data[3] = float("nan")
     assert math.isnan(xvol.fuse_error(model, fused, torch.randn(2, 3, 32, 32)))
+
+
+@pytest.mark.parametrize("name", ["xvol_proxy_resnet", "resnet50"])
+@pytest.mark.parametrize("policy", ["none", "stage3"])
+def test_norms_of_plain_convolutions_are_taken_in_on_request(name: str, policy: str, randomise: Randomise) -> None:
+    model = randomise(converted(name, policy, xvol.BlockSpec.make(gamma=1.0))).double().eval()
+    fused = xvol.fuse(model, (3, 32, 32))
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        scale = model(x).abs().max().item()
+    assert xvol.fuse_error(model, fused, x) < 1e-10 * scale
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())

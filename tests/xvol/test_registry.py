@@ -1,3 +1,5 @@
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,3 +59,29 @@ def test_what_is_no_branch_is_refused() -> None:
 
     with pytest.raises(ValueError, match="option 'loud' has no default"):
         register_branch("mine")(Demanding)
+
+
+def test_branches_of_installed_packages_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package names its module as an entry point; whoever asks for a branch gets it, without importing it."""
+    (tmp_path / "their_branch.py").write_text(
+        "from xvol import register_branch\n"
+        "from xvol.branches.conv import Conv\n"
+        "@register_branch('theirs')\n"
+        "class Theirs(Conv): ...\n"
+    )
+    info = tmp_path / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[xvol.branches]\ntheirs = their_branch\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._load_entry_points.cache_clear()
+    assert branch_class("theirs").__name__ == "Theirs"
+    assert "theirs" in branch_names()
+
+    (tmp_path / "their_branch.py").write_text("import no_such_module\n")
+    sys.modules.pop("their_branch")
+    registry._branches.pop("theirs")
+    registry._load_entry_points.cache_clear()
+    with pytest.raises(ValueError, match=r"entry point 'theirs'.*no_such_module"):
+        branch_class("theirs")
+    registry._load_entry_points.cache_clear()
