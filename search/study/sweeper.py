@@ -75,7 +75,7 @@ class StudyRun:
         plan = self._plan(space)
         points = space.grid() if is_grid(self.options.sampler) else None
         base = self._compose(space.fixed)
-        facts = self._check(base, space)
+        facts = self._check(space)
         self.study_dir.mkdir(parents=True, exist_ok=True)
         study = open_study(plan, stream=0)
         self._claim(study, base, space)
@@ -117,26 +117,24 @@ class StudyRun:
     def _compose(self, overrides: tuple[str, ...] | list[str]) -> DictConfig:
         return self.context.config_loader.load_sweep_config(self.config, list(overrides))
 
-    def _check(self, base: DictConfig, space: Space) -> dict[str, Any]:
+    def _check(self, space: Space) -> dict[str, Any]:
         """Compose, and let the task check, the baseline and each level of each parameter; return the baseline's facts."""
         baseline = [*space.fixed, *self.options.final.baseline, *self.options.final.overrides]
         check: Callable[[DictConfig], dict[str, Any]] | None = getattr(self.task, "check", None)
         variations = _variations(space)  # without a check, one of them shows whether the keys compose
         candidates = [baseline, *variations[: MAX_CHECKS if check else 1]]
-        if check is not None:
-            log.info("checking %d configurations of the study before it starts", len(candidates))
-        facts = []
-        for overrides in candidates:
-            config = self._compose(overrides)
-            if check is not None:
-                facts.append(check(_task_config(config)))
+        configs = [_task_config(self._compose(overrides)) for overrides in candidates]
+        if check is None:
+            return {}
+        log.info("checking %d configurations of the study before it starts", len(configs))
+        facts = [check(config) for config in configs]
         expected = len(directions_of(self.options))
         for fact in facts:
             if fact.get("objectives", expected) != expected:
                 raise ValueError(
                     f"objectives names {fact['objectives']} metric(s), hydra.sweeper.direction {expected}: give one direction for each"
                 )
-        return facts[0] if facts else {}
+        return facts[0]
 
     def _claim(self, study: optuna.Study, base: DictConfig, space: Space) -> None:
         config = OmegaConf.to_container(_task_config(base), resolve=True)
