@@ -2,7 +2,7 @@
 
 List the sites of a model, choose some by a policy, swap them, train, and fuse:
 
-    >>> import timm, xvol
+    >>> import xvol, timm
     >>> model = timm.create_model("resnet18")
     >>> chosen = xvol.select(xvol.sites(model), "stage3.*")
     >>> model = xvol.convert(model, {site.fqn: xvol.BlockSpec() for site in chosen})
