@@ -1,0 +1,55 @@
+"""Which arms are trained again: distinct, by their mean, paired by seed, the baseline once."""
+
+import optuna
+import pytest
+
+from search.space.parameters import parse_space
+from search.study.finals import best_arms, final_cells
+from search.study.options import FinalOptions
+
+SPACE = parse_space(["x=choice(1,2,3,4)", "fixed=9"], {})
+
+
+def study_of(rows: list[tuple[int, float]], direction: str = "maximize") -> optuna.Study:
+    study = optuna.create_study(direction=direction)
+    for x, value in rows:
+        parameter = SPACE.parameters[0]
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={"x": x},
+                distributions={"x": parameter.distribution},
+                value=value,
+                user_attrs={"arch_hash": f"h{x}"},
+            )
+        )
+    return study
+
+
+def test_one_architecture_counts_once_by_its_mean() -> None:
+    study = study_of([(1, 90.0), (2, 99.0), (2, 80.0), (3, 91.0), (4, 10.0)])
+    assert [trial.params["x"] for trial in best_arms(study, 3)] == [3, 1, 2]
+    assert [trial.params["x"] for trial in best_arms(study_of([(1, 2.0), (2, 1.0)], "minimize"), 1)] == [2]
+
+
+def test_the_pareto_front_of_several_objectives() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for x, values in ((1, [1.0, 5.0]), (2, [2.0, 4.0]), (3, [3.0, 6.0])):
+        dist = {"x": SPACE.parameters[0].distribution}
+        study.add_trial(optuna.trial.create_trial(params={"x": x}, distributions=dist, values=values))
+    assert [trial.params["x"] for trial in best_arms(study, 9)] == [2, 3]
+
+
+def test_cells_go_seed_by_seed_and_a_baseline_among_the_best_is_not_trained_twice() -> None:
+    arms = best_arms(study_of([(1, 3.0), (2, 2.0), (3, 1.0)]), 2)
+    options = FinalOptions(top_k=2, seeds=2, first_seed=50, baseline=["x=2"], overrides=["epochs=7"])
+    cells = final_cells(arms, SPACE, options, baseline_hash="h2")
+    assert [cell["cell"] for cell in cells] == ["baseline/50", "h1/50", "baseline/51", "h1/51"]
+    assert cells[0]["overrides"] == ["fixed=9", "x=2", "epochs=7", "seed=50"]
+    assert cells[3]["overrides"] == ["fixed=9", "x=1", "epochs=7", "seed=51"]
+    assert [cell["is_baseline"] for cell in cells] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("known", [None, "h9"])
+def test_without_a_known_equal_all_arms_are_trained(known: str | None) -> None:
+    arms = best_arms(study_of([(1, 3.0), (2, 2.0)]), 5)
+    assert len(final_cells(arms, SPACE, FinalOptions(top_k=5, seeds=1), known)) == 3
