@@ -23,7 +23,7 @@ def task(config: DictConfig) -> float | tuple[float, ...]:
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     _write_config(config, folder)
-    return run_trial(config, folder, list(HydraConfig.get().overrides.task))
+    return run_trial(config, folder, _overrides())
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -34,6 +34,13 @@ def check(config: DictConfig) -> dict[str, Any]:
 
 
 task.check = check  # type: ignore[attr-defined]  # where a study looks for it
+
+
+def _overrides() -> list[str]:
+    """The task's overrides as they were written: resolving them would put `${oc.env:...}`'s value into the record."""
+    lines = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(lines, list)
+    return [str(line) for line in lines]
 
 
 def _write_config(config: DictConfig, folder: Path) -> None:

@@ -39,6 +39,8 @@ def _about(key: str) -> str:
     from search.study.options import SweeperOptions
     from search.trial.config import Config
 
+    if key.startswith("hydra.") and not _HYDRA_KEY.match(key):
+        return ""  # Hydra's own: nothing of ours stands there
     root: type = SweeperOptions if _HYDRA_KEY.match(key) else Config
     path = _HYDRA_KEY.sub("", key).split(".") if root is SweeperOptions else key.split(".")
     prefix = "hydra.sweeper." if root is SweeperOptions else ""
@@ -53,8 +55,10 @@ def _about(key: str) -> str:
         hint = get_type_hints(node)[name]
         if not is_dataclass(hint):
             default = next(field for field in fields(node) if field.name == name)
-            shown = default.default if default.default_factory is not default.default_factory.__class__ else ""
-            return f"{key} takes {_type_name(hint)}" + (f"; the default is {shown}" if _plain(shown) else "")
+            shown = default.default
+            return f"{prefix}{'.'.join(path[: depth + 1])} takes {_type_name(hint)}" + (
+                f"; the default is {shown}" if _plain(shown) else ""
+            )
         node = hint
     return ""
 

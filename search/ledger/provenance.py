@@ -16,9 +16,13 @@ __all__ = ["commit_of", "provenance"]
 PACKAGES = ("xvol", "torch", "torchvision", "timm", "optuna", "hydra-core", "wandb", "pandas", "numpy", "scipy")
 
 
-def commit_of(folder: Path) -> str | None:
-    """Hash of the commit checked out at `folder`, with "+changes" where tracked files differ; None outside of git."""
+def commit_of(folder: Path, file: str) -> str | None:
+    """Hash of the commit that `folder/file` is checked out from, with "+changes" where tracked files differ.
+
+    None outside of git, and where git does not track the file: an environment inside of another project's checkout.
+    """
     try:
+        _git(folder, "ls-files", "--error-unmatch", file)
         head = _git(folder, "rev-parse", "HEAD")
         dirty = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
@@ -41,7 +45,7 @@ def provenance() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[name] = None
     return {
-        "commit": commit_of(Path(__file__).resolve().parents[2]),
+        "commit": commit_of(Path(__file__).resolve().parents[2], "search/ledger/provenance.py"),
         "versions": versions,
         "python": platform.python_version(),
         "platform": platform.platform(),

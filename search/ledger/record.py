@@ -66,6 +66,8 @@ def close_abandoned(folder: Path, study: str, trial: int, phase: Phase) -> None:
     if not folder.is_dir() or (folder / RESULT_FILE).exists():
         return
     seed = int(folder.name.rpartition("-s")[2])
+    history = folder / HISTORY_FILE
+    epochs = max(0, len(history.read_text(encoding="utf-8").splitlines()) - 1) if history.exists() else 0
     write_result(
         folder,
         TrialResult(
@@ -75,6 +77,7 @@ def close_abandoned(folder: Path, study: str, trial: int, phase: Phase) -> None:
             status="interrupted",
             reason="its process died",
             seed=seed,
+            epochs=epochs,
             run_dir=f"{folder.parent.name}/{folder.name}",
         ),
     )

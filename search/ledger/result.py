@@ -93,7 +93,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Write `text` so that a reader, or a crash, sees either the old file or the whole new one."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # beside it, so that the rename stays on one disk
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

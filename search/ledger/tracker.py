@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -92,7 +93,9 @@ class Tracker:
             action(self._run)
         except Exception as error:
             log.warning("W&B failed, the ledger goes on without it: %s", mask(str(error)))
-            self._run = None
+            run, self._run = self._run, None
+            with contextlib.suppress(Exception):
+                run.finish(exit_code=1)
 
 
 def _start(config: TrackerConfig, folder: Path, group: str, name: str, trial_config: dict[str, Any]) -> Any:

@@ -7,13 +7,14 @@ its end for every sampler, as Hydra documents it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hydra.core.override_parser.types import Override
+    from hydra.core.override_parser.types import Override, RangeSweep
     from optuna.distributions import BaseDistribution
 
 __all__ = ["Parameter", "Space", "parse_space"]
@@ -106,11 +107,13 @@ def parse_space(arguments: Sequence[str], params: Mapping[str, Any], config_load
         ValueError: an override is not well formed, or its sweep cannot be searched.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
 
-    texts = [f"{key}={_text(value)}" for key, value in params.items()]
+    texts = [f"{key}={_text(key, value)}" for key, value in params.items()]
     try:
         overrides = OverridesParser.create(config_loader=config_loader).parse_overrides([*texts, *arguments])
+    except OverrideParseException as error:
+        raise ValueError(f"cannot read the search space: {error.override}: {error}") from None
     except HydraException as error:
         raise ValueError(f"cannot read the search space: {error}") from None
     last = {
@@ -125,16 +128,40 @@ def parse_space(arguments: Sequence[str], params: Mapping[str, Any], config_load
     return Space(tuple(parameters), tuple(fixed))
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, Mapping) or (isinstance(value, list | tuple) and not value):
         raise ValueError(
-            f"hydra.sweeper.params takes text in the override grammar such as 'choice(a, b)' or 'interval(0, 1)', got {dict(value)}"
+            f"hydra.sweeper.params.{key} takes text in the override grammar such as 'choice(a, b)' or 'interval(0, 1)', "
+            f"or a list of choices, got {value}"
         )
     if value is None:
         return "null"
     if isinstance(value, list | tuple):
-        return ",".join(str(item) for item in value)
+        items = [_item_text(item) for item in value]
+        return ",".join(items) if len(items) > 1 else f"choice({items[0]})"  # choice() does not take null
     return str(value)
+
+
+def _item_text(value: Any) -> str:
+    """How a value of a list or a choice is written in an override."""
+    from hydra.core.override_parser.types import Override
+
+    return _string_text(value) if isinstance(value, str) else Override._get_value_element_as_str(value)
+
+
+def _string_text(value: str) -> str:
+    """`value` bare where Hydra reads this string back, else quoted: '1' is not 1."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Quote, QuotedString
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(f"x={value}")
+        if not parsed.is_sweep_override() and isinstance(parsed.value(), str) and parsed.value() == value:
+            return value
+    except HydraException:
+        pass
+    return QuotedString(value, Quote.single).with_quotes()
 
 
 def _parameter(override: Override) -> Parameter:
@@ -161,9 +188,8 @@ def _choice(override: Override) -> Parameter:
     for item in sweep.list:  # as written: `shuffle` must not give another order in each process
         value: Any
         if isinstance(item, QuotedString):
-            value, text = item.text, item.with_quotes()
-        else:
-            value, text = item, override._get_value_element_as_str(item)
+            item = item.text
+        value, text = item, _item_text(item)
         if not isinstance(value, bool | int | float | str | None):
             value = text  # lists and dictionaries are searched under the text that writes them
         texts.setdefault((type(value), value), text)
@@ -183,13 +209,15 @@ def _range(override: Override) -> Parameter:
 
     sweep = override.value()
     assert isinstance(sweep, RangeSweep)
-    key, values = override.get_key_element(), list(sweep.range())
+    key, values = override.get_key_element(), _range_values(sweep, override.input_line)
     if not values:
         raise ValueError(f"{override.input_line}: the range is empty")
     if sweep.shuffle:  # the order of a shuffled range is its own: levels, not a line
         return Parameter(key, CategoricalDistribution(values), tuple((value, str(value)) for value in values))
     log, low, high = "log" in sweep.tags, min(values), max(values)
     step = abs(sweep.step)
+    if log and low <= 0:
+        raise ValueError(f"{override.input_line}: a logarithmic range begins above 0, got {low}")
     if all(isinstance(value, int) for value in values):
         if log and step != 1:
             raise ValueError(f"{override.input_line}: Optuna's logarithmic integers take step 1, got {step}")
@@ -201,6 +229,17 @@ def _range(override: Override) -> Parameter:
     return Parameter(key, FloatDistribution(float(low), float(high), step=float(step)))
 
 
+def _range_values(sweep: RangeSweep, line: str | None) -> list[int | float]:
+    """The values in exact decimals: Hydra adds up floats, and so may reach the end that it excludes."""
+    start, stop, step = (Decimal(str(number)) for number in (sweep.start, sweep.stop, sweep.step))
+    if step == 0:
+        raise ValueError(f"{line}: the step of a range is not 0")
+    whole, rest = divmod(stop - start, step)
+    values = [start + step * i for i in range(int(whole) + (rest != 0) if (stop - start) / step > 0 else 0)]
+    exact = all(isinstance(number, int) for number in (sweep.start, sweep.stop, sweep.step))
+    return [int(value) if exact else float(value) for value in values]
+
+
 def _interval(override: Override) -> Parameter:
     from hydra.core.override_parser.types import IntervalSweep
     from optuna.distributions import FloatDistribution, IntDistribution
@@ -210,6 +249,8 @@ def _interval(override: Override) -> Parameter:
     key, log = override.get_key_element(), "log" in sweep.tags
     if sweep.start is None or sweep.end is None or not sweep.start <= sweep.end:
         raise ValueError(f"{override.input_line}: an interval takes its lower end first")
+    if not (math.isfinite(sweep.start) and math.isfinite(sweep.end)):
+        raise ValueError(f"{override.input_line}: an interval has two finite ends")
     if log and sweep.start <= 0:
         raise ValueError(f"{override.input_line}: a logarithmic interval begins above 0, got {sweep.start}")
     if isinstance(sweep.start, int) and isinstance(sweep.end, int):

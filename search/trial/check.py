@@ -20,7 +20,10 @@ def check_values(config: Config) -> None:
 
     check_data(config.data)
     config.train.check()
+    config.measure.check()
     check_objectives(config.objectives)
+    if config.measure.latency_repeats == 0 and any(name.startswith("latency") for name in config.objectives):
+        raise ValueError("objectives: latency is not measured with measure.latency_repeats=0; take at least 1")
     check_tracker(config.tracker)
     if config.threads < 1:
         raise ValueError(f"threads={config.threads}: at least 1")
@@ -38,9 +41,11 @@ def check_trial(composed: Any) -> dict[str, Any]:
     config = typed(composed)
     check_values(config)
     from search.trial.datasets.batches import Batches
+    from search.trial.device import usable_device
     from search.trial.model import build
     from search.trial.train import make_optimizer
 
+    usable_device(config.device)
     data = _loaded(json.dumps(asdict(config.data), sort_keys=True))
     Batches(data.train, data, config.data, training=True)
     model, architecture = build(config, data.channels, len(data.classes), data.image_size)

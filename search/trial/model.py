@@ -93,6 +93,11 @@ def _spec(use: str, branch: BranchConfig) -> BlockSpec:
         raise ValueError(
             f"branch.options: no branch is called {', '.join(unused)}; branches are {', '.join(xvol.branch_names())}"
         )
+    for name, given in options.items():
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"branch.options.{name}={given}: give options by name, e.g. branch.options.{name}.OPTION=VALUE"
+            )
     if names == [PLAIN]:
         return BlockSpec.make(["conv"])
     return BlockSpec.make(names, options=options, gamma=branch.gamma)

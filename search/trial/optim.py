@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -20,7 +22,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     Raises:
         ValueError: timm knows no such optimiser.
     """
-    from timm.optim import create_optimizer_v2, list_optimizers
+    import xvol  # noqa: F401, I001  # before timm, where torch is a CPU build: see xvol/torchvision_ops.py
+    from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 
     known = [str(name) for name in list_optimizers()]
     if config.opt not in known:
@@ -29,11 +32,18 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
             f"train.opt={config.opt}: timm knows no such optimiser; near it: {', '.join(near)} "
             "(all of them: timm.optim.list_optimizers())"
         )
-    optimizer = create_optimizer_v2(
-        model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
-    )
+    arguments = _momentum(get_optimizer_info(config.opt).opt_class, config.momentum)
+    optimizer = create_optimizer_v2(model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, **arguments)
     assert isinstance(optimizer, Optimizer)
     return optimizer
+
+
+def _momentum(opt_class: Any, momentum: float) -> dict[str, Any]:
+    """Momentum under the optimiser's own name for it: the first of its betas where it has some, the others untouched."""
+    betas = inspect.signature(opt_class).parameters.get("betas")
+    if betas is not None and isinstance(betas.default, tuple):
+        return {"betas": (momentum, *betas.default[1:])}
+    return {"momentum": momentum}
 
 
 def make_scheduler(optimizer: Optimizer, config: TrainConfig, steps: int) -> LRScheduler:

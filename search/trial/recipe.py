@@ -67,6 +67,11 @@ class TrainConfig:
         ):
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"train.{name}={value}: allowed is 0 up to, not including, 1")
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise ValueError(f"train.clip_grad={self.clip_grad}: must be above 0, or null for no clipping")
+        for name, value in (("weight_decay", self.weight_decay), ("momentum", self.momentum)):
+            if not value >= 0:
+                raise ValueError(f"train.{name}={value}: at least 0")
 
 
 @dataclass
@@ -83,6 +88,12 @@ class MeasureConfig:
     latency_batch: int = 8
     latency_repeats: int = 20
     fuse_tolerance: float = 1e-3
+
+    def check(self) -> None:
+        """Raise ValueError where a value is out of its range."""
+        for name, low in (("latency_batch", 1), ("latency_repeats", 0), ("fuse_tolerance", 0)):
+            if not getattr(self, name) >= low:
+                raise ValueError(f"measure.{name}={getattr(self, name)}: at least {low}")
 
 
 def check_objectives(names: list[str]) -> None:

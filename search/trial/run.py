@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from search.trial.check import check_values
 from search.trial.config import Config, recipe_hash, typed
 from search.trial.datasets.batches import Batches
 from search.trial.datasets.load import Data, load_data
+from search.trial.device import usable_device
 from search.trial.measure import measure
 from search.trial.model import build
 from search.trial.train import Epoch, Trainer, evaluate
@@ -29,6 +31,7 @@ __all__ = ["run_trial"]
 
 log = logging.getLogger("xvol")
 ERROR_FILE = "error.txt"
+_NO_MEMORY = re.compile("out of memory|can't allocate memory", re.I)  # accelerators; torch's CPU allocator
 
 
 def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float | tuple[float, ...]:
@@ -55,7 +58,7 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
     try:
         check_values(config)
         torch.set_num_threads(config.threads)
-        device = _device(config.device)
+        device = usable_device(config.device)
         data = load_data(config.data, with_test=channel.phase == "final")
         model, architecture = build(config, data.channels, len(data.classes), data.image_size)
         _state(result, architecture, data, channel)
@@ -75,9 +78,9 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         write_atomic(folder / ERROR_FILE, mask(traceback.format_exc()))
         raise
     finally:
+        record.close()  # first: what W&B does, or a Ctrl-C while it uploads, cannot take the result away
         if tracker is not None:
             tracker.finish(result)
-        record.close()
 
 
 def _first_row(config: Config, plain: dict[str, Any], channel: Channel, folder: Path) -> TrialResult:
@@ -154,24 +157,9 @@ def _objectives(config: Config, result: TrialResult) -> float | tuple[float, ...
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ValueError(f"device={name}: not usable here ({first_line}); take auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = False
-        torch.cuda.reset_peak_memory_stats(device)
-    return device
-
-
 def _reason(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}".strip().rstrip(":")
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text.lower():
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(text):
         text = f"out of memory: {text.splitlines()[0]}"
     if isinstance(error, KeyboardInterrupt):
         text = "interrupted"

@@ -1,0 +1,23 @@
+"""The accelerator that a trial runs on."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["usable_device"]
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name, "auto" for an accelerator where there is one; ValueError where it cannot be used here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f"device={name}: not usable here ({first_line}); take auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.cuda.reset_peak_memory_stats(device)
+    return device

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_atomic, write_result
+
+NUMBER = st.floats(allow_nan=False, allow_infinity=False)
+BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
+    "str": st.text(),
+    "int": st.integers(),
+    "bool": st.booleans(),
+    "float": NUMBER,
+    "list[str]": st.lists(st.text(), max_size=3),
+    "dict[str, Any]": st.dictionaries(st.text(), st.none() | NUMBER | st.text() | st.lists(st.integers()), max_size=3),
+}
+
+
+def _strategy(hint: Any) -> st.SearchStrategy[Any]:
+    choices = getattr(hint, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):  # Literal
+        return st.sampled_from(choices)
+    if type(None) in choices:
+        return st.none() | BY_TYPE[choices[0].__name__]
+    return BY_TYPE[getattr(hint, "__name__", str(hint)) if not choices else str(hint).replace("typing.", "")]
+
+
+RESULTS = st.builds(TrialResult, **{name: _strategy(hint) for name, hint in get_type_hints(TrialResult).items()})
+SMALL = TrialResult(study="demo", trial=3, phase="search", status="ok", seed=1, val_top1=91.25)
+
+
+@given(RESULTS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+def test_what_is_written_is_read(tmp_path: Path, result: TrialResult) -> None:
+    assert read_result(write_result(tmp_path, result)) == result
+    assert [path.name for path in tmp_path.iterdir()] == [RESULT_FILE]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_becomes_null(tmp_path: Path, value: float) -> None:
+    path = write_result(tmp_path, replace(SMALL, val_loss=value, fuse_error=value))
+    assert json.loads(path.read_text(encoding="ascii"))["val_loss"] is None
+    assert (read_result(path).val_loss, read_result(path).fuse_error) == (None, None)
+    assert read_result(path).val_top1 == 91.25
+
+
+def test_a_column_of_a_later_version_is_left_out_and_a_missing_one_has_its_default(tmp_path: Path) -> None:
+    path = write_result(tmp_path, SMALL)
+    row = json.loads(path.read_text())
+    del row["macs"]
+    path.write_text(json.dumps({**row, "energy_j": 3.5}))
+    assert read_result(path) == SMALL
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[1, 2]",
+        b'"a text"',
+        b"{}",
+        b'{"schema": 99, "study": "demo"}',
+        b'{"schema": 1, "study": "demo"}',
+        b"\xff\xfe\x00",
+        b"<html>",
+    ],
+)
+def test_what_is_no_result_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / RESULT_FILE
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"result\.json: ") as caught:
+        read_result(path)
+    assert str(path) in str(caught.value)
+
+
+def test_each_truncation_is_refused(tmp_path: Path) -> None:
+    path = write_result(tmp_path, SMALL)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 2, 37):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"result\.json"):
+            read_result(path)
+
+
+def test_a_file_that_is_not_there_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing_here"):
+        read_result(tmp_path / "nothing_here")
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        read_result(tmp_path)
+
+
+@pytest.mark.parametrize("broken", ["replace", "fsync"])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, error: BaseException
+) -> None:
+    path = tmp_path / "file.txt"
+    write_atomic(path, "old")
+
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(os, broken, fail)
+    with pytest.raises(type(error)):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_umask_is_respected(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "file.txt", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_text_is_written_whole_in_utf8(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "file.txt", "é漢😀\n" * 10_000)
+    assert (tmp_path / "file.txt").read_text(encoding="utf-8") == "é漢😀\n" * 10_000
+
+
+def test_every_column_is_documented() -> None:
+    documented = TrialResult.__doc__ or ""
+    named = {"wandb_id", "fuse_error", "arch_hash", "params_fused", "epochs_planned", "peak_memory_mb", "latency_batch"}
+    assert named <= {column.name for column in fields(TrialResult)}
+    assert all(name in documented for name in named)
+    assert json.dumps(asdict(SMALL))

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from search.app import check, task
+from search.channel import Channel, opened
+from search.ledger.result import read_result
+from search.ledger.secrets import MASK
+
+SMALL = ["tracker=disabled", "train.epochs=1", "data.train_size=128", "data.val_size=50", "measure.latency_repeats=1"]
+SECRET = "hunter2horse"
+
+
+@pytest.fixture
+def job(composed: Any, tmp_path: Path) -> Iterator[Any]:
+    """The config of a job as Hydra hands it to the task, in a folder of its own."""
+    before = HydraConfig.instance().cfg
+
+    def make(*overrides: str, storage: str | None = None) -> DictConfig:
+        config = composed(*SMALL, *overrides, with_hydra=True)
+        with open_dict(config):
+            config.hydra.runtime.output_dir = str(tmp_path)
+            config.hydra.overrides.task = [*SMALL, *overrides]
+            config.hydra.sweeper.storage = storage
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    yield make
+    HydraConfig.instance().cfg = before
+
+
+def test_the_task_runs_one_trial_in_its_folder(job: Any, tmp_path: Path) -> None:
+    value = task(job("placement=stage3"))
+    result = read_result(tmp_path / "result.json")
+    assert (result.status, result.val_top1, result.study) == ("ok", value, "single")
+    assert result.overrides[-1] == "placement=stage3"
+    written = OmegaConf.load(tmp_path / ".hydra" / "config.yaml")
+    assert written.placement.policy == "stage3"
+    assert "hydra" in OmegaConf.load(tmp_path / ".hydra" / "hydra.yaml")
+    assert "placement=stage3" in OmegaConf.load(tmp_path / ".hydra" / "overrides.yaml")
+
+
+def test_the_dump_of_a_config_holds_no_secret(job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_STORAGE_PASSWORD", SECRET)
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    entity = "tracker.entity=${oc.env:MY_STORAGE_PASSWORD}"
+    task(job(entity, f"tracker.tags=['{'0123456789' * 4}']", storage=f"postgresql://me:{SECRET}@host/x"))
+    texts = {path.name: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"config.yaml", "hydra.yaml", "overrides.yaml", "result.json"} <= texts.keys()
+    assert not [name for name, text in texts.items() if SECRET in text or "0123456789" * 4 in text]
+    assert f"postgresql://me:{MASK}@host/x" in texts["hydra.yaml"]
+    assert "${oc.env:MY_STORAGE_PASSWORD}" in texts["config.yaml"]  # as written, not resolved
+
+
+def test_an_override_is_recorded_as_it_was_written(job: Any, tmp_path: Path) -> None:
+    task(job("seed=${train.epochs}"))
+    result = read_result(tmp_path / "result.json")
+    assert (result.seed, result.overrides[-1]) == (1, "seed=${train.epochs}")
+
+
+def test_a_single_trial_with_a_wrong_value_leaves_no_folder(job: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.epochs=0"):
+        task(job("train.epochs=0"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_studys_trial_with_a_wrong_value_is_recorded(job: Any, tmp_path: Path) -> None:
+    with opened(Channel(study="demo", phase="search")), pytest.raises(ValueError, match=r"train\.epochs=0"):
+        task(job("train.epochs=0"))
+    assert read_result(tmp_path / "result.json").status == "failed"
+
+
+def test_the_check_is_where_a_study_looks_for_it(composed: Any) -> None:
+    assert task.check is check  # type: ignore[attr-defined]
+    assert check(composed(*SMALL, "placement=stage3"))["arm"].startswith("stage3: conv+pssa")
+    with pytest.raises(ValueError, match="resnet50"):
+        check(composed(*SMALL, "backbone.name=resnet5"))

@@ -1,0 +1,166 @@
+"""Each option of each config group composes, says what it is, and builds; each experiment's study could start."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+from optuna.distributions import FloatDistribution
+
+from search.config import config_folder
+from search.space.parameters import Space, parse_space
+from search.study.options import SweeperOptions, check_options
+from search.study.samplers import is_grid, make_pruner, make_sampler
+from search.trial.check import check_trial, check_values
+from search.trial.config import typed
+
+FOLDER = config_folder()
+OPTIONS = sorted((path.parent.name, path.stem) for path in FOLDER.glob("*/*.yaml") if path.parent.name != "experiment")
+EXPERIMENTS = sorted(path.stem for path in (FOLDER / "experiment").glob("*.yaml"))
+OF_THE_STUDY = ("sampler", "pruner", "space")
+REQUIRED = {"image_folder": ["data.path=/nowhere"]}
+
+
+def options(group: str) -> list[str]:
+    return [option for name, option in OPTIONS if name == group]
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    with open_dict(config):
+        config.pop("hydra", None)
+    return config
+
+
+def sweeper(config: DictConfig) -> SweeperOptions:
+    value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweeperOptions), config.hydra.sweeper))
+    assert isinstance(value, SweeperOptions)
+    return value
+
+
+def space_of(config: DictConfig, *fixed: str) -> Space:
+    return parse_space(fixed, sweeper(config).params or {}, GlobalHydra.instance().config_loader())
+
+
+def test_every_group_of_the_root_has_options() -> None:
+    groups = {path.name for path in FOLDER.iterdir() if path.is_dir()}
+    named = {
+        name for entry in OmegaConf.load(FOLDER / "config.yaml").defaults for name in getattr(entry, "keys", list)()
+    }
+    assert groups == named - {"override hydra/sweeper"}
+    assert all(options(group) for group in groups - {"experiment"})
+    assert EXPERIMENTS
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_an_option_composes_to_values_that_are_allowed(composed: Any, group: str, option: str) -> None:
+    config = composed(f"{group}={option}", *REQUIRED.get(option, []), with_hydra=True)
+    assert config.hydra.runtime.choices[group] == option
+    check_options(sweeper(config))
+    check_values(typed(without_hydra(config)))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_an_option_says_in_its_header_what_it_is(group: str, option: str) -> None:
+    lines = (FOLDER / group / f"{option}.yaml").read_text().splitlines()
+    package = f"# @package hydra.sweeper{'.params' if group == 'space' else f'.{group}'}"
+    if group in OF_THE_STUDY:
+        assert lines.pop(0) == package
+    assert re.fullmatch(r"# \S.{4,}", lines[0])
+
+
+@pytest.mark.parametrize("option", options("backbone"))
+def test_a_backbone_is_a_model_that_timm_knows(composed: Any, option: str) -> None:
+    import timm
+
+    import xvol  # noqa: F401  # registers its own
+
+    assert timm.is_model(composed(f"backbone={option}").backbone.name)
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in ("placement", "branch", "train")])
+def test_an_option_builds_on_the_proxy(composed: Any, group: str, option: str) -> None:
+    placement = [] if group == "placement" else ["placement=stage3"]
+    facts = check_trial(composed("data=digits", f"{group}={option}", *placement))
+    assert (facts["arm"] == "plain") == (option in ("none", "conv"))
+
+
+@pytest.mark.parametrize("option", options("space"))
+def test_a_space_can_be_searched_and_its_ends_build(composed: Any, option: str) -> None:
+    config = composed(f"space={option}", "data=digits", with_hydra=True)
+    space = space_of(config, "data=digits")
+    points = space.grid()
+    assert (len(points) > 1) == (option != "none")
+    for point in (points[0], points[-1]):
+        check_trial(composed(*space.overrides(point)))
+
+
+@pytest.mark.parametrize("option", options("sampler"))
+def test_a_sampler_suggests(composed: Any, option: str) -> None:
+    config = dict(sweeper(composed(f"sampler={option}", with_hydra=True)).sampler)
+    assert is_grid(config) == (option == "grid")
+    study = optuna.create_study(sampler=make_sampler(config, stream=0))
+    line = {name: FloatDistribution(0.0, 1.0) for name in "xy"}
+    points = set()
+    for _ in range(3):
+        trial = study.ask(line)
+        study.tell(trial, trial.params["x"])
+        points.add(tuple(trial.params.values()))
+    assert len(points) == 3
+
+
+@pytest.mark.parametrize("option", options("pruner"))
+def test_a_pruner_never_judges_before_half_of_the_proxys_epochs(composed: Any, option: str) -> None:
+    config = composed(f"pruner={option}", with_hydra=True)
+    study = optuna.create_study(direction="maximize", pruner=make_pruner(sweeper(config).pruner))
+    for number in range(8):
+        trial = study.ask()
+        for epoch in range(1, config.train.epochs + 1):
+            trial.report(90.0 - number, epoch)  # each worse than all before
+            assert not (trial.should_prune() and epoch < config.train.epochs / 2), epoch
+        study.tell(trial, 90.0 - number)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_states_its_command_its_time_and_what_to_expect(name: str) -> None:
+    path: Path = FOLDER / "experiment" / f"{name}.yaml"
+    header = path.read_text().split("defaults:")[0]
+    lines = header.splitlines()
+    assert lines[0] == "# @package _global_"
+    assert all(line.startswith("#") for line in lines)
+    assert f"#   python -m search -m experiment={name}" in lines
+    assert re.search(r"^# Time: +\S", header, re.M)
+    assert re.search(r"^# Expect: +\S", header, re.M)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiments_study_could_start(composed: Any, name: str) -> None:
+    config = composed(f"experiment={name}", with_hydra=True)
+    options = sweeper(config)
+    check_options(options)
+    assert options.study_name == name
+    make_sampler(options.sampler, stream=0)
+    make_pruner(options.pruner)
+    check_values(typed(without_hydra(config.copy())))
+    # its own network and recipe, on images that need no download
+    fixed = [f"experiment={name}", "data=digits"]
+    space = space_of(config, *fixed)
+    point = {parameter.name: (parameter.levels() or [None])[0] for parameter in space.parameters}
+    assert point
+    first = check_trial(composed(*space.overrides(point)))
+    baseline = check_trial(composed(*space.fixed, *options.final.baseline, *options.final.overrides))
+    assert baseline["arm"] == "plain"
+    assert first["objectives"] == baseline["objectives"] == 1
+    last = {parameter.name: (parameter.levels() or [None])[-1] for parameter in space.parameters}
+    assert check_trial(composed(*space.overrides(last)))["arch_hash"] != baseline["arch_hash"]
+
+
+def test_the_default_trial_is_the_plain_proxy_on_embedded_data(composed: Any) -> None:
+    config = composed(with_hydra=True)
+    assert config.tracker.mode == "offline"
+    assert config.hydra.output_subdir is None  # the trial writes .hydra/ itself, with secrets masked
+    assert check_trial(without_hydra(config))["arm"] == "plain"

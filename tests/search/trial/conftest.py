@@ -1,0 +1,39 @@
+"""Small trials: a few hundred digits at 16x16, one epoch, no W&B."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import xvol  # noqa: F401  # before anything imports timm: see xvol/torchvision_ops.py
+from search.config import register
+from search.trial.config import Config
+
+Small = Callable[..., DictConfig]
+SMALL = {
+    "data": {"train_size": 256, "val_size": 100, "test_size": 80, "batch_size": 64, "eval_batch_size": 64},
+    "train": {"epochs": 1, "lr": 0.1, "ema_decay": 0.5},
+    "measure": {"latency_batch": 4, "latency_repeats": 1},
+    "tracker": {"mode": "disabled"},
+}
+
+
+@pytest.fixture
+def small() -> Small:
+    """A composed config of a small trial, changed by overrides such as "train.lr=0.2"."""
+    register()
+
+    def make(*overrides: str) -> DictConfig:
+        config = OmegaConf.merge(OmegaConf.structured(Config), SMALL, OmegaConf.from_dotlist(list(overrides)))
+        assert isinstance(config, DictConfig)
+        return config
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)

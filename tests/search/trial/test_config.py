@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from search.trial.config import OPEN_KEYS, Config, recipe_hash, typed
+
+from .conftest import Small
+
+
+def plain(*overrides: str, small: Small) -> dict[str, Any]:
+    value = OmegaConf.to_container(small(*overrides), resolve=True)
+    assert isinstance(value, dict)
+    return value
+
+
+def test_defaults_stand_in_python_alone(composed: Any) -> None:
+    assert typed(OmegaConf.create({})) == Config()
+    assert typed(composed("data=digits")).data.batch_size == 64
+
+
+def test_a_composed_config_becomes_dataclasses(small: Small) -> None:
+    config = typed(
+        small("train.lr=0.2", "placement.at.stage3=pssa", "branch.options.pssa.rank=2", "seed=${train.epochs}")
+    )
+    assert isinstance(config, Config)
+    assert (config.train.lr, config.seed) == (0.2, 1)
+    assert config.placement.at == {"stage3": "pssa"}
+    assert config.branch.options == {"pssa": {"rank": 2}}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": "${nowhere}"}, "nowhere"),
+        ({"train": {"epochz": 1}}, "epochz"),
+        ({"train": {"epochs": "many"}}, "many"),
+        ({"tracker": {"entity": "${oc.env:NO_SUCH_VARIABLE_HERE}"}}, "NO_SUCH_VARIABLE_HERE"),
+    ],
+)
+def test_what_does_not_resolve_is_one_message(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"configuration: .*{message}") as caught:
+        typed(OmegaConf.create(values))
+    assert caught.value.__suppress_context__
+
+
+def test_open_keys_take_new_names_and_no_other_key_does(composed: Any) -> None:
+    for key in OPEN_KEYS:
+        assert OmegaConf.select(composed(f"{key}.anything=x"), f"{key}.anything") == "x"
+
+
+def test_the_recipe_is_what_arms_share(small: Small) -> None:
+    base = recipe_hash(plain(small=small))
+    for same in (
+        "data.root=/elsewhere",
+        "data.download=false",
+        "seed=5",
+        "placement.policy=all",
+        "branch.use=pssa",
+        "threads=2",
+    ):
+        assert recipe_hash(plain(same, small=small)) == base, same
+    for other in (
+        "train.lr=0.2",
+        "data.train_size=128",
+        "data.split_seed=1",
+        "measure.latency_batch=2",
+        "backbone.name=resnet18",
+    ):
+        assert recipe_hash(plain(other, small=small)) != base, other

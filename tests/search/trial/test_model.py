@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from search.space.architecture import Architecture
+from search.trial.config import typed
+from search.trial.model import architecture_of, build
+from xvol import XVolution2d
+
+from .conftest import Small
+
+STAGE3, STAGE4 = "placement.policy=stage3", "placement.policy=stage4"
+
+
+@pytest.fixture
+def made(small: Small) -> Any:
+    """Build from overrides, for digits at 16x16."""
+
+    def make(*overrides: str) -> tuple[nn.Module, Architecture]:
+        return build(typed(small(*overrides)), channels=1, classes=10, image_size=16)
+
+    return make
+
+
+def blocks(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, XVolution2d)]
+
+
+def test_the_plain_network(made: Any) -> None:
+    model, architecture = made()
+    assert (architecture.label, architecture.sites, blocks(model)) == ("plain", [], [])
+    assert model.training
+    assert model(torch.zeros(2, 1, 16, 16)).shape == (2, 10)
+
+
+def test_blocks_stand_where_the_architecture_says(made: Any) -> None:
+    model, architecture = made(STAGE3, "branch.options.pssa.embed_ratio=0.25")
+    assert blocks(model) == architecture.sites
+    assert all(site.startswith("layer3.") for site in architecture.sites)
+    assert architecture.label == "stage3: conv+pssa(embed_ratio=0.25)"
+    assert model(torch.zeros(2, 1, 16, 16)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "same"),
+    [
+        ([], [STAGE3, "branch.use=conv"]),
+        ([], ["placement.policy=all", "branch.use=conv", "branch.gamma=1"]),
+        ([], ["placement.at.stage3=none", "placement.at.stage4=conv"]),
+        ([], [STAGE3, "placement.at.stage3=none"]),
+        ([], ["branch.options.pssa.rank=2"]),
+        ([], ["placement.policy=plain"]),
+        ([STAGE3], ["placement.at.stage3=conv+pssa"]),
+        ([STAGE3], ["placement.at.stage3=pssa+conv"]),
+        ([STAGE3], ["placement.policy=stage3.*", "branch.gamma=0"]),
+        ([STAGE3], [STAGE3, "branch.options.pssa.rank=1"]),
+        ([STAGE3, "branch.options.pssa.embed_ratio=1.0"], [STAGE3, "branch.options.pssa.embed_ratio=1"]),
+        ([STAGE3], ["placement.policy=all", "placement.at.all=none", "placement.at.stage3=conv+pssa"]),
+        (["placement.policy=stage3+stage4"], [STAGE3, "placement.at.stage4=conv+pssa"]),
+        (["placement.policy=stage3+stage4"], ["placement.at.stage4=conv+pssa", "placement.at.stage3=conv+pssa"]),
+    ],
+)
+def test_equal_networks_are_one_architecture(made: Any, overrides: list[str], same: list[str]) -> None:
+    (model, one), (twin, other) = made(*overrides), made(*same)
+    assert one == other
+    assert one.hash == other.hash
+    assert one.label == other.label
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in twin.state_dict().items()}
+    assert all(torch.equal(v, twin.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_different_networks_are_different_architectures(made: Any) -> None:
+    cases: list[list[str]] = [
+        [],
+        [STAGE3],
+        [STAGE4],
+        ["placement.policy=all"],
+        [STAGE3, "branch.use=pssa"],
+        [STAGE3, "branch.gamma=1"],
+        [STAGE3, "branch.options.pssa.rank=2"],
+        ["placement.at.stage3=pssa", "placement.at.stage4=conv+pssa"],
+        ["placement.at.stage4=pssa", "placement.at.stage3=conv+pssa"],
+        ["backbone.kwargs.channels=[8,16,32,48]"],
+    ]
+    assert len({made(*case)[1].hash for case in cases}) == len(cases)
+
+
+def test_a_later_selection_goes_before_an_earlier_one(made: Any) -> None:
+    first = made("placement.at.all=pssa", "placement.at.stage3=none")[1]
+    assert first.sites
+    assert not [site for site in first.sites if site.startswith("layer3.")]
+    assert made("placement.at.stage3=none", "placement.at.all=pssa")[1] == made("placement.at.all=pssa")[1]
+
+
+def test_a_seed_gives_one_backbone_wherever_blocks_stand(made: Any) -> None:
+    plain = made("seed=3")[0].state_dict()
+    for policy in (STAGE3, STAGE4, "placement.policy=all"):
+        placed = made("seed=3", policy)[0].state_dict()
+        shared = plain.keys() & placed.keys()
+        assert len(shared) > 20
+        assert all(torch.equal(plain[name], placed[name]) for name in shared), policy
+        moved = sorted(plain[name].sum().item() for name in plain.keys() - shared if plain[name].ndim == 4)
+        taken = [v.sum().item() for k, v in placed.items() if k not in shared and v.ndim == 4]
+        assert all(any(value == other for other in taken) for value in moved)  # the host convolutions, under new names
+    other = made("seed=4")[0].state_dict()
+    assert not torch.equal(plain["conv1.weight"], other["conv1.weight"])
+
+
+def test_a_block_starts_equal_whatever_stands_elsewhere(made: Any) -> None:
+    alone, beside = made(STAGE3)[0].state_dict(), made("placement.policy=stage3+stage4")[0].state_dict()
+    names = [name for name in alone if name.startswith("layer3.")]
+    assert any("pssa" in name for name in names)
+    assert all(torch.equal(alone[name], beside[name]) for name in names)
+
+
+def test_a_block_beside_its_convolution_starts_as_that_convolution(made: Any) -> None:
+    images = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(made()[0].eval()(images), made(STAGE3)[0].eval()(images))
+        assert not torch.equal(made()[0].eval()(images), made(STAGE3, "branch.gamma=1")[0].eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["backbone.name=resnet5"], r"backbone\.name=resnet5: .*resnet50"),
+        (["backbone.name=xvol_proxy"], r"did you mean .*xvol_proxy_resnet"),
+        (["backbone.name=zzzzzzzzzz"], r"timm\.list_models"),
+        (["backbone.kwargs.drop_pth_rate=0.1"], r"backbone\.kwargs=.*does not take them"),
+        (["backbone.pretrained=true"], "no pretrained weights"),
+        (["placement.policy=stage9"], "stage9.*stage3, stage4"),
+        (["placement.policy=stag3"], "stag3.*stage3"),
+        (["placement.policy=layer3.0.conv9"], r"layer3\.0\.conv2"),
+        (["placement.policy=''"], "empty part"),
+        (["placement.at.stag3=pssa"], "stag3.*stage3"),
+        (["placement.at.stage3=psa"], "psa.*pssa"),
+        (["branch.use=psa"], "psa.*pssa"),
+        (["branch.use=conv+conv"], "named twice"),
+        (["branch.use="], "branch"),
+        (["branch.options.psa.rank=1"], r"branch\.options: .*psa.*pssa"),
+        (["branch.options.pssa.rnk=1"], "rnk.*rank"),
+        (["branch.options.pssa.rank=0", STAGE3], "rank"),
+        (["branch.options.pssa=3"], r"branch\.options"),
+    ],
+)
+def test_what_cannot_be_built_is_answered_with_what_is_near(made: Any, overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(*overrides)
+
+
+def test_the_architecture_can_be_had_alone(small: Small, made: Any) -> None:
+    assert architecture_of(typed(small(STAGE3)), channels=1, classes=10, image_size=16) == made(STAGE3)[1]
+
+
+def test_another_model_of_timm(made: Any) -> None:
+    model, architecture = made("backbone.name=resnet18", "placement.policy=stage4.last", "branch.use=pssa")
+    assert architecture.backbone == "resnet18"
+    assert blocks(model) == architecture.sites != []
+    assert "layer4.1" in architecture.sites[0]

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from search.trial.optim import make_optimizer, make_scheduler
+from search.trial.recipe import TrainConfig
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
+
+
+def rates(config: TrainConfig, steps: int) -> list[float]:
+    """The learning rate of each step."""
+    optimizer = make_optimizer(network(), config)
+    scheduler = make_scheduler(optimizer, config, steps)
+    found = []
+    for _ in range(steps):
+        found.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_biases_and_norms_are_not_decayed() -> None:
+    optimizer = make_optimizer(network(), TrainConfig(weight_decay=0.01))
+    decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {p.ndim > 1: value for p, value in decay.items()} == {True: 0.01, False: 0.0}
+    assert len(decay) == 6
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_momentum_reaches_the_optimiser(name: str) -> None:
+    (group, *_) = make_optimizer(network(), TrainConfig(opt=name, momentum=0.5, lr=0.1)).param_groups
+    assert (group["momentum"] if name == "sgd" else group["betas"][0]) == 0.5
+
+
+def test_an_unknown_optimiser_is_answered_with_near_ones() -> None:
+    with pytest.raises(ValueError, match=r"train\.opt=adamv: .*near it: .*adamw"):
+        make_optimizer(network(), TrainConfig(opt="adamv"))
+    with pytest.raises(ValueError, match=r"train\.opt=zzzzzzzz: .*sgd"):
+        make_optimizer(network(), TrainConfig(opt="zzzzzzzz"))
+
+
+def test_one_cycle_climbs_and_falls_to_nothing() -> None:
+    lr = rates(TrainConfig(lr=0.3, schedule="onecycle", warmup=0.3), 100)
+    peak = lr.index(max(lr))
+    assert lr[0] == pytest.approx(0.3 / 25)
+    assert max(lr) == pytest.approx(0.3, rel=1e-3)
+    assert 28 <= peak <= 30
+    assert lr == [*sorted(lr[:peak]), *sorted(lr[peak:], reverse=True)]
+    assert lr[-1] < 1e-5
+
+
+def test_cosine_has_a_linear_warm_up() -> None:
+    lr = rates(TrainConfig(lr=1.0, schedule="cosine", warmup=0.1), 100)
+    assert lr[:11] == pytest.approx([(i + 1) / 11 for i in range(11)])
+    assert lr[10:] == sorted(lr[10:], reverse=True)
+    assert 0 < lr[-1] < 1e-3
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine"])
+def test_without_warm_up_the_first_step_has_the_whole_rate(schedule: str) -> None:
+    lr = rates(TrainConfig(lr=0.3, schedule=schedule, warmup=0.0), 50)
+    assert lr[0] == pytest.approx(0.3, rel=1e-2)
+    assert lr == sorted(lr, reverse=True)
+
+
+def test_constant_stays() -> None:
+    assert rates(TrainConfig(lr=0.3, schedule="constant"), 5) == [0.3] * 5
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_few_steps_learn_something(schedule: str, steps: int) -> None:
+    lr = rates(TrainConfig(lr=0.3, schedule=schedule), steps)
+    assert all(0 < rate <= 0.3 + 1e-9 for rate in lr[: max(1, steps - 1)])
+
+
+def test_the_schedule_changes_no_numbers_of_the_model() -> None:
+    torch.manual_seed(0)
+    model = network()
+    before = [p.clone() for p in model.parameters()]
+    make_scheduler(make_optimizer(model, TrainConfig()), TrainConfig(), 10)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

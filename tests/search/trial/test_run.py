@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from search.channel import Channel, Pruned, opened
+from search.ledger.result import TrialResult, read_result
+from search.ledger.tracker import Tracker
+from search.trial import run as module
+from search.trial.run import run_trial
+from search.trial.train import Diverged, Trainer
+
+from .conftest import Small
+
+SECRET = "hunter2horse"
+VARYING = {"run_dir", "started_at", "finished_at", "train_seconds", "latency_ms", "latency_fused_ms", "wandb_id"}
+
+
+class Listening(Channel):
+    """A channel that keeps what a trial reports, and prunes where it is told to."""
+
+    def __init__(self, prune_after: int | None = None, **facts: Any) -> None:
+        super().__init__(study="demo", **facts)
+        self.reports: list[tuple[int, float]] = []
+        self.prune_after = prune_after
+
+    def report(self, step: int, value: float) -> None:
+        self.reports.append((step, value))
+
+    def should_prune(self) -> bool:
+        return self.prune_after is not None and len(self.reports) >= self.prune_after
+
+
+def result_of(folder: Path) -> TrialResult:
+    return read_result(folder / "result.json")
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def test_a_trial_writes_down_all_of_itself(small: Small, tmp_path: Path) -> None:
+    study = tmp_path / "demo"
+    folder = study / "trials" / "0007-s3"
+    channel = Listening(phase="search", number=7, study_dir=str(study))
+    with opened(channel):
+        value = run_trial(
+            small("placement.policy=stage3", "seed=3", "train.epochs=2"), folder, ["seed=3", "api_key=abcdef"]
+        )
+    result = result_of(folder)
+    assert (result.study, result.trial, result.phase, result.status) == ("demo", 7, "search", "ok")
+    assert (result.reason, result.seed, result.run_dir) == (None, 3, "trials/0007-s3")
+    assert result.val_top1 == value
+    assert (result.epochs, result.epochs_planned, result.latency_batch) == (2, 2, 4)
+    assert result.arm == "stage3: conv+pssa"
+    assert result.branches == ["conv", "pssa"]
+    assert all(site.startswith("layer3.") for site in result.sites)
+    assert (result.backbone, result.wandb_id, result.is_baseline) == ("xvol_proxy_resnet", None, False)
+    assert result.overrides == ["seed=3", "api_key=***"]
+    assert "scikit-learn" in (result.data_source or "")
+    unmeasured = {name for name, item in asdict(result).items() if item is None}
+    assert unmeasured == {"reason", "wandb_id", "test_top1", "test_loss", "peak_memory_mb"}
+    assert channel.notes == {"arm": result.arm, "arch_hash": result.arch_hash}
+    with (folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[-1]["val_top1"]) == pytest.approx(result.val_top1)
+    assert [(step, round(value, 3)) for step, value in channel.reports] == [
+        (step, round(float(row["val_top1"]), 3)) for step, row in enumerate(rows, start=1)
+    ]
+    assert not (folder / "error.txt").exists()
+    assert not (folder / "wandb").exists()
+
+
+@pytest.mark.parametrize("phase", ["single", "search", "final"])
+def test_only_the_final_re_evaluation_reads_test_images(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: Any
+) -> None:
+    asked: list[bool] = []
+    original = module.load_data
+
+    def watched(config: Any, *, with_test: bool) -> Any:
+        asked.append(with_test)
+        return original(config, with_test=with_test)
+
+    monkeypatch.setattr(module, "load_data", watched)
+    with opened(Channel(phase=phase, is_baseline=True)):
+        run_trial(small(), tmp_path)
+    result = result_of(tmp_path)
+    assert asked == [phase == "final"]
+    assert (result.test_top1 is not None, result.test_loss is not None) == (phase == "final",) * 2
+    assert (result.phase, result.is_baseline, result.arm) == (phase, True, "plain")
+
+
+def test_no_config_key_opens_the_test_images(small: Small) -> None:
+    keys = json.dumps(list(_keys(small())))
+    assert "phase" not in keys
+    assert "with_test" not in keys
+
+
+def _keys(node: Any, prefix: str = "") -> Any:
+    for name in node:
+        yield f"{prefix}{name}"
+        if hasattr(node[name], "keys"):
+            yield from _keys(node[name], f"{prefix}{name}.")
+
+
+def test_several_objectives_are_returned_in_their_order(small: Small, tmp_path: Path) -> None:
+    channel = Listening()
+    with opened(channel):
+        values = run_trial(small("objectives=[params_fused,val_loss]"), tmp_path)
+    result = result_of(tmp_path)
+    assert values == (float(result.params_fused or 0), result.val_loss)
+    assert channel.reports == []  # params are known from the start
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "reason"),
+    [
+        (["branch.use=psa"], ValueError, "ValueError: no branch is named 'psa'"),
+        (["train.epochs=0"], ValueError, "ValueError: train.epochs=0"),
+        (["device=nowhere"], ValueError, "ValueError: device=nowhere: not usable here"),
+        (["train.lr=1e9", "train.epochs=10", "train.schedule=constant"], Diverged, "Diverged: diverged: "),
+    ],
+)
+def test_a_failed_trial_has_its_reason(
+    small: Small, tmp_path: Path, overrides: list[str], error: type[Exception], reason: str
+) -> None:
+    with pytest.raises(error):
+        run_trial(small(*overrides), tmp_path)
+    result = result_of(tmp_path)
+    assert result.status == "failed"
+    assert (result.reason or "").startswith(reason)
+    assert "Traceback" in (tmp_path / "error.txt").read_text()
+    assert (result.params, result.latency_ms) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_a_trial_without_memory_says_so(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(Trainer, "_step", raising(error))
+    with pytest.raises(type(error)):
+        run_trial(small(), tmp_path)
+    result = result_of(tmp_path)
+    assert result.status == "failed"
+    assert (result.reason or "").startswith("out of memory: ")
+    assert "\n" not in (result.reason or "")
+
+
+def test_a_pruned_trial_keeps_what_it_had(small: Small, tmp_path: Path) -> None:
+    channel = Listening(prune_after=1, phase="search")
+    with opened(channel), pytest.raises(Pruned, match="pruned after epoch 1 of 3 at val_top1"):
+        run_trial(small("train.epochs=3"), tmp_path)
+    result = result_of(tmp_path)
+    assert (result.status, result.epochs, result.epochs_planned) == ("pruned", 1, 3)
+    assert (result.reason or "").startswith("pruned after epoch 1 of 3")
+    assert result.val_top1 == channel.reports[0][1]
+    assert (result.params, result.fuse_error) == (None, None)
+    assert not (tmp_path / "error.txt").exists()
+
+
+def test_nobody_is_pruned_after_the_last_epoch(small: Small, tmp_path: Path) -> None:
+    with opened(Listening(prune_after=1)):
+        run_trial(small("objectives=[val_loss]"), tmp_path)
+    assert result_of(tmp_path).status == "ok"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interrupted_trial_keeps_its_finished_epochs(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(Listening, "report", raising(error))
+    with opened(Listening()), pytest.raises(type(error)):
+        run_trial(small("train.epochs=2"), tmp_path)
+    result = result_of(tmp_path)
+    assert (result.status, result.epochs) == ("interrupted", 1)
+    assert result.val_top1 is not None
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")])
+def test_the_ledger_does_not_wait_for_the_tracker(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(Tracker, "finish", raising(error))
+    with pytest.raises(type(error)):
+        run_trial(small(), tmp_path)
+    assert result_of(tmp_path).status == "ok"
+    assert result_of(tmp_path).fuse_error is not None
+
+
+def test_a_fused_form_that_is_another_network_fails_the_trial(small: Small, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="fuse_tolerance"):
+        run_trial(small("placement.policy=all", "branch.gamma=1", "measure.fuse_tolerance=1e-12"), tmp_path)
+    result = result_of(tmp_path)
+    assert result.status == "failed"
+    assert result.val_top1 is not None  # what was reached before
+
+
+def test_secrets_reach_neither_the_ledger_nor_the_trace(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "build", raising(RuntimeError(f"cannot open postgresql://me:{SECRET}@host/x")))
+    with pytest.raises(RuntimeError):
+        run_trial(small(), tmp_path, [f"tracker.entity='postgresql://me:{SECRET}@host/x'"])
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert not [path for path in files if SECRET in path.read_text()]
+    assert "postgresql://me:***@host/x" in (result_of(tmp_path).reason or "")
+
+
+def test_an_error_whose_text_is_not_unicode_is_recorded_as_itself(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "load_data", raising(ValueError("cannot read b\udce9.png")))  # a file's name in Latin-1
+    with pytest.raises(ValueError, match="cannot read"):
+        run_trial(small(), tmp_path)
+    assert result_of(tmp_path).status == "failed"
+
+
+def test_the_ledger_is_the_same_with_and_without_a_tracker(small: Small, tmp_path: Path, read_wandb: Any) -> None:
+    rows = {}
+    for mode in ("disabled", "offline"):
+        with opened(Listening(phase="final", number=1)):
+            run_trial(small(f"tracker.mode={mode}", "placement.policy=stage3"), tmp_path / mode)
+        rows[mode] = asdict(result_of(tmp_path / mode))
+    assert {key for key in rows["offline"] if rows["offline"][key] != rows["disabled"][key]} <= VARYING
+    run = read_wandb(tmp_path / "offline")
+    offline = rows["offline"]
+    assert run.facts["id"] == offline["wandb_id"]
+    assert (run.facts["group"], run.exit_code) == ("demo", 0)
+    assert run.config["train"]["lr"] == 0.1
+    assert run.config["placement"]["policy"] == "stage3"
+    assert [row["epoch"] for row in run.history] == [1]
+    for name in ("arch_hash", "val_top1", "test_top1", "params", "macs_fused", "sites", "status"):
+        assert run.summary[name] == offline[name], name
+
+
+def test_a_failed_trial_finishes_its_run_of_wandb(
+    small: Small, tmp_path: Path, read_wandb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "measure", raising(RuntimeError("no luck")))
+    with pytest.raises(RuntimeError, match="no luck"):
+        run_trial(small("tracker.mode=offline"), tmp_path)
+    run = read_wandb(tmp_path)
+    assert (run.exit_code, run.summary["status"], run.summary["reason"]) == (1, "failed", "RuntimeError: no luck")
+    assert len(run.history) == 1
