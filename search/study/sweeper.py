@@ -27,7 +27,7 @@ from search.study.finals import best_arms, final_cells
 from search.study.identity import claim_identity
 from search.study.options import SweeperOptions, check_options, directions_of
 from search.study.samplers import is_grid, make_pruner, make_sampler
-from search.study.worker import Plan, Worker, open_study
+from search.study.worker import Plan, Worker, custom_space, open_study
 
 __all__ = ["StudyRun"]
 
@@ -93,6 +93,8 @@ class StudyRun:
         sampler, pruner = _plain(options.sampler), _plain(options.pruner)
         make_sampler(sampler, stream=0)
         make_pruner(pruner)
+        if options.custom_search_space:
+            custom_space(options.custom_search_space)
         if len(directions) > 1 and pruner:
             raise ValueError(
                 "hydra.sweeper.pruner: Optuna cannot prune a study with several objectives; take pruner=none, or one objective"

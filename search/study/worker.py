@@ -33,7 +33,7 @@ from search.study.locks import FileLock
 from search.study.samplers import make_pruner, make_sampler
 from search.study.storage import open_storage
 
-__all__ = ["Plan", "StudyChannel", "Worker", "WorkerReport", "open_study"]
+__all__ = ["Plan", "StudyChannel", "Worker", "WorkerReport", "custom_space", "open_study"]
 
 log = logging.getLogger("xvol")
 
@@ -203,7 +203,7 @@ class Worker:
         overrides = self.plan.space.overrides(values)
         if self.plan.custom_search_space:
             base = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            _custom(self.plan.custom_search_space)(base, trial)
+            custom_space(self.plan.custom_search_space)(base, trial)
             overrides += [f"{name}={value}" for name, value in trial.params.items() if name not in values]
         return overrides
 
@@ -268,7 +268,8 @@ def _suggest(trial: Trial, name: str, distribution: Any) -> Any:
     return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
-def _custom(dotted: str) -> Callable[[DictConfig, Trial], None]:
+def custom_space(dotted: str) -> Callable[[DictConfig, Trial], None]:
+    """The function that `hydra.sweeper.custom_search_space` names; ValueError where there is none."""
     module, _, name = dotted.rpartition(".")
     try:
         function = getattr(importlib.import_module(module), name)

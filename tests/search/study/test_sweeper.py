@@ -104,6 +104,22 @@ def test_several_objectives(toy: Toy, run: Run) -> None:
     assert all(len(trial.values) == 2 for trial in toy.study().trials)
 
 
+def test_a_search_space_in_code_may_be_conditional(toy: Toy, run: Run) -> None:
+    run("x=range(0,8)", "hydra.sweeper.n_trials=8", "hydra.sweeper.custom_search_space=spaces.conditional")
+    params = [trial.params for trial in toy.study().trials]
+    assert {set(p) == {"x", "y"} for p in params if p["x"] % 2 == 0} <= {True}
+    assert all(set(p) == {"x"} for p in params if p["x"] % 2)
+    assert any("y" in p for p in params)
+    assert [line[3] for line in toy.trace] == ["0"] * 8
+
+
+def test_a_search_space_that_is_not_there_is_told(toy: Toy) -> None:
+    done = toy.run("x=range(0,8)", "hydra.sweeper.custom_search_space=spaces.conditionl")
+    assert done.returncode != 0
+    assert "give package.module.function" in done.stderr
+    assert toy.trace == []
+
+
 def test_a_killed_worker_loses_nothing(toy: Toy) -> None:
     grid = ["x=range(0,6)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}", "fault=kill", "faulty=[2]"]
     first = toy.run(*grid)
