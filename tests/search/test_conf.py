@@ -75,9 +75,8 @@ def test_an_option_says_in_its_header_what_it_is(group: str, option: str) -> Non
 
 @pytest.mark.parametrize("option", options("backbone"))
 def test_a_backbone_is_a_model_that_timm_knows(composed: Any, option: str) -> None:
+    import xvol  # noqa: F401, I001  # before timm: it mends a CPU torch, and it registers its own models
     import timm
-
-    import xvol  # noqa: F401  # registers its own
 
     assert timm.is_model(composed(f"backbone={option}").backbone.name)
 
