@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from search.ledger.provenance import provenance
-from search.ledger.result import RESULT_FILE, Phase, TrialResult, write_result
+from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, write_result
 
 __all__ = ["HISTORY_COLUMNS", "HISTORY_FILE", "Record", "close_abandoned", "now"]
 
@@ -61,8 +61,15 @@ def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def close_abandoned(folder: Path, study: str, trial: int, phase: Phase) -> None:
-    """Write "interrupted" into the folder of a trial whose process died before it could; a result there is kept."""
+def close_abandoned(
+    folder: Path,
+    study: str,
+    trial: int,
+    phase: Phase,
+    status: Status = "interrupted",
+    reason: str = "its process died",
+) -> None:
+    """Write the result of a trial whose process died before it could; a result that is there is kept."""
     if not folder.is_dir() or (folder / RESULT_FILE).exists():
         return
     seed = int(folder.name.rpartition("-s")[2])
@@ -74,8 +81,8 @@ def close_abandoned(folder: Path, study: str, trial: int, phase: Phase) -> None:
             study=study,
             trial=trial,
             phase=phase,
-            status="interrupted",
-            reason="its process died",
+            status=status,
+            reason=reason,
             seed=seed,
             epochs=epochs,
             run_dir=f"{folder.parent.name}/{folder.name}",

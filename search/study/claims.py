@@ -20,7 +20,8 @@ from search.study.locks import FileLock, is_held
 
 __all__ = ["Counts", "Desk", "count"]
 
-WORKER, INTERRUPTED, FOLDER, REASON = "worker", "interrupted", "run_dir", "reason"
+WORKER, INTERRUPTED, FOLDER, REASON, TRIES = "worker", "interrupted", "run_dir", "reason", "tries"
+MAX_TRIES = 3  # deaths of a worker that one trial is given the blame for
 
 
 @dataclass(frozen=True)
@@ -111,19 +112,31 @@ class Desk:
             self._requeue(trial.number, reason)
 
     def recover(self) -> list[FrozenTrial]:
-        """Take back the running trials whose worker is dead, and return them.
+        """Take back the running trials whose worker is dead, and return them as they now stand.
 
-        A trial of another host is left alone: whether its worker lives cannot be seen from here.
+        Each is written again for another worker, unless it has been the death of `MAX_TRIES` workers: then it is a
+        failed trial. A trial of another host is left alone: whether its worker lives cannot be seen from here.
         """
         with self._lock:
             stale = [
-                trial
+                trial.number
                 for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
                 if self._is_stale(trial)
             ]
-            for trial in stale:
-                self._requeue(trial.number, "its worker died")
-            return stale
+            for number in stale:
+                self._bury(number)
+            trials = self.study.get_trials(deepcopy=False)
+            return [trials[number] for number in stale]
+
+    def _bury(self, number: int) -> None:
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        tries = int(frozen.user_attrs.get(TRIES, 1))
+        if tries < MAX_TRIES:
+            self._requeue(number, "its worker died", tries + 1)
+            return
+        reason = f"its worker died, {tries} times in a row: out of memory, or killed from outside"
+        self.study._storage.set_trial_user_attr(frozen._trial_id, REASON, reason)
+        self.study.tell(number, state=TrialState.FAIL)
 
     def _is_stale(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get(WORKER)
@@ -131,7 +144,7 @@ class Desk:
             return True
         return worker["host"] == platform.node() and not is_held(self._dir / WORKERS / worker["lock"])
 
-    def _requeue(self, number: int, reason: str) -> None:
+    def _requeue(self, number: int, reason: str, tries: int = 1) -> None:
         frozen = self.study.get_trials(deepcopy=False)[number]
         storage = self.study._storage  # `Study` has no public way to annotate a trial of a dead process
         storage.set_trial_user_attr(frozen._trial_id, INTERRUPTED, True)
@@ -140,7 +153,9 @@ class Desk:
         kept = {
             name: value for name, value in frozen.user_attrs.items() if name in ("cell", "overrides", "is_baseline")
         }
-        self.study.enqueue_trial(dict(frozen.params) or _asked(frozen), user_attrs={**kept, "retry_of": number})
+        self.study.enqueue_trial(
+            dict(frozen.params) or _asked(frozen), user_attrs={**kept, "retry_of": number, TRIES: tries}
+        )
 
 
 def _asked(trial: FrozenTrial) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.ledger.paths import WORKERS
 from search.ledger.record import close_abandoned
-from search.ledger.result import write_atomic
+from search.ledger.result import Status, write_atomic
 from search.ledger.secrets import mask
 from search.space.parameters import Parameter, Space, parse_space
-from search.study.claims import FOLDER, REASON, Desk, count
+from search.study.claims import FOLDER, INTERRUPTED, REASON, Desk, count
 from search.study.finals import best_arms, final_cells
 from search.study.identity import claim_identity
 from search.study.options import SweeperOptions, check_options, directions_of
@@ -153,7 +153,8 @@ class StudyRun:
         desk = Desk(study, self.study_dir)
         while True:
             for trial in desk.recover():
-                log.warning("%s trial %d was running when its worker died; it is run again", plan.phase, trial.number)
+                again = "it is run again" if trial.user_attrs.get(INTERRUPTED) else "it has failed"
+                log.warning("%s trial %d: %s; %s", plan.phase, trial.number, trial.user_attrs[REASON], again)
                 self._close_ledger(plan, trial)
             write(desk)
             now = count(study.get_trials(deepcopy=False))
@@ -216,7 +217,9 @@ class StudyRun:
     def _close_ledger(self, plan: Plan, trial: FrozenTrial) -> None:
         subdir = trial.user_attrs.get(FOLDER)
         if subdir:
-            close_abandoned(self.study_dir / subdir, plan.study_name, trial.number, plan.phase)
+            status: Status = "interrupted" if trial.user_attrs.get(INTERRUPTED) else "failed"
+            folder, reason = self.study_dir / subdir, trial.user_attrs[REASON]
+            close_abandoned(folder, plan.study_name, trial.number, plan.phase, status, reason)
 
     def _write_tables(self) -> None:
         if not any(self.study_dir.glob("*/*/result.json")):

@@ -78,3 +78,28 @@ def test_a_grid_takes_the_first_points_and_goes_on_later(study: optuna.Study, tm
         study.tell(trial, 0.0)
     assert asked == [0, 1, 2, 3]
     assert desk.top_up(9, points) == 0
+
+
+def test_a_trial_that_kills_every_worker_is_given_up(study: optuna.Study, tmp_path: Path) -> None:
+    desk = Desk(study, tmp_path)
+    desk.top_up(1)
+    for death in range(1, 4):
+        trial = desk.claim("dead.lock")
+        assert trial is not None
+        trial.suggest_int("x", 0, 100)
+        assert [trial.number for trial in desk.recover()] == [death - 1]
+    assert desk.claim("dead.lock") is None
+    assert count(study.trials).failed == 1
+    assert study.trials[2].user_attrs["reason"].startswith("its worker died, 3 times in a row")
+    assert len({trial.params["x"] for trial in study.trials}) == 1
+    assert desk.top_up(1) == 0
+
+
+def test_ctrl_c_is_not_held_against_a_trial(study: optuna.Study, tmp_path: Path) -> None:
+    desk = Desk(study, tmp_path)
+    desk.top_up(1)
+    for _ in range(5):
+        trial = desk.claim("w.lock")
+        assert trial is not None
+        desk.interrupt(trial, "Ctrl-C")
+    assert desk.claim("w.lock") is not None
