@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,10 @@ def read_wandb() -> Callable[[Path], WandbRun]:
 
     def read(folder: Path) -> WandbRun:
         (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-        return _read_run(file)
+        end = time.monotonic() + 60
+        while (run := _read_run(file)).exit_code is None and time.monotonic() < end:
+            time.sleep(0.05)  # `finish` returns; W&B's own process writes the file's end a moment later
+        return run
 
     return read
 
@@ -96,9 +100,9 @@ def _records(data: bytes) -> Iterator[bytes]:
             position += left
             continue
         _, size, kind = struct.unpack_from("<IHB", data, position)
-        if kind == 0:
-            return
         position += 7
+        if kind == 0 or position + size > len(data):  # padding, or a record that is still being written
+            return
         parts += data[position : position + size]
         position += size
         if kind in (1, 4):  # a whole record, or the last part of one
