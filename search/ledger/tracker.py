@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ __all__ = ["MODES", "Tracker", "TrackerConfig", "check_tracker"]
 
 log = logging.getLogger(__name__)
 MODES = ("offline", "online", "disabled")
+INIT_TIMEOUT = 30.0  # seconds that a trial waits for a server
 
 
 @dataclass
@@ -59,10 +60,21 @@ class Tracker:
         self._run: Any = None
         if config.mode == "disabled":
             return
+        facts = (folder, group, name, masked_tree(dict(trial_config)))
         try:
-            self._run = _start(config, folder, group, name, masked_tree(dict(trial_config)))
+            self._run = _start(config, *facts)
         except Exception as error:
-            log.warning("W&B could not start, the ledger goes on without it: %s", mask(str(error)))
+            log.warning("W&B could not start: %s", mask(str(error)))
+            if config.mode == "online":
+                self._start_offline(config, facts)
+
+    def _start_offline(self, config: TrackerConfig, facts: tuple[Path, str, str, dict[str, Any]]) -> None:
+        """Keep the run on disk while the server cannot be reached: `wandb sync` uploads it later."""
+        try:
+            self._run = _start(replace(config, mode="offline"), *facts)
+            log.warning("this trial is logged offline; upload it later: wandb sync %s/wandb/offline-run-*", facts[0])
+        except Exception as error:
+            log.warning("W&B could not start offline either, the ledger goes on without it: %s", mask(str(error)))
 
     @property
     def run_id(self) -> str | None:
@@ -103,7 +115,13 @@ def _start(config: TrackerConfig, folder: Path, group: str, name: str, trial_con
 
     (folder / "wandb").mkdir(parents=True, exist_ok=True)  # else W&B falls back to a temporary folder
     settings = wandb.Settings(
-        console="off", silent=True, x_disable_stats=True, x_disable_meta=True, save_code=False, disable_git=True
+        init_timeout=INIT_TIMEOUT,
+        console="off",
+        silent=True,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        save_code=False,
+        disable_git=True,
     )
     return wandb.init(
         mode=config.mode,  # type: ignore[arg-type]

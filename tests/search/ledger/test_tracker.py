@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import wandb
 
+import search.ledger.tracker as module
 from search.ledger.result import TrialResult
 from search.ledger.tracker import MODES, Tracker, TrackerConfig, check_tracker
 
@@ -120,7 +121,7 @@ def test_wandb_that_cannot_start_touches_nothing(
         tracker = tracked(tmp_path, TrackerConfig(mode="online"))
         tracker.finish(RESULT)
     assert tracker.run_id is None
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == 2  # online, then offline
     assert "no route to host" in caplog.text
     assert SECRET not in caplog.text
 
@@ -162,3 +163,21 @@ def test_the_modes(mode: str) -> None:
 def test_an_unknown_mode_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tracker\.mode=on.*offline, online, disabled"):
         Tracker(TrackerConfig(mode="on"), tmp_path, "demo", "name", {})
+
+
+def test_a_server_that_cannot_be_reached_leaves_an_offline_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_wandb: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = module._start
+
+    def unreachable(config: TrackerConfig, *facts: Any) -> Any:
+        if config.mode == "online":
+            raise TimeoutError("no answer")
+        return real(config, *facts)
+
+    monkeypatch.setattr(module, "_start", unreachable)
+    tracker = Tracker(TrackerConfig(mode="online"), tmp_path, "demo", "trial", {})
+    tracker.finish(TrialResult(study="demo", trial=0, phase="search", status="ok", seed=0))
+    assert read_wandb(tmp_path).summary["status"] == "ok"
+    assert "no answer" in caplog.text
+    assert "wandb sync" in caplog.text
