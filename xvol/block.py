@@ -5,17 +5,19 @@ B = batch, C = channels (I = in, O = out), H, W = height, width, g = groups, k =
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from xvol.branches.base import Branch, Geometry
-from xvol.fold import Kernel, norm_at_rest, pad_to_centre, sum_parallel
+from xvol.fold import Kernel, bias_only, dilate, norm_at_rest, pad_to_centre, sum_parallel
 from xvol.registry import branch_class
 from xvol.spec import CONV, BlockSpec
+from xvol.state import other_form
 
 __all__ = ["BlockSpec", "FusedXVolution2d", "XVolution2d"]
 
@@ -33,6 +35,8 @@ class XVolution2d(nn.Module):
     Raises:
         ValueError: one of the branches cannot stand in for such a convolution; the message says which and why.
     """
+
+    form: ClassVar[str] = "train"
 
     def __init__(
         self,
@@ -90,8 +94,7 @@ class XVolution2d(nn.Module):
         """Make `conv` and `norm` themselves, not copies, the block's conv branch and its norm.
 
         Does nothing in a block without conv branch. Where the branch has a kernel of another size it keeps its own
-        fresh
-        weights: the norm comes over with its affine part, and its running statistics start anew.
+        fresh weights: the norm comes over with its affine part, and its running statistics start anew.
         """
         if CONV not in self.branches:
             return
@@ -104,7 +107,8 @@ class XVolution2d(nn.Module):
         """The exact deploy twin of the block in eval mode; the block itself is left as it is.
 
         The paper's deploy form: all that is static becomes one convolution, what depends on x stays beside it without
-        norms.
+        norms. The form depends on the kind of the branches alone, not on their weights: a branch that was switched off
+        stays (`to_conv` looks at the weights).
 
         Returns:
             a plain `nn.Conv2d` if the whole block is static, else a `FusedXVolution2d`.
@@ -125,6 +129,47 @@ class XVolution2d(nn.Module):
         fused = FusedXVolution2d(conv, dynamic) if dynamic or conv is None else conv
         return fused.train(self.training)
 
+    def to_conv(self, strict: bool = True) -> nn.Conv2d:
+        """The one standard convolution that the block is in eval mode, if it is one; the block is left as it is.
+
+        The paper calls its deploy form "conditionally" one standard convolution. The condition: no branch depends on
+        the input. That is so without attention, with a BN weight of 0 after it, or with Q = 0; a query bias then is
+        static too, where the convolution's window can take it.
+
+        Args:
+            strict: False gives the static part of any block, and leaves out what depends on the input.
+
+        Raises:
+            ValueError: strict, and a branch depends on the input; the message says by how much. Or a norm keeps no
+                running statistics.
+        """
+        static, dynamic = self._static_and_dynamic()
+        conv = _as_conv(static, self.geometry).train(self.training)
+        if strict and dynamic:
+            loudness = {name: _loudness(branch, self.geometry.in_chs) for name, branch in dynamic.items()}
+            _refuse_dynamic({name: value for name, value in loudness.items() if value != 0}, conv)
+        return conv
+
+    def _static_and_dynamic(self) -> tuple[Kernel, dict[str, Branch]]:
+        """All that a convolution of any size can hold of the block, and the rest by name of branch, without norms."""
+        geo = self.geometry
+        kernels = [
+            bias_only(torch.zeros_like(norm_at_rest(norm)[1]), geo.in_chs // geo.groups) for *_, norm in self.parts()
+        ]
+        dynamic: dict[str, Branch] = {}
+        for name, branch, norm in self.parts():
+            reach = -(-getattr(branch, "shift", 1) // geo.dilation)
+            folded = branch.fold(norm, replace(geo, kernel_size=max(geo.kernel_size, 2 * reach + 1)))
+            scale_O, shift_O = norm_at_rest(norm)
+            if folded.dynamic is not None and not scale_O.any():  # whatever the branch gives, the norm gives its shift
+                kernels.append(bias_only(shift_O, geo.in_chs // geo.groups))
+                continue
+            if folded.static is not None:
+                kernels.append(folded.static)
+            if folded.dynamic is not None:
+                dynamic[name] = folded.dynamic
+        return sum_parallel(*kernels), dynamic
+
     def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The one convolution that the block is at each output pixel, in eval mode; an oracle for tests.
 
@@ -134,6 +179,9 @@ class XVolution2d(nn.Module):
         Returns:
             kernel_BHWOIkk: (B, H', W', O, I / g, k, k), of dilation 1, for a zero border and the block's stride.
             bias_O: (O,).
+
+        Raises:
+            ValueError: a branch is no convolution of a fixed size.
         """
         kernels, biases = [], []
         for _, branch, norm in self.parts():
@@ -147,6 +195,45 @@ class XVolution2d(nn.Module):
         total = torch.stack(grown).sum(0).unflatten(0, (*places, self.geometry.out_chs))
         return total, torch.stack(biases).sum(0)
 
+    def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The one standard convolution that the block is for each sample, in eval mode (ours).
+
+        For blocks whose branches are static or see the input through a sum over all pixels, such as `linear_global`.
+
+        Returns:
+            kernel_BOIkk: (B, O, I / g, k, k), of dilation 1, for a zero border and the block's stride.
+            bias_O: (O,).
+
+        Raises:
+            ValueError: a branch changes from pixel to pixel; the message names it.
+        """
+        kernels, biases = [], []
+        for name, branch, norm in self.parts():
+            scale_O, shift_O = norm_at_rest(norm)
+            kernel_BOIkk, bias_O = self._sample_kernel_of(name, branch, x_BCHW)
+            kernels.append(kernel_BOIkk * scale_O[:, None, None, None])
+            biases.append(bias_O * scale_O + shift_O)
+        size = max(kernel.shape[-1] for kernel in kernels)
+        grown = [pad_to_centre(kernel.flatten(0, 1), kernel.new_zeros(()), size)[0] for kernel in kernels]
+        total_BOIkk = torch.stack(grown).sum(0).unflatten(0, (x_BCHW.shape[0], self.geometry.out_chs))
+        return total_BOIkk, torch.stack(biases).sum(0)
+
+    def _sample_kernel_of(self, name: str, branch: Branch, x_BCHW: Tensor) -> Kernel:
+        if branch.has_sample_kernel:
+            return branch.sample_kernel(x_BCHW)
+        folded = branch.fold(_no_norm(self.geometry.out_chs, x_BCHW), None)
+        if folded.static is None or folded.dynamic is not None:
+            raise ValueError(
+                f"branch {name!r} is another convolution at each pixel, so the block is no single one for a sample: "
+                "dynamic_kernel(x) gives them all, fuse() the deploy form"
+            )
+        kernel_OIkk, bias_O = dilate(*folded.static, self.geometry.dilation)
+        return kernel_OIkk.expand(x_BCHW.shape[0], *kernel_OIkk.shape), bias_O
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        _refuse_other_form(self.form, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
 
 class FusedXVolution2d(nn.Module):
     """The deploy form: one static convolution plus what depends on the input, without norms.
@@ -155,6 +242,8 @@ class FusedXVolution2d(nn.Module):
         static: the static convolution with all biases; None in a block whose branches are all dynamic.
         dynamic: branches with their norms folded in.
     """
+
+    form: ClassVar[str] = "deploy"
 
     def __init__(self, static: nn.Conv2d | None, dynamic: Iterable[Branch]) -> None:
         super().__init__()
@@ -168,6 +257,44 @@ class FusedXVolution2d(nn.Module):
         for term in terms:
             y_BCHW = y_BCHW + term
         return y_BCHW
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        _refuse_other_form(self.form, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def _refuse_other_form(form: str, state_dict: Any, prefix: str) -> None:
+    told = other_form(form, state_dict, prefix.removesuffix("."))
+    if told is not None:
+        raise RuntimeError(told)
+
+
+def _no_norm(channels: int, like: Tensor) -> nn.BatchNorm2d:
+    """A norm that, at rest, changes nothing."""
+    norm = nn.BatchNorm2d(channels, eps=0.0, affine=False, device=like.device, dtype=like.dtype)
+    return norm.eval()
+
+
+@torch.no_grad()
+def _loudness(module: nn.Module, in_chs: int) -> float:
+    """Largest absolute output on two images of unit-normal noise, in float64.
+
+    An analytic function that is exactly 0 on noise is 0 everywhere.
+    """
+    twin = copy.deepcopy(module).to("cpu", torch.float64).eval()
+    noise_BCHW = torch.randn(2, in_chs, 9, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return float(twin(noise_BCHW).abs().max())
+
+
+def _refuse_dynamic(loudness: dict[str, float], static: nn.Conv2d) -> None:
+    if not loudness:
+        return
+    given = ", ".join(f"{name!r} gives up to {value:.3g}" for name, value in loudness.items())
+    raise ValueError(
+        f"the block is not one convolution, for its dynamic part depends on the input: on unit-normal images {given}, "
+        f"the static convolution up to {_loudness(static, static.in_channels):.3g}. fuse() gives the exact deploy form; "
+        "to_conv(strict=False) the static part alone"
+    )
 
 
 def _as_conv(kernel: Kernel, geometry: Geometry) -> nn.Conv2d:

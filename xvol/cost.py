@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from xvol.branches.base import Branch
 from xvol.probe import run_blank_image
 
 __all__ = ["count_macs", "count_params"]
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+# torch counts the attention kernels of accelerators, and not that of the CPU.
+_UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
 def count_params(model: nn.Module) -> int:
@@ -38,7 +47,7 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
 
     hooks = [module.register_forward_hook(correct) for module in model.modules() if isinstance(module, Branch)]
     try:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
             run_blank_image(model, input_size)
     finally:
         for hook in hooks:

@@ -8,6 +8,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
+import xvol.converted  # noqa: F401  # registers xvol_resnet50 and its like
+
 __all__ = ["ProxyResNet"]
 
 default_cfgs = generate_default_cfgs(

@@ -9,17 +9,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-__all__ = ["Call", "at_rest", "norm_after", "run_blank_image", "watch"]
+__all__ = ["Call", "at_rest", "norm_after", "run_blank_image", "takers", "watch"]
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass
 class Call:
-    """What one forward pass showed of a leaf module. Holding the tensors keeps their identities apart."""
+    """What one forward pass showed of a module. Holding the tensors keeps their identities apart.
+
+    Attributes:
+        took, gave: of its first run.
+        times: how often it ran.
+        reads: how many of torch's operations took what it gave, inside of modules or between them.
+    """
 
     took: Tensor
     gave: Tensor
     times: int = 1
+    reads: int = 0
 
 
 @contextmanager
@@ -63,13 +74,30 @@ def run_blank_image(model: nn.Module, input_size: tuple[int, int, int]) -> None:
             ) from error
 
 
+class _Readers(TorchDispatchMode):
+    """Counts the operations that take one of the tensors it is told of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for given in tree_leaves((args, kwargs)):
+            if isinstance(given, Tensor) and id(given) in self.reads:
+                self.reads[id(given)] += 1
+        return func(*args, **(kwargs or {}))
+
+
 def watch(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Call]:
-    """Record, by name, what each leaf module takes and gives on one blank image, and how often it runs.
+    """Record, by name, what each leaf module and each norm takes and gives on one blank image, and how often it runs.
+
+    Norms that hold an activation, such as timm's `BatchNormAct2d`, are no leaves and are recorded too.
 
     Raises:
         ValueError: the image does not go through the model.
     """
     calls: dict[str, Call] = {}
+    readers = _Readers()
 
     def watcher(fqn: str) -> Any:
         def record(_: nn.Module, took: tuple[Any, ...], gave: Any) -> None:
@@ -77,27 +105,37 @@ def watch(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Call]
                 calls[fqn].times += 1
             elif took and isinstance(took[0], Tensor) and isinstance(gave, Tensor):
                 calls[fqn] = Call(took[0], gave)
+                readers.reads.setdefault(id(gave), 0)
 
         return record
 
     hooks = [
         module.register_forward_hook(watcher(fqn))
         for fqn, module in model.named_modules()
-        if next(module.children(), None) is None
+        if next(module.children(), None) is None or isinstance(module, _NORMS)
     ]
     try:
-        run_blank_image(model, input_size)
+        with readers:
+            run_blank_image(model, input_size)
     finally:
         for hook in hooks:
             hook.remove()
+    for call in calls.values():
+        call.reads = readers.reads[id(call.gave)]
     return calls
 
 
+def takers(model: nn.Module, fqn: str, calls: dict[str, Call]) -> list[str]:
+    """Names of the modules that take what `fqn` gives, without those that hand it on as it is (`nn.Identity`)."""
+    names = [name for name, call in calls.items() if call.took is calls[fqn].gave]
+    return [name for name in names if not isinstance(model.get_submodule(name), nn.Identity)]
+
+
 def norm_after(model: nn.Module, fqn: str, calls: dict[str, Call]) -> str | None:
-    """Name of the one module that takes what `fqn` gives, if that is a plain BatchNorm2d with statistics, else None."""
-    takers = [name for name, call in calls.items() if call.took is calls[fqn].gave]
-    if len(takers) != 1 or calls[fqn].times != 1 or calls[takers[0]].times != 1:
+    """Name of the one reader of what `fqn` gives, if that is a plain BatchNorm2d with statistics, else None."""
+    names = takers(model, fqn, calls)
+    if len(names) != 1 or calls[fqn].reads != 1 or calls[fqn].times != 1 or calls[names[0]].times != 1:
         return None
-    norm = model.get_submodule(takers[0])
+    norm = model.get_submodule(names[0])
     plain = type(norm) is nn.BatchNorm2d and norm.track_running_stats and norm.affine
-    return takers[0] if plain else None
+    return names[0] if plain else None

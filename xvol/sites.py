@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from xvol.block import FusedXVolution2d, XVolution2d
 from xvol.branches.base import Geometry
-from xvol.probe import Call, norm_after, watch
+from xvol.probe import Call, takers, watch
+from xvol.stages import Stage, find_stages, place_of
 
-__all__ = ["Site", "sites"]
+__all__ = ["Refusal", "Site", "refused", "sites"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,7 @@ class Site:
         stage: from 1.
         block: index inside the stage, from 0.
         kernel, stride, padding, dilation, groups, in_chs, out_chs: of the convolution; windows are square.
-        norm_fqn: name of the BatchNorm2d that takes its output, and nothing else.
+        norm_fqn: name of the BatchNorm2d, or timm's BatchNormAct2d, that takes its output, and nothing else.
         in_size, out_size: (height, width) in pixels for the input size that was asked for.
         params: of the convolution alone.
         macs: of the convolution alone, for one image.
@@ -59,50 +63,126 @@ class Site:
         )
 
 
+class Refusal(NamedTuple):
+    """A spatial convolution inside a stage that no block can stand in for.
+
+    Attributes:
+        fqn: name of the convolution in the model.
+        reason: why, in words, e.g. "a LayerNorm2d takes its output; a block needs a BatchNorm2d there".
+    """
+
+    fqn: str
+    reason: str
+
+
 def sites(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> list[Site]:
     """The legal sites of `model`, in model order.
 
-    Legal is a Conv2d inside a stage whose window is square, larger than 1x1 and centred with a zero border, that is not
-    depthwise, runs once, and whose output goes to one BatchNorm2d. Only plain `nn.Conv2d` and `nn.BatchNorm2d` count:
-    timm's `BatchNormAct2d` holds its activation, so a sum cannot be put in front of it. Stems and heads are in no
-    stage, and blocks that were placed before are passed over. The model runs once, in eval mode, on one blank image;
-    its modes and statistics are left as they were.
+    Legal is an `nn.Conv2d` inside a stage whose window is square, larger than 1x1 and centred with a zero border, that
+    runs once, and whose output goes to one BatchNorm2d and nowhere else. The norm may be timm's `BatchNormAct2d`: the
+    block is then put before its activation. Groups, depthwise hosts included, strides, dilations and biases are
+    allowed. Stems and heads are in no stage, and blocks that were placed before are passed over. The model runs once,
+    in eval mode, on one blank image; its modes and statistics are left as they were.
 
     Args:
         model: a timm model, or one whose stages are top-level sequences of blocks.
         input_size: (C, H, W) of one image.
 
     Raises:
-        ValueError: the image does not go through the model, or the model has no legal site.
+        ValueError: the image does not go through the model, or the model has no legal site; the message counts the
+            reasons.
     """
-    calls = watch(model, input_size)
-    stages = _stages(model)
-    found = []
-    for fqn, conv in _outside_blocks(model):
-        place = _place(model, fqn, stages)
-        if place is None or type(conv) is not nn.Conv2d or fqn not in calls or not _is_spatial(conv):
-            continue
-        norm_fqn = norm_after(model, fqn, calls)
-        if norm_fqn is not None:
-            found.append(_site(fqn, conv, place, norm_fqn, calls[fqn]))
+    found, refusals, stages = _survey(model, input_size)
     if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no site for a block: that is an odd, centred, square Conv2d above 1x1, "
-            f"not depthwise, feeding a plain BatchNorm2d inside a stage ({len(stages)} stages were found"
-            f"{': ' + ', '.join(stages) if stages else ''}). Choose another backbone, such as resnet18"
-        )
+        raise ValueError(_no_site(model, refusals, stages))
     return found
 
 
-def _is_spatial(conv: nn.Conv2d) -> bool:
-    """Tell whether a branch could stand in: a centred square window above 1x1 with a zero border, not depthwise."""
-    pairs = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-    if any(isinstance(pair, str) or pair[0] != pair[1] for pair in pairs):
-        return False
-    size, padding, dilation = conv.kernel_size[0], conv.padding[0], conv.dilation[0]
-    centred = size % 2 == 1 and padding == dilation * (size - 1) // 2 and conv.padding_mode == "zeros"
-    depthwise = conv.groups > 1 and conv.groups == conv.in_channels
-    return size > 1 and centred and not depthwise
+def refused(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> list[Refusal]:
+    """Why each other spatial convolution inside the stages is no site, in model order.
+
+    Together with `sites` it accounts for every `nn.Conv2d`, subclasses included, that stands in a stage, outside of
+    placed blocks, and has a window above 1x1.
+
+    Raises:
+        ValueError: the image does not go through the model.
+    """
+    return _survey(model, input_size)[1]
+
+
+def _survey(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[list[Site], list[Refusal], list[Stage]]:
+    calls = watch(model, input_size)
+    stages = find_stages(model)
+    order = {fqn: position for position, (fqn, _) in enumerate(model.named_modules())}
+    found: list[Site] = []
+    refusals: list[Refusal] = []
+    for fqn, conv in _outside_blocks(model):
+        place = place_of(fqn, stages, order)
+        if place is None or not isinstance(conv, nn.Conv2d) or max(conv.kernel_size) == 1:
+            continue
+        reason = _window_fault(conv) or _flow_fault(model, fqn, calls)
+        if reason:
+            refusals.append(Refusal(fqn, reason))
+        else:
+            found.append(_site(fqn, conv, place, takers(model, fqn, calls)[0], calls[fqn]))
+    return found, refusals, stages
+
+
+def _no_site(model: nn.Module, refusals: list[Refusal], stages: list[Stage]) -> str:
+    counts = Counter(refusal.reason for refusal in refusals).most_common(3)
+    names = [stage.roots[-1] for stage in stages]
+    return (
+        f"{type(model).__name__} has no site for a block: that is an odd, centred, square Conv2d above 1x1 that "
+        f"feeds a BatchNorm2d inside a stage. {len(stages)} stages were found{': ' + ', '.join(names) if names else ''}"
+        f"; of their convolutions {len(refusals)} were refused"
+        f"{': ' + '; '.join(f'{count}x {reason}' for reason, count in counts) if counts else ''}. "
+        f"Choose another backbone, such as resnet18"
+    )
+
+
+def _window_fault(conv: nn.Conv2d) -> str | None:
+    """Why no branch could stand in for the convolution itself: anything but a centred square with a zero border."""
+    if type(conv) is not nn.Conv2d:
+        name = type(conv).__name__
+        same = ": its 'same' padding is lopsided under a stride and depends on the image" if "Same" in name else ""
+        return f"it is a {name}, not a plain Conv2d{same}"
+    for word, pair in (("kernel", conv.kernel_size), ("stride", conv.stride), ("dilation", conv.dilation)):
+        if pair[0] != pair[1]:
+            return f"its {word} {pair[0]}x{pair[1]} is not square"
+    size = conv.kernel_size[0]
+    if size % 2 == 0:
+        return f"its kernel {size}x{size} is even and has no centre"
+    centred = conv.dilation[0] * (size - 1) // 2
+    if conv.padding not in ("same", (centred, centred)):
+        return f"its padding {conv.padding} does not centre the window, which needs {centred}"
+    if conv.padding_mode != "zeros":
+        return f"its border is {conv.padding_mode!r}, not zero"
+    return None
+
+
+def _flow_fault(model: nn.Module, fqn: str, calls: dict[str, Call]) -> str | None:
+    """Why what the convolution gives does not go through one BatchNorm2d, once, and nowhere else."""
+    if fqn not in calls:
+        return "it does not run as a module in a forward pass"
+    if calls[fqn].times != 1:
+        return f"it runs {calls[fqn].times} times in one forward pass"
+    names = takers(model, fqn, calls)
+    norm = model.get_submodule(names[0]) if names else None
+    kind = type(norm).__name__
+    if norm is None or len(names) > 1 or calls[fqn].reads != 1:
+        return (
+            "no norm takes its output"
+            if not any(isinstance(model.get_submodule(name), nn.BatchNorm2d) for name in names)
+            else "its output goes to more than one place"
+        )
+    if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
+        return f"a {kind} takes its output; a block needs a BatchNorm2d there"
+    assert isinstance(norm, nn.BatchNorm2d)
+    if calls[names[0]].times != 1:
+        return f"its norm runs {calls[names[0]].times} times in one forward pass"
+    if not norm.affine or not norm.track_running_stats:
+        return f"its {kind} has no {'running statistics' if norm.affine else 'affine part'}"
+    return None
 
 
 def _site(fqn: str, conv: nn.Conv2d, place: tuple[int, int], norm_fqn: str, call: Call) -> Site:
@@ -113,7 +193,7 @@ def _site(fqn: str, conv: nn.Conv2d, place: tuple[int, int], norm_fqn: str, call
         block=place[1],
         kernel=conv.kernel_size[0],
         stride=conv.stride[0],
-        padding=int(conv.padding[0]),
+        padding=conv.dilation[0] * (conv.kernel_size[0] - 1) // 2,
         dilation=conv.dilation[0],
         groups=conv.groups,
         in_chs=conv.in_channels,
@@ -137,38 +217,3 @@ def _outside_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             inside = f"{fqn}." if fqn else ""
             continue
         yield fqn, module
-
-
-def _stages(model: nn.Module) -> list[str]:
-    """Names of the stages in model order: what `feature_info` names and holds convolutions, else by structure."""
-    info = getattr(model, "feature_info", None) or []
-    entries = getattr(info, "info", info)
-    modules = dict(model.named_modules())
-    named = [entry["module"] for entry in entries if isinstance(entry, dict) and entry.get("module") in modules]
-    stages = [name for name in named if _holds_blocks(modules[name])]
-    return stages or [name for name, child in model.named_children() if _is_sequence_of_blocks(child)]
-
-
-def _holds_blocks(module: nn.Module) -> bool:
-    """A stage has parts which have convolutions inside; a stem, which `feature_info` also names, is made of layers."""
-    return any(
-        inner is not part and isinstance(inner, nn.Conv2d) for part in module.children() for inner in part.modules()
-    )
-
-
-def _is_sequence_of_blocks(module: nn.Module) -> bool:
-    """A sequence whose items all have parts of their own; a stem's items are single layers."""
-    items = list(module.children()) if isinstance(module, (nn.Sequential, nn.ModuleList)) else []
-    return bool(items) and _holds_blocks(module) and all(next(item.children(), None) is not None for item in items)
-
-
-def _place(model: nn.Module, fqn: str, stages: list[str]) -> tuple[int, int] | None:
-    """(stage from 1, block from 0) of a module; None outside of all stages."""
-    for number, stage in enumerate(stages, start=1):
-        if fqn.startswith(f"{stage}."):
-            parts = fqn.removeprefix(f"{stage}.").split(".")
-            index = next((int(part) for part in parts if part.isdigit()), None)
-            if index is None:
-                index = [name for name, _ in model.get_submodule(stage).named_children()].index(parts[0])
-            return number, index
-    return None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from xvol.block import XVolution2d
@@ -26,8 +29,9 @@ def convert(
 
     The block's conv branch takes over the convolution and the norm themselves: weights, affine part, running statistics
     (so timm's `zero_init_last` is carried over, and parameters keep their identity). Where the norm was, an
-    `nn.Identity` is left. With gamma 0, the default beside a conv branch of the host's kernel, logits stay bitwise
-    equal in eval and in train mode. A block without conv branch starts afresh.
+    `nn.Identity` is left; of timm's `BatchNormAct2d`, its drop and its activation. With gamma 0, the default beside a
+    conv branch of the host's kernel, logits stay bitwise equal in eval and in train mode. A block without conv branch
+    starts afresh. Hosts that re-parameterise themselves (RepVGG's) no longer do once a block stands in them.
 
     Initialisation is equal across placements: seed torch, build the model, convert. The parameters of each branch are
     drawn from a stream of their own, derived from `torch.initial_seed()`, the site's name and the branch's; torch's
@@ -68,11 +72,42 @@ def _check(fqn: str, spec: BlockSpec, legal: Mapping[str, Site]) -> None:
 
 def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
     conv = cast(nn.Conv2d, model.get_submodule(site.fqn))
-    norm = cast(nn.BatchNorm2d, model.get_submodule(site.norm_fqn))
+    host_norm = cast(nn.BatchNorm2d, model.get_submodule(site.norm_fqn))
+    norm, rest = _part(host_norm)
     block = _build(site, spec, seed, norm).to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
     block.take_over(conv, norm)
     model.set_submodule(site.fqn, block)
-    model.set_submodule(site.norm_fqn, nn.Identity().train(norm.training))
+    model.set_submodule(site.norm_fqn, rest)
+    _keep_from_reparameterising(model, site.fqn)
+
+
+def _part(norm: nn.BatchNorm2d) -> tuple[nn.BatchNorm2d, nn.Module]:
+    """The plain norm, and what is left in its place: nothing, or the drop and the activation of a BatchNormAct2d."""
+    if not isinstance(norm, BatchNormAct2d):
+        return norm, nn.Identity().train(norm.training)
+    plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, device="meta")
+    plain._parameters.update(norm._parameters)
+    plain._buffers.update(norm._buffers)
+    rest = nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act))
+    plain.training = rest.training = norm.training
+    return plain, rest
+
+
+def _keep_from_reparameterising(model: nn.Module, fqn: str) -> None:
+    """Let `timm.utils.model.reparameterize_model` pass over the hosts around a block: it goes on to the block itself.
+
+    Such a host (RepVGG's, LeViT's) reads the weights of the convolution that is gone. It stays as it is, which is exact.
+    """
+    parts = fqn.split(".")
+    for depth in range(1, len(parts)):
+        host: Any = model.get_submodule(".".join(parts[:depth]))
+        for method in ("fuse", "reparameterize", "switch_to_deploy"):
+            if callable(getattr(host, method, None)):
+                setattr(host, method, partial(_itself, host))
+
+
+def _itself(module: nn.Module) -> nn.Module:
+    return module
 
 
 def _build(site: Site, spec: BlockSpec, seed: int, norm: nn.BatchNorm2d) -> XVolution2d:

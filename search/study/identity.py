@@ -14,7 +14,7 @@ __all__ = ["claim_identity", "flatten"]
 
 ATTRIBUTE = "identity"
 # where a trial runs and who watches it does not change what it finds
-FREE = ("tracker.", "device", "threads", "data.root", "data.download")
+FREE = ("tracker.", "device", "threads", "checkpoint", "data.root", "data.download")
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from search.ledger.tracker import check_tracker
 from search.trial.config import Config, typed
-from search.trial.recipe import check_objectives
+from search.trial.recipe import CHECKPOINTS, check_objectives
 
 __all__ = ["check_trial", "check_values"]
 
@@ -27,6 +27,8 @@ def check_values(config: Config) -> None:
     check_tracker(config.tracker)
     if config.threads < 1:
         raise ValueError(f"threads={config.threads}: at least 1")
+    if config.checkpoint not in CHECKPOINTS:
+        raise ValueError(f"checkpoint={config.checkpoint}: allowed are {', '.join(CHECKPOINTS)}")
 
 
 def check_trial(composed: Any) -> dict[str, Any]:

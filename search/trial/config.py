@@ -24,6 +24,8 @@ class Config:
         seed: seeds initialisation, data order and augmentation; not the splits (`data.split_seed`).
         device: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1", "mps".
         threads: torch threads of a process; one a process and a process a core is fastest at proxy sizes.
+        checkpoint: which trials keep their evaluated weights as `checkpoint.pt`, for `xvol-export`: "never", "final"
+            (the final re-evaluation and single runs, not the search), "always".
         objectives: what the trial returns to a study, in the order of `hydra.sweeper.direction`.
     """
 
@@ -37,6 +39,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     threads: int = 1
+    checkpoint: str = "final"
     objectives: list[str] = field(default_factory=lambda: ["val_top1"])
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["OBJECTIVES", "SCHEDULES", "MeasureConfig", "TrainConfig", "check_objectives"]
+__all__ = ["CHECKPOINTS", "OBJECTIVES", "SCHEDULES", "MeasureConfig", "TrainConfig", "check_objectives"]
 
 SCHEDULES = ("onecycle", "cosine", "constant")
+CHECKPOINTS = ("never", "final", "always")
 # what a study may optimise: never anything of the test split
 OBJECTIVES = (
     "val_top1",

@@ -19,6 +19,7 @@ from search.ledger.secrets import mask
 from search.ledger.tracker import Tracker
 from search.space.architecture import Architecture
 from search.trial.check import check_values
+from search.trial.checkpoint import is_kept, save_checkpoint
 from search.trial.config import Config, recipe_hash, typed
 from search.trial.datasets.batches import Batches
 from search.trial.datasets.load import Data, load_data
@@ -131,6 +132,8 @@ def _train_and_measure(
         result.test_top1, result.test_loss = score.top1, score.loss
     if device.type == "cuda":
         result.peak_memory_mb = torch.cuda.max_memory_allocated(device) / 2**20
+    if is_kept(config.checkpoint, result.phase):
+        save_checkpoint(network, record.folder)
     costs = measure(network, (data.channels, data.image_size, data.image_size), config.measure, config.seed)
     for name, value in vars(costs).items():
         setattr(result, name, value)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from xvol import BlockSpec, XVolution2d, count_params
+from xvol import BlockSpec, XVolution2d, branch_class, branch_names, count_params
 from xvol.block import FusedXVolution2d
 from xvol.reference import apply_dynamic_kernel
 
@@ -152,3 +152,119 @@ def test_a_norm_without_statistics_cannot_be_fused() -> None:
 def test_refuses_what_a_branch_cannot_stand_in_for() -> None:
     with pytest.raises(ValueError, match="kernel_size=2 is even"):
         XVolution2d(4, 4, kernel_size=2)
+
+
+def silence(block: XVolution2d, name: str, how: str) -> None:
+    """Make a branch independent of the input: through its norm, or through its query."""
+    if how == "gamma":
+        nn.init.zeros_(block.norms[name].weight)
+    else:
+        nn.init.zeros_(block.branches[name].query.weight)
+
+
+STATIC = [
+    (BlockSpec(("conv",)), None),
+    (BlockSpec.make(options={"conv": {"kernel": 5}}), "gamma"),
+    (BlockSpec.make(options={"pssa": {"border": "replicate", "q_bias": True}}), "gamma"),
+    (BlockSpec(), "query"),
+    (BlockSpec.make(options={"pssa": {"q_bias": True, "shift": 2, "rank": 2}}), "query"),
+    (BlockSpec.make(["pssa"], {"pssa": {"q_bias": True, "directions": 4}}), "query"),
+    (BlockSpec.make(["pssa"]), "gamma"),
+]
+
+
+@pytest.mark.parametrize("geometry", [{}, {"stride": 2, "groups": 2}, {"kernel_size": 5, "groups": 4}], ids=str)
+@pytest.mark.parametrize(("spec", "how"), STATIC, ids=str)
+def test_a_static_block_is_one_convolution(
+    spec: BlockSpec, how: str | None, geometry: dict[str, int], randomise: Randomise
+) -> None:
+    block = randomise(XVolution2d(4, 8, spec=spec, dtype=torch.float64, **geometry)).eval()
+    if how:
+        silence(block, "pssa", how)
+    before = copy.deepcopy(block.state_dict())
+    conv = block.to_conv()
+    assert type(conv) is nn.Conv2d
+    for size in SIZES:
+        x = torch.randn(2, 4, *size, dtype=torch.float64)
+        torch.testing.assert_close(conv(x), block(x), rtol=1e-10, atol=1e-10)
+    assert all(torch.equal(value, before[key]) for key, value in block.state_dict().items())
+    assert not {id(parameter) for parameter in conv.parameters()} & {id(parameter) for parameter in block.parameters()}
+
+
+def test_a_static_block_under_dilation_is_one_convolution(randomise: Randomise) -> None:
+    spec = BlockSpec.make(options={"pssa": {"q_bias": True, "shift": 4}})
+    block = randomise(XVolution2d(4, 8, dilation=2, spec=spec, dtype=torch.float64)).eval()
+    silence(block, "pssa", "query")
+    conv = block.to_conv()
+    assert (conv.kernel_size, conv.dilation, conv.padding) == ((5, 5), (2, 2), (4, 4))
+    x = torch.randn(2, 4, 9, 7, dtype=torch.float64)
+    torch.testing.assert_close(conv(x), block(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_dynamic_block_is_refused_with_how_dynamic_it_is(randomise: Randomise) -> None:
+    block = randomise(XVolution2d(4, 8, spec=BlockSpec.make(gamma=1.0)))
+    with pytest.raises(ValueError, match=r"'pssa' gives up to \d\S*, the static convolution up to \d") as refusal:
+        block.to_conv()
+    nn.init.zeros_(block.norms["pssa"].weight)
+    nn.init.constant_(block.norms["pssa"].weight[:1], 1e-30)  # as little as float32 can make of it
+    with pytest.raises(ValueError, match=r"'pssa' gives up to \d\S*e-(29|3\d)"):
+        block.to_conv()
+    assert "strict=False" in str(refusal.value)
+
+
+def test_what_no_zero_padded_window_can_hold_is_refused(randomise: Randomise) -> None:
+    """A query bias alone is a convolution; with a replicated border, or between the taps, it is another one."""
+    for options, dilation in (({"border": "replicate"}, 1), ({"shift": 1}, 2)):
+        spec = BlockSpec.make(options={"pssa": {"q_bias": True, **options}})
+        block = randomise(XVolution2d(4, 8, dilation=dilation, spec=spec))
+        silence(block, "pssa", "query")
+        with pytest.raises(ValueError, match="'pssa' gives up to"):
+            block.to_conv()
+
+
+def test_the_static_part_of_a_dynamic_block(randomise: Randomise) -> None:
+    """What is left of the block where the query sees nothing."""
+    block = randomise(XVolution2d(4, 8, spec=SPECS[3], dtype=torch.float64)).eval()
+    static = block.to_conv(strict=False)
+    silence(block, "pssa", "query")
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(static(x), block(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_broken_weight_is_not_taken_for_silence() -> None:
+    block = XVolution2d(4, 4, spec=BlockSpec.make(gamma=1.0))
+    block.branches["pssa"].query.weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match="'pssa' gives up to nan"):
+        block.to_conv()
+
+
+@pytest.mark.parametrize("geometry", [{}, {"stride": 2, "groups": 2, "dilation": 2}], ids=str)
+def test_a_static_block_is_the_same_convolution_for_each_sample(geometry: dict[str, int], randomise: Randomise) -> None:
+    block = randomise(XVolution2d(4, 8, spec=BlockSpec(("conv",)), dtype=torch.float64, **geometry)).eval()
+    x = torch.randn(3, 4, 6, 7, dtype=torch.float64)
+    check_sample_kernel(block, x)
+
+
+def check_sample_kernel(block: XVolution2d, x: torch.Tensor) -> None:
+    kernel_BOIkk, bias_O = block.sample_kernel(x)
+    assert kernel_BOIkk.shape[:2] == (x.shape[0], block.geometry.out_chs)
+    shape = {"stride": block.geometry.stride, "groups": block.geometry.groups}
+    size = kernel_BOIkk.shape[-1]
+    each = [
+        nn.functional.conv2d(image[None], kernel, bias_O, padding=size // 2, **shape)
+        for image, kernel in zip(x, kernel_BOIkk, strict=True)
+    ]
+    torch.testing.assert_close(torch.cat(each), block(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name in branch_names() if branch_class(name).has_sample_kernel])
+@pytest.mark.parametrize("geometry", [{}, {"stride": 2, "groups": 2}], ids=str)
+def test_one_convolution_for_each_sample(name: str, geometry: dict[str, int], randomise: Randomise) -> None:
+    spec = BlockSpec(("conv", name))
+    block = randomise(XVolution2d(4, 8, spec=spec, dtype=torch.float64, **geometry)).eval()
+    check_sample_kernel(block, torch.randn(3, 4, 5, 6, dtype=torch.float64))
+
+
+def test_a_branch_that_changes_from_pixel_to_pixel_has_no_sample_kernel() -> None:
+    with pytest.raises(ValueError, match=r"branch 'pssa' is another convolution at each pixel.*dynamic_kernel"):
+        XVolution2d(4, 8).sample_kernel(torch.randn(1, 4, 5, 5))

@@ -82,3 +82,28 @@ def test_norms_of_plain_convolutions_are_taken_in_on_request(name: str, policy: 
     assert xvol.fuse_error(model, fused, x) < 1e-10 * scale
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_the_report_tells_both_precisions(randomise: Randomise) -> None:
+    model = randomise(converted("xvol_proxy_resnet", "stage[2-3]", xvol.BlockSpec.make(gamma=1.0))).train()
+    state = copy.deepcopy(model.state_dict())
+    report = xvol.fuse_report(model, (3, 32, 32))
+    assert 0 < report.error_float64 < 1e-12 * report.largest
+    assert 1e-9 * report.largest < report.error_float32 < 1e-4 * report.largest
+    assert (report.blocks, report.collapsed) == (4, 0)
+    assert (report.params, report.params_fused) == (xvol.count_params(model), xvol.count_params(xvol.fuse(model)))
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert model.training
+    assert next(model.parameters()).dtype == torch.float32
+    assert f"{report.blocks} blocks fused, 0 of them" in str(report)
+
+
+def test_the_report_on_given_images_of_a_block_and_of_plain_norms(randomise: Randomise) -> None:
+    block = randomise(xvol.XVolution2d(4, 4, spec=xvol.BlockSpec(("conv",))))
+    report = xvol.fuse_report(block, torch.randn(1, 4, 5, 5))
+    assert (report.blocks, report.collapsed) == (1, 1)
+    plain = randomise(timm.create_model("xvol_proxy_resnet"))
+    assert xvol.fuse_report(plain, (3, 32, 32)).error_float64 == 0.0
+    taken_in = xvol.fuse_report(plain, (3, 32, 32), plain=True)
+    assert taken_in.params_fused < taken_in.params
+    assert taken_in.error_float64 < 1e-12 * taken_in.largest

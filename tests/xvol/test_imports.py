@@ -26,7 +26,8 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports(path: Path) -> None:
-    assert imported(path) - set(sys.stdlib_module_names) <= {"torch", "timm", "xvol"}
+    allowed = {"torch", "timm", "xvol"} | ({"triton"} if path.name == "triton_source.py" else set())
+    assert imported(path) - set(sys.stdlib_module_names) <= allowed
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from xvol.reference import apply_dynamic_kernel, product_shifted, ungroup
+from xvol.reference import (
+    apply_dynamic_kernel,
+    apply_sample_kernel,
+    attend_globally,
+    inner_shifted,
+    product_shifted,
+    ungroup,
+)
 
 
 @pytest.mark.parametrize(("stride", "groups", "size"), [(1, 1, 3), (2, 2, 5), (3, 4, 1)])
@@ -35,3 +42,34 @@ def test_shifts_look_where_they_say(border: str) -> None:
                 row, column = max(row, 0), min(column, 3)
             seen = x[0, 0, row, column].item() if 0 <= row < 3 and 0 <= column < 4 else 0.0
             assert y[0, 0, i, j].item() == pytest.approx(x[0, 0, i, j].item() * seen)
+
+
+@pytest.mark.parametrize(("stride", "groups", "size"), [(1, 1, 3), (2, 2, 5), (3, 4, 1)])
+def test_a_kernel_for_each_sample_is_a_convolution_of_each(stride: int, groups: int, size: int) -> None:
+    convs = [nn.Conv2d(4, 8, size, stride=stride, padding=size // 2, groups=groups, bias=False) for _ in range(2)]
+    x = torch.randn(2, 4, 6, 7)
+    expected = torch.cat([conv(sample) for conv, sample in zip(convs, x.split(1), strict=True)])
+    kernel, bias = torch.stack([conv.weight for conv in convs]), torch.arange(8.0)
+    y = apply_sample_kernel(x, kernel, bias, stride=stride, groups=groups)
+    torch.testing.assert_close(y, expected + bias[:, None, None])
+
+
+def test_inner_products_weigh_the_shifted_values() -> None:
+    """Two channels in one head, all maps the identity: y(i, j) = <x(i, j), x(i + 1, j)> x(i + 1, j) / 2, by hand."""
+    x = torch.randn(1, 2, 3, 2, dtype=torch.float64)
+    eye = torch.eye(2, dtype=torch.float64)
+    y = inner_shifted(x, eye, None, eye, eye, torch.ones(1, 1, dtype=torch.float64), eye, [(1, 0)])
+    expected = torch.zeros_like(x)
+    for i in range(2):
+        for j in range(2):
+            expected[0, :, i, j] = (x[0, :, i, j] @ x[0, :, i + 1, j]) * x[0, :, i + 1, j] / 2
+    torch.testing.assert_close(y, expected)
+
+
+def test_global_softmax_is_that_of_torch() -> None:
+    layer = nn.MultiheadAttention(4, 2, bias=False, batch_first=True, dtype=torch.float64)
+    x = torch.randn(2, 4, 3, 2, dtype=torch.float64)
+    query, key, value = layer.in_proj_weight.chunk(3)
+    y = attend_globally(x, query, None, key, value, layer.out_proj.weight, heads=2, softmax=True)
+    sequence = x.flatten(2).mT
+    torch.testing.assert_close(y.flatten(2).mT, layer(sequence, sequence, sequence)[0])

@@ -4,10 +4,11 @@ from collections import Counter
 import pytest
 import timm
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 import xvol
-from xvol.sites import Site, sites
+from xvol.sites import Site, refused, sites
 
 SIZE = (3, 64, 64)
 
@@ -93,8 +94,16 @@ class Parts(nn.Module):
         self.mirrored = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
         self.twice = nn.Conv2d(8, 8, 3, padding=1)
         self.unnormed = nn.Conv2d(8, 8, 3, padding=1)
+        self.worded = nn.Conv2d(8, 8, 3, padding="same")
+        self.valid = nn.Conv2d(8, 8, 3, padding="valid")
+        self.raw = nn.Conv2d(8, 8, 3, padding=1)
+        self.bare = nn.Conv2d(8, 8, 3, padding=1)
+        self.layered = nn.Conv2d(8, 8, 3, padding=1)
+        self.idle = nn.Conv2d(8, 8, 3, padding=1)
         names = ("good", "shared", "apart", "depthwise", "pointwise", "cut", "flat", "even", "mirrored", "twice")
-        self.norms = nn.ModuleDict({name: nn.BatchNorm2d(8) for name in names})
+        self.norms = nn.ModuleDict({name: nn.BatchNorm2d(8) for name in (*names, "worded", "valid", "raw")})
+        self.norms["bare"] = nn.BatchNorm2d(8, affine=False)
+        self.norms["layered"] = nn.GroupNorm(2, 8)
         self.look = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,7 +111,9 @@ class Parts(nn.Module):
         y = self.shared(x)
         x = self.norms["shared"](y) + self.look(y)
         x = self.norms["apart"](self.apart(x) + 1)
-        for name in ("depthwise", "pointwise", "cut", "flat", "even", "mirrored"):
+        y = self.raw(x)
+        x = self.norms["raw"](y) + y.relu()
+        for name in ("depthwise", "pointwise", "cut", "flat", "even", "mirrored", "worded", "valid", "bare", "layered"):
             x = self.norms[name](getattr(self, name)(x))
         return self.unnormed(self.twice(self.norms["twice"](self.twice(x))))
 
@@ -119,14 +130,79 @@ class Home(nn.Module):
         return self.body(self.stem(x)).mean((2, 3))
 
 
-def test_only_what_feeds_one_plain_norm_is_legal() -> None:
+def test_only_what_feeds_one_norm_is_legal_and_all_else_has_its_reason() -> None:
     found = sites(Home(), (3, 16, 16))
-    assert [(site.fqn, site.stage, site.block) for site in found] == [("body.0.good", 1, 0), ("body.1.good", 1, 1)]
+    legal = ("good", "depthwise", "worded")
+    assert [(site.fqn, site.stage, site.block) for site in found] == [
+        (f"body.{block}.{name}", 1, block) for block in (0, 1) for name in legal
+    ]
+    assert [site.padding for site in found] == [1] * 6, "padding='same' is written in pixels"
+    reasons = {fqn: reason for fqn, reason in refused(Home(), (3, 16, 16)) if fqn.startswith("body.1.")}
+    assert reasons == {
+        "body.1.shared": "its output goes to more than one place",
+        "body.1.raw": "its output goes to more than one place",
+        "body.1.apart": "no norm takes its output",
+        "body.1.cut": "its padding (0, 0) does not centre the window, which needs 1",
+        "body.1.flat": "its kernel 1x3 is not square",
+        "body.1.even": "its kernel 2x2 is even and has no centre",
+        "body.1.mirrored": "its border is 'reflect', not zero",
+        "body.1.twice": "it runs 2 times in one forward pass",
+        "body.1.unnormed": "no norm takes its output",
+        "body.1.valid": "its padding valid does not centre the window, which needs 1",
+        "body.1.bare": "its BatchNorm2d has no affine part",
+        "body.1.layered": "a GroupNorm takes its output; a block needs a BatchNorm2d there",
+        "body.1.idle": "it does not run as a module in a forward pass",
+    }
 
 
-def test_a_norm_with_its_activation_inside_is_no_place_for_a_sum() -> None:
-    with pytest.raises(ValueError, match=r"RegNet has no site.*Choose another backbone"):
-        sites(timm.create_model("regnetx_002"), SIZE)
+FAMILIES = {
+    "resnext26ts": ([2, 2, 2, 2], {}),
+    "regnety_002": ([1, 1, 4, 7], {}),
+    "resnetv2_18": ([2, 2, 2, 2], {"no norm takes its output": 8}),
+    "repvgg_a0": ([2, 4, 14, 1], {}),
+    "mobilenetv2_035": ([1, 2, 3, 7, 4], {}),
+    "mobilenetv3_small_050": ([1, 2, 5, 3], {}),
+    "tf_efficientnet_lite0": ([1, 1, 1, 5, 4], {"it is a Conv2dSame": 4}),
+    "convnext_atto": ([], {"a LayerNorm2d takes its output": 12, "its kernel 2x2 is even": 3}),
+    "densenet121": ([], {"no norm takes its output": 58}),
+    "vgg11_bn": ([1, 1, 2, 2, 2], {}),
+    "vgg11": ([], {"no norm takes its output": 8}),
+    "dla46_c": ([2, 4, 4, 2], {}),
+    "hrnet_w18_small": ([12, 17, 27], {}),
+    "cspresnet50": ([3, 4, 6, 3], {}),
+    "darknet17": ([2, 2, 2, 2, 2], {}),
+    "rexnet_100": ([1, 2, 2, 6, 5], {}),
+    "mobilevit_xxs": ([1, 3, 3, 3, 3], {}),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(name: str) -> None:
+    """Sites in each stage, and what is refused; every spatial convolution of the stages is one or the other."""
+    counts, reasons = FAMILIES[name]
+    arguments = {"num_classes": 0} if name.startswith("vgg") else {}
+    with torch.device("meta"):
+        model = timm.create_model(name, **arguments)
+    found = sites(model, SIZE) if counts else []
+    assert Counter(site.stage for site in found) == dict(enumerate(counts, start=1))
+    given = Counter(refusal.reason for refusal in refused(model, SIZE))
+    assert {start: sum(n for reason, n in given.items() if reason.startswith(start)) for start in reasons} == reasons
+    assert sum(given.values()) == sum(reasons.values())
+
+
+def test_depthwise_and_norms_with_activations_are_sites() -> None:
+    model = timm.create_model("mobilenetv2_035")
+    found = sites(model, SIZE)
+    assert all(site.groups == site.in_chs == site.out_chs for site in found)
+    assert all(type(model.get_submodule(site.norm_fqn)) is BatchNormAct2d for site in found)
+    assert [site.block for site in found if site.stage == 4] == list(range(7)), "blocks.3 and blocks.4 are one stage"
+
+
+def test_a_model_without_a_site_says_why() -> None:
+    with pytest.raises(
+        ValueError, match=r"ConvNeXt has no site.*4 stages.*15 were refused: 12x a LayerNorm2d.*resnet18"
+    ):
+        sites(timm.create_model("convnext_atto"), SIZE)
 
 
 def test_models_without_stages_and_wrong_sizes() -> None:

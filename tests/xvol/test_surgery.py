@@ -2,10 +2,12 @@
 
 import copy
 import io
+import pickle
 
 import pytest
 import timm
 import torch
+from timm.utils.model import reparameterize_model
 from torch import nn
 
 import xvol
@@ -54,6 +56,80 @@ def test_logits_stay_bitwise_equal(name: str, policy: str) -> None:
         assert torch.equal(model.eval()(x), twin.eval()(x))
         assert torch.equal(model.train()(x), twin.train()(x))
         assert torch.equal(model.eval()(x), twin.eval()(x))
+
+
+FAMILIES = [
+    "resnext26ts",
+    "regnety_002",
+    "resnetv2_18",
+    "repvgg_a0",
+    "mobilenetv2_035",
+    "mobilenetv3_small_050",
+    "tf_efficientnet_lite0",
+    "dla46_c",
+    "cspresnet50",
+    "mobilevit_xxs",
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(name: str) -> None:
+    """Logits bitwise equal in eval and train mode, dropout and stochastic depth included; fused within float64's reach."""
+    model = build(name, drop_rate=0.1)
+    for parameter in model.parameters():  # behind a zero-initialised norm or head all would be equal
+        if (parameter == parameter.flatten()[0]).all():
+            parameter.data.add_(0.2 * torch.randn_like(parameter))
+    size = (3, 64, 64)
+    chosen = xvol.sites(model, size)
+    spec = xvol.BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}})
+    twin = xvol.convert(copy.deepcopy(model), {site.fqn: spec for site in chosen}, size)
+    assert sum(isinstance(module, xvol.XVolution2d) for module in twin.modules()) == len(chosen)
+    x = torch.randn(2, *size)
+    with torch.no_grad():
+        for training in (False, True, False):
+            logits = []
+            for each in (model, twin):
+                torch.manual_seed(1)
+                logits.append(each.train(training)(x))
+            assert torch.equal(*logits)
+        twin.double()
+        for block in (module for module in twin.modules() if isinstance(module, xvol.XVolution2d)):
+            nn.init.normal_(block.norms["pssa"].weight, std=0.1)
+        spoken = twin(x.double())
+        scale = spoken.abs().max().item()
+        assert (spoken - model.double()(x.double())).abs().max() > 1e-6 * scale, "the branches must be felt"
+    fused = xvol.fuse(twin)
+    assert xvol.fuse_error(twin, fused, x.double()) < 1e-9 * scale
+    assert xvol.fuse_error(fused, reparameterize_model(twin), x.double()) < 1e-9 * scale
+
+
+def test_a_norm_with_its_activation_is_parted() -> None:
+    """The block goes before the activation: the norm is plain, its parameters and statistics are the host's own."""
+    model = build("mobilenetv2_035", act_layer=nn.SiLU)
+    host = model.blocks[1][0]
+    norm, drop, act = host.bn2, host.bn2.drop, host.bn2.act
+    norm.eps, norm.momentum = 1e-3, 0.02
+    norm.eval()
+    xvol.convert(model, {"blocks.1.0.conv_dw": SPEC}, (3, 64, 64))
+    taken = host.conv_dw.norms["conv"]
+    assert type(taken) is nn.BatchNorm2d
+    assert taken.weight is norm.weight
+    assert taken.bias is norm.bias
+    assert taken.running_var is norm.running_var
+    assert (taken.eps, taken.momentum, taken.training) == (1e-3, 0.02, False)
+    assert (host.bn2.drop, host.bn2.act) == (drop, act)
+    assert not host.bn2.training
+
+
+def test_hosts_that_reparameterise_themselves_are_left_standing() -> None:
+    """A RepVGG block with a block inside stays; its neighbours still go through timm's re-parameterisation."""
+    model = build("repvgg_a0").eval()
+    xvol.convert(model, {"stages.0.0.conv_kxk.conv": SPEC}, (3, 64, 64))
+    deployed = pickle.loads(pickle.dumps(reparameterize_model(copy.deepcopy(model))))
+    assert hasattr(deployed.stages[0][0], "conv_1x1")
+    assert not hasattr(deployed.stages[0][1], "conv_1x1")
+    x = torch.randn(1, 3, 64, 64)
+    assert xvol.fuse_error(model, deployed, x) < 1e-4
 
 
 def test_host_parameters_keep_their_identity_and_their_flags() -> None:

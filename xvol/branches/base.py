@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -93,7 +93,14 @@ class Branch(nn.Module, ABC):
     `(in_chs, out_chs, *, kernel_size=3, stride=1, dilation=1, groups=1, device=None, dtype=None)` and, keyword-only
     and with defaults, their options, which they pass on to be checked. They register with `@register_branch(name)` and
     must pass `tests/xvol/test_contract.py`.
+
+    Attributes:
+        has_dynamic_kernel: the branch is exactly one convolution at each output pixel; `dynamic_kernel` gives it.
+        has_sample_kernel: the branch is exactly one convolution for each sample; `sample_kernel` gives it.
     """
+
+    has_dynamic_kernel: ClassVar[bool] = True
+    has_sample_kernel: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -146,15 +153,39 @@ class Branch(nn.Module, ABC):
                 the branch as a whole is static.
         """
 
-    @abstractmethod
     def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The convolution that the branch is at each output pixel; an oracle for tests, never a deploy path.
+
+        A branch with a sample kernel need not write its own: it is the same at each pixel.
 
         Returns:
             kernel_BHWOIkk: (B, H', W', O, I / g, k, k), of dilation 1, to be applied with a zero border at the branch's
                 stride (`xvol.reference.apply_dynamic_kernel`).
             bias_O: (O,).
+
+        Raises:
+            ValueError: the branch is no convolution of a fixed size (`has_dynamic_kernel` is False).
         """
+        if not self.has_sample_kernel:
+            raise ValueError(
+                f"{type(self).__name__} has no dynamic kernel: it is no convolution of a fixed size, whatever its input"
+            )
+        kernel_BOIkk, bias_O = self.sample_kernel(x_BCHW)
+        height, width = ((size - 1) // self.geometry.stride + 1 for size in x_BCHW.shape[2:])
+        return kernel_BOIkk[:, None, None].expand(-1, height, width, -1, -1, -1, -1), bias_O
+
+    def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The one convolution that the branch is for each sample: exact, and a deploy path where samples are few.
+
+        Returns:
+            kernel_BOIkk: (B, O, I / g, k, k), of dilation 1, to be applied with a zero border at the branch's stride
+                (`xvol.reference.apply_sample_kernel`).
+            bias_O: (O,).
+
+        Raises:
+            ValueError: the branch is not one convolution for each sample (`has_sample_kernel` is False).
+        """
+        raise ValueError(f"{type(self).__name__} has no sample kernel: it is not one convolution for each sample")
 
     def take_over(self, host: nn.Conv2d) -> bool:
         """Become the host convolution, if the branch can: True if it now computes exactly what the host did."""

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from xvol.branches.base import Branch, Folded, Geometry
-from xvol.fold import dilate, fold_norm
+from xvol.branches.options import check_odd
+from xvol.branches.static import static_dynamic_kernel
+from xvol.fold import fold_norm
 from xvol.registry import register_branch
 
 __all__ = ["Conv"]
@@ -64,13 +66,7 @@ class Conv(Branch):
     @classmethod
     def check_options(cls, **options: Any) -> None:
         """Refuse an even or non-positive kernel."""
-        kernel = options.get("kernel")
-        if kernel is not None and (
-            isinstance(kernel, bool) or not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0
-        ):
-            raise ValueError(
-                f"conv: kernel={kernel!r} must be an odd whole number of at least 1, or None for the host's"
-            )
+        check_odd("conv", options, "kernel", otherwise="the host's")
 
     def reset_parameters(self) -> None:
         """Initialise as timm's ResNet does: Kaiming normal over the fan out; a bias starts at zero."""
@@ -98,6 +94,4 @@ class Conv(Branch):
         """The same kernel at each pixel, its dilation written out as zeros."""
         weight = self.conv.weight
         bias_O = weight.new_zeros(self.geometry.out_chs) if self.conv.bias is None else self.conv.bias
-        kernel_OIkk, _ = dilate(weight, bias_O, self.geometry.dilation)
-        batch, _, height, width = self.conv(x_BCHW).shape
-        return kernel_OIkk.expand(batch, height, width, *kernel_OIkk.shape), bias_O
+        return static_dynamic_kernel((weight, bias_O), self.geometry, x_BCHW)

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xvol.branches.base import Branch, Folded, Geometry
+from xvol.branches.window import BORDERS, POSITIONS, place, tap_window
 from xvol.fold import bias_only, dilate, fold_norm, product_static_part, sum_parallel
+from xvol.kernels import Execution, one_pass_is_faster, pssa_one_pass
 from xvol.registry import register_branch
+from xvol.triton_kernels import shifted_product, triton_runs_on
 
 __all__ = ["PSSA"]
-
-# Directions as positions in a 3x3 window read row by row; position 4 is the centre.
-_POSITIONS = {4: (1, 3, 5, 7), 8: (0, 1, 2, 3, 5, 6, 7, 8), 9: tuple(range(9))}
-_BORDERS = ("zero", "replicate")
 
 
 @register_branch("pssa")
@@ -43,6 +42,10 @@ class PSSA(Branch):
         directions: 4 (up, left, right, down), 8 (with the diagonals) or 9 (with the centre).
         border: what k is outside of the image: "zero", or "replicate" its nearest pixel.
         q_bias: give q a bias.
+
+    Attributes:
+        execution: how to compute, e.g. with less memory (`xvol.kernels.set_execution`). Results agree up to rounding,
+            so it is no option, and no architecture's hash knows it.
     """
 
     def __init__(
@@ -84,8 +87,7 @@ class PSSA(Branch):
         self.key = nn.Conv2d(in_chs, self.embed_chs, 1, groups=groups, bias=False, **factory)
         self.taps = nn.Parameter(torch.empty(self.embed_chs * rank, directions, **factory))
         self.project = nn.Conv2d(self.embed_chs * rank, out_chs, 1, groups=groups, bias=False, **factory)
-        positions = torch.tensor(_POSITIONS[directions], device=device)
-        self.register_buffer("positions", positions, persistent=False)
+        self.execution = Execution()
         self.reset_parameters()
 
     @classmethod
@@ -99,11 +101,11 @@ class PSSA(Branch):
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < math.inf:
             raise ValueError(f"pssa: embed_ratio={ratio!r} must be a number above 0, such as 0.25")
         directions = options.get("directions", 8)
-        if isinstance(directions, bool) or directions not in _POSITIONS:
+        if isinstance(directions, bool) or directions not in POSITIONS:
             raise ValueError(f"pssa: directions={directions!r} must be one of 4, 8, 9")
         border = options.get("border", "zero")
-        if border not in _BORDERS:
-            raise ValueError(f"pssa: border={border!r} must be one of {', '.join(map(repr, _BORDERS))}")
+        if border not in BORDERS:
+            raise ValueError(f"pssa: border={border!r} must be one of {', '.join(map(repr, BORDERS))}")
         if not isinstance(options.get("q_bias", False), bool):
             raise ValueError(f"pssa: q_bias={options['q_bias']!r} must be True or False")
 
@@ -117,16 +119,20 @@ class PSSA(Branch):
 
     def window(self) -> Tensor:
         """The taps as a depthwise kernel, (E * R, 1, 3, 3): channel by channel, ranks inside."""
-        window = self.taps.new_zeros(self.taps.shape[0], 9)
-        return window.index_copy(1, self.get_buffer("positions"), self.taps).view(-1, 1, 3, 3)
+        return tap_window(self.taps)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W'), for any H, W from 1 up."""
-        q_BCHW = self.query(x_BCHW)
-        k_BCHW = self.key(x_BCHW)
+        if self._takes_one_pass(x_BCHW):
+            return self._one_pass(x_BCHW)
+        q_BCHW, k_BCHW = self._embed(x_BCHW)
         padding = self.shift
         if self.border == "replicate":
             k_BCHW, padding = functional.pad(k_BCHW, [padding] * 4, mode="replicate"), 0
+        if self.execution.triton and triton_runs_on(q_BCHW):
+            return self.project(
+                shifted_product(q_BCHW, k_BCHW, self.window(), self.geometry.stride, self.shift, padding)
+            )
         neighbours_BCHW = functional.conv2d(
             k_BCHW,
             self.window(),
@@ -138,6 +144,50 @@ class PSSA(Branch):
         if self.rank > 1:
             q_BCHW = q_BCHW.repeat_interleave(self.rank, dim=1)
         return self.project(q_BCHW * neighbours_BCHW)
+
+    def _embed(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Q x + b_q and K x; where it pays, by one convolution, which reads x once and sums its gradient at once."""
+        narrow = self.embed_chs < self.geometry.in_chs and self.geometry.stride == self.geometry.groups == 1
+        if not (narrow and self._may_bypass_modules(x_BCHW)):
+            return self.query(x_BCHW), self.key(x_BCHW)
+        bias_E = None if self.query.bias is None else functional.pad(self.query.bias, (0, self.embed_chs))
+        both_BCHW = functional.conv2d(x_BCHW, torch.cat([self.query.weight, self.key.weight]), bias_E)
+        q_BCHW, k_BCHW = both_BCHW.chunk(2, dim=1)
+        return q_BCHW, k_BCHW
+
+    def _takes_one_pass(self, x_BCHW: Tensor) -> bool:
+        recompute = self.execution.recompute
+        if recompute is None:
+            pixels = x_BCHW.shape[2] * x_BCHW.shape[3] if self._may_bypass_modules(x_BCHW) else 0
+            return pixels > 0 and one_pass_is_faster(self.embed_chs * self.rank, pixels)
+        return recompute and torch.is_grad_enabled() and not torch.compiler.is_exporting()
+
+    def _may_bypass_modules(self, x_BCHW: Tensor) -> bool:
+        """Eager mode on a CPU, where nobody watches or replaced the 1x1 convolutions."""
+        return (
+            isinstance(x_BCHW, Tensor)  # and no torch.fx.Proxy
+            and x_BCHW.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and all(
+                type(conv) is nn.Conv2d and not conv._forward_hooks and not conv._forward_pre_hooks
+                for conv in (self.query, self.key, self.project)
+            )
+        )
+
+    def _one_pass(self, x_BCHW: Tensor) -> Tensor:
+        return pssa_one_pass(
+            x_BCHW,
+            self.query.weight.flatten(1),
+            self.query.bias,
+            self.key.weight.flatten(1),
+            self.taps,
+            self.project.weight.flatten(1),
+            self.project.bias,
+            stride=self.geometry.stride,
+            shift=self.shift,
+            replicate=self.border == "replicate",
+        )
 
     def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
         """The norm's scale goes into P; its shift and, where it fits, the query bias's part into the static kernel.
@@ -179,23 +229,16 @@ class PSSA(Branch):
             q_BEHW.unflatten(1, shape),
             self.key.weight.view(*shape, -1),
         )
-        coefficient_BDOIHW = coefficient_BgDoiHW.transpose(1, 2).flatten(2, 3)
-        rows = self._targets(x_BCHW.shape[2], q_BEHW.shape[2], q_BEHW)
-        columns = self._targets(x_BCHW.shape[3], q_BEHW.shape[3], q_BEHW)
-        kernel = q_BEHW.new_zeros(())
-        for d, position in enumerate(_POSITIONS[self.directions]):
-            place = (rows[position // 3], columns[position % 3])
-            kernel = kernel + torch.einsum("boihw,hm,wn->bhwoimn", coefficient_BDOIHW[:, d], *place)
+        kernel = place(
+            coefficient_BgDoiHW.transpose(1, 2).flatten(2, 3),
+            (x_BCHW.shape[2], x_BCHW.shape[3]),
+            directions=self.directions,
+            shift=self.shift,
+            stride=geo.stride,
+            border=self.border,
+        )
         bias_O = q_BEHW.new_zeros(geo.out_chs) if self.project.bias is None else self.project.bias
         return kernel, bias_O
-
-    def _targets(self, size: int, out_size: int, like: Tensor) -> Tensor:
-        """Where the shifts by -L, 0, L lead along one axis: (3, out_size, 2 L + 1), one-hot over the dense window."""
-        centre = torch.arange(out_size, device=like.device) * self.geometry.stride
-        target = centre + self.shift * torch.tensor([-1, 0, 1], device=like.device)[:, None]
-        if self.border == "replicate":
-            target = target.clamp(0, size - 1)
-        return functional.one_hot(target - centre + self.shift, 2 * self.shift + 1).to(like.dtype)
 
     def elementwise_macs(self, out_size: tuple[int, int]) -> int:
         """One product for each embedding and rank, less the taps outside of `directions`: zero by construction."""

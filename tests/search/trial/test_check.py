@@ -25,6 +25,7 @@ WRONG = [
     ("tracker.mode=on", "offline, online, disabled"),
     ("objectives=[test_top1]", "test data"),
     ("threads=0", "threads=0: at least 1"),
+    ("checkpoint=best", "checkpoint=best: allowed are never, final, always"),
     ("data.name=digit", "Did you mean digits"),
     ("data.crop_padding=16", "crop_padding"),
     ("measure.latency_batch=0", r"measure\.latency_batch=0"),

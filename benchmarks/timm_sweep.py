@@ -1,0 +1,248 @@
+"""Surgery on every convolutional timm model: convert all sites, compare logits, fuse, and write down what happened.
+
+    python benchmarks/timm_sweep.py                # all models that are not done yet, the small ones first
+    python benchmarks/timm_sweep.py --match 'resnet*' --redo
+    python benchmarks/timm_sweep.py --render       # only write the pages again
+
+Each model is built with random weights in a process of its own, forked from this one, and killed after `--timeout`
+seconds. One line of JSON is appended to docs/results/timm_surgery.jsonl for each model, so the sweep can be stopped and
+started again. docs/results/timm_surgery.csv and docs/surgery.md are written from those lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import fnmatch
+import json
+import multiprocessing
+import resource
+import time
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import xvol  # isort: skip  # before timm, where torch is a CPU build
+import timm
+from surgery_page import render
+
+from xvol.sites import refused
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results" / "timm_surgery.jsonl"
+SURVEY = ROOT / "runs" / "timm_sweep" / "survey.jsonl"
+
+MOST_PARAMS = 150e6
+MOST_BYTES = 9 << 30
+EDGES = (64, 96, 128, 160, 192, 224, 256)
+SPEC = xvol.BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}})
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Run what is left, then write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--match", default="*", help="names of models, as a shell pattern")
+    parser.add_argument("--timeout", type=float, default=90.0, help="seconds for each model")
+    parser.add_argument("--minutes", type=float, default=600.0, help="stop after so many minutes")
+    parser.add_argument("--redo", action="store_true", help="run models that are done again; the last line counts")
+    parser.add_argument("--render", action="store_true", help="run nothing")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    survey = _survey()
+    if not given.render:
+        done = {} if given.redo else _read(RESULTS)
+        names = [row["model"] for row in _by_size(survey) if fnmatch.fnmatch(row["model"], given.match)]
+        end = time.monotonic() + 60 * given.minutes
+        for name in names:
+            if name not in done and time.monotonic() < end:
+                _append(RESULTS, _one(name, survey[name], given.timeout))
+    render(_read(RESULTS), survey, ROOT)
+
+
+def _read(path: Path) -> dict[str, Row]:
+    """Rows by model; a torn last line, left by a kill, is passed over."""
+    rows: dict[str, Row] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[row["model"]] = row
+    return rows
+
+
+def _append(path: Path, row: Row) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _by_size(survey: dict[str, Row]) -> list[Row]:
+    rows = [row for row in survey.values() if row["convolutional"]]
+    return sorted(rows, key=lambda row: (row["params"], row["model"]))
+
+
+def _survey() -> dict[str, Row]:
+    """Family, parameters, and whether there are convolutions, of every model timm has; built without memory."""
+    done = _read(SURVEY)
+    for name in timm.list_models():
+        if name.startswith("xvol_") or name in done:
+            continue
+        family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
+        row: Row = {"model": name, "family": family, "params": 0, "convolutional": True, "note": ""}
+        try:
+            with torch.device("meta"):
+                model = timm.create_model(name)
+            row |= {"params": xvol.count_params(model), "convolutional": _is_convolutional(model)}
+        except Exception as error:
+            row |= {"note": f"does not build without memory: {error}"[:200], "params": 1 << 40}
+        _append(SURVEY, row)
+        done[name] = row
+    return done
+
+
+def _is_convolutional(model: nn.Module) -> bool:
+    """Tell whether some window overlaps its neighbours; a transformer's patches do not."""
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return any(max(conv.kernel_size) > max(1, max(conv.stride)) for conv in convs)
+
+
+def _one(name: str, known: Row, timeout: float) -> Row:
+    """Run one model in a process of its own."""
+    row = {key: known[key] for key in ("model", "family", "params")}
+    if MOST_PARAMS < known["params"] < 1 << 40:
+        return row | {"status": f"skipped: above {MOST_PARAMS / 1e6:.0f} M parameters"}
+    ours, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(name, theirs), daemon=True)
+    start = time.monotonic()
+    process.start()
+    theirs.close()
+    try:
+        found = ours.recv() if ours.poll(timeout) else {"status": f"failed: more than {timeout:.0f} seconds"}
+    except EOFError:
+        found = {"status": "failed: the process died, most likely for memory"}
+    process.kill()
+    process.join()
+    return row | found | {"seconds": round(time.monotonic() - start, 1)}
+
+
+def _child(name: str, pipe: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    try:
+        pipe.send(_operate(name))
+    except MemoryError:
+        pipe.send({"status": f"failed: more than {MOST_BYTES >> 30} GiB"})
+    except Exception as error:
+        pipe.send({"status": f"failed: {type(error).__name__}: {error}"[:300]})
+
+
+def _operate(name: str) -> Row:
+    """Convert every site of one model; compare logits in eval and train mode; fuse."""
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    _stir(model)
+    size, refusals = _fitting(model)
+    reasons: dict[str, int] = {}
+    for refusal in refusals:
+        reasons[refusal.reason] = reasons.get(refusal.reason, 0) + 1
+    row: Row = {"params": xvol.count_params(model), "size": size[1], "refused": reasons, "sites": 0}
+    try:
+        found = xvol.sites(model, size)
+    except ValueError:
+        return row | {"status": "no sites"}
+    row |= {"sites": len(found), "stages": max(site.stage for site in found)}
+    row["depthwise"] = sum(site.groups == site.in_chs > 1 for site in found)
+    twin = xvol.convert(copy.deepcopy(model), {site.fqn: SPEC for site in found}, size)
+    row["converted"] = sum(isinstance(module, xvol.XVolution2d) for module in twin.modules())
+    x_BCHW = torch.randn(2, *size)
+    for key, training in (("eval_equal", False), ("train_equal", True), ("eval_after_equal", False)):
+        pairs = zip(_run(model, x_BCHW, training), _run(twin, x_BCHW, training), strict=True)
+        row[key] = all(torch.equal(plain, ours) for plain, ours in pairs)
+    row["forward_ok"] = True
+    del model
+    return row | _fused(twin, x_BCHW) | {"status": "ok"}
+
+
+@torch.no_grad()
+def _stir(model: nn.Module) -> None:
+    """Move every parameter that is constant: behind a zero-initialised norm, scale or head nothing could be told."""
+    for parameter in model.parameters():
+        if parameter.numel() and bool((parameter == parameter.flatten()[0]).all()):
+            parameter.add_(0.2 * torch.randn_like(parameter))
+
+
+def _fitting(model: nn.Module) -> tuple[tuple[int, int, int], list[Any]]:
+    """The smallest image that goes through, and what is refused there."""
+    native = tuple(model.pretrained_cfg.get("input_size") or (3, 224, 224))  # type: ignore[union-attr]
+    error: Exception | None = None
+    for edge in [*(edge for edge in EDGES if edge < native[1]), native[1]]:
+        try:
+            return (native[0], edge, edge), refused(model, (native[0], edge, edge))
+        except Exception as caught:
+            error = caught
+    assert error is not None
+    raise error
+
+
+def _run(model: nn.Module, x_BCHW: Tensor, training: bool) -> list[Tensor]:
+    """All tensors that the model gives, with the same random numbers each time."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        leaves = tree_leaves(model.train(training)(x_BCHW))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _fused(twin: nn.Module, x_BCHW: Tensor) -> Row:
+    """Largest error of the fused model, over the largest logit, with branches that speak and norms that have lived.
+
+    "felt" is how far the logits move when the branches fall silent: without it an error of 0 would say nothing.
+    """
+    row: Row = {}
+    for dtype in (torch.float64, torch.float32):
+        for gamma in (0.1, 0.01, 0.001):
+            try:
+                _wake(twin.to(dtype), gamma)
+                _run(twin, x_BCHW.to(dtype), training=True)
+                y, z = (_run(each, x_BCHW.to(dtype), training=False) for each in (twin, xvol.fuse(twin.eval())))
+            except RuntimeError as error:
+                row[f"fused_note_{dtype}"[:200]] = f"{error}"[:200]
+                break
+            scale = max(float(leaf.abs().max()) for leaf in y)
+            if 0 < scale < 1e12:  # else the attention's squares ran away, layer after layer: speak more softly
+                worst = max(float((a - b).abs().max()) for a, b in zip(y, z, strict=True))
+                row[f"fused_error_{str(dtype)[-2:]}"] = worst / scale
+                _each(twin, xvol.XVolution2d, lambda block: nn.init.zeros_(block.norms["pssa"].weight))
+                silent = _run(twin, x_BCHW.to(dtype), training=False)
+                row["felt"] = max(float((a - b).abs().max()) for a, b in zip(y, silent, strict=True)) / scale
+                break
+    return row
+
+
+def _wake(model: nn.Module, gamma: float) -> None:
+    _each(model, xvol.XVolution2d, lambda block: nn.init.normal_(block.norms["pssa"].weight, std=gamma))
+    _each(model, nn.modules.batchnorm._BatchNorm, _forget)
+
+
+def _each(model: nn.Module, kind: type[nn.Module], do: Callable[[Any], Any]) -> None:
+    for module in model.modules():
+        if isinstance(module, kind):
+            do(module)
+
+
+def _forget(norm: nn.BatchNorm2d) -> None:
+    """Let one batch in train mode set the statistics."""
+    norm.reset_running_stats()
+    norm.momentum = None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""`xvol-export runs/<study>/final/0003-s1000 --out model.onnx`: a trial's network, fused, as one file to deploy."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from search.ledger.result import TrialResult
+    from search.trial.config import Config
+
+__all__ = ["export_trial", "main"]
+
+EXAMPLES = """\
+examples:
+  xvol-export runs/digits/final/0003-s1000 --out model.onnx     for ONNX Runtime
+  xvol-export runs/digits/final/0003-s1000 --out model.pt2      for torch.export.load, no timm or xvol needed
+  xvol-export runs/digits/final/0003-s1000 --out model.pth      the state dict of the fused model, for xvol.fuse(model)
+
+The trial must have kept its weights (checkpoint=final, the default: final and single trials; checkpoint=always).
+Exit status: 0, or 2 where nothing was written.
+"""
+FORMATS = (".onnx", ".pt2", ".pth")
+CONFIG = Path(".hydra") / "config.yaml"
+SHAPES_NETWORK = ("backbone", "placement", "branch", "data", "seed")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    command = argparse.ArgumentParser(
+        prog="xvol-export",
+        description="Rebuild a trial's network from its config, load its weights, fuse it, compare the logits, write it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("trial", help="folder of a trial, e.g. runs/digits/final/0003-s1000")
+    command.add_argument("--out", required=True, metavar="FILE", help=f"file to write: {', '.join(FORMATS)}")
+    command.add_argument(
+        "--fixed-size", action="store_true", help="fix height and width; the default leaves N, H and W free"
+    )
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        print(export_trial(Path(options.trial), Path(options.out), fixed_size=options.fixed_size))
+    except (ValueError, OSError) as error:
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        print(f"xvol-export: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def export_trial(folder: Path, out: Path, *, fixed_size: bool = False) -> str:
+    """Write the fused network of the trial in `folder` to `out`, whose suffix is the format.
+
+    Args:
+        fixed_size: height and width are those of the trial's images and no others. N is always free.
+
+    Returns:
+        What was written and the largest errors, in words.
+
+    Raises:
+        ValueError: `folder` is no trial or kept no weights, they are of another network, the suffix is unknown, a
+            package is missing, or the network cannot be traced.
+        OSError: `out` cannot be written.
+    """
+    if out.suffix not in FORMATS:
+        raise ValueError(f"--out {out}: the suffix says the format, one of {', '.join(FORMATS)}")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
+    config, result = _trial(folder)
+    if out.suffix == ".onnx":
+        _need_onnx()
+    import torch
+
+    import xvol
+    from search.trial.checkpoint import CHECKPOINT_FILE, load_checkpoint
+
+    path = folder / CHECKPOINT_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing: the trial {_why_no_weights(result)}. Train it again with checkpoint=always, which "
+            "keeps the weights of every trial (checkpoint=final: of final and single ones)"
+        )
+    state = load_checkpoint(path)
+    model, size = _rebuild(config, state, result, folder)
+    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    fused = xvol.fuse(model, size).eval()
+    report = xvol.fuse_report(model, images, plain=True)
+    written = _write(fused, images, out, fixed_size)
+    lines = [f"{folder}: {result.arm}, {report}" if result else f"{folder}: {report}", f"written: {out}{written}"]
+    return "\n".join([*lines, *_other_torch(result)])
+
+
+def _trial(folder: Path) -> tuple[Config, TrialResult | None]:
+    """What of a trial's config shapes its network, and its result where it has one."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from search.ledger.result import RESULT_FILE, read_result
+    from search.trial.config import typed
+
+    path = folder / CONFIG
+    if not path.is_file():
+        known = sorted(str(found.parents[1]) for found in folder.glob(f"*/*/{CONFIG}") if "workers" not in found.parts)
+        hint = f"; below it are {', '.join(known[:4])}{', ...' if len(known) > 4 else ''}" if known else ""
+        raise ValueError(f"{folder} is no folder of a trial: {path} is missing{hint}")
+    try:
+        whole: Any = OmegaConf.load(path)
+        if "backbone" not in whole:
+            raise ValueError(f"{path}: not the config of a trial, for it has no backbone")
+        shaping = {name: whole[name] for name in SHAPES_NETWORK if name in whole}
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable config ({error})") from None
+    config = typed(OmegaConf.create(shaping))
+    config.backbone.pretrained = False  # the checkpoint has the weights
+    done = folder / RESULT_FILE
+    return config, read_result(done) if done.is_file() else None
+
+
+def _why_no_weights(result: TrialResult | None) -> str:
+    if result is None:
+        return "has not finished"
+    if result.status != "ok":
+        return f"ended as {result.status!r} ({result.reason})"
+    return f"is of phase {result.phase!r} and kept none"
+
+
+def _rebuild(
+    config: Config, state: dict[str, Tensor], result: TrialResult | None, folder: Path
+) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The network in eval mode with its weights, and the (C, H, W) of its images."""
+    import xvol
+    from search.trial.datasets.config import channels, image_size
+    from search.trial.model import build
+
+    size = (channels(config.data), image_size(config.data), image_size(config.data))
+    model, architecture = build(config, size[0], _classes(config, state, folder), size[1])
+    if result is not None and result.arch_hash not in (None, architecture.hash):
+        raise ValueError(
+            f"{folder}: its config builds architecture {architecture.hash} here, the trial trained {result.arch_hash}; "
+            "the config was changed, or a package builds another network now: take the versions of result.json"
+        )
+    try:
+        xvol.load_state_dict(model, state)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: the weights are not of the network that its config builds: {error}") from None
+    return model.eval(), size
+
+
+def _classes(config: Config, state: dict[str, Tensor], folder: Path) -> int:
+    """Number of classes: the rows of the last layer, so that no data have to be loaded."""
+    import xvol  # noqa: F401, I001  # before timm: it mends a CPU torch, and it registers its own models
+    import timm
+
+    pretrained = timm.get_pretrained_cfg(config.backbone.name)
+    last = getattr(pretrained, "classifier", None)
+    name = last if isinstance(last, str) else (last or ("fc",))[0]
+    if f"{name}.weight" not in state:
+        raise ValueError(f"{folder}: the weights lack {name}.weight, the last layer of {config.backbone.name}")
+    return int(state[f"{name}.weight"].shape[0])
+
+
+def _write(fused: nn.Module, images: Tensor, out: Path, fixed_size: bool) -> str:
+    """Write one file; return what is to be said of it."""
+    import torch
+
+    from search.trial.checkpoint import write_whole
+
+    if out.suffix == ".pth":
+        state = {name: value.detach() for name, value in fused.state_dict().items()}
+        write_whole(out, lambda path: torch.save(state, path))
+        return ", the state dict of the fused form"
+    free = torch.export.Dim.DYNAMIC
+    shapes = ({0: free} if fixed_size else {0: free, 2: free, 3: free},)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about torch
+        try:
+            with _sizes_of_one_allowed():
+                program = torch.export.export(fused, (images,), dynamic_shapes=shapes)
+            if out.suffix == ".pt2":
+                write_whole(out, lambda path: torch.export.save(program, path))
+            else:
+                onnx = torch.onnx.export(
+                    program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
+                )
+                assert onnx is not None
+                write_whole(out, lambda path: onnx.save(str(path)))
+        except (RuntimeError, ValueError) as error:
+            hint = "" if fixed_size else "; --fixed-size asks for less"
+            raise ValueError(f"torch {torch.__version__} cannot trace the network: {error}{hint}") from None
+    with torch.no_grad():
+        expected = fused(images)
+        if out.suffix == ".pt2":
+            error_pt2 = float((program.module()(images) - expected).abs().max())
+            return f", logits differ by {error_pt2:.1e} from the fused form"
+    return _checked_in_onnxruntime(out, images, expected)
+
+
+def _sizes_of_one_allowed() -> contextlib.AbstractContextManager[Any]:
+    """As torch.onnx does: else a deep map that is 1x1 for the traced image has to stay 1x1, and larger images fail."""
+    from torch.fx.experimental import _config
+
+    patch: Any = _config.patch  # type: ignore[attr-defined]
+    return patch(backed_size_oblivious=True) if hasattr(_config, "backed_size_oblivious") else contextlib.nullcontext()
+
+
+def _checked_in_onnxruntime(out: Path, images: Tensor, expected: Tensor) -> str:
+    try:
+        onnxruntime: Any = import_module("onnxruntime")  # optional, and without types
+    except ImportError:
+        return ", not checked: onnxruntime is not installed"
+    session: Any = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": images.numpy()})
+    return f", logits in ONNX Runtime differ by {abs(logits - expected.numpy()).max():.1e} from the fused form"
+
+
+def _need_onnx() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"--out *.onnx needs {' and '.join(missing)}: pip install 'xvol[onnx]'")
+
+
+def _other_torch(result: TrialResult | None) -> list[str]:
+    import torch
+
+    trained = (result.provenance.get("versions") or {}).get("torch") if result else None
+    if trained in (None, torch.__version__):
+        return []
+    return [f"note: trained with torch {trained}, exported with torch {torch.__version__}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""`xvol-export`: what it writes is the trial's network, and every fault is one message."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import xvol
+from search.channel import Channel, opened
+from search.export import main
+from search.ledger.result import read_result, write_result
+from search.trial.config import Config, typed
+from search.trial.model import build
+from search.trial.run import run_trial
+
+SETTINGS = {
+    "placement": {"policy": "stage3"},
+    "branch": {"gamma": 0.5, "options": {"pssa": {"embed_ratio": 0.5}}},
+    "data": {"train_size": 128, "val_size": 64, "batch_size": 64},
+    "train": {"epochs": 1, "lr": 0.1, "ema_decay": None},
+    "measure": {"latency_repeats": 0},
+    "tracker": {"mode": "disabled", "entity": "${oc.env:XVOL_NO_SUCH_NAME}"},
+}
+LIGHT_HELP = """
+import sys
+from search.export import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+heavy = {"torch", "timm", "pandas", "hydra"} & set(sys.modules)
+sys.exit(f"imported: {heavy}" if heavy else 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A final trial on a few digits, its config written as the application does it."""
+    torch.set_num_threads(1)
+    study = tmp_path_factory.mktemp("runs") / "demo"
+    folder = study / "final" / "0003-s1000"
+    (folder / ".hydra").mkdir(parents=True)
+    written = OmegaConf.merge(OmegaConf.structured(Config), SETTINGS)
+    OmegaConf.save(OmegaConf.create(OmegaConf.to_container(written)), folder / ".hydra" / "config.yaml")
+    composed = OmegaConf.merge(written, {"tracker": {"entity": None}})
+    with opened(Channel(study="demo", phase="final", number=3, study_dir=str(study))):
+        run_trial(composed, folder)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture
+def trial(trained: Path, tmp_path: Path) -> Path:
+    """The trained trial again, to be spoilt."""
+    return shutil.copytree(trained, tmp_path / "trial")
+
+
+@pytest.fixture(scope="module")
+def network(trained: Path) -> torch.nn.Module:
+    """The network as the trial evaluated it."""
+    config = typed(OmegaConf.merge(OmegaConf.structured(Config), SETTINGS, {"tracker": {"entity": None}}))
+    model, _ = build(config, 1, 10, 16)
+    model.load_state_dict(torch.load(trained / "checkpoint.pt", weights_only=True))
+    return model.eval()
+
+
+@torch.no_grad()
+def check(run: Callable[[torch.Tensor], torch.Tensor], network: torch.nn.Module, *sizes: tuple[int, ...]) -> None:
+    for size in sizes:
+        images = torch.randn(*size)
+        expected = network(images)
+        assert (run(images) - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs onnx, onnxscript and onnxruntime: pip install 'xvol[onnx]'",
+)
+def test_onnx(trained: Path, network: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnxruntime
+
+    out = tmp_path / "model.onnx"
+    assert main([str(trained), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "stage3: conv+pssa" in said
+    assert "2 blocks fused, 0 of them to a plain convolution" in said
+    assert "logits in ONNX Runtime differ by" in said
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    check(
+        lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0]),
+        network,
+        *((2, 1, 16, 16), (3, 1, 24, 20)),
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_pt2(trained: Path, network: torch.nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "model.pt2"
+    assert main([str(trained), "--out", str(out)]) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about torch
+        program = torch.export.load(out).module()
+    check(program, network, (2, 1, 16, 16), (5, 1, 23, 30))
+
+
+def test_pt2_of_one_size(trained: Path, network: torch.nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "model.pt2"
+    assert main([str(trained), "--out", str(out), "--fixed-size"]) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.load(out).module()
+        check(program, network, (2, 1, 16, 16), (5, 1, 16, 16))
+        with pytest.raises((AssertionError, RuntimeError)):
+            program(torch.randn(2, 1, 20, 16))
+
+
+def test_pth_is_the_state_dict_of_the_fused_network(trained: Path, network: torch.nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "model.pth"
+    assert main([str(trained), "--out", str(out)]) == 0
+    fused = xvol.fuse(network, (1, 16, 16))
+    for parameter in fused.parameters():
+        torch.nn.init.zeros_(parameter)
+    xvol.load_state_dict(fused, torch.load(out, weights_only=True))
+    check(fused, network, (2, 1, 16, 16))
+
+
+def test_a_trial_without_weights(trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trial / "checkpoint.pt").unlink()
+    faults(trial, tmp_path / "m.pth", r"checkpoint.pt is missing: the trial is of phase 'final' and kept none", capsys)
+    result = read_result(trial / "result.json")
+    result.status, result.reason = "failed", "out of memory"
+    write_result(trial, result)
+    faults(trial, tmp_path / "m.pth", "the trial ended as 'failed' (out of memory)", capsys)
+    (trial / "result.json").unlink()
+    faults(trial, tmp_path / "m.pth", "the trial has not finished", capsys)
+
+
+def test_a_folder_that_is_no_trial(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = trained.parents[1]
+    faults(study, tmp_path / "m.pth", f"{study} is no folder of a trial", capsys, f"below it are {trained}")
+    faults(tmp_path / "nothing", tmp_path / "m.pth", "is no folder of a trial", capsys)
+
+
+def test_an_output_that_cannot_be(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faults(trained, tmp_path / "m.bin", "the suffix says the format, one of .onnx, .pt2, .pth", capsys)
+    faults(trained, tmp_path / "no" / "m.pth", "does not exist; make it first", capsys)
+
+
+def test_a_config_that_was_changed(trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trial / ".hydra" / "config.yaml"
+    whole = path.read_text()
+    path.write_text(whole.replace("policy: stage3", "policy: stage2"))
+    faults(trial, tmp_path / "m.pth", "the trial trained", capsys, "the config was changed")
+    (trial / "result.json").unlink()
+    faults(trial, tmp_path / "m.pth", "the weights are not of the network", capsys, "'layer2.0.conv1'")
+    path.write_text(whole + "  - :")
+    faults(trial, tmp_path / "m.pth", "not a readable config", capsys)
+    path.write_text("- 3")
+    faults(trial, tmp_path / "m.pth", "not the config of a trial", capsys)
+
+
+def test_weights_of_another_program(trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"weight": torch.zeros(3)}, trial / "checkpoint.pt")
+    faults(trial, tmp_path / "m.pth", "the weights lack fc.weight", capsys)
+    (trial / "checkpoint.pt").write_bytes(b"torn")
+    faults(trial, tmp_path / "m.pth", "cannot read it as a state dict", capsys, torch.__version__)
+
+
+def test_another_torch_is_told(trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = read_result(trial / "result.json")
+    result.provenance["versions"]["torch"] = "2.6.0"
+    write_result(trial, result)
+    assert main([str(trial), "--out", str(tmp_path / "m.pth")]) == 0
+    assert f"trained with torch 2.6.0, exported with torch {torch.__version__}" in capsys.readouterr().out
+
+
+def test_without_onnx_it_says_what_to_install(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    faults(trained, tmp_path / "m.onnx", "needs onnx and onnxscript: pip install 'xvol[onnx]'", capsys)
+
+
+def faults(trial: Path, out: Path, message: str, capsys: pytest.CaptureFixture[str], *more: str) -> None:
+    before = sorted(out.parent.iterdir()) if out.parent.is_dir() else None
+    assert main([str(trial), "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("xvol-export: ")
+    for part in (message, *more):
+        assert part in said.err
+    if before is not None:
+        assert sorted(out.parent.iterdir()) == before
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT_HELP], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "checkpoint=final" in done.stdout

@@ -1,0 +1,96 @@
+"""The inner form against its naive shifted form, its depthwise form, and half precision."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import xvol
+from xvol.branches.inner import PSSAInner
+from xvol.reference import inner_shifted, ungroup
+
+OFFSETS = {
+    4: [(-1, 0), (0, -1), (0, 1), (1, 0)],
+    8: [offset for offset in itertools.product((-1, 0, 1), repeat=2) if any(offset)],
+    9: list(itertools.product((-1, 0, 1), repeat=2)),
+}
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    heads=st.sampled_from([1, 3, None]),
+    border=st.sampled_from(["zero", "replicate"]),
+    stride=st.integers(1, 3),
+    shift=st.integers(1, 4),
+    directions=st.sampled_from([4, 8, 9]),
+    groups=st.sampled_from([1, 2]),
+    q_bias=st.booleans(),
+    embed_ratio=st.sampled_from([0.5, 1.0]),
+    height=st.integers(1, 7),
+    width=st.integers(1, 7),
+)
+def test_is_the_shifted_form(height: int, width: int, groups: int, **options: object) -> None:
+    """With a head for each channel the branch takes its depthwise form: the oracle does not."""
+    branch = PSSAInner(8, 12, groups=groups, dtype=torch.float64, **options)
+    if branch.query.bias is not None:
+        nn.init.normal_(branch.query.bias)
+    x = torch.randn(2, 8, height, width, dtype=torch.float64)
+    embeddings = [ungroup(conv.weight, groups) for conv in branch.embeddings()]
+    expected = inner_shifted(
+        x,
+        embeddings[0],
+        branch.query.bias,
+        *embeddings[1:],
+        branch.taps,
+        ungroup(branch.project.weight, groups),
+        [(branch.shift * down, branch.shift * right) for down, right in OFFSETS[branch.directions]],
+        stride=branch.geometry.stride,
+        border=branch.border,
+    )
+    torch.testing.assert_close(branch(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("heads", [1, 4, None])
+def test_stays_finite_in_fp16_at_loud_activations(heads: int | None) -> None:
+    """Activations of standard deviation 10, at which the unscaled sum overflows."""
+    branch = PSSAInner(256, 256, heads=heads)
+    x = 10 * torch.randn(1, 256, 6, 6)
+    y, low = branch(x), branch.half()(x.half())
+    assert low.isfinite().all()
+    assert (low.float() - y).norm() < 0.02 * y.norm()
+
+
+@pytest.mark.parametrize("directions", [4, 8, 9])
+@pytest.mark.parametrize(("in_chs", "out_chs", "ratio"), [(16, 16, 1.0), (16, 32, 0.25)])
+@pytest.mark.parametrize("heads", [1, 2, None])
+def test_costs_what_the_table_says(in_chs: int, out_chs: int, ratio: float, heads: int | None, directions: int) -> None:
+    """3 Ci Ce + D (2 Ce + h) + Ce Co MACs per pixel; with a head for each channel 3 Ci Ce + (D + 2) Ce + Ce Co."""
+    branch = PSSAInner(in_chs, out_chs, embed_ratio=ratio, directions=directions, heads=heads)
+    embed = branch.embed_chs
+    maps = 3 * in_chs * embed + embed * out_chs
+    products = (directions + 2) * embed if heads is None else directions * (2 * embed + heads)
+    assert xvol.count_macs(branch, (in_chs, 5, 7)) == 35 * (maps + products)
+    assert xvol.count_params(branch) == maps + directions * (embed if heads is None else heads)
+
+
+def test_strided_depthwise_form_counts_its_products_at_full_resolution() -> None:
+    branch = PSSAInner(8, 8, stride=2, heads=None)
+    assert xvol.count_macs(branch, (8, 6, 6)) == 36 * (2 * 64 + 8) + 9 * (64 + 9 * 8 + 64)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"heads": 3}, "pssa_inner: heads=3 does not divide the 4 embedding channels"),
+        ({"heads": 2, "groups": 4}, "heads=2 does not divide the 1 embedding channels"),
+        ({"heads": 0}, "heads=0 must be a whole number of at least 1, or None for a head for each channel"),
+        ({"border": "reflect"}, "pssa_inner: border='reflect' must be one of 'zero', 'replicate'"),
+        ({"directions": True}, "pssa_inner: directions=True must be one of 4, 8, 9"),
+    ],
+)
+def test_refuses(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PSSAInner(4, 4, **wrong)

@@ -1,0 +1,242 @@
+"""Controls for honest ablations: what a second convolution, a skip or a pool brings where attention is said to help.
+
+B = batch, C = channels (I = in, M = middle, O = out), H, W = height, width, g = groups, k = kernel size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xvol.branches.base import Branch, Folded, Geometry
+from xvol.branches.options import check_odd, check_ratio
+from xvol.branches.static import average, average_kernel, chain_pointwise, static_dynamic_kernel
+from xvol.fold import Kernel, fold_norm
+from xvol.registry import register_branch
+
+__all__ = ["Identity", "Pool", "SecondConv"]
+
+
+@register_branch("second_conv")
+class SecondConv(Branch):
+    """W x, or W_2 (W_1 x) with a k x k map W_1 to M channels and a 1x1 map W_2 (ours): no attention, as many weights.
+
+    A further convolution of the host's stride, dilation and groups beside the first one, with its own norm. All of it
+    is linear, so the block folds to the one convolution that the host was: what it brings, attention must beat.
+
+    The narrow form has (k^2 I + O) M / g weights and as many MACs per output pixel. `pssa` of rank 1 has
+    2 I E + D E + E O (for g = 1), so at I = O its embed_ratio e is matched by width_ratio = 3 e / (k^2 + 1), that is
+    0.3 e for a 3x3 kernel; `width_ratio_for` gives the ratio nearest to any count.
+
+    Args:
+        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
+        kernel: size of this branch's own kernel, odd; None takes the host's.
+        width_ratio: M / out_chs, above 0; M is rounded to whole channels in each group, at least one. None builds the
+            plain convolution W.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        kernel: int | None = None,
+        width_ratio: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_chs,
+            out_chs,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            kernel=kernel,
+            width_ratio=width_ratio,
+        )
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        size = kernel or kernel_size
+        middle = out_chs if width_ratio is None else max(1, round(width_ratio * out_chs / groups)) * groups
+        self.conv = nn.Conv2d(
+            in_chs,
+            middle,
+            size,
+            stride=stride,
+            padding=dilation * (size - 1) // 2,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+            **factory,
+        )
+        self.widen: nn.Conv2d | None = None
+        if width_ratio is not None:
+            self.widen = nn.Conv2d(middle, out_chs, 1, groups=groups, bias=False, **factory)
+        self.reset_parameters()
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Refuse what the class docstring does not allow."""
+        check_odd("second_conv", options, "kernel", otherwise="the host's")
+        check_ratio("second_conv", options, "width_ratio", otherwise="the plain convolution")
+
+    @staticmethod
+    def width_ratio_for(geometry: Geometry, params: int, kernel: int | None = None) -> float:
+        """The `width_ratio` that comes nearest to so many parameters, at least one channel in each group.
+
+        Example:
+            >>> SecondConv.width_ratio_for(Geometry(in_chs=64, out_chs=64), 12800)
+            0.3125
+        """
+        each = ((kernel or geometry.kernel_size) ** 2 * geometry.in_chs + geometry.out_chs) // geometry.groups
+        per_group = max(1, round(params / (each * geometry.groups)))
+        return per_group * geometry.groups / geometry.out_chs
+
+    def reset_parameters(self) -> None:
+        """Initialise as timm's ResNet does: Kaiming normal over the fan out; the 1x1 map keeps the variance."""
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if self.widen is not None:
+            nn.init.normal_(self.widen.weight, std=self.widen.weight.shape[1] ** -0.5)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Convolve: (B, I, H, W) -> (B, O, H', W')."""
+        y_BCHW = self.conv(x_BCHW)
+        return y_BCHW if self.widen is None else self.widen(y_BCHW)
+
+    def _kernel(self) -> Kernel:
+        if self.widen is None:
+            return self.conv.weight, self.conv.weight.new_zeros(self.geometry.out_chs)
+        return chain_pointwise(self.conv.weight, self.widen.weight, self.geometry.groups)
+
+    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+        """All of it is static."""
+        weight, bias_O = self._kernel()
+        return Folded(static=fold_norm(weight.detach(), bias_O, norm), dynamic=None)
+
+    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The same kernel at each pixel, its dilation written out as zeros."""
+        return static_dynamic_kernel(self._kernel(), self.geometry, x_BCHW)
+
+
+class _Weightless(Branch):
+    """A fixed map of each channel to itself: no parameters, (B, C, H, W) -> (B, C, H', W')."""
+
+    @classmethod
+    def check(cls, geometry: Geometry, **options: Any) -> None:
+        """Refuse hosts that change the number of channels."""
+        super().check(geometry, **options)
+        if geometry.in_chs != geometry.out_chs:
+            raise ValueError(
+                f"{cls.__name__.lower()}: in_chs={geometry.in_chs} and out_chs={geometry.out_chs} differ, and the branch "
+                "maps each channel to itself: place it where they are equal, or take second_conv with kernel=1"
+            )
+
+    def reset_parameters(self) -> None:
+        """Nothing to draw."""
+
+    def _kernel(self, like: Tensor) -> Kernel:
+        raise NotImplementedError
+
+    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+        """All of it is static."""
+        assert norm.running_var is not None
+        return Folded(static=fold_norm(*self._kernel(norm.running_var), norm), dynamic=None)
+
+    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The same kernel at each pixel, its dilation written out as zeros."""
+        return static_dynamic_kernel(self._kernel(x_BCHW), self.geometry, x_BCHW)
+
+
+@register_branch("identity")
+class Identity(_Weightless):
+    """x, and under a stride s every s-th row and column of it: RepVGG's skip (arXiv 2101.03697), then its own norm.
+
+    Needs as many channels out as in. It is exactly a 1x1 convolution with the identity for a matrix, at the host's
+    stride, so it folds into the host's kernel.
+
+    Args:
+        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_chs, out_chs, kernel_size=kernel_size, stride=stride, dilation=dilation, groups=groups)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Keep every stride-th row and column."""
+        stride = self.geometry.stride
+        return x_BCHW if stride == 1 else x_BCHW[:, :, ::stride, ::stride]
+
+    def _kernel(self, like: Tensor) -> Kernel:
+        return average_kernel(self.geometry.out_chs, self.geometry.groups, 1, like)
+
+
+@register_branch("pool")
+class Pool(_Weightless):
+    """The mean of each channel over a k x k window, zeros of the border counted in: a convolution with fixed weights.
+
+    Needs as many channels out as in. The window has the host's stride and dilation, so that it folds into its kernel.
+
+    Args:
+        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
+        kernel: size of the window, odd; None takes the host's.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        kernel: int | None = 3,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_chs,
+            out_chs,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            kernel=kernel,
+        )
+        self.kernel = kernel or kernel_size
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Refuse an even or non-positive kernel."""
+        check_odd("pool", options, "kernel", otherwise="the host's")
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Average: (B, C, H, W) -> (B, C, H', W')."""
+        geo = self.geometry
+        padding = geo.dilation * (self.kernel - 1) // 2
+        return average(x_BCHW, self.kernel, stride=geo.stride, dilation=geo.dilation, padding=padding)
+
+    def _kernel(self, like: Tensor) -> Kernel:
+        return average_kernel(self.geometry.out_chs, self.geometry.groups, self.kernel, like)
+
+    def elementwise_macs(self, out_size: tuple[int, int]) -> int:
+        """Pooling counts nothing, as is the custom: a dilated one, which torch sees as a convolution, is taken away."""
+        seen = 0 if self.geometry.dilation == 1 else self.geometry.in_chs * self.kernel**2
+        return -seen * out_size[0] * out_size[1]

@@ -1,0 +1,182 @@
+"""Self-attention over the whole image: without softmax, one convolution for each sample; with it, the paper's SA.
+
+B = batch, C = channels (I = in, E = embedding, O = out), H, W = height, width, N = H * W, g = groups, h = heads,
+c = embedding channels of one head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xvol.branches.attention import AttentionBranch, embedding_chs, heads_in_group
+from xvol.branches.base import Geometry
+from xvol.branches.options import check_flag, check_ratio, check_whole
+from xvol.registry import register_branch
+
+__all__ = ["LinearGlobal", "SoftmaxGlobal"]
+
+
+class _GlobalAttention(AttentionBranch):
+    """Q (strided), K, V and P, and heads that lie within the host's groups."""
+
+    name: str
+
+    def _build(self, heads: int, embed_ratio: float, q_bias: bool, factory: dict[str, Any]) -> None:
+        self.embed_chs = embedding_chs(embed_ratio, self.geometry)
+        self.heads = heads_in_group(self.name, heads, embed_ratio, self.geometry) * self.geometry.groups
+        self.query = self._embed(self.embed_chs, stride=self.geometry.stride, bias=q_bias, **factory)
+        self.key = self._embed(self.embed_chs, **factory)
+        self.value = self._embed(self.embed_chs, **factory)
+        self.project = self._projection(self.embed_chs, **factory)
+        self.reset_parameters()
+
+    @classmethod
+    def check(cls, geometry: Geometry, **options: Any) -> None:
+        """Refuse heads that do not divide the embedding, and what the class docstring does not allow."""
+        super().check(geometry, **options)
+        heads_in_group(cls.name, options.get("heads", 1), options.get("embed_ratio", 1.0), geometry)
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Refuse what the class docstring does not allow."""
+        check_whole(cls.name, options, "heads")
+        check_ratio(cls.name, options, "embed_ratio")
+        check_flag(cls.name, options, "q_bias")
+
+    def embeddings(self) -> tuple[nn.Conv2d, ...]:
+        """Q, K and V."""
+        return self.query, self.key, self.value
+
+    def _by_head(self, map_BEHW: Tensor) -> Tensor:
+        """(B, E, H, W) -> (B, h, c, N)."""
+        return map_BEHW.flatten(2).unflatten(1, (self.heads, -1))
+
+
+@register_branch("linear_global")
+class LinearGlobal(_GlobalAttention):
+    """P (v k^T / n) q head by head, q = Q x, k = K x, v = V x, n = H W: (B, I, H, W) -> (B, O, H', W').
+
+    Self-attention of every pixel with every other without softmax, summed in the order that is linear in pixels. For
+    each sample it is exactly one 1x1 convolution, P blockdiag_h(v k^T / n) Q (ours): with a conv branch beside it, the
+    block is one standard convolution for each sample (`sample_kernel`). The embeddings are 1x1 convolutions with the
+    groups of the host, without biases. Under a stride Q is strided; K and V see full resolution.
+
+    Args:
+        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host; the branch sees the whole image whatever
+            the host's kernel and dilation.
+        heads: heads in each group, at least 1; must divide the group's embedding channels.
+        embed_ratio: E / out_chs, above 0, of q, k and v; E is rounded to whole channels in each group, at least one.
+    """
+
+    name = "linear_global"
+    has_sample_kernel = True
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        heads: int = 1,
+        embed_ratio: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_chs,
+            out_chs,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            heads=heads,
+            embed_ratio=embed_ratio,
+        )
+        self._build(heads, embed_ratio, False, {"device": device, "dtype": dtype})
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Attend: (B, I, H, W) -> (B, O, H', W')."""
+        q_BEHW = self.query(x_BCHW)
+        z_BhcN = self._gram(x_BCHW) @ self._by_head(q_BEHW)
+        return self.project(z_BhcN.flatten(1, 2).unflatten(2, q_BEHW.shape[2:]))
+
+    def _gram(self, x_BCHW: Tensor) -> Tensor:
+        """v k^T / n for each head: (B, h, c, c). Divided first, so that the sum over pixels stays finite in fp16."""
+        k_BhcN = self._by_head(self.key(x_BCHW)) / (x_BCHW.shape[2] * x_BCHW.shape[3])
+        return self._by_head(self.value(x_BCHW)) @ k_BhcN.transpose(2, 3)
+
+    def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """P blockdiag_h(v k^T / n) Q, a 1x1 convolution for each sample (ours)."""
+        groups, heads = self.geometry.groups, self.heads // self.geometry.groups
+        chs = self.embed_chs // self.heads
+        kernel_BgoI = torch.einsum(
+            "gohc,bghcd,ghdi->bgoi",
+            self.project.weight.view(groups, -1, heads, chs),
+            self._gram(x_BCHW).unflatten(1, (groups, heads)),
+            self.query.weight.view(groups, heads, chs, -1),
+        )
+        return kernel_BgoI.flatten(1, 2)[..., None, None], self._projection_bias()
+
+
+@register_branch("softmax_global")
+class SoftmaxGlobal(_GlobalAttention):
+    """P softmax(q^T k / sqrt(c)) v head by head, over all pixels of the image: (B, I, H, W) -> (B, O, H', W').
+
+    The paper's X-volution(SA): true global self-attention in place of PSSA, through torch's
+    `scaled_dot_product_attention`. q = Q x + b_q, k = K x, v = V x; no encoding of positions (ours: the paper's summary
+    names none). Costs 2 H W E multiply-accumulates per output pixel beside its 1x1 maps, and never becomes a
+    convolution: only the norm folds. The embeddings are 1x1 convolutions with the groups of the host. Under a stride Q
+    is strided; K and V see full resolution.
+
+    Args:
+        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host; the branch sees the whole image whatever
+            the host's kernel and dilation.
+        heads: heads in each group, at least 1; must divide the group's embedding channels.
+        embed_ratio: E / out_chs, above 0, of q, k and v; E is rounded to whole channels in each group, at least one.
+        q_bias: give q a bias.
+    """
+
+    name = "softmax_global"
+    has_dynamic_kernel = False
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        heads: int = 1,
+        embed_ratio: float = 1.0,
+        q_bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_chs,
+            out_chs,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            heads=heads,
+            embed_ratio=embed_ratio,
+            q_bias=q_bias,
+        )
+        self._build(heads, embed_ratio, q_bias, {"device": device, "dtype": dtype})
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Attend: (B, I, H, W) -> (B, O, H', W')."""
+        q_BEHW = self.query(x_BCHW)
+        q, k, v = (self._by_head(map_BEHW).mT for map_BEHW in (q_BEHW, self.key(x_BCHW), self.value(x_BCHW)))
+        z_BhNc = functional.scaled_dot_product_attention(q, k, v)
+        return self.project(z_BhNc.mT.flatten(1, 2).unflatten(2, q_BEHW.shape[2:]))

@@ -1,0 +1,178 @@
+"""Pixel Shift Self-Attention with inner products, as the paper's equations have it, with heads.
+
+B = batch, C = channels (I = in, E = embedding, O = out), D = directions, H, W = height, width, g = groups,
+h = heads of one group, c = embedding channels of one head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from xvol.branches.attention import AttentionBranch, embedding_chs, heads_in_group
+from xvol.branches.base import Geometry
+from xvol.branches.options import check_flag, check_ratio, check_whole
+from xvol.branches.window import check_window, place, shifted, tap_window
+from xvol.registry import register_branch
+
+__all__ = ["PSSAInner"]
+
+
+@register_branch("pssa_inner")
+class PSSAInner(AttentionBranch):
+    """P sum_d a_{d,h} <q, S_d k>_h S_d v / (D c), head by head: (B, I, H, W) -> (B, O, H', W').
+
+    q = Q x + b_q, k = K x, v = V x, S_d k(y) = k(y + shift * d); <., .>_h sums over the c channels of head h. With one
+    head it is the paper's w^A(x_0, x_i) = w^q w^k w^v <x_0, x_i>; the scale 1 / (D c) (ours) keeps fp16 finite and is
+    undone by the norm after the branch. With a head for each channel it equals P (q * DW_a(k * v)) / D (ours), one
+    depthwise convolution without shifted copies. Embeddings are 1x1 convolutions with the groups of the host; embed
+    first, pad after; K and V have no bias. Under a stride Q and the shifted copies are strided.
+
+    Args:
+        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host. The reach of the branch is its own `shift`,
+            whatever the host's kernel and dilation.
+        heads: heads in each group; must divide the group's embedding channels. None gives each channel its own.
+        embed_ratio: E / out_chs, above 0, of q, k and v; E is rounded to whole channels in each group, at least one.
+        shift: L in pixels of the input, at least 1.
+        directions: 4 (up, left, right, down), 8 (with the diagonals) or 9 (with the centre).
+        border: what k and v are outside of the image: "zero", or "replicate" their nearest pixel.
+        q_bias: give q a bias.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        heads: int | None = 1,
+        embed_ratio: float = 1.0,
+        shift: int = 1,
+        directions: int = 8,
+        border: str = "zero",
+        q_bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_chs,
+            out_chs,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            heads=heads,
+            embed_ratio=embed_ratio,
+            shift=shift,
+            directions=directions,
+            border=border,
+            q_bias=q_bias,
+        )
+        self.shift, self.directions, self.border = shift, directions, border
+        self.embed_chs = embedding_chs(embed_ratio, self.geometry)
+        self.heads = heads_in_group("pssa_inner", heads, embed_ratio, self.geometry) * groups
+        self.head_chs = self.embed_chs // self.heads
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.query = self._embed(self.embed_chs, stride=stride, bias=q_bias, **factory)
+        self.key = self._embed(self.embed_chs, **factory)
+        self.value = self._embed(self.embed_chs, **factory)
+        self.taps = nn.Parameter(torch.empty(self.heads, directions, **factory))
+        self.project = self._projection(self.embed_chs, **factory)
+        self.reset_parameters()
+
+    @classmethod
+    def check(cls, geometry: Geometry, **options: Any) -> None:
+        """Refuse heads that do not divide the embedding, and what the class docstring does not allow."""
+        super().check(geometry, **options)
+        heads_in_group("pssa_inner", options.get("heads", 1), options.get("embed_ratio", 1.0), geometry)
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Refuse what the class docstring does not allow."""
+        check_whole("pssa_inner", options, "heads", otherwise="a head for each channel")
+        check_ratio("pssa_inner", options, "embed_ratio")
+        check_window("pssa_inner", options)
+        check_flag("pssa_inner", options, "q_bias")
+
+    def embeddings(self) -> tuple[nn.Conv2d, ...]:
+        """Q, K and V."""
+        return self.query, self.key, self.value
+
+    def reset_parameters(self) -> None:
+        """Draw all weights normal: maps preserving the variance of their inputs, taps of variance 1."""
+        super().reset_parameters()
+        nn.init.normal_(self.taps)
+
+    def _window(self) -> dict[str, Any]:
+        stride = self.geometry.stride
+        return {"directions": self.directions, "shift": self.shift, "stride": stride, "border": self.border}
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Attend: (B, I, H, W) -> (B, O, H', W'), for any H, W from 1 up."""
+        q_BEHW = self.query(x_BCHW) / (self.directions * self.head_chs)
+        k_BEHW, v_BEHW = self.key(x_BCHW), self.value(x_BCHW)
+        if self.head_chs == 1:
+            return self.project(q_BEHW * self._depthwise(k_BEHW * v_BEHW))
+        values = shifted(v_BEHW, **self._window())
+        terms = [
+            weight_BhHW[:, :, None] * value_BEHW.unflatten(1, (self.heads, -1))
+            for weight_BhHW, value_BEHW in zip(self._weights(q_BEHW, k_BEHW), values, strict=True)
+        ]
+        total_BhcHW = terms[0]
+        for term in terms[1:]:
+            total_BhcHW = total_BhcHW + term
+        return self.project(total_BhcHW.flatten(1, 2))
+
+    def _weights(self, q_BEHW: Tensor, k_BEHW: Tensor) -> list[Tensor]:
+        """a_{d,h} <q, S_d k>_h for each direction: D maps (B, h, H', W')."""
+        keys = shifted(k_BEHW, **self._window())
+        return [
+            tap_h[:, None, None] * (q_BEHW * key_BEHW).unflatten(1, (self.heads, -1)).sum(2)
+            for tap_h, key_BEHW in zip(self.taps.to(k_BEHW.dtype).unbind(1), keys, strict=True)
+        ]
+
+    def _depthwise(self, kv_BEHW: Tensor) -> Tensor:
+        """sum_d a_d S_d (k * v): the products shift together, so that one depthwise convolution does it."""
+        padding = self.shift
+        if self.border == "replicate":
+            kv_BEHW, padding = functional.pad(kv_BEHW, [padding] * 4, mode="replicate"), 0
+        window = tap_window(self.taps)
+        return functional.conv2d(
+            kv_BEHW,
+            window,
+            stride=self.geometry.stride,
+            padding=padding,
+            dilation=self.shift,
+            groups=self.embed_chs,
+        )
+
+    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """P blockdiag(a_{d,h} <q_0, k_d>_h / (D c)) V at each pixel (ours)."""
+        groups = self.geometry.groups
+        q_BEHW = self.query(x_BCHW) / (self.directions * self.head_chs)
+        weights_BDhHW = torch.stack(self._weights(q_BEHW, self.key(x_BCHW)), dim=1)
+        weights_BDEHW = weights_BDhHW.repeat_interleave(self.head_chs, dim=2)
+        coefficient_BDgoiHW = torch.einsum(
+            "goc,bdgchw,gci->bdgoihw",
+            self.project.weight.view(groups, -1, self.embed_chs // groups),
+            weights_BDEHW.unflatten(2, (groups, -1)),
+            self.value.weight.view(groups, self.embed_chs // groups, -1),
+        )
+        size = (x_BCHW.shape[2], x_BCHW.shape[3])
+        return place(coefficient_BDgoiHW.flatten(2, 3), size, **self._window()), self._projection_bias()
+
+    def elementwise_macs(self, out_size: tuple[int, int]) -> int:
+        """D (2 E + h) products; with a head for each channel 2 E, less the taps outside of `directions`.
+
+        There k * v is at full resolution: counted at stride^2 pixels for each output pixel.
+        """
+        pixels = out_size[0] * out_size[1]
+        if self.head_chs == 1:
+            return self.embed_chs * (1 + self.geometry.stride**2 - (9 - self.directions)) * pixels
+        return self.directions * (2 * self.embed_chs + self.heads) * pixels

@@ -1,0 +1,110 @@
+"""timm's ResNets with blocks placed, registered in timm: `xvol_resnet50.stage3`, and any other policy after the dot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import timm
+from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
+from torch import Tensor, nn
+
+from xvol.block import XVolution2d
+from xvol.placement import select
+from xvol.sites import Site, sites
+from xvol.spec import CONV, BlockSpec
+from xvol.surgery import convert
+
+__all__: list[str] = []
+
+HOSTS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2")
+POLICIES = ("stage3", "stage1", "stage2", "stage4", "all")  # the first, the paper's best, is the default
+_EDGE = 64  # pixels; where the sites are does not depend on it
+
+
+def _build(
+    host: str,
+    pretrained: bool = False,
+    *,
+    placement: str | None = None,
+    branches: Sequence[str] = (CONV, "pssa"),
+    branch_options: Mapping[str, Mapping[str, Any]] | None = None,
+    gamma: float | None = None,
+    pretrained_cfg: Any = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build `host` with timm, its pretrained weights included, and convert what the placement names.
+
+    A state dict or checkpoint of the plain host can be loaded later too: its convolutions and norms go where the
+    blocks hold them, and the other branches stay as they are.
+
+    Args:
+        host: name of the plain model.
+        pretrained: load the host's own weights; with gamma 0, the default, logits are then the host's.
+        placement: a policy (`xvol.placement.GRAMMAR`); None takes it from the name after the dot, else stage3.
+        branches, branch_options, gamma: of every block, as in `BlockSpec.make`.
+        pretrained_cfg: what stands after the dot in the name, or a configuration for the host.
+        kwargs: as in `timm.create_model`, `features_only` included.
+
+    Raises:
+        ValueError: the policy names nothing, or a branch or an option is unknown.
+    """
+    tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
+    policy = placement or tag or POLICIES[0]
+    spec = BlockSpec.make(branches, branch_options, gamma)
+    model = timm.create_model(host, pretrained=pretrained, pretrained_cfg=None if tag else pretrained_cfg, **kwargs)
+    stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    size = (stem.in_channels, _EDGE, _EDGE)
+    chosen = select(sites(model, size), policy)
+    convert(model, {site.fqn: spec for site in chosen}, size)
+    model.register_load_state_dict_pre_hook(partial(_take_plain, chosen))
+    for name in ("pretrained_cfg", "default_cfg"):
+        if isinstance(getattr(model, name, None), dict):
+            setattr(model, name, getattr(model, name) | {"architecture": f"xvol_{host}", "tag": policy})
+    return model
+
+
+def _take_plain(chosen: Sequence[Site], model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Move what a plain host's state dict holds of each block to where the block holds it."""
+    for site in chosen:
+        block = model.get_submodule(site.fqn)
+        fqn = f"{prefix}{site.fqn}."
+        if not isinstance(block, XVolution2d) or f"{fqn}weight" not in state_dict:
+            continue
+        own = {f"{fqn}{key}": value for key, value in block.state_dict().items()}
+        _move(state_dict, fqn, f"{fqn}branches.{CONV}.conv.", own)
+        _move(state_dict, f"{prefix}{site.norm_fqn}.", f"{fqn}norms.{CONV}.", own)
+        for key, value in own.items():
+            state_dict.setdefault(key, value)
+
+
+def _move(state_dict: dict[str, Any], old: str, new: str, own: dict[str, Tensor]) -> None:
+    """Rename the keys of one layer; what has no place of its shape in the block, such as another kernel, is dropped."""
+    for key in [key for key in state_dict if key.startswith(old) and "." not in key.removeprefix(old)]:
+        value, name = state_dict.pop(key), new + key.removeprefix(old)
+        if name in own and own[name].shape == value.shape:
+            state_dict[name] = value
+
+
+def _entrypoint(host: str) -> Callable[..., nn.Module]:
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _build(host, pretrained, **kwargs)
+
+    build.__name__ = build.__qualname__ = f"xvol_{host}"
+    build.__doc__ = f"{host} with X-volution blocks; the placement stands after the dot, as in xvol_{host}.stage3."
+    return build
+
+
+def _weights(host: str) -> PretrainedCfg:
+    """What timm knows of the plain model: where its weights are, and how images are prepared."""
+    known = get_pretrained_cfg(host)
+    assert known is not None
+    return replace(known, architecture=None, tag=None)
+
+
+default_cfgs = generate_default_cfgs({f"xvol_{host}.{policy}": _weights(host) for host in HOSTS for policy in POLICIES})
+
+for _host in HOSTS:
+    register_model(_entrypoint(_host))
