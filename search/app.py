@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["check", "task"]
+from search.trial.recipe import COSTS
+
+__all__ = ["check", "score", "task"]
 
 
 def task(config: DictConfig) -> float | tuple[float, ...]:
@@ -33,7 +36,16 @@ def check(config: DictConfig) -> dict[str, Any]:
     return check_trial(config)
 
 
-task.check = check  # type: ignore[attr-defined]  # where a study looks for it
+def score(config: DictConfig, names: Sequence[str]) -> dict[str, float]:
+    """Zero-cost scores of the untrained network of `config`, by name, for a study's warm start."""
+    from search.trial.check import score
+
+    return score(config, names)
+
+
+task.check = check  # type: ignore[attr-defined]  # where a study looks for them
+task.score = score  # type: ignore[attr-defined]
+task.costs = COSTS  # type: ignore[attr-defined]  # what a trial can state before it trains, for constraints
 
 
 def _overrides() -> list[str]:

@@ -1,4 +1,4 @@
-"""`xvol-export runs/<study>/final/0003-s1000 --out model.onnx`: a trial's network, fused, as one file to deploy."""
+"""`xvol-export runs/<study>/final/0003-s1000 --out model.onnx`: a trial's network as one file, fused to deploy or as trained."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ EXAMPLES = """\
 examples:
   xvol-export runs/digits/final/0003-s1000 --out model.onnx     for ONNX Runtime
   xvol-export runs/digits/final/0003-s1000 --out model.pt2      for torch.export.load, no timm or xvol needed
-  xvol-export runs/digits/final/0003-s1000 --out model.pth      the state dict of the fused model, for xvol.fuse(model)
+  xvol-export runs/digits/final/0003-s1000 --out model.pth      the state dict of the fused model, for xvol.fuse(model, size)
+  xvol-export runs/digits/final/0003-s1000 --out model.pth --form train     the state dict as trained, to go on training
 
 The trial must have kept its weights (checkpoint=final, the default: final and single trials; checkpoint=always).
 Exit status: 0, or 2 where nothing was written.
 """
 FORMATS = (".onnx", ".pt2", ".pth")
+FORMS = ("deploy", "train")
+MOST_INLINE_BYTES = 1_900_000_000  # protobuf, which an ONNX file is, ends at 2 GiB, and the graph needs room too
 CONFIG = Path(".hydra") / "config.yaml"
 SHAPES_NETWORK = ("backbone", "placement", "branch", "data", "seed")
 
@@ -44,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("trial", help="folder of a trial, e.g. runs/digits/final/0003-s1000")
     command.add_argument("--out", required=True, metavar="FILE", help=f"file to write: {', '.join(FORMATS)}")
     command.add_argument(
+        "--form",
+        choices=FORMS,
+        default="deploy",
+        help="deploy (default): fused, one convolution and what depends on the input; train: as trained, with its norms",
+    )
+    command.add_argument(
         "--fixed-size", action="store_true", help="fix height and width; the default leaves N, H and W free"
     )
     return command
@@ -53,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = parser().parse_args(arguments)
     try:
-        print(export_trial(Path(options.trial), Path(options.out), fixed_size=options.fixed_size))
+        print(export_trial(Path(options.trial), Path(options.out), form=options.form, fixed_size=options.fixed_size))
     except (ValueError, OSError) as error:
         message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         print(f"xvol-export: {message}", file=sys.stderr)
@@ -61,20 +70,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export_trial(folder: Path, out: Path, *, fixed_size: bool = False) -> str:
-    """Write the fused network of the trial in `folder` to `out`, whose suffix is the format.
+def export_trial(folder: Path, out: Path, *, form: str = "deploy", fixed_size: bool = False) -> str:
+    """Write the network of the trial in `folder`, in eval mode, to `out`, whose suffix is the format.
 
     Args:
+        form: "deploy" writes the fused network, "train" the network as it was trained.
         fixed_size: height and width are those of the trial's images and no others. N is always free.
 
     Returns:
         What was written and the largest errors, in words.
 
     Raises:
-        ValueError: `folder` is no trial or kept no weights, they are of another network, the suffix is unknown, a
+        ValueError: `form` is another, `folder` is no trial or kept no weights, they are of another network, the suffix is unknown, a
             package is missing, or the network cannot be traced.
         OSError: `out` cannot be written.
     """
+    if form not in FORMS:
+        raise ValueError(f"form={form!r} must be one of {', '.join(FORMS)}")
     if out.suffix not in FORMATS:
         raise ValueError(f"--out {out}: the suffix says the format, one of {', '.join(FORMATS)}")
     if not out.absolute().parent.is_dir():
@@ -96,10 +108,13 @@ def export_trial(folder: Path, out: Path, *, fixed_size: bool = False) -> str:
     state = load_checkpoint(path)
     model, size = _rebuild(config, state, result, folder)
     images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
-    fused = xvol.fuse(model, size).eval()
-    report = xvol.fuse_report(model, images, plain=True)
-    written = _write(fused, images, out, fixed_size)
-    lines = [f"{folder}: {result.arm}, {report}" if result else f"{folder}: {report}", f"written: {out}{written}"]
+    if form == "train":
+        told = f"as trained, {xvol.count_params(model)} params"
+        written = _write(model, images, out, fixed_size, form)
+    else:
+        told = str(xvol.fuse_report(model, images, plain=True))
+        written = _write(xvol.fuse(model, size).eval(), images, out, fixed_size, form)
+    lines = [f"{folder}: {f'{result.arm}, ' if result else ''}{told}", f"written: {out}{written}"]
     return "\n".join([*lines, *_other_torch(result)])
 
 
@@ -173,23 +188,24 @@ def _classes(config: Config, state: dict[str, Tensor], folder: Path) -> int:
     return int(state[f"{name}.weight"].shape[0])
 
 
-def _write(fused: nn.Module, images: Tensor, out: Path, fixed_size: bool) -> str:
+def _write(network: nn.Module, images: Tensor, out: Path, fixed_size: bool, form: str) -> str:
     """Write one file; return what is to be said of it."""
     import torch
 
     from search.trial.checkpoint import write_whole
 
     if out.suffix == ".pth":
-        state = {name: value.detach() for name, value in fused.state_dict().items()}
+        state = {name: value.detach() for name, value in network.state_dict().items()}
         write_whole(out, lambda path: torch.save(state, path))
-        return ", the state dict of the fused form"
+        return f", the state dict of the {form} form"
+    beside = ""
     free = torch.export.Dim.DYNAMIC
     shapes = ({0: free} if fixed_size else {0: free, 2: free, 3: free},)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about torch
         try:
             with _sizes_of_one_allowed():
-                program = torch.export.export(fused, (images,), dynamic_shapes=shapes)
+                program = torch.export.export(network, (images,), dynamic_shapes=shapes)
             if out.suffix == ".pt2":
                 write_whole(out, lambda path: torch.export.save(program, path))
             else:
@@ -197,16 +213,30 @@ def _write(fused: nn.Module, images: Tensor, out: Path, fixed_size: bool) -> str
                     program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
                 )
                 assert onnx is not None
-                write_whole(out, lambda path: onnx.save(str(path)))
+                beside = _save_onnx(onnx, network, out)
         except (RuntimeError, ValueError) as error:
             hint = "" if fixed_size else "; --fixed-size asks for less"
             raise ValueError(f"torch {torch.__version__} cannot trace the network: {error}{hint}") from None
     with torch.no_grad():
-        expected = fused(images)
+        expected = network(images)
         if out.suffix == ".pt2":
             error_pt2 = float((program.module()(images) - expected).abs().max())
-            return f", logits differ by {error_pt2:.1e} from the fused form"
-    return _checked_in_onnxruntime(out, images, expected)
+            return f", logits differ by {error_pt2:.1e} from the {form} form"
+    return beside + _checked_in_onnxruntime(out, images, expected, form)
+
+
+def _save_onnx(onnx: Any, network: nn.Module, out: Path) -> str:
+    """Write one file, or two where the weights do not fit into one; return what is to be said of the second."""
+    from search.trial.checkpoint import write_whole
+
+    tensors = [*network.parameters(), *network.buffers()]
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= MOST_INLINE_BYTES:
+        write_whole(out, lambda path: onnx.save(str(path)))
+        return ""
+    onnx.save(
+        str(out), external_data=True
+    )  # the graph names its data file, so it cannot be written elsewhere and moved
+    return f" with its weights in {out}.data, which has to stay beside it"
 
 
 def _sizes_of_one_allowed() -> contextlib.AbstractContextManager[Any]:
@@ -217,14 +247,14 @@ def _sizes_of_one_allowed() -> contextlib.AbstractContextManager[Any]:
     return patch(backed_size_oblivious=True) if hasattr(_config, "backed_size_oblivious") else contextlib.nullcontext()
 
 
-def _checked_in_onnxruntime(out: Path, images: Tensor, expected: Tensor) -> str:
+def _checked_in_onnxruntime(out: Path, images: Tensor, expected: Tensor, form: str) -> str:
     try:
         onnxruntime: Any = import_module("onnxruntime")  # optional, and without types
     except ImportError:
         return ", not checked: onnxruntime is not installed"
     session: Any = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"images": images.numpy()})
-    return f", logits in ONNX Runtime differ by {abs(logits - expected.numpy()).max():.1e} from the fused form"
+    return f", logits in ONNX Runtime differ by {abs(logits - expected.numpy()).max():.1e} from the {form} form"
 
 
 def _need_onnx() -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from search.ledger.result import Phase
 
-__all__ = ["JOURNAL", "WORKERS", "trial_subdir"]
+__all__ = ["JOURNAL", "NO_TRIALS_INSIDE", "STATE_FILE", "WORKERS", "trial_subdir"]
 
 JOURNAL = "study.journal"
 WORKERS = "workers"
+STATE_FILE = "state.pt"  # in a trial's folder, while it can be continued from there
+NO_TRIALS_INSIDE = frozenset({".hydra", WORKERS, "wandb", "tables"})
 _PHASE_FOLDER: dict[Phase, str] = {"search": "trials", "final": "final", "single": "single"}
 
 

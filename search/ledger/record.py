@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from search.ledger.provenance import provenance
-from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, write_result
+from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result, write_result
 
-__all__ = ["HISTORY_COLUMNS", "HISTORY_FILE", "Record", "close_abandoned", "now"]
+__all__ = ["HISTORY_COLUMNS", "HISTORY_FILE", "Record", "close_abandoned", "now", "read_history", "supersede"]
 
 HISTORY_FILE = "history.csv"
 HISTORY_COLUMNS = ("epoch", "train_loss", "val_loss", "val_top1", "lr", "seconds")
@@ -61,6 +61,24 @@ def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
+def read_history(folder: Path) -> list[dict[str, str]]:
+    """The finished epochs in `history.csv`, as text by column; a torn or foreign line ends them."""
+    try:
+        text = (folder / HISTORY_FILE).read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    whole = text[: text.rfind("\n") + 1]  # what follows the last line's end was not written to its end
+    rows = list(csv.reader(line for line in whole.splitlines() if "\0" not in line))
+    if not rows or tuple(rows[0]) != HISTORY_COLUMNS:
+        return []
+    epochs: list[dict[str, str]] = []
+    for row in rows[1:]:
+        if len(row) != len(HISTORY_COLUMNS) or row[0] != str(len(epochs) + 1):
+            break
+        epochs.append(dict(zip(HISTORY_COLUMNS, row, strict=True)))
+    return epochs
+
+
 def close_abandoned(
     folder: Path,
     study: str,
@@ -68,13 +86,12 @@ def close_abandoned(
     phase: Phase,
     status: Status = "interrupted",
     reason: str = "its process died",
+    attempt: int = 1,
 ) -> None:
     """Write the result of a trial whose process died before it could; a result that is there is kept."""
     if not folder.is_dir() or (folder / RESULT_FILE).exists():
         return
     seed = int(folder.name.rpartition("-s")[2])
-    history = folder / HISTORY_FILE
-    epochs = max(0, len(history.read_text(encoding="utf-8").splitlines()) - 1) if history.exists() else 0
     write_result(
         folder,
         TrialResult(
@@ -84,7 +101,22 @@ def close_abandoned(
             status=status,
             reason=reason,
             seed=seed,
-            epochs=epochs,
+            attempt=attempt,
+            epochs=len(read_history(folder)),
             run_dir=f"{folder.parent.name}/{folder.name}",
         ),
     )
+
+
+def supersede(folder: Path) -> None:
+    """Mark the failed trial in `folder` as run again: it is then an interrupted attempt, and keeps its reason.
+
+    What is no result of a failed trial is left as it is.
+    """
+    try:
+        result = read_result(folder / RESULT_FILE)
+    except ValueError:
+        return
+    if result.status == "failed":
+        result.status, result.reason = "interrupted", f"run again; it had failed: {result.reason}"
+        write_result(folder, result)

@@ -16,7 +16,7 @@ RESULT_FILE = "result.json"
 SCHEMA = 1
 
 Phase = Literal["single", "search", "final"]
-Status = Literal["ok", "pruned", "failed", "interrupted"]
+Status = Literal["ok", "pruned", "failed", "interrupted", "infeasible"]
 
 
 @dataclass(kw_only=True)
@@ -28,12 +28,20 @@ class TrialResult:
         trial: number of the trial inside its study and phase, from 0.
         phase: "search" chose on validation data; "final" is the re-evaluation on fresh seeds, the only phase that
             reads test data; "single" is one architecture trained by hand.
-        status: "ok"; "pruned" (stopped by the study's pruner); "failed" (`reason` says why); "interrupted".
+        status: "ok"; "pruned" (stopped by the study's pruner); "failed" (`reason` says why); "interrupted";
+            "infeasible" (refused by a constraint of the study before it was trained; `reason` says which).
         arm: readable name of the architecture, e.g. "stage3: conv+pssa(embed_ratio=0.25)"; "plain" where nothing
             is placed.
         is_baseline: True in the arm that differences are taken against.
         arch_hash: ten hexadecimal digits; two configs that build the same network have the same one.
         recipe_hash: ten hexadecimal digits over everything that is held equal between arms (data, training, measuring).
+        fingerprint: ten hexadecimal digits over architecture, recipe, seed, epochs and whether test data were read: of
+            two trials with the same one, the second could only repeat the first.
+        reused_from: folder of the earlier trial that the figures were taken from, relative to the folder that holds
+            the studies where it lies in there, else absolute; None where this trial was trained.
+        attempt: how often the trial was begun, this time included.
+        resumed_from: folder of the interrupted attempt whose saved state was continued, relative to the study's folder
+            where it lies in there; None where this attempt began anew.
         seed: seeds initialisation, data order and augmentation; arms with equal seeds are paired.
         sites: names of the modules that were replaced.
         branches: names of the branches summed at those sites.
@@ -46,6 +54,9 @@ class TrialResult:
         epochs: epochs that were finished. `epochs_planned`: epochs that were asked for.
         train_seconds: wall time inside the training loop, evaluation included.
         peak_memory_mb: largest memory torch held on the accelerator, MiB; None on a CPU.
+        train_memory_mb: MiB that one training step keeps, where it was asked for: see `search/trial/memory.py`.
+        zero_cost: scores of the untrained network by name, where `measure.zero_cost` asks for them; None where a score
+            is not finite.
         data_source: where the images came from, in words.
         run_dir: folder of the trial, relative to the study's folder.
         wandb_id: id of the W&B run; None with the tracker disabled.
@@ -61,6 +72,10 @@ class TrialResult:
     is_baseline: bool = False
     arch_hash: str | None = None
     recipe_hash: str | None = None
+    fingerprint: str | None = None
+    reused_from: str | None = None
+    attempt: int = 1
+    resumed_from: str | None = None
     backbone: str | None = None
     sites: list[str] = field(default_factory=list)
     branches: list[str] = field(default_factory=list)
@@ -80,6 +95,8 @@ class TrialResult:
     epochs_planned: int = 0
     train_seconds: float | None = None
     peak_memory_mb: float | None = None
+    train_memory_mb: float | None = None
+    zero_cost: dict[str, float | None] = field(default_factory=dict)
     data_source: str | None = None
     run_dir: str | None = None
     wandb_id: str | None = None
@@ -106,9 +123,10 @@ def write_atomic(path: Path, text: str) -> None:
 def write_result(folder: Path, result: TrialResult) -> Path:
     """Write `folder/result.json` atomically and return its path."""
     row = {"schema": SCHEMA, **asdict(result)}
-    for name, value in row.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            row[name] = None  # JSON has no NaN; `status` and `reason` say what happened
+    for values in (row, row["zero_cost"]):
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[name] = None  # JSON has no NaN; `status` and `reason` say what happened
     path = folder / RESULT_FILE
     write_atomic(path, json.dumps(row, indent=1, allow_nan=False) + "\n")
     return path

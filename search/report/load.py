@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from search.ledger.paths import WORKERS, trial_subdir
+from search.ledger.paths import NO_TRIALS_INSIDE, trial_subdir
 from search.ledger.result import RESULT_FILE, Phase, read_result
 
 __all__ = ["COLUMNS", "load_study"]
@@ -22,12 +22,16 @@ COLUMNS: dict[str, str] = {
     "study": "string",
     "phase": "string",  # search | final | single
     "trial": "Int64",  # number inside the study and phase
-    "status": "string",  # ok | pruned | failed | interrupted | unfinished (a folder that never got a result)
+    "status": "string",  # ok | pruned | failed | interrupted | infeasible | unfinished (a folder without a result)
     "reason": "string",
     "arm": "string",
     "is_baseline": "boolean",
     "arch_hash": "string",
     "recipe_hash": "string",
+    "fingerprint": "string",
+    "reused_from": "string",  # relative to the folder that holds the studies
+    "attempt": "Int64",
+    "resumed_from": "string",  # relative to the study's folder
     "seed": "Int64",
     "backbone": "string",
     "sites": "string",  # names joined by "; "
@@ -48,6 +52,7 @@ COLUMNS: dict[str, str] = {
     "epochs_planned": "Int64",
     "train_seconds": "Float64",
     "peak_memory_mb": "Float64",  # MiB
+    "train_memory_mb": "Float64",  # MiB
     "data_source": "string",
     "run_dir": "string",  # relative to the study's folder
     "wandb_id": "string",
@@ -56,15 +61,17 @@ COLUMNS: dict[str, str] = {
     "overrides": "string",  # joined by "; "
     "provenance": "string",  # JSON
 }
-"""Name and pandas dtype of each column of `load_study`; what they mean is said in `TrialResult`."""
+"""Name and pandas dtype of each column of `load_study`; what they mean is said in `TrialResult`.
 
+A study that scored untrained networks has a Float64 column `zero_cost.<name>` for each score after these."""
+
+SCORE = "zero_cost."
 PHASES: tuple[Phase, ...] = ("search", "final", "single")
 PHASE_OF_FOLDER = {Path(trial_subdir(phase, 0, 0)).parts[0]: phase for phase in PHASES}
 PHASE_ORDER = {phase: position for position, phase in enumerate(PHASES)}
 REQUIRED = ("study", "trial", "seed")
-STATUSES = ("ok", "pruned", "failed", "interrupted")
+STATUSES = ("ok", "pruned", "failed", "interrupted", "infeasible")
 TYPES: dict[str, tuple[type, ...]] = {"Float64": (int, float), "string": (str,), "boolean": (bool,)}
-NO_TRIALS_INSIDE = {".hydra", WORKERS, "wandb", "tables"}
 
 
 def load_study(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -78,8 +85,8 @@ def load_study(path: str | os.PathLike[str]) -> pd.DataFrame:
         path: `runs/<study>`, `runs/single`, or the folder of one trial.
 
     Returns:
-        One row for each trial with the columns and dtypes of `COLUMNS`, sorted by phase (search, final, single), trial
-        and seed. `frame.attrs` holds `path` (str) and `unreadable` (a list of messages).
+        One row for each trial with the columns and dtypes of `COLUMNS`, and its zero-cost scores, sorted by phase
+        (search, final, single), trial and seed. `frame.attrs` holds `path` (str) and `unreadable` (a list of messages).
 
     Raises:
         ValueError: the folder is missing, holds no trial, or holds more than one study; the message names the studies
@@ -107,8 +114,10 @@ def load_study(path: str | os.PathLike[str]) -> pd.DataFrame:
     if len(folder_of_study) > 1:
         found = ", ".join(f"{study} (as in {folder})" for study, folder in sorted(folder_of_study.items()))
         raise ValueError(f"{root} holds {len(folder_of_study)} studies: {found}. Give the folder of one of them")
+    scores = sorted({name for row in rows for name in row if name.startswith(SCORE)})
+    columns = COLUMNS | dict.fromkeys(scores, "Float64")
     frame = pd.DataFrame(
-        {name: pd.array([row.get(name) for row in rows], dtype=dtype) for name, dtype in COLUMNS.items()}  # type: ignore[call-overload]
+        {name: pd.array([row.get(name) for row in rows], dtype=dtype) for name, dtype in columns.items()}  # type: ignore[call-overload]
     )
     order = frame.assign(phase=frame["phase"].map(PHASE_ORDER)).sort_values(["phase", "trial", "seed", "run_dir"]).index
     frame = frame.loc[order].reset_index(drop=True)
@@ -143,6 +152,10 @@ def result_row(folder: Path, root: Path) -> dict[str, Any]:
         row[name] = "; ".join(map(str, row[name])) or None
     if not isinstance(row["provenance"], dict):
         raise ValueError(f"{path}: provenance is {row['provenance']!r}, expected an object")
+    scores = row.pop("zero_cost")
+    if not isinstance(scores, dict) or not all(fits(value, "Float64") for value in scores.values()):
+        raise ValueError(f"{path}: zero_cost is {scores!r}, expected numbers by name")
+    row |= {f"{SCORE}{name}": value for name, value in scores.items()}
     row["provenance"] = json.dumps(row["provenance"], sort_keys=True) if row["provenance"] else None
     row["run_dir"] = row["run_dir"] or folder.relative_to(root).as_posix()
     for name, allowed in (("status", STATUSES), ("phase", PHASES)):

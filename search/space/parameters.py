@@ -75,6 +75,13 @@ class Space:
         """All overrides of the trial that was given `values` (by parameter name)."""
         return [*self.fixed, *(p.override(values[p.name]) for p in self.parameters)]
 
+    def size(self) -> int | None:
+        """How many points there are, or None where they cannot be counted."""
+        levels = [parameter.levels() for parameter in self.parameters]
+        if not levels or any(each is None for each in levels):
+            return None
+        return math.prod(len(each) for each in levels if each is not None)
+
     def grid(self) -> list[dict[str, Value]]:
         """Every point, in the order of nested loops over the parameters.
 

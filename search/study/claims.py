@@ -1,56 +1,60 @@
-"""Which trial a worker takes next: waiting trials are written beforehand, and each is claimed once.
+"""Which trial a worker takes next, and what becomes of a trial that nobody runs any more.
 
-With a fixed number of waiting trials the budget is exact. On one machine the claim is guarded by an `flock`, since
-SQLite hands one waiting trial to two processes.
+Each trial is claimed once, under a lock that all workers of the study share, and a new one is made only while finished
+and running ones are short of the budget. So the budget is exact with any number of workers, however often they die.
 """
 
 from __future__ import annotations
 
-import platform
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.ledger.paths import WORKERS
-from search.study.locks import FileLock, is_held
+from search.study.liveness import host_id, is_alive
+from search.study.locks import study_lock
+from search.study.marks import (
+    BASELINE,
+    CELL,
+    INTERRUPTED,
+    OVERRIDES,
+    REASON,
+    RETRY_OF,
+    SKIPPED,
+    TRIES,
+    WORKER,
+)
+from search.study.tally import Counts, Tally
 
-__all__ = ["Counts", "Desk", "count"]
+__all__ = ["Desk", "Quota"]
 
-WORKER, INTERRUPTED, FOLDER, REASON, TRIES = "worker", "interrupted", "run_dir", "reason", "tries"
-MAX_TRIES = 3  # deaths of a worker that one trial is given the blame for
+_KEPT = (CELL, OVERRIDES, BASELINE)  # what makes a trial that was written down beforehand the trial it is
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How a study stands. `finished` counts each trial that came to an end of its own: complete, pruned or failed."""
+class Quota:
+    """How many trials a phase of a study runs.
 
-    complete: int
-    pruned: int
-    failed: int
-    running: int
-    waiting: int
+    Attributes:
+        budget: trials that shall come to an end of their own.
+        sampled: whether new trials are made up by a sampler; otherwise all are written down beforehand.
+        max_skips: proposals in a row that need no training, after which the space counts as exhausted.
+        size: points of the space where they can be counted.
+        max_retries: how often a trial is run again that died with its worker, or that failed in a design.
+    """
 
-    @property
-    def finished(self) -> int:
-        """Trials that count towards the budget."""
-        return self.complete + self.pruned + self.failed
-
-
-def count(trials: Sequence[FrozenTrial]) -> Counts:
-    """Count trials by state; interrupted ones are in none of the numbers, since they are run again."""
-    live = [trial for trial in trials if not trial.user_attrs.get(INTERRUPTED)]
-    by_state = {state: sum(trial.state == state for trial in live) for state in TrialState}
-    return Counts(
-        complete=by_state[TrialState.COMPLETE],
-        pruned=by_state[TrialState.PRUNED],
-        failed=by_state[TrialState.FAIL],
-        running=by_state[TrialState.RUNNING],
-        waiting=by_state[TrialState.WAITING],
-    )
+    budget: int
+    sampled: bool = True
+    max_skips: int = 200
+    size: int | None = None
+    max_retries: int = 2
 
 
 class Desk:
@@ -58,106 +62,182 @@ class Desk:
 
     Args:
         study: the Optuna study.
-        study_dir: folder of the study; holds the lock of the claims and a lock file for each living worker.
+        storage: where it is kept.
+        study_dir: folder of the study.
     """
 
-    def __init__(self, study: optuna.Study, study_dir: Path) -> None:
-        self.study = study
-        self._dir = study_dir
+    def __init__(self, study: optuna.Study, storage: BaseStorage, study_dir: Path, quota: Quota) -> None:
+        self.study, self.quota = study, quota
+        self._storage, self._dir = storage, study_dir
+        self._id = storage.get_study_id_from_name(study.study_name)
+        self._tally = Tally()
         (study_dir / WORKERS).mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(study_dir / WORKERS / ".claims.lock")
 
-    def top_up(self, budget: int, points: Sequence[Mapping[str, Any]] | None = None) -> int:
-        """Write waiting trials until finished, running and waiting ones come to `budget`; return how many were written.
+    def lock(self) -> AbstractContextManager[Any]:
+        """Exclusive among all workers of the study, on all machines."""
+        return study_lock(self._storage, self._dir, self.study.study_name)
 
-        Args:
-            points: for a grid: the points in order, of which the first `budget` not yet in the study are written.
-        """
-        with self._lock:
-            trials = self.study.get_trials(deepcopy=False)
-            now = count(trials)
-            missing = budget - now.finished - now.running - now.waiting
-            if points is not None:
-                seen = [_asked(trial) for trial in trials if not trial.user_attrs.get(INTERRUPTED)]
-                fresh = [point for point in points if dict(point) not in seen][: max(0, missing)]
-                for point in fresh:
-                    self.study.enqueue_trial(dict(point))
-                return len(fresh)
-            for _ in range(missing):
-                self.study.enqueue_trial({})
-            return max(0, missing)
+    def trials(self) -> list[FrozenTrial]:
+        """All trials as they stand, not to be changed."""
+        return self._storage.get_all_trials(self._id, deepcopy=False)
+
+    def counts(self) -> Counts:
+        """How the study stands."""
+        return self._tally.read(self.trials())
+
+    def to_go(self) -> int:
+        """Trials that a worker could take now."""
+        now = self.counts()
+        return max(now.waiting, 0 if self.is_exhausted() else self._owed(now))
+
+    def is_exhausted(self) -> bool:
+        """Whether the sampler proposes nothing any more that needs training; as of the last count."""
+        if not self.quota.sampled:
+            return True
+        if self._tally.streak >= self.quota.max_skips:
+            return True
+        return bool(self._tally.streak and self.quota.size and self._tally.points >= self.quota.size)
+
+    @property
+    def streak(self) -> int:
+        """Proposals in a row that needed no training; as of the last count."""
+        return self._tally.streak
+
+    def claim(self, worker: str) -> Trial | None:
+        """Take the next trial for `worker` (the name of its lock file), or None where there is none to take."""
+        with self.lock():
+            now = self.counts()
+            if not now.waiting and (self.is_exhausted() or self._owed(now) <= 0):
+                return None
+            trial = _ask(self.study)
+            trial.set_user_attr(WORKER, {"host": host_id(), "lock": worker})
+            return trial
 
     def write(self, cells: Sequence[Mapping[str, Any]]) -> int:
-        """Write a waiting trial for each of `cells` (user attributes with a unique "cell"), once ever."""
-        with self._lock:
-            trials = self.study.get_trials(deepcopy=False)
-            there = {trial.user_attrs.get("cell") for trial in trials if not trial.user_attrs.get(INTERRUPTED)}
-            fresh = [cell for cell in cells if cell["cell"] not in there]
+        """Write down a waiting trial for each of `cells` (user attributes with a unique "cell"), once ever."""
+        with self.lock():
+            there = {trial.user_attrs.get(CELL) for trial in _standing(self.trials())}
+            fresh = [cell for cell in cells if cell[CELL] not in there]
             for cell in fresh:
                 self.study.enqueue_trial({}, user_attrs=dict(cell))
             return len(fresh)
 
-    def claim(self, worker: str) -> Trial | None:
-        """Take the next waiting trial for `worker` (the name of its lock file), or None where none is left."""
-        with self._lock:
-            if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                return None
-            trial = self.study.ask()
-            trial.set_user_attr(WORKER, {"host": platform.node(), "lock": worker})
-            return trial
+    def write_points(self, points: Sequence[Mapping[str, Any]]) -> int:
+        """Write down, in order and up to the budget, a waiting trial for each point of the space, once ever."""
+        with self.lock():
+            now = self.counts()
+            seen = {_frozen(_asked(trial)) for trial in _standing(self.trials())}
+            missing = self.quota.budget - now.finished - now.running - now.waiting
+            fresh = [point for point in points if _frozen(point) not in seen][: max(0, missing)]
+            for point in fresh:
+                self.study.enqueue_trial(dict(point))
+            return len(fresh)
 
-    def interrupt(self, trial: FrozenTrial | Trial, reason: str) -> None:
-        """Take back a trial that could not finish, and write the same one again for another worker."""
-        with self._lock:
-            self._requeue(trial.number, reason)
+    def suggest(self, points: Sequence[Mapping[str, Any]]) -> None:
+        """Let the first trials of a search be these points."""
+        with self.lock():
+            for point in points[: max(0, self._owed(self.counts()))]:
+                self.study.enqueue_trial(dict(point))
+
+    def interrupt(self, trial: Trial, reason: str) -> None:
+        """Take back a trial that was stopped from outside, and write the same one down again; it is not blamed."""
+        with self.lock():
+            frozen = self._frozen(trial.number)
+            self._end(frozen, reason)
+            self._again(frozen, int(frozen.user_attrs.get(TRIES, 1)))
 
     def recover(self) -> list[FrozenTrial]:
         """Take back the running trials whose worker is dead, and return them as they now stand.
 
-        Each is written again for another worker, unless it has been the death of `MAX_TRIES` workers: then it is a
-        failed trial. A trial of another host is left alone: whether its worker lives cannot be seen from here.
+        Each is written down again, unless it was the death of as many workers as `max_retries` allows: then it failed.
         """
-        with self._lock:
-            stale = [
-                trial.number
-                for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-                if self._is_stale(trial)
-            ]
-            for number in stale:
-                self._bury(number)
-            trials = self.study.get_trials(deepcopy=False)
-            return [trials[number] for number in stale]
+        with self.lock():
+            stale = [trial for trial in self.trials() if trial.state == TrialState.RUNNING and self._is_stale(trial)]
+            for frozen in stale:
+                tries = int(frozen.user_attrs.get(TRIES, 1))
+                if tries <= self.quota.max_retries:
+                    self._end(frozen, "its worker died")
+                    self._again(frozen, tries + 1)
+                else:
+                    reason = f"its worker died, {tries} times in a row: out of memory, or killed from outside"
+                    self._end(frozen, reason, interrupted=False)
+            return [self._frozen(trial.number) for trial in stale]
 
-    def _bury(self, number: int) -> None:
-        frozen = self.study.get_trials(deepcopy=False)[number]
-        tries = int(frozen.user_attrs.get(TRIES, 1))
-        if tries < MAX_TRIES:
-            self._requeue(number, "its worker died", tries + 1)
-            return
-        reason = f"its worker died, {tries} times in a row: out of memory, or killed from outside"
-        self.study._storage.set_trial_user_attr(frozen._trial_id, REASON, reason)
-        self.study.tell(number, state=TrialState.FAIL)
+    def retry_failed(self) -> list[FrozenTrial]:
+        """Write down again the failed trials of a design; return them.
+
+        Not those that were tried as often as `max_retries` allows, and not those that failed twice for one reason:
+        they would again.
+        """
+        with self.lock():
+            trials = self.trials()
+            superseded = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+            chosen = [
+                trial
+                for trial in trials
+                if trial.state == TrialState.FAIL
+                and not trial.user_attrs.get(INTERRUPTED)
+                and not trial.user_attrs.get(SKIPPED)
+                and trial.number not in superseded
+                and int(trial.user_attrs.get(TRIES, 1)) <= self.quota.max_retries
+                and not _failed_alike(trial, trials)
+            ]
+            for frozen in chosen:
+                self._again(frozen, int(frozen.user_attrs.get(TRIES, 1)) + 1)
+            return chosen
+
+    def attempts(self, trial: Trial | FrozenTrial) -> list[FrozenTrial]:
+        """The earlier attempts at `trial`, the latest first."""
+        found: list[FrozenTrial] = []
+        number = trial.user_attrs.get(RETRY_OF)
+        while number is not None:
+            found.append(self._frozen(number))
+            number = found[-1].user_attrs.get(RETRY_OF)
+        return found
+
+    def _owed(self, now: Counts) -> int:
+        return self.quota.budget - now.finished - now.running - now.waiting if self.quota.sampled else 0
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._id, number))
 
     def _is_stale(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get(WORKER)
         if worker is None:  # claimed by someone who died inside `claim`, whose lock we hold now
             return True
-        return worker["host"] == platform.node() and not is_held(self._dir / WORKERS / worker["lock"])
+        return not is_alive(self._storage, self._dir, worker, trial._trial_id)
 
-    def _requeue(self, number: int, reason: str, tries: int = 1) -> None:
-        frozen = self.study.get_trials(deepcopy=False)[number]
-        storage = self.study._storage  # `Study` has no public way to annotate a trial of a dead process
-        storage.set_trial_user_attr(frozen._trial_id, INTERRUPTED, True)
-        storage.set_trial_user_attr(frozen._trial_id, REASON, reason)
-        self.study.tell(number, state=TrialState.FAIL)
-        kept = {
-            name: value for name, value in frozen.user_attrs.items() if name in ("cell", "overrides", "is_baseline")
-        }
-        self.study.enqueue_trial(
-            dict(frozen.params) or _asked(frozen), user_attrs={**kept, "retry_of": number, TRIES: tries}
-        )
+    def _end(self, frozen: FrozenTrial, reason: str, interrupted: bool = True) -> None:
+        if interrupted:
+            self._storage.set_trial_user_attr(frozen._trial_id, INTERRUPTED, True)
+        self._storage.set_trial_user_attr(frozen._trial_id, REASON, reason)
+        self.study.tell(frozen.number, state=TrialState.FAIL)
+
+    def _again(self, frozen: FrozenTrial, tries: int) -> None:
+        kept = {name: value for name, value in frozen.user_attrs.items() if name in _KEPT}
+        self.study.enqueue_trial(_asked(frozen), user_attrs={**kept, RETRY_OF: frozen.number, TRIES: tries})
+
+
+def _ask(study: optuna.Study) -> Trial:
+    with warnings.catch_warnings():  # Optuna wants heartbeats inside its own loop; ours are in `liveness`
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")
+        return study.ask()
 
 
 def _asked(trial: FrozenTrial) -> dict[str, Any]:
-    fixed = trial.system_attrs.get("fixed_params")
-    return dict(trial.params) or dict(fixed or {})
+    return dict(trial.params) or dict(trial.system_attrs.get("fixed_params") or {})
+
+
+def _frozen(point: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted((name, (type(value).__name__, value)) for name, value in point.items()))
+
+
+def _standing(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """All but the interrupted ones that nobody wrote down again, since whoever took them back died in the middle."""
+    replaced = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    return [trial for trial in trials if not trial.user_attrs.get(INTERRUPTED) or trial.number in replaced]
+
+
+def _failed_alike(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    before = trial.user_attrs.get(RETRY_OF)
+    return before is not None and trials[before].user_attrs.get(REASON) == trial.user_attrs.get(REASON)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
 
+from search.ledger.paths import JOURNAL
 from search.ledger.secrets import masked_tree
+from search.study.growth import current_name
+from search.study.plan import Plan, resolved
+from search.study.storage import open_storage
 
-__all__ = ["claim_identity", "flatten"]
+__all__ = ["claim_identity", "flatten", "is_known", "write_identity"]
 
 ATTRIBUTE = "identity"
+PARAMS = "hydra.sweeper.params."
 # where a trial runs and who watches it does not change what it finds
 FREE = ("tracker.", "device", "threads", "checkpoint", "data.root", "data.download")
 
@@ -24,7 +30,33 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): value}
 
 
-def claim_identity(study: optuna.Study, folder: str, config: Mapping[str, Any], search: Mapping[str, Any]) -> None:
+def _leaves(config: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str, Any]:
+    leaves = {name: value for name, value in flatten(config).items() if not name.startswith(FREE)}
+    leaves.update({f"hydra.sweeper.{name}": value for name, value in flatten(search).items()})
+    plain: dict[str, Any] = json.loads(json.dumps(masked_tree(leaves), sort_keys=True, default=str))
+    return plain
+
+
+def write_identity(study: optuna.Study, config: Mapping[str, Any], search: Mapping[str, Any]) -> None:
+    """Write what the study is about into it."""
+    study.set_user_attr(ATTRIBUTE, _leaves(config, search))
+
+
+def is_known(plan: Plan, config: Mapping[str, Any], search: Mapping[str, Any]) -> bool:
+    """Whether this very study stands in the storage already, so that it need not be checked again."""
+    if plan.storage is None and not (Path(plan.study_dir) / JOURNAL).exists():
+        return False
+    storage = open_storage(resolved(plan.storage), Path(plan.study_dir), patience_seconds=plan.patience_seconds)
+    try:
+        study_id = storage.get_study_id_from_name(current_name(storage, plan.study_name))
+    except KeyError:
+        return False
+    return storage.get_study_user_attrs(study_id).get(ATTRIBUTE) == _leaves(config, search)
+
+
+def claim_identity(
+    study: optuna.Study, folder: str, config: Mapping[str, Any], search: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """Write what the study is about into it, or compare with what stands there.
 
     Args:
@@ -32,12 +64,13 @@ def claim_identity(study: optuna.Study, folder: str, config: Mapping[str, Any], 
         config: the resolved config that all trials share.
         search: parameters, directions and objectives.
 
+    Returns:
+        None, or where nothing but the parameters differ: the values that the earlier trials had for those which are new.
+
     Raises:
         ValueError: the storage holds another study under this name; the message names the keys that differ.
     """
-    leaves = {name: value for name, value in flatten(config).items() if not name.startswith(FREE)}
-    leaves.update({f"hydra.sweeper.{name}": value for name, value in flatten(search).items()})
-    mine = json.loads(json.dumps(masked_tree(leaves), sort_keys=True, default=str))
+    mine = _leaves(config, search)
     theirs = study.user_attrs.get(ATTRIBUTE)
     if theirs is None:
         if study.get_trials(deepcopy=False):
@@ -46,18 +79,26 @@ def claim_identity(study: optuna.Study, folder: str, config: Mapping[str, Any], 
                 "take another hydra.sweeper.study_name or hydra.sweeper.storage"
             )
         study.set_user_attr(ATTRIBUTE, mine)
-        return
+        return None
     differ = sorted(name for name in {*mine, *theirs} if mine.get(name, _ABSENT) != theirs.get(name, _ABSENT))
-    if differ:
-        lines = [f"  {name}: there {theirs.get(name, _ABSENT)}, now {mine.get(name, _ABSENT)}" for name in differ[:12]]
-        more = f"\n  and {len(differ) - 12} more" if len(differ) > 12 else ""
-        raise ValueError(
-            f"{folder} holds another study: {len(differ)} setting(s) differ, so its trials cannot be counted together.\n"
-            + "\n".join(lines)
-            + more
-            + f"\nGive this one a name of its own, e.g. hydra.sweeper.study_name={study.study_name}_2, "
-            "or run the command that the study was made with."
-        )
+    if not differ:
+        return None
+    if not study.get_trials(deepcopy=False):
+        study.set_user_attr(ATTRIBUTE, mine)  # nothing was trained under the other settings
+        return None
+    if all(name.startswith(PARAMS) and name in mine for name in differ):
+        return {
+            name.removeprefix(PARAMS): theirs[key] for name in differ if (key := name.removeprefix(PARAMS)) in theirs
+        }
+    lines = [f"  {name}: there {theirs.get(name, _ABSENT)}, now {mine.get(name, _ABSENT)}" for name in differ[:12]]
+    more = f"\n  and {len(differ) - 12} more" if len(differ) > 12 else ""
+    raise ValueError(
+        f"{folder} holds another study: {len(differ)} setting(s) differ, so its trials cannot be counted together.\n"
+        + "\n".join(lines)
+        + more
+        + f"\nGive this one a name of its own, e.g. hydra.sweeper.study_name={study.study_name}_2, "
+        "or run the command that the study was made with."
+    )
 
 
 _ABSENT = "(absent)"

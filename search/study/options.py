@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["DIRECTIONS", "FinalOptions", "SweeperOptions", "check_options", "directions_of"]
+__all__ = [
+    "DIRECTIONS",
+    "REUSE",
+    "FinalOptions",
+    "SweeperOptions",
+    "WarmStartOptions",
+    "check_options",
+    "directions_of",
+]
 
 DIRECTIONS = ("minimize", "maximize")
+REUSE = ("all", "study", "none")
 
 
 @dataclass
@@ -32,6 +41,21 @@ class FinalOptions:
 
 
 @dataclass
+class WarmStartOptions:
+    """Points that a search tries first, chosen by a score of the untrained network. Never on by itself.
+
+    Attributes:
+        score: a zero-cost score, e.g. "synflow" or "naswot"; null for no warm start.
+        candidates: random points that are scored.
+        top: how many of them, the highest first, are the first trials.
+    """
+
+    score: str | None = None
+    candidates: int = 64
+    top: int = 8
+
+
+@dataclass
 class SweeperOptions:
     """Keys of `hydra.sweeper`. Those of Hydra's official Optuna sweeper keep their names and their meaning.
 
@@ -45,6 +69,17 @@ class SweeperOptions:
         n_trials: finished trials the search comes to, however often it is interrupted and resumed.
         n_jobs: workers.
         max_failure_rate: share of `n_trials` that may fail before the study stops.
+        max_retries: how often a trial is run again that died with its worker, or a cell of a design that failed.
+        max_skips: proposals in a row that need no training (reused, infeasible) after which the search ends early.
+        trial_minutes: time limit of one run; null for none.
+        patience_minutes: how long workers wait for a storage that went away.
+        seeds_per_trial: runs of each trial on consecutive seeds, whose mean the sampler is told. With more than one the
+            pruner compares trials seed by seed (Wilcoxon is made for that), not epoch by epoch.
+        reuse: a proposal that was already trained with the same recipe, seed and budget takes that result: of any
+            study beside this one ("all"), of this one ("study"), or never ("none").
+        constraints: limits on costs that are known before training, e.g. {params: "<=1.2e6", latency_ms: "<=8"}.
+        warm_start: the first points of a search by a zero-cost score.
+        old_values: for an existing study that takes a new parameter: the value that all its trials had until now.
         params: what varies: config key -> text in Hydra's sweep grammar.
         custom_search_space: dotted path of a function `(config, trial)` that suggests further parameters.
         final: the re-evaluation on fresh seeds.
@@ -60,6 +95,15 @@ class SweeperOptions:
     n_trials: int = 20
     n_jobs: int = 2
     max_failure_rate: float = 0.5
+    max_retries: int = 2
+    max_skips: int = 200
+    trial_minutes: float | None = None
+    patience_minutes: float = 10.0
+    seeds_per_trial: int = 1
+    reuse: str = "all"
+    constraints: Any = None
+    warm_start: WarmStartOptions = field(default_factory=WarmStartOptions)
+    old_values: Any = None
     params: dict[str, Any] | None = None
     custom_search_space: str | None = None
     final: FinalOptions = field(default_factory=FinalOptions)
@@ -83,9 +127,19 @@ def directions_of(options: SweeperOptions) -> list[str]:
 def check_options(options: SweeperOptions) -> None:
     """Raise ValueError where a value is out of its range."""
     directions_of(options)
-    for name, low in (("n_trials", 1), ("n_jobs", 1)):
+    for name, low in (("n_trials", 1), ("n_jobs", 1), ("max_retries", 0), ("max_skips", 1), ("seeds_per_trial", 1)):
         if getattr(options, name) < low:
             raise ValueError(f"hydra.sweeper.{name}={getattr(options, name)}: at least {low}")
+    if options.trial_minutes is not None and not options.trial_minutes > 0:
+        raise ValueError(f"hydra.sweeper.trial_minutes={options.trial_minutes}: must be above 0, or null for no limit")
+    if not options.patience_minutes >= 0:
+        raise ValueError(f"hydra.sweeper.patience_minutes={options.patience_minutes}: at least 0")
+    if options.reuse not in REUSE:
+        raise ValueError(f"hydra.sweeper.reuse={options.reuse}: allowed are {', '.join(REUSE)}")
+    if not 1 <= options.warm_start.top <= options.warm_start.candidates:
+        raise ValueError(
+            f"hydra.sweeper.warm_start: top={options.warm_start.top} must be 1 up to candidates={options.warm_start.candidates}"
+        )
     if not 0 <= options.max_failure_rate <= 1:
         raise ValueError(f"hydra.sweeper.max_failure_rate={options.max_failure_rate}: allowed is 0 to 1")
     if options.final.top_k < 0 or options.final.seeds < 1:

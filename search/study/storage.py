@@ -1,101 +1,164 @@
-"""Opening the Optuna storage of a study: an embedded journal by default, or any URL that Optuna takes."""
+"""Opening the Optuna storage of a study: an embedded journal by default, or SQLite, PostgreSQL or Redis by URL."""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import importlib.util
+import logging
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import cast
 
-from optuna.storages.journal import JournalFileOpenLock
+import optuna
 
 from search.ledger.paths import JOURNAL
 from search.ledger.secrets import mask
+from search.study.journals import FileJournal, JournalLock, PatientJournal, RedisJournal
 from search.study.locks import FileLock
+from search.study.patience import Patience, StorageGone
+from search.study.proxies import PatientDatabase
 
-if TYPE_CHECKING:
-    import optuna
+__all__ = ["GRACE_SECONDS", "HEARTBEAT_SECONDS", "JournalLock", "open_storage"]
 
-__all__ = ["JournalLock", "open_storage"]
-
-
-class JournalLock(JournalFileOpenLock):
-    """Guards the journal's appends, and cuts off a line that a dying process left half written.
-
-    Optuna's own lock files outlive a killed holder by half a minute, and a torn line makes the next append
-    unreadable. Whoever holds this lock is the only writer, so what does not end in a newline is nobody's.
-    """
-
-    def __init__(self, journal: Path) -> None:
-        super().__init__(str(journal))
-        self._journal = journal
-        self._lock = FileLock(journal.with_name(journal.name + ".lock"))
-
-    def acquire(self) -> bool:
-        """Wait for the lock, then mend the journal's end."""
-        self._lock.acquire()
-        try:
-            _cut_torn_line(self._journal)
-        except BaseException:
-            self._lock.release()
-            raise
-        return True
-
-    def release(self) -> None:
-        """Give the lock back."""
-        self._lock.release()
+log = logging.getLogger("xvol")
+HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
+CONNECT_SECONDS = 10
+# libpq finds out within half a minute that a server's machine is gone. A database made without a locale says SQL_ASCII,
+# and the driver would hand out bytes in place of texts.
+_CONNECTION = {
+    "client_encoding": "utf8",
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+_OPENING_KEY = 0x786F_766F_6C  # of the advisory lock under which tables are made
+_ALLOWED = (
+    "Allowed are null (a journal in the study's folder), journal:PATH, sqlite:///PATH, postgresql://USER@HOST/NAME and "
+    "redis://HOST:PORT"
+)
 
 
-def _cut_torn_line(journal: Path) -> None:
-    with journal.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        if end == 0:
-            return
-        file.seek(end - 1)
-        if file.read(1) == b"\n":
-            return
-        keep, step = end, 4096
-        while keep > 0:
-            start = max(0, keep - step)
-            file.seek(start)
-            newline = file.read(keep - start).rfind(b"\n")
-            if newline >= 0:
-                keep = start + newline + 1
-                break
-            keep = start
-        file.truncate(keep)
-
-
-def open_storage(spec: str | None, study_dir: Path) -> optuna.storages.BaseStorage:
-    """Open, and where needed create, the storage.
+def open_storage(
+    spec: str | None, study_dir: Path, patience_seconds: float = 600.0
+) -> PatientJournal | PatientDatabase:
+    """Open, and where needed create, the storage. Its calls wait while it is away; opening does not.
 
     Args:
-        spec: None for `study.journal` in `study_dir`; `journal:PATH` for a journal elsewhere; else a database URL.
+        spec: None for `study.journal` in `study_dir`; `journal:PATH` for a journal elsewhere; else a URL of SQLite,
+            PostgreSQL or Redis.
+        study_dir: the study's folder. In Redis its name keeps studies apart.
+        patience_seconds: how long a call waits for a storage that went away, before it raises StorageGone.
 
     Raises:
         ValueError: it cannot be opened; the message never holds a password.
     """
-    import optuna
-
+    shown = "the journal in the study's folder" if spec is None else f"the storage {mask(spec)}"
+    patience = Patience(shown, seconds=0)  # a storage that cannot even be opened is told at once
     try:
-        if spec is None or spec.startswith("journal:"):
-            path = (study_dir / JOURNAL if spec is None else Path(spec.removeprefix("journal:"))).resolve()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            backend = optuna.storages.journal.JournalFileBackend(str(path), lock_obj=JournalLock(path))
-            return optuna.storages.JournalStorage(backend)
-        return _database(spec)
+        storage = _opened(spec, study_dir, patience)
+    except _Missing as error:
+        raise ValueError(f"hydra.sweeper.storage: cannot open {shown}: {error}") from None
     except Exception as error:
-        shown = "the journal in the study's folder" if spec is None else mask(spec)
-        first_line = mask(str(error)).splitlines()[0] if str(error) else type(error).__name__
+        cause = error.__cause__ if isinstance(error, StorageGone) and error.__cause__ else error
+        first_line = mask(str(cause)).splitlines()[0] if str(cause) else type(cause).__name__
         raise ValueError(
-            f"hydra.sweeper.storage: cannot open {shown} ({type(error).__name__}: {first_line}). Allowed are null (a journal "
-            "in the study's folder), journal:PATH, and database URLs such as sqlite:///PATH or postgresql://USER@HOST/NAME"
+            f"hydra.sweeper.storage: cannot open {shown} ({type(cause).__name__}: {first_line}). {_ALLOWED}"
         ) from None
+    patience.seconds = patience_seconds
+    return storage
 
 
-def _database(url: str) -> optuna.storages.BaseStorage:
-    import optuna
+class _Missing(Exception):
+    """A package is not installed."""
 
-    sqlite = url.startswith("sqlite:")
-    arguments = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
-    return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+
+def _opened(spec: str | None, study_dir: Path, patience: Patience) -> PatientJournal | PatientDatabase:
+    if spec is None:
+        return _journal(study_dir / JOURNAL, patience)
+    if spec.startswith("journal:"):
+        return _journal(Path(spec.removeprefix("journal:")), patience)
+    if spec.startswith(("redis:", "rediss:")):
+        return _redis(spec, study_dir.name, patience)
+    if spec.startswith("sqlite:"):
+        return _sqlite(spec, study_dir, patience)
+    if spec.startswith(("postgresql:", "postgresql+", "postgres:")):
+        return _postgresql(spec, patience)
+    raise ValueError("no such kind of storage")
+
+
+def _journal(path: Path, patience: Patience) -> PatientJournal:
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return PatientJournal(FileJournal(path, patience))
+
+
+def _redis(url: str, study: str, patience: Patience) -> PatientJournal:
+    if not _is_installed("redis"):
+        raise _Missing("Redis' driver is not installed: pip install 'xvol[redis]'")
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    client = redis.Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_SECONDS,
+        socket_timeout=30,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),  # ours knows which calls may be repeated
+    )
+    storage = PatientJournal(RedisJournal(client, f"xvol:{study}", patience))
+    with contextlib.suppress(redis.ResponseError):  # a managed server may refuse to tell
+        if cast(dict[str, str], client.config_get("appendonly")).get("appendonly") == "no":
+            log.warning("%s keeps no log (appendonly no): trials may be lost when it restarts", patience.what)
+    return storage
+
+
+def _sqlite(url: str, study_dir: Path, patience: Patience) -> PatientDatabase:
+    study_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(study_dir / ".opening.lock"):  # two who make the tables at once stumble over each other
+        return PatientDatabase(
+            optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}), patience
+        )
+
+
+def _postgresql(url: str, patience: Patience) -> PatientDatabase:
+    import sqlalchemy
+
+    address = sqlalchemy.make_url(url)
+    address = address.set(drivername=f"postgresql+{_driver(address.drivername)}")
+    arguments = {name: value for name, value in _CONNECTION.items() if name not in address.query}
+    full = (
+        address.render_as_string(hide_password=False).replace("{", "%7B").replace("}", "%7D")
+    )  # Optuna fills in {...}
+    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args=arguments)
+    with engine.connect() as connection, warnings.catch_warnings():
+        # held until the connection closes: two who make the tables at once stumble over each other
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _OPENING_KEY})
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        inner = optuna.storages.RDBStorage(
+            full,
+            engine_kwargs={"pool_pre_ping": True, "connect_args": arguments},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+        )
+    return PatientDatabase(inner, patience)
+
+
+def _driver(name: str) -> str:
+    """The driver to use for a URL that begins with `name`: the one it names, or the one that is installed."""
+    drivers = ("psycopg", "psycopg2")
+    asked = name.partition("+")[2]
+    if asked and asked not in drivers:
+        raise ValueError(f"driver {asked!r} is not supported; write postgresql://, or postgresql+ and one of {drivers}")
+    for driver in [asked] if asked else drivers:
+        if _is_installed(driver):
+            return driver
+    raise _Missing(f"PostgreSQL's driver {asked or 'psycopg'} is not installed: pip install 'xvol[postgres]'")
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

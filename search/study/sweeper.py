@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,24 +16,36 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.ledger.paths import WORKERS
-from search.ledger.record import close_abandoned
-from search.ledger.result import Status, write_atomic
+from search.ledger.result import write_atomic
 from search.ledger.secrets import mask
 from search.space.parameters import Parameter, Space, parse_space
-from search.study.claims import FOLDER, INTERRUPTED, REASON, Desk, count
+from search.study.claims import Desk, Quota
+from search.study.constraints import parse_constraints
 from search.study.finals import best_arms, final_cells
-from search.study.identity import claim_identity
+from search.study.growth import current_name, grow
+from search.study.identity import claim_identity, is_known, write_identity
+from search.study.interrupts import Interrupts
+from search.study.launcher import worker_count
+from search.study.liveness import check_shared_folder
+from search.study.marks import REASON, SKIPPED
+from search.study.objectives import check_objectives
 from search.study.options import SweeperOptions, check_options, directions_of
+from search.study.plan import Plan, open_desk
+from search.study.proposal import custom_space
+from search.study.recovery import recover, supersede
 from search.study.samplers import is_grid, make_pruner, make_sampler
-from search.study.worker import Plan, Worker, custom_space, open_study
+from search.study.warm_start import first_points
+from search.study.worker import Worker, WorkerReport
 
 __all__ = ["StudyRun"]
 
 log = logging.getLogger("xvol")
 POLL_SECONDS = 1.0
+BASELINE_HASH = "baseline_hash"
+MAX_IN_VAIN = 3  # launcher calls in a row that break down without any trial having ended
 MAX_CHECKS = 64  # configurations that are built before a study starts
 
 
@@ -41,9 +54,10 @@ class StudyRun:
 
     Args:
         options: keys of `hydra.sweeper`.
-        hydra_context, task, config: what Hydra hands to a sweeper. Where `task` has an attribute `check`, it is called
+        hydra_context, task, config: what Hydra hands to a sweeper. A task may have these attributes: `check`, called
             with a composed config before the study starts; it raises ValueError for what cannot run, and returns facts
-            ("arch_hash", "arm", "objectives").
+            ("arch_hash", "arm", "objectives", "senses"). `costs`: names it can state before training. `score`, called with
+            a config and names of zero-cost scores.
     """
 
     def __init__(
@@ -53,6 +67,7 @@ class StudyRun:
         assert isinstance(merged, SweeperOptions)
         self.options = merged
         self.context, self.task = hydra_context, task
+        self.storage = _as_written(config, merged.storage)
         self.config = _without_password(config, merged.storage)
         self.study_dir = Path(str(config.hydra.sweep.dir)).absolute()
 
@@ -61,7 +76,8 @@ class StudyRun:
 
         Raises:
             ValueError: what the user asked for cannot be run.
-            RuntimeError: too many trials failed.
+            RuntimeError: too many trials failed, or launchers fail without bringing any trial to its end.
+            KeyboardInterrupt: the user stopped the study, and the running trials have saved their state.
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -74,18 +90,18 @@ class StudyRun:
             )
         plan = self._plan(space)
         points = space.grid() if is_grid(self.options.sampler) else None
-        base = self._compose(space.fixed)
-        facts = self._check(space)
-        self.study_dir.mkdir(parents=True, exist_ok=True)
-        study = open_study(plan, stream=0)
-        self._claim(study, base, space)
-        write_atomic(self.study_dir / "multirun.yaml", OmegaConf.to_yaml(self.config))
-        self._phase(study, plan, lambda desk: desk.top_up(plan.budget, points))
-        _raise_if_nothing_worked(study)
-        if self.options.final.top_k:
-            self._re_evaluate(study, plan, facts.get("arch_hash"))
-        self._write_tables()
-        return vars(count(study.get_trials(deepcopy=False)))
+        with Interrupts(Path(plan.stop_file), owner=True) as self.interrupts:
+            plan, desk = self._opened(plan)
+            if points is not None:
+                self._phase(plan, lambda desk: desk.write_points(points))
+            else:
+                self._warm_start(plan, desk)
+                self._phase(plan)
+            _raise_if_nothing_worked(desk)
+            if self.options.final.top_k:
+                self._re_evaluate(desk, plan)
+            self._write_tables()
+            return vars(desk.counts())
 
     def _plan(self, space: Space) -> Plan:
         options = self.options
@@ -95,10 +111,6 @@ class StudyRun:
         make_pruner(pruner)
         if options.custom_search_space:
             custom_space(options.custom_search_space)
-        if len(directions) > 1 and pruner:
-            raise ValueError(
-                "hydra.sweeper.pruner: Optuna cannot prune a study with several objectives; take pruner=none, or one objective"
-            )
         assert options.study_name is not None
         return Plan(
             study_name=options.study_name,
@@ -110,14 +122,59 @@ class StudyRun:
             sampler=sampler,
             pruner=pruner,
             allowed_failures=int(options.max_failure_rate * options.n_trials),
-            budget=options.n_trials,
+            quota=Quota(
+                budget=options.n_trials,
+                sampled=not is_grid(sampler),
+                max_skips=options.max_skips,
+                size=None if options.custom_search_space else space.size(),
+                max_retries=options.max_retries,
+            ),
+            stop_file=str(self.study_dir / WORKERS / f".stop-{uuid.uuid4().hex[:12]}"),
+            constraints=parse_constraints(options.constraints, getattr(self.task, "costs", None)),
+            reuse=options.reuse,
+            seeds_per_trial=options.seeds_per_trial,
+            trial_seconds=None if options.trial_minutes is None else 60 * options.trial_minutes,
+            patience_seconds=60 * options.patience_minutes,
             seed_key=options.final.seed_key,
             custom_search_space=options.custom_search_space,
-            storage=options.storage,
+            storage=self.storage,
         )
+
+    def _opened(self, plan: Plan) -> tuple[Plan, Desk]:
+        """Check what is new, then open the study, or the one that it grew into."""
+        config, search = self._identity(plan.space)
+        facts = {} if is_known(plan, config, search) else self._check(plan.space)
+        self.study_dir.mkdir(parents=True, exist_ok=True)
+        desk, storage = open_desk(plan, stream=0)
+        check_shared_folder(desk.study, self.study_dir)
+        plan = replace(plan, optuna_name=current_name(storage, plan.study_name))
+        desk, storage = open_desk(plan, stream=0)
+        with desk.lock():
+            old_values = claim_identity(desk.study, str(self.study_dir), config, search)
+            if old_values is not None:
+                name = grow(desk.study, storage, plan.space.parameters, {**old_values, **(self.options.old_values or {})})
+                log.info("the study takes new parameters or choices: its %d trials are kept", len(desk.trials()))
+                plan = replace(plan, optuna_name=name)
+                desk, storage = open_desk(plan, stream=0)
+                write_identity(desk.study, config, search)
+        if facts.get("arch_hash"):
+            desk.study.set_user_attr(BASELINE_HASH, facts["arch_hash"])
+        write_atomic(self.study_dir / "multirun.yaml", OmegaConf.to_yaml(self.config))
+        return plan, desk
 
     def _compose(self, overrides: tuple[str, ...] | list[str]) -> DictConfig:
         return self.context.config_loader.load_sweep_config(self.config, list(overrides))
+
+    def _identity(self, space: Space) -> tuple[dict[str, Any], dict[str, Any]]:
+        config = OmegaConf.to_container(_task_config(self._compose(space.fixed)), resolve=True)
+        assert isinstance(config, dict)
+        search = {
+            "direction": directions_of(self.options),
+            "params": {p.name: _shown(p) for p in space.parameters},
+            "custom_search_space": self.options.custom_search_space,
+            "seeds_per_trial": self.options.seeds_per_trial,
+        }
+        return config, search  # type: ignore[return-value]
 
     def _check(self, space: Space) -> dict[str, Any]:
         """Compose, and let the task check, the baseline and each level of each parameter; return the baseline's facts."""
@@ -130,75 +187,112 @@ class StudyRun:
             return {}
         log.info("checking %d configurations of the study before it starts", len(configs))
         facts = [check(config) for config in configs]
-        expected = len(directions_of(self.options))
         for fact in facts:
-            if fact.get("objectives", expected) != expected:
-                raise ValueError(
-                    f"objectives names {fact['objectives']} metric(s), hydra.sweeper.direction {expected}: give one direction for each"
-                )
+            check_objectives(fact, directions_of(self.options))
         return facts[0]
 
-    def _claim(self, study: optuna.Study, base: DictConfig, space: Space) -> None:
-        config = OmegaConf.to_container(_task_config(base), resolve=True)
-        assert isinstance(config, dict)
-        search = {
-            "direction": directions_of(self.options),
-            "params": {p.name: _shown(p) for p in space.parameters},
-            "custom_search_space": self.options.custom_search_space,
-        }
-        claim_identity(study, str(self.study_dir), config, search)  # type: ignore[arg-type]
+    def _warm_start(self, plan: Plan, desk: Desk) -> None:
+        options = self.options.warm_start
+        if options.score is None or desk.trials():
+            return
+        score = getattr(self.task, "score", None)
+        if score is None:
+            raise ValueError("hydra.sweeper.warm_start.score: this application offers no scores; leave it null")
+        composed = lambda overrides: _task_config(self._compose(overrides))  # noqa: E731
+        desk.suggest(first_points(options, plan.space, composed, score))
 
-    def _phase(self, study: optuna.Study, plan: Plan, write: Callable[[Desk], int]) -> None:
+    def _phase(self, plan: Plan, write: Callable[[Desk], int] = lambda _: 0) -> None:
         """Launch workers until no trial of this phase is waiting or running."""
-        desk = Desk(study, self.study_dir)
-        while True:
-            for trial in desk.recover():
-                again = "it is run again" if trial.user_attrs.get(INTERRUPTED) else "it has failed"
-                log.warning("%s trial %d: %s; %s", plan.phase, trial.number, trial.user_attrs[REASON], again)
-                self._close_ledger(plan, trial)
-            write(desk)
-            now = count(study.get_trials(deepcopy=False))
-            if now.waiting:
+        desk, _ = open_desk(plan, stream=0)
+        recover(desk, plan)
+        write(desk)
+        if not plan.quota.sampled:
+            for trial in desk.retry_failed():
+                log.info(
+                    "%s trial %d failed (%s) and is run again", plan.phase, trial.number, trial.user_attrs.get(REASON)
+                )
+                supersede(plan, trial)
+        in_vain = 0
+        while not self.interrupts.requested:
+            before = desk.counts()
+            to_go = desk.to_go()
+            if to_go:
                 log.info(
                     "%s: %d of %d trials done, %d to go in %s",
-                    plan.phase,
-                    now.finished,
-                    plan.budget,
-                    now.waiting,
-                    self.study_dir,
-                )
-                self._launch(plan, now.waiting)
-            elif now.running:
-                log.info("%s: waiting for %d trial(s) of other workers", plan.phase, now.running)
+                    plan.phase, before.finished, plan.quota.budget, to_go, self.study_dir,
+                )  # fmt: skip
+                error = self._launch(plan, to_go, desk)
+                now = desk.counts()
+                moved = (now.finished, now.skipped) != (before.finished, before.skipped)
+                in_vain = 0 if moved or error is None else in_vain + 1
+                if error is not None and (in_vain >= MAX_IN_VAIN or isinstance(error, ValueError)):
+                    raise error
+                if error is not None:
+                    log.warning(
+                        "%s: a launcher or worker broke down (%s); workers are started again",
+                        plan.phase,
+                        mask(str(error)),
+                    )
+            elif before.running:
+                log.info("%s: waiting for %d trial(s) of other workers", plan.phase, before.running)
                 time.sleep(POLL_SECONDS)
             else:
-                return
+                break
+            recover(desk, plan)
+            write(desk)
+        if self.interrupts.requested:
+            raise KeyboardInterrupt
+        now = desk.counts()
+        if plan.quota.sampled and now.finished < plan.quota.budget:
+            log.warning(
+                "%s: ended at %d of %d trials: %d proposals in a row needed no training (reused or infeasible), so the space "
+                "holds nothing new; widen it, or loosen the constraints", plan.phase, now.finished, plan.quota.budget,
+                desk.streak,
+            )  # fmt: skip
 
-    def _launch(self, plan: Plan, waiting: int) -> None:
-        workers = min(self.options.n_jobs, waiting)
-        if workers > 1 and str(self.config.hydra.launcher._target_).endswith("BasicLauncher"):
-            log.info("the basic launcher runs one worker; for n_jobs=%d at once add hydra/launcher=joblib", workers)
-            workers = 1
+    def _launch(self, plan: Plan, to_go: int, desk: Desk) -> Exception | None:
+        """Run one launcher call of workers; return what broke it, if it is worth another try.
+
+        Raises:
+            RuntimeError: too many trials failed.
+        """
+        workers = min(worker_count(self.config.hydra.launcher, self.options.n_jobs), to_go)
+        if workers < min(self.options.n_jobs, to_go) and _is_basic(self.config):
+            log.info("the basic launcher runs one worker; for several at once add hydra/launcher=local")
         quiet = HydraContext(config_loader=self.context.config_loader, callbacks=Callbacks())
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=quiet,
             task_function=Worker(self.task, self.config, self.context, plan),
             config=self.config,
         )
-        jobs = launcher.launch(
-            [[*plan.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)], initial_job_idx=0
-        )
-        reports = [job.return_value for job in jobs]  # raises what a worker could not survive
+        reports: list[WorkerReport] = []
+        broken: Exception | None = None
+        try:
+            jobs = launcher.launch(
+                [[*plan.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)],
+                initial_job_idx=0,
+            )
+            for job in jobs:
+                try:
+                    reports.append(job.return_value)
+                except Exception as error:
+                    broken = error
+        except Exception as error:  # a dead worker is an exception of joblib's, of submitit's, of Ray's
+            broken = error
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         if any(report.gave_up for report in reports):
             raise RuntimeError(
-                f"{plan.phase}: more than {plan.allowed_failures} of {plan.budget} trials failed, so the study stopped "
-                f"(hydra.sweeper.max_failure_rate={self.options.max_failure_rate:g}).\n{_reasons(open_study(plan, stream=0))}"
+                f"{plan.phase}: more than {plan.allowed_failures} of {plan.quota.budget} trials failed, so the study stopped "
+                f"(hydra.sweeper.max_failure_rate={self.options.max_failure_rate:g}).\n{_reasons(desk)}"
             )
+        if any(report.stopped for report in reports):
+            raise KeyboardInterrupt
+        return broken
 
-    def _re_evaluate(self, search: optuna.Study, plan: Plan, baseline_hash: str | None) -> None:
+    def _re_evaluate(self, search: Desk, plan: Plan) -> None:
         options = self.options.final
-        cells = final_cells(best_arms(search, options.top_k), plan.space, options, baseline_hash)
+        baseline_hash = search.study.user_attrs.get(BASELINE_HASH)
+        cells = final_cells(best_arms(search.study, options.top_k), plan.space, options, baseline_hash)
         final = replace(
             plan,
             optuna_name=f"{plan.study_name}.final",
@@ -207,19 +301,14 @@ class StudyRun:
             pruner=None,
             custom_search_space=None,
             allowed_failures=len(cells),  # a failed cell is shown in the table, it does not hide the others
-            budget=len(cells),
+            quota=replace(plan.quota, budget=len(cells), sampled=False),
+            constraints=(),
+            seeds_per_trial=1,
         )
         log.info(
             "final: %d arms, the baseline among them, on %d fresh seeds", len(cells) // options.seeds, options.seeds
         )
-        self._phase(open_study(final, stream=0), final, lambda desk: desk.write(cells))
-
-    def _close_ledger(self, plan: Plan, trial: FrozenTrial) -> None:
-        subdir = trial.user_attrs.get(FOLDER)
-        if subdir:
-            status: Status = "interrupted" if trial.user_attrs.get(INTERRUPTED) else "failed"
-            folder, reason = self.study_dir / subdir, trial.user_attrs[REASON]
-            close_abandoned(folder, plan.study_name, trial.number, plan.phase, status, reason)
+        self._phase(final, lambda desk: desk.write(cells))
 
     def _write_tables(self) -> None:
         if not any(self.study_dir.glob("*/*/result.json")):
@@ -249,6 +338,16 @@ def _without_password(config: DictConfig, storage: str | None) -> DictConfig:
     return config
 
 
+def _as_written(config: DictConfig, storage: str | None) -> str | None:
+    """The storage's URL before its environment variables were filled in, where the config still has it."""
+    written = OmegaConf.to_container(config.hydra.sweeper, resolve=False).get("storage")  # type: ignore[union-attr]
+    return storage if written is None else str(written)
+
+
+def _is_basic(config: DictConfig) -> bool:
+    return str(config.hydra.launcher._target_).endswith("BasicLauncher")
+
+
 def _task_config(config: DictConfig) -> DictConfig:
     config = config.copy()
     with open_dict(config):
@@ -276,16 +375,17 @@ def _variations(space: Space) -> list[list[str]]:
     return [space.overrides(point) for point in points]
 
 
-def _reasons(study: optuna.Study) -> str:
-    failed = [t for t in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)) if t.user_attrs.get(REASON)]
+def _reasons(desk: Desk) -> str:
+    counted = (trial for trial in desk.trials() if trial.state == TrialState.FAIL and not trial.user_attrs.get(SKIPPED))
+    failed = [trial for trial in counted if trial.user_attrs.get(REASON)]
     lines = [f"  trial {trial.number}: {trial.user_attrs[REASON]}" for trial in failed[:5]]
     return "\n".join([*lines, *([f"  and {len(failed) - 5} more"] if len(failed) > 5 else [])])
 
 
-def _raise_if_nothing_worked(study: optuna.Study) -> None:
-    now = count(study.get_trials(deepcopy=False))
-    if now.complete == 0:
+def _raise_if_nothing_worked(desk: Desk) -> None:
+    now = desk.counts()
+    if now.complete == 0 and not any(trial.state == TrialState.COMPLETE for trial in desk.trials()):
         raise RuntimeError(
-            f"none of {now.finished} trials came to its end ({now.failed} failed, {now.pruned} pruned), so there is nothing to "
-            f"compare.\n{_reasons(study)}"
+            f"none of {now.finished} trials came to its end ({now.failed} failed, {now.pruned} pruned, {now.skipped} skipped), "
+            f"so there is nothing to compare.\n{_reasons(desk)}"
         )

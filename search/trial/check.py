@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from search.ledger.tracker import check_tracker
 from search.trial.config import Config, typed
-from search.trial.recipe import CHECKPOINTS, check_objectives
+from search.trial.recipe import CHECKPOINTS, check_objectives, check_scores, sense_of
 
-__all__ = ["check_trial", "check_values"]
+__all__ = ["check_trial", "check_values", "score"]
 
 
 def check_values(config: Config) -> None:
@@ -21,7 +22,7 @@ def check_values(config: Config) -> None:
     check_data(config.data)
     config.train.check()
     config.measure.check()
-    check_objectives(config.objectives)
+    check_objectives(config.objectives, config.measure.zero_cost)
     if config.measure.latency_repeats == 0 and any(name.startswith("latency") for name in config.objectives):
         raise ValueError("objectives: latency is not measured with measure.latency_repeats=0; take at least 1")
     check_tracker(config.tracker)
@@ -35,7 +36,8 @@ def check_trial(composed: Any) -> dict[str, Any]:
     """Load the data and build the network, so that what cannot run is told before a study starts.
 
     Returns:
-        "arch_hash" and "arm" of the architecture, and the number of "objectives".
+        "arch_hash" and "arm" of the architecture, the number of "objectives", and their "senses": by the name of each,
+        in their order, "maximize" or "minimize".
 
     Raises:
         ValueError: what is wrong, what is allowed, and how to mend it.
@@ -52,7 +54,33 @@ def check_trial(composed: Any) -> dict[str, Any]:
     Batches(data.train, data, config.data, training=True)
     model, architecture = build(config, data.channels, len(data.classes), data.image_size)
     make_optimizer(model, config.train)
-    return {"arch_hash": architecture.hash, "arm": architecture.label, "objectives": len(config.objectives)}
+    return {
+        "arch_hash": architecture.hash,
+        "arm": architecture.label,
+        "objectives": len(config.objectives),
+        "senses": {name: sense_of(name) for name in config.objectives},
+    }
+
+
+def score(composed: Any, names: Sequence[str]) -> dict[str, float]:
+    """Zero-cost scores of the untrained network of `composed`, by name; never read from test data.
+
+    Raises:
+        ValueError: an unknown score, a config that cannot run, or a network that a score is not defined for.
+    """
+    check_scores(names, "names")
+    config = typed(composed)
+    check_values(config)
+    from search.trial.datasets.batches import Batches
+    from search.trial.device import usable_device
+    from search.trial.model import build
+    from search.trial.zero_cost import score_batch, scores
+
+    device = usable_device(config.device)
+    data = _loaded(json.dumps(asdict(config.data), sort_keys=True))
+    Batches(data.train, data, config.data, training=True)
+    model, _ = build(config, data.channels, len(data.classes), data.image_size)
+    return scores(model.to(device), *score_batch(data, config.data, config.seed, device), names, config.seed)
 
 
 @functools.lru_cache(maxsize=1)

@@ -60,7 +60,14 @@ def typed(config: Any) -> Config:
     return value
 
 
+# what changes no number that arms are compared by: where data lie, when state is saved, what is recorded beside
+_NO_RECIPE = {"data": ("root", "download"), "train": ("state_every_seconds",), "measure": ("zero_cost",)}
+
+
 def recipe_hash(plain: dict[str, Any]) -> str:
     """Ten hexadecimal digits over what must be equal for two trials to be compared (`plain`: the resolved config)."""
-    data = {name: value for name, value in plain["data"].items() if name not in ("root", "download")}
-    return digest([plain["backbone"], data, plain["train"], plain["measure"]])
+    parts = [
+        {name: value for name, value in plain[part].items() if name not in _NO_RECIPE.get(part, ())}
+        for part in ("backbone", "data", "train", "measure")
+    ]
+    return digest(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["usable_device"]
+__all__ = ["device_name", "usable_device"]
 
 
 def usable_device(name: str) -> torch.device:
@@ -21,3 +21,8 @@ def usable_device(name: str) -> torch.device:
         torch.backends.cudnn.benchmark = False
         torch.cuda.reset_peak_memory_stats(device)
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """What a figure of time or memory was measured on, e.g. "cpu" or "NVIDIA H100 80GB HBM3"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,37 +1,49 @@
-"""One trial, read from top to bottom: build, place, train, evaluate, fuse, measure, write down."""
+"""One trial, read from top to bottom: build, ask the study, train, evaluate, fuse, measure, write down."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from search.channel import Channel, Pruned, current
+from search.channel import Channel, Infeasible, InFlight, Pruned, Stopped, current
 from search.ledger.record import Record
 from search.ledger.result import TrialResult, write_atomic
 from search.ledger.secrets import mask
 from search.ledger.tracker import Tracker
 from search.space.architecture import Architecture
+from search.trial.admission import (
+    admitted,
+    fingerprint_of,
+    measure_before_training,
+    score_untrained,
+    value_of,
+)
 from search.trial.check import check_values
 from search.trial.checkpoint import is_kept, save_checkpoint
 from search.trial.config import Config, recipe_hash, typed
 from search.trial.datasets.batches import Batches
 from search.trial.datasets.load import Data, load_data
-from search.trial.device import usable_device
+from search.trial.device import device_name, usable_device
 from search.trial.measure import measure
 from search.trial.model import build
-from search.trial.train import Epoch, Trainer, evaluate
+from search.trial.reuse import take_over
+from search.trial.state import Saver, adopt, begin, discard
+from search.trial.train import Epoch, Halted, Trainer, evaluate
 
 __all__ = ["run_trial"]
 
 log = logging.getLogger("xvol")
 ERROR_FILE = "error.txt"
+BY_EPOCH = ("val_top1", "val_loss")  # objectives that grow with the epochs; the others are known from the start
 _NO_MEMORY = re.compile("out of memory|can't allocate memory", re.I)  # accelerators; torch's CPU allocator
 
 
@@ -46,6 +58,9 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
 
     Raises:
         Pruned: the study's pruner stopped the trial; recorded as "pruned".
+        Infeasible: the study refused the network before it was trained; recorded as "infeasible".
+        InFlight: another worker is training the same trial; recorded as "interrupted".
+        Stopped: the study asked running trials to stop; recorded as "interrupted", with its state saved.
         Exception: whatever went wrong; recorded as "failed", with its reason, before it is raised again.
     """
     channel = current()
@@ -57,15 +72,22 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
     result.overrides = [mask(line) for line in overrides]
     tracker: Tracker | None = None
     try:
+        interrupted = adopt(channel.resume_from, folder)
         check_values(config)
         torch.set_num_threads(config.threads)
         device = usable_device(config.device)
+        result.provenance["device"] = device_name(device)
         data = load_data(config.data, with_test=channel.phase == "final")
         model, architecture = build(config, data.channels, len(data.classes), data.image_size)
         _state(result, architecture, data, channel)
+        measure_before_training(result, model, config, data, device, channel.costs)
+        earlier = admitted(channel, result)
         tracker = Tracker(config.tracker, folder, channel.study, _run_name(result), plain)  # type: ignore[arg-type]
         result.wandb_id = tracker.run_id
-        _train_and_measure(config, model.to(device), data, record, tracker, channel)
+        if earlier is not None and take_over(earlier, record, config, channel):
+            score_untrained(result, model, config.measure.zero_cost, config, data, torch.device("cpu"))
+        else:
+            _train_and_measure(config, model, data, device, record, tracker, channel, interrupted)
         values = _objectives(config, result)
         result.status, result.reason = "ok", None
         log.info("%s: %s", _run_name(result), _summary(result))
@@ -73,13 +95,21 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
     except Pruned as stop:
         result.status, result.reason = "pruned", str(stop)
         raise
+    except Infeasible as refusal:
+        result.status, result.reason = "infeasible", mask(str(refusal))
+        raise
+    except (InFlight, Stopped) as stop:
+        result.status, result.reason = "interrupted", mask(str(stop))
+        raise
     except BaseException as error:
         result.status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-        result.reason = _reason(error)
+        result.reason = _reason(error, config)
         write_atomic(folder / ERROR_FILE, mask(traceback.format_exc()))
         raise
     finally:
         record.close()  # first: what W&B does, or a Ctrl-C while it uploads, cannot take the result away
+        if result.status != "interrupted":
+            discard(folder)
         if tracker is not None:
             tracker.finish(result)
 
@@ -96,6 +126,7 @@ def _first_row(config: Config, plain: dict[str, Any], channel: Channel, folder: 
         seed=config.seed,
         backbone=config.backbone.name,
         epochs_planned=config.train.epochs,
+        attempt=channel.attempt,
         run_dir=str(folder.relative_to(channel.study_dir)) if channel.study_dir else folder.name,
     )
 
@@ -106,25 +137,26 @@ def _state(result: TrialResult, architecture: Architecture, data: Data, channel:
     result.sites = architecture.sites
     result.branches = sorted({name for _, block in architecture.blocks for name in dict(block)["branches"]})
     result.data_source = data.source
+    assert result.recipe_hash is not None
+    result.fingerprint = fingerprint_of(
+        architecture.hash, result.recipe_hash, result.seed, result.epochs_planned, result.phase
+    )
     channel.note("arm", architecture.label)
     channel.note("arch_hash", architecture.hash)
 
 
 def _train_and_measure(
-    config: Config, model: torch.nn.Module, data: Data, record: Record, tracker: Tracker, channel: Channel
+    config: Config,
+    model: torch.nn.Module,
+    data: Data,
+    device: torch.device,
+    record: Record,
+    tracker: Tracker,
+    channel: Channel,
+    interrupted: Path | None,
 ) -> None:
-    result, device = record.result, next(model.parameters()).device
-    train = Batches(data.train, data, config.data, training=True, seed=config.seed, device=device)
-    val = Batches(data.val, data, config.data, training=False, device=device)
-    trainer = Trainer(model, train, val, config.train)
-    result.train_seconds = 0.0
-    for epoch in trainer.epochs():
-        record.epoch(vars(epoch))
-        tracker.log(vars(epoch), step=epoch.epoch)
-        result.val_top1, result.val_loss = epoch.val_top1, epoch.val_loss
-        result.train_seconds += epoch.seconds
-        log.info("%s: %s", _run_name(result), _progress(epoch, config.train.epochs, channel))
-        _obey_pruner(config, result, epoch, channel)
+    result = record.result
+    trainer = _train(config, model, data, device, record, tracker, channel, interrupted)
     network = trainer.evaluated
     if data.test is not None:
         test = Batches(data.test, data, config.data, training=False, device=device)
@@ -134,39 +166,114 @@ def _train_and_measure(
         result.peak_memory_mb = torch.cuda.max_memory_allocated(device) / 2**20
     if is_kept(config.checkpoint, result.phase):
         save_checkpoint(network, record.folder)
-    costs = measure(network, (data.channels, data.image_size, data.image_size), config.measure, config.seed)
+    timed = result.latency_ms is not None  # before training, since the study asked: that figure is what it judged
+    wanted = replace(config.measure, latency_repeats=0) if timed else config.measure
+    costs = measure(network, (data.channels, data.image_size, data.image_size), wanted, config.seed)
     for name, value in vars(costs).items():
-        setattr(result, name, value)
+        if value is not None:
+            setattr(result, name, value)
     result.latency_batch = config.measure.latency_batch
 
 
-def _obey_pruner(config: Config, result: TrialResult, epoch: Epoch, channel: Channel) -> None:
+def _train(
+    config: Config,
+    model: torch.nn.Module,
+    data: Data,
+    device: torch.device,
+    record: Record,
+    tracker: Tracker,
+    channel: Channel,
+    interrupted: Path | None,
+) -> Trainer:
+    """Train to the end, from the state that an interrupted attempt has left where it did."""
+    result, fingerprint = record.result, record.result.fingerprint
+    assert fingerprint is not None
+    score_untrained(result, model, config.measure.zero_cost, config, data, torch.device("cpu"))
+    train = Batches(data.train, data, config.data, training=True, seed=config.seed, device=device)
+    val = Batches(data.val, data, config.data, training=False, device=device)
+
+    def anew() -> Trainer:
+        return Trainer(copy.deepcopy(model).to(device), train, val, config.train, channel.stop_requested)
+
+    trainer, past = begin(anew, record.folder, fingerprint, device) if interrupted else (anew(), None)
+    result.train_seconds = 0.0
+    if past is not None:
+        result.resumed_from = _place(interrupted, channel)
+        log.info("%s: goes on after %d of %d epochs", _run_name(result), len(past), config.train.epochs)
+    history = past or []
+    for row in history:
+        _take_down(config, Epoch(**row), record, tracker, channel)
+    saver = Saver(record.folder, fingerprint, config.train.state_every_seconds)
+    try:
+        for epoch in trainer.epochs():
+            _take_down(config, epoch, record, tracker, channel)
+            log.info("%s: %s", _run_name(result), _progress(epoch, config.train.epochs, channel))
+            _obey_pruner(config, epoch, channel)
+            history.append(vars(epoch))
+            saver.after_epoch(trainer, history)
+    except Halted as halt:
+        where = f"epoch {halt.epoch}, step {halt.step}"
+        if saver.save(trainer, history):
+            raise Stopped(f"stopped; its state is saved at {where}") from None
+        raise Stopped(f"stopped at {where}; its state could not be saved") from None
+    return trainer
+
+
+def _take_down(config: Config, epoch: Epoch, record: Record, tracker: Tracker, channel: Channel) -> None:
+    """Write an epoch down, and report it to the study."""
+    result = record.result
+    record.epoch(vars(epoch))
+    tracker.log(vars(epoch), step=epoch.epoch)
+    result.val_top1, result.val_loss = epoch.val_top1, epoch.val_loss
+    result.train_seconds = (result.train_seconds or 0.0) + epoch.seconds
+    if config.objectives[0] in BY_EPOCH:
+        channel.report(epoch.epoch, getattr(epoch, config.objectives[0]))
+
+
+def _obey_pruner(config: Config, epoch: Epoch, channel: Channel) -> None:
     objective = config.objectives[0]
-    if objective not in ("val_top1", "val_loss"):
-        return  # known from the start: there is nothing to learn by the epoch
-    value = getattr(epoch, objective)
-    channel.report(epoch.epoch, value)
-    if epoch.epoch < config.train.epochs and channel.should_prune():
+    if objective not in BY_EPOCH or epoch.epoch == config.train.epochs:
+        return  # known from the start, or at the end: there is nothing to save by stopping
+    if channel.should_prune():
+        value = getattr(epoch, objective)
         raise Pruned(f"pruned after epoch {epoch.epoch} of {config.train.epochs} at {objective} {value:.4g}")
 
 
 def _objectives(config: Config, result: TrialResult) -> float | tuple[float, ...]:
     values = []
     for name in config.objectives:
-        value = getattr(result, name)
+        value = value_of(result, name)
         if value is None:
-            raise ValueError(f"objectives: {name} was not measured; is measure.latency_repeats 0?")
+            hint = "the score is not finite for this network" if "." in name else "is measure.latency_repeats 0?"
+            raise ValueError(f"objectives: {name} was not measured; {hint}")
         values.append(float(value))
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def _reason(error: BaseException) -> str:
+def _place(folder: Path | None, channel: Channel) -> str:
+    """`folder` relative to the study's, or absolute where it lies elsewhere."""
+    assert folder is not None
+    root = Path(channel.study_dir).resolve() if channel.study_dir else None
+    inside = root is not None and folder.resolve().is_relative_to(root)
+    return folder.resolve().relative_to(root).as_posix() if inside and root else str(folder.resolve())
+
+
+def _reason(error: BaseException, config: Config) -> str:
     text = f"{type(error).__name__}: {error}".strip().rstrip(":")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _NO_MEMORY.search(text):
-        text = f"out of memory: {text.splitlines()[0]}"
+        text = f"out of memory: {text.splitlines()[0]} ({_less_memory(config)})"
     if isinstance(error, KeyboardInterrupt):
         text = "interrupted"
     return mask(text)
+
+
+def _less_memory(config: Config) -> str:
+    """What to change where a trial did not fit; each of them for all arms alike."""
+    batch = config.data.batch_size
+    ways = [f"data.batch_size={batch // 2}"] if batch > 1 else []
+    ways += [] if config.train.amp else ["train.amp=true"]
+    advice = f"in every arm take {' or '.join(ways)}" if ways else "take a smaller network or data.image_size"
+    return f"{advice}; train_memory_mb is what a step needs, and can be an objective or a constraint"
 
 
 def _run_name(result: TrialResult) -> str:

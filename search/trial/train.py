@@ -1,11 +1,11 @@
-"""The training loop: epochs of one recipe, and the accuracy of what they make."""
+"""The training loop: epochs of one recipe, the accuracy of what they make, and where it stands between two steps."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,21 @@ from search.trial.datasets.batches import Batches
 from search.trial.optim import make_optimizer, make_scheduler
 from search.trial.recipe import TrainConfig
 
-__all__ = ["Diverged", "Epoch", "Score", "Trainer", "evaluate"]
+__all__ = ["Diverged", "Epoch", "Halted", "Score", "Trainer", "autocast", "evaluate"]
 
 CHECK_EVERY = 25  # steps between looks at the loss: a look waits for the accelerator
 
 
 class Diverged(RuntimeError):
     """The loss or the logits are no longer finite."""
+
+
+class Halted(Exception):
+    """Training was asked to stop, and stands between two steps: `step` steps of epoch `epoch` (from 1) are done."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"halted at epoch {epoch}, step {step}")
+        self.epoch, self.step = epoch, step
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,17 @@ class Trainer:
         model: on the device it is trained on.
         train: batches of the training split.
         val: batches of the validation split, in order.
+        halt: asked before the first step of an epoch and after each step; True ends the training with `Halted`.
     """
 
-    def __init__(self, model: nn.Module, train: Batches, val: Batches, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Batches,
+        val: Batches,
+        config: TrainConfig,
+        halt: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.model = model
         self.config = config
         self._train, self._val = train, val
@@ -63,6 +79,10 @@ class Trainer:
         self._optimizer = make_optimizer(model, config)
         self._scheduler = make_scheduler(self._optimizer, config, steps=config.epochs * len(train))
         self._ema = _ema(model, config.ema_decay)
+        self._halt = halt
+        self._done = self._steps = 0  # finished epochs; steps of the running one
+        self._total = torch.zeros((), device=self._device)  # of the running epoch's losses
+        self._seconds = 0.0  # that the running epoch took before it was interrupted
 
     @property
     def evaluated(self) -> nn.Module:
@@ -70,37 +90,83 @@ class Trainer:
         return self.model if self._ema is None else self._ema.module
 
     def epochs(self) -> Iterator[Epoch]:
-        """Train and evaluate, epoch after epoch.
+        """Train and evaluate, epoch after epoch, from where the trainer stands.
 
         Raises:
             Diverged: the loss or a logit is not finite.
+            Halted: `halt` asked for it; `state_dict` holds all that is needed to go on.
         """
-        for number in range(1, self.config.epochs + 1):
-            start = time.monotonic()
-            loss = self._epoch(number)
+        for number in range(self._done + 1, self.config.epochs + 1):
+            start = time.monotonic() - self._seconds
+            try:
+                loss = self._epoch(number)
+            except Halted:
+                self._seconds = time.monotonic() - start
+                raise
             score = evaluate(self.evaluated, self._val, amp=self.config.amp)
+            self._done, self._steps, self._seconds, self._total = number, 0, 0.0, torch.zeros_like(self._total)
             lr = float(self._optimizer.param_groups[0]["lr"])
             yield Epoch(number, loss, score.loss, score.top1, lr, time.monotonic() - start)
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that training from here on depends on, beside torch's generators; plain containers and tensors.
+
+        To be taken between two epochs or after `Halted`. There is no gradient scaler: bfloat16 needs none.
+        """
+        return {
+            "model": self.model.state_dict(),
+            "ema": None if self._ema is None else self._ema.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "loader": self._train.state_dict() if self._steps else None,
+            "epoch": self._done,
+            "step": self._steps,
+            "total": self._total,
+            "seconds": self._seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of the same recipe and architecture.
+
+        Raises:
+            Exception: whatever torch says of a state that does not fit; the trainer and its model are then spoiled.
+        """
+        self.model.load_state_dict(state["model"])
+        if (self._ema is None) != (state["ema"] is None):
+            raise ValueError("one of the two keeps an average of the weights, the other does not")
+        if self._ema is not None:
+            self._ema.module.load_state_dict(state["ema"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        if state["loader"] is not None:
+            self._train.load_state_dict(state["loader"])
+        self._done, self._steps, self._seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
+        self._total = state["total"].to(self._device)
+
     def _epoch(self, number: int) -> float:
         self.model.train()
-        self._train.set_epoch(number)
-        total = torch.zeros((), device=self._device)
-        steps = 0
+        if self._steps == 0:
+            self._train.set_epoch(number)
+            self._obey_halt(number)
         for images, labels in self._train:
-            total += self._step(images, labels)
-            steps += 1
-            if steps % CHECK_EVERY == 0 and not math.isfinite(float(total)):
+            self._total += self._step(images, labels)
+            self._steps += 1
+            if self._steps % CHECK_EVERY == 0 and not math.isfinite(float(self._total)):
                 break
-        loss = float(total) / steps
+            self._obey_halt(number)
+        loss = float(self._total) / self._steps
         if not math.isfinite(loss):
             raise Diverged(
-                f"diverged: training loss {loss} in epoch {number}, step {steps}, at train.lr={self.config.lr:g}"
+                f"diverged: training loss {loss} in epoch {number}, step {self._steps}, at train.lr={self.config.lr:g}"
             )
         return loss
 
+    def _obey_halt(self, number: int) -> None:
+        if self._halt():
+            raise Halted(number, self._steps)
+
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
-        with _autocast(self._device, self.config.amp):
+        with autocast(self._device, self.config.amp):
             logits = self.model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
         self._optimizer.zero_grad(set_to_none=True)
@@ -126,7 +192,7 @@ def evaluate(model: nn.Module, batches: Batches, amp: bool = False) -> Score:
     correct = total = 0
     loss = 0.0
     for images, labels in batches:
-        with _autocast(images.device, amp):
+        with autocast(images.device, amp):
             logits = model(images)
         logits = logits.float()
         if not bool(torch.isfinite(logits).all()):
@@ -146,7 +212,8 @@ def _ema(model: nn.Module, decay: float | None) -> Any:
     return ModelEmaV3(model, decay=decay)
 
 
-def _autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[None]:
+def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[None]:
+    """The recipe's `amp`: bfloat16 autocast, or nothing."""
     if not enabled:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

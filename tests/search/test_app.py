@@ -8,7 +8,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from search.app import check, task
+from search.app import check, score, task
 from search.channel import Channel, opened
 from search.ledger.result import read_result
 from search.ledger.secrets import MASK
@@ -83,3 +83,9 @@ def test_the_check_is_where_a_study_looks_for_it(composed: Any) -> None:
     assert check(composed(*SMALL, "placement=stage3"))["arm"].startswith("stage3: conv+pssa")
     with pytest.raises(ValueError, match="resnet50"):
         check(composed(*SMALL, "backbone.name=resnet5"))
+
+
+def test_scores_and_costs_are_where_a_study_looks_for_them(composed: Any) -> None:
+    assert task.score is score  # type: ignore[attr-defined]
+    assert score(composed(*SMALL), ["naswot"]).keys() == {"naswot"}
+    assert {"params", "latency_ms", "zero_cost.naswot"} <= set(task.costs)  # type: ignore[attr-defined]

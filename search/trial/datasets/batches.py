@@ -4,7 +4,8 @@ Legend: B = batch, C = channels, H, W = height, width, P = crop padding.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,8 @@ class Batches:
                 f"data.batch_size={self.batch_size} cannot be had from {count} images. Choose fewer, or more images."
             )
         self.training, self.seed, self.epoch = training, seed, 0
+        self._step, self._generator = 0, torch.Generator()
+        self._from: tuple[int, Tensor] | None = None
         self.flip, self.crop_padding = config.flip, config.crop_padding
         self.device = torch.device(device)
         self._images, self._labels = pair.images.to(self.device), pair.labels.to(self.device)
@@ -70,15 +73,35 @@ class Batches:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from 0, whose order and augmentation the next iteration uses."""
         self.epoch = epoch
+        self._from = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the running iteration over training batches stands: epoch, batches given, the generator's state."""
+        return {"epoch": self.epoch, "step": self._step, "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where `state` was taken: it gives the rest of that epoch's batches.
+
+        Raises:
+            ValueError: the epoch has fewer batches.
+        """
+        if not 0 <= state["step"] <= len(self):
+            raise ValueError(f"batch {state['step']} of an epoch of {len(self)}")
+        self.epoch, self._from = state["epoch"], (state["step"], state["generator"])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._training() if self.training else self._evaluation()
 
     def _training(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        generator = self._generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
         order = torch.randperm(len(self._labels), generator=generator)
-        for index in order.split(self.batch_size)[: len(self)]:
+        self._step = 0
+        if self._from is not None:
+            (self._step, drawn), self._from = self._from, None
+            generator.set_state(drawn)
+        for index in order.split(self.batch_size)[self._step : len(self)]:
             chosen = index.to(self.device)
+            self._step += 1
             yield self._normalise(self._augment(self._images[chosen], generator)), self._labels[chosen]
 
     def _evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:

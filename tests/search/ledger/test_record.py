@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.ledger.record import HISTORY_COLUMNS, HISTORY_FILE, Record, close_abandoned, now
+from search.ledger.record import HISTORY_COLUMNS, HISTORY_FILE, Record, close_abandoned, now, read_history, supersede
 from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_result
 
 ROW = {"epoch": 1, "train_loss": 2.345678912, "val_loss": 1.5, "val_top1": 50.0, "lr": 1e-7, "seconds": 0.25}
@@ -79,3 +79,50 @@ def test_a_result_that_was_written_is_kept(tmp_path: Path) -> None:
 def test_a_trial_that_left_no_folder_leaves_no_result(tmp_path: Path) -> None:
     close_abandoned(tmp_path / "0007-s1", "s", 7, "search")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torn_last_line_is_no_epoch(tmp_path: Path) -> None:
+    folder = tmp_path / "trials" / "0007-s1"
+    record = Record(folder, unfinished())
+    record.epoch(ROW)
+    record.epoch({**ROW, "epoch": 2})
+    whole = (folder / HISTORY_FILE).read_bytes()
+    first = whole.index(b"\n1,") + 1
+    second = whole.index(b"\n2,") + 1
+    for length in range(len(whole)):
+        (folder / HISTORY_FILE).write_bytes(whole[:length])
+        assert len(read_history(folder)) == (1 if length >= second else 0), length
+    assert first < second
+    (folder / HISTORY_FILE).write_bytes(whole[:second] + b"2,2.3\xff\0\0")
+    close_abandoned(folder, "s", 7, "search", attempt=2)
+    written = read_result(folder / RESULT_FILE)
+    assert (written.epochs, written.attempt) == (1, 2)
+
+
+@pytest.mark.parametrize("tail", [b"3,1,1,1,1,1\n", b"2,1\n", b"\0\0\0\0\0\n", b"two,1,1,1,1,1\n"])
+def test_a_foreign_line_ends_a_history(tmp_path: Path, tail: bytes) -> None:
+    record = Record(tmp_path, unfinished())
+    record.epoch(ROW)
+    with (tmp_path / HISTORY_FILE).open("ab") as file:
+        file.write(tail)
+    (row,) = read_history(tmp_path)
+    assert (row["epoch"], row["val_top1"]) == ("1", "50")
+
+
+def test_where_there_is_no_history_there_are_no_epochs(tmp_path: Path) -> None:
+    assert read_history(tmp_path) == []
+    (tmp_path / HISTORY_FILE).write_text("a,b\n1,2\n")
+    assert read_history(tmp_path) == []
+
+
+def test_a_failed_trial_that_is_run_again_is_an_interrupted_attempt(tmp_path: Path) -> None:
+    failed = TrialResult(study="s", trial=7, phase="search", status="failed", reason="no luck", seed=1)
+    write_result(tmp_path, failed)
+    for _ in range(2):
+        supersede(tmp_path)
+        written = read_result(tmp_path / RESULT_FILE)
+        assert (written.status, written.reason) == ("interrupted", "run again; it had failed: no luck")
+    (tmp_path / RESULT_FILE).write_text("{")
+    supersede(tmp_path)
+    assert (tmp_path / RESULT_FILE).read_text() == "{"
+    supersede(tmp_path / "nowhere")

@@ -19,6 +19,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     "int": st.integers(),
     "bool": st.booleans(),
     "float": NUMBER,
+    "dict[str, float | None]": st.dictionaries(st.text(), st.none() | NUMBER, max_size=3),
     "list[str]": st.lists(st.text(), max_size=3),
     "dict[str, Any]": st.dictionaries(st.text(), st.none() | NUMBER | st.text() | st.lists(st.integers()), max_size=3),
 }
@@ -46,7 +47,11 @@ def test_what_is_written_is_read(tmp_path: Path, result: TrialResult) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_none_becomes_null(tmp_path: Path, value: float) -> None:
-    path = write_result(tmp_path, replace(SMALL, val_loss=value, fuse_error=value))
+    given = replace(SMALL, val_loss=value, fuse_error=value, zero_cost={"zen": value, "snip": 2.5})
+    path = write_result(tmp_path, given)
+    assert read_result(path).zero_cost == {"zen": None, "snip": 2.5}
+    assert set(given.zero_cost) == {"zen", "snip"}
+    assert given.zero_cost["zen"] is not None  # what was handed in is not changed
     assert json.loads(path.read_text(encoding="ascii"))["val_loss"] is None
     assert (read_result(path).val_loss, read_result(path).fuse_error) == (None, None)
     assert read_result(path).val_top1 == 91.25
@@ -132,9 +137,18 @@ def test_text_is_written_whole_in_utf8(tmp_path: Path) -> None:
     assert (tmp_path / "file.txt").read_text(encoding="utf-8") == "é漢😀\n" * 10_000
 
 
+def test_a_result_of_the_first_release_is_read(tmp_path: Path) -> None:
+    path = write_result(tmp_path, SMALL)
+    row = json.loads(path.read_text())
+    for column in ("fingerprint", "reused_from", "attempt", "resumed_from", "train_memory_mb", "zero_cost"):
+        del row[column]
+    path.write_text(json.dumps(row))
+    assert read_result(path) == SMALL
+    assert (SMALL.attempt, SMALL.zero_cost, SMALL.fingerprint) == (1, {}, None)
+
+
 def test_every_column_is_documented() -> None:
-    documented = TrialResult.__doc__ or ""
-    named = {"wandb_id", "fuse_error", "arch_hash", "params_fused", "epochs_planned", "peak_memory_mb", "latency_batch"}
-    assert named <= {column.name for column in fields(TrialResult)}
-    assert all(name in documented for name in named)
+    documented = (TrialResult.__doc__ or "").partition("Attributes:")[2]
+    undocumented = {column.name for column in fields(TrialResult) if column.name not in documented}
+    assert undocumented <= {"backbone", "started_at", "finished_at", "overrides", "provenance"}  # their names say it
     assert json.dumps(asdict(SMALL))

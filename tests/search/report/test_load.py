@@ -35,6 +35,22 @@ def test_dtypes_do_not_depend_on_the_values(study: Path, add: Add) -> None:
     assert {name: str(dtype) for name, dtype in load_study(study).dtypes.items()} == COLUMNS
 
 
+def test_scores_of_the_untrained_network_are_columns_of_their_own(study: Path, add: Add) -> None:
+    add("plain", 0, zero_cost={"zen": 1.5, "snip": None}, fingerprint="0123456789", attempt=2)
+    add("stage3", 0, zero_cost={"zen": 2}, reused_from="other/trials/0001-s0", train_memory_mb=1.25)
+    add("stage4", 0, phase="search", status="infeasible", reason="params 9 is above 8")
+    frame = load_study(study)
+    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == COLUMNS | {
+        "zero_cost.snip": "Float64",
+        "zero_cost.zen": "Float64",
+    }
+    assert frame["zero_cost.zen"].tolist()[1:] == [1.5, 2.0]
+    assert frame["zero_cost.snip"].isna().all()
+    assert frame["status"].tolist() == ["infeasible", "ok", "ok"]
+    assert frame["attempt"].tolist() == [1, 2, 1]
+    assert frame["train_memory_mb"].iloc[2] == 1.25
+
+
 def test_a_started_folder_without_result_is_unfinished(study: Path, add: Add) -> None:
     add("plain", 0)
     for place in ("final/0007-s3", "trials/0002-0123456789-s5", "elsewhere/2026-11-22", "workers/0"):
@@ -64,6 +80,8 @@ BROKEN = {
     "unknown phase": lambda text: json.dumps(json.loads(text) | {"phase": None}),
     "null trial": lambda text: json.dumps(json.loads(text) | {"trial": None}),
     "sites no list": lambda text: json.dumps(json.loads(text) | {"sites": 3}),
+    "a score that is no number": lambda text: json.dumps(json.loads(text) | {"zero_cost": {"zen": "high"}}),
+    "scores no object": lambda text: json.dumps(json.loads(text) | {"zero_cost": [1]}),
     "provenance no object": lambda text: json.dumps(json.loads(text) | {"provenance": [1]}),
 }
 

@@ -1,6 +1,7 @@
 """Runs the toy application as a user would: a process of its own, started from a command line."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +32,9 @@ class Toy:
         return self.folder / "runs" / name
 
     def study(self, name: str = "toy", storage: str | None = None) -> optuna.Study:
-        return optuna.load_study(study_name=name, storage=open_storage(storage, self.study_dir(name.split(".")[0])))
+        return optuna.load_study(
+            study_name=name, storage=open_storage(storage, self.study_dir(re.split("[.~]", name)[0]))
+        )
 
     def command(self, *overrides: str) -> list[str]:
         return [sys.executable, str(APP), "-m", f"trace={self.folder / 'trace'}", *overrides]

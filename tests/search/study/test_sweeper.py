@@ -10,12 +10,14 @@ from collections.abc import Callable
 import pytest
 from optuna.trial import TrialState
 
-from search.study.claims import count
+from search.study.deadline import EXIT_HUNG
+from search.study.tally import count
 
 from .conftest import Toy
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SEARCH = "x=range(0,8)"
+NOTHING = {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "skipped": 0}
 
 
 def counts(toy: Toy, name: str = "toy", storage: str | None = None) -> object:
@@ -48,7 +50,14 @@ def test_two_workers_share_the_budget_exactly(toy: Toy, run: Run, storage: str |
     run(SEARCH, "hydra/launcher=joblib", "hydra.sweeper.n_trials=14", "hydra.sweeper.n_jobs=2", "seconds=0.05", *extra)
     assert Counter(line[1] for line in toy.trace) == {str(number): 1 for number in range(14)}
     assert len({line[4] for line in toy.trace}) == 2
-    assert vars(counts(toy, storage=url)) == {"complete": 14, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert vars(counts(toy, storage=url)) == {
+        "complete": 14,
+        "pruned": 0,
+        "failed": 0,
+        "running": 0,
+        "waiting": 0,
+        "skipped": 0,
+    }
 
 
 def test_a_grid_visits_every_point_once(toy: Toy, run: Run) -> None:
@@ -141,26 +150,154 @@ def test_everything_killed_at_once_resumes_to_the_exact_budget(toy: Toy) -> None
     process.communicate()
     done = toy.run(*command)
     assert done.returncode == 0, done.stderr
-    assert vars(counts(toy)) == {"complete": 10, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert vars(counts(toy)) == {"complete": 10, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "skipped": 0}
     folders = [trial.user_attrs["run_dir"] for trial in toy.study().trials if "run_dir" in trial.user_attrs]
     assert len(folders) == len(set(folders))
 
 
-def test_ctrl_c_keeps_what_is_finished(toy: Toy) -> None:
-    command = [SEARCH, "seconds=0.3"]
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_first_signal_lets_running_trials_save_and_the_same_command_goes_on(
+    toy: Toy, launcher: str, signal_: signal.Signals
+) -> None:
+    command = [SEARCH, "seconds=1", f"hydra/launcher={launcher}"]
     process = toy.start(*command)
     _wait_for(lambda: len(toy.trace) >= 3)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=20)
-    states = Counter(trial.state for trial in toy.study().trials)
-    assert states[TrialState.COMPLETE] >= 2
-    assert states[TrialState.RUNNING] == 0
+    os.kill(process.pid, signal_)  # the parent alone, as Slurm or `kill` do
+    output, _ = process.communicate(timeout=30)
+    assert "stopping: running trials save their state first" in output
+    trials = toy.study().trials
+    assert [trial for trial in trials if trial.state == TrialState.RUNNING] == []
+    stopped = [trial for trial in trials if trial.user_attrs.get("interrupted")]
+    assert stopped
+    assert {trial.user_attrs["reason"] for trial in stopped} == {"stopped; its state is saved"}
+    assert toy.run(SEARCH, "seconds=0", f"hydra/launcher={launcher}").returncode != 0  # another study: seconds differ
     assert toy.run(*command).returncode == 0
-    assert vars(counts(toy))["complete"] == 6
+    assert vars(counts(toy)) == {**NOTHING, "complete": 6}
+    assert process.returncode != 0
+
+
+def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(toy: Toy) -> None:
+    command = [SEARCH, "seconds=20", "stops=false"]
+    process = toy.start(*command)
+    _wait_for(lambda: len(toy.trace) >= 1)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=15)
+    assert Counter(trial.state for trial in toy.study().trials) == {TrialState.FAIL: 1, TrialState.WAITING: 1}
+
+
+@pytest.mark.parametrize("soft", ["true", "false"])
+def test_a_trial_that_hangs_is_ended_and_the_study_goes_on(toy: Toy, soft: str) -> None:
+    grid = [
+        "x=range(0,3)",
+        "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}",
+        "hydra.sweeper.max_retries=0",
+    ]
+    command = [*grid, "fault=hang", "faulty=[1]", f"soft={soft}", "hydra.sweeper.trial_minutes=0.02"]
+    done = toy.run(*command)
+    if soft == "false":  # nothing but the end of its process helped
+        assert done.returncode == EXIT_HUNG
+        done = toy.run(*command)
+    assert done.returncode == 0, done.stderr
+    trials = toy.study().trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert "time limit" in trials[1].user_attrs["reason"]
+
+
+def test_what_was_trained_already_is_reused_and_the_budget_goes_to_new_points(toy: Toy, run: Run) -> None:
+    run("x=choice(0,1,2,3)", "admit=true", "hydra.sweeper.n_trials=4")
+    trials = toy.study().trials
+    trained = [trial for trial in trials if not trial.user_attrs.get("skipped")]
+    assert sorted(trial.params["x"] for trial in trained) == [0, 1, 2, 3]
+    again = [trial for trial in trials if trial.user_attrs.get("skipped")]
+    assert all(trial.value == -((trial.params["x"] - 3) ** 2) for trial in again)
+    assert vars(counts(toy)) == {**NOTHING, "complete": 4, "skipped": len(again)}
+    assert len(again) > 0
+
+
+def test_a_search_ends_where_the_space_holds_nothing_new(toy: Toy) -> None:
+    done = toy.run("x=choice(0,1)", "admit=true", "hydra.sweeper.n_trials=20")
+    assert done.returncode == 0, done.stderr
+    assert "ended at 2 of 20 trials" in done.stdout + done.stderr
+    assert toy.run("x=choice(0,1)", "admit=true", "hydra.sweeper.n_trials=20").returncode == 0
+
+
+def test_an_infeasible_architecture_takes_no_budget_and_keeps_its_reason(toy: Toy, run: Run) -> None:
+    run("x=range(0,8)", "admit=true", "hydra.sweeper.n_trials=4", "hydra.sweeper.constraints={params:'<=4'}")
+    trials = toy.study().trials
+    assert {trial.params["x"] <= 4 for trial in trials if trial.state == TrialState.COMPLETE} == {True}
+    refused = [trial for trial in trials if trial.user_attrs.get("skipped") == "infeasible"]
+    assert refused
+    assert all("is above 4" in trial.user_attrs["reason"] for trial in refused)
+    assert vars(counts(toy))["complete"] == 4
+
+
+def test_seeds_of_a_trial_are_averaged_and_an_arm_that_is_behind_is_stopped(toy: Toy, run: Run) -> None:
+    run(
+        "x=choice(3,4,9)",
+        "noise=true",
+        "hydra.sweeper.seeds_per_trial=4",
+        "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}",
+        "hydra.sweeper.pruner={_target_:optuna.pruners.ThresholdPruner,lower:-5}",
+    )
+    trials = toy.study().trials
+    assert [trial.value for trial in trials[:2]] == [0.5, -0.5]
+    assert trials[2].state == TrialState.PRUNED
+    assert [line[2:4] for line in toy.trace] == [[x, seed] for x in "34" for seed in "0123"] + [["9", "0"]]
+
+
+def test_a_failed_cell_of_a_design_is_run_again_but_not_for_ever(toy: Toy, run: Run) -> None:
+    command = [
+        "x=choice(1,2)",
+        "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}",
+        "fault=raise",
+        "faulty=[2]",
+    ]
+    for _ in range(4):
+        run(*command)
+    assert [line[2] for line in toy.trace] == ["1", "2", "2"]
+    assert vars(counts(toy)) == {**NOTHING, "complete": 1, "failed": 1}
+
+
+def test_a_dead_worker_of_joblib_does_not_end_the_study(toy: Toy, run: Run) -> None:
+    run(
+        SEARCH,
+        "hydra/launcher=joblib",
+        "hydra.sweeper.n_jobs=2",
+        "fault=kill",
+        f"faulty={list(range(8))}",
+        "seconds=0.1",
+    )
+    assert vars(counts(toy)) == {**NOTHING, "complete": 6}
+
+
+def test_a_study_grows_by_a_choice_and_by_a_parameter(toy: Toy, run: Run) -> None:
+    run("x=choice(1,2)", "hydra.sweeper.n_trials=3")
+    run("x=choice(1,2,5)", "y=choice(0,1)", "hydra.sweeper.n_trials=6")
+    trials = toy.study("toy~2").trials
+    assert [trial.params["y"] for trial in trials[:3]] == [0, 0, 0]
+    assert len(trials) == 6
+    run("x=choice(1,2,5)", "y=choice(0,1)", "hydra.sweeper.n_trials=6")
+    assert len(toy.trace) == 6
+
+
+def test_a_storage_password_comes_from_the_environment_of_each_worker(toy: Toy) -> None:
+    url = f"sqlite:///{toy.folder / 'study.db'}?password=${{oc.env:TOY_PASSWORD}}"
+    environment = {**toy.environment(), "TOY_PASSWORD": "correct-horse"}
+    command = toy.command(SEARCH, f"hydra.sweeper.storage='{url}'", "hydra/launcher=joblib", "hydra.sweeper.n_trials=2")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [
+        path for path in toy.folder.rglob("*") if path.is_file() and "correct-horse" in path.read_text(errors="ignore")
+    ]
+    assert found == []
 
 
 def test_a_second_command_joins_a_running_study(toy: Toy) -> None:
-    command = [SEARCH, "hydra.sweeper.n_trials=12", "seconds=0.2"]
+    command = [SEARCH, "hydra.sweeper.n_trials=12", "seconds=0.6"]
     first = toy.start(*command)
     _wait_for(lambda: len(toy.trace) >= 1)
     second = toy.start(*command)

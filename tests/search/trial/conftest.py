@@ -21,7 +21,7 @@ SMALL = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> Small:
     """A composed config of a small trial, changed by overrides such as "train.lr=0.2"."""
     register()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from search.trial import check as module
-from search.trial.check import check_trial, check_values
+from search.trial.check import check_trial, check_values, score
 from search.trial.config import typed
 from search.trial.datasets import load
 
@@ -17,6 +17,19 @@ def test_facts_of_a_trial_that_can_run(small: Small) -> None:
     assert facts["arm"] == "stage3: conv+pssa"
     assert len(facts["arch_hash"]) == 10
     assert facts["objectives"] == 2
+    assert facts["senses"] == {"val_top1": "maximize", "params": "minimize"}
+
+
+def test_scores_of_an_untrained_network(small: Small) -> None:
+    found = score(small("placement.policy=stage3"), ["snip", "naswot"])
+    assert list(found) == ["snip", "naswot"]
+    assert found == score(small("placement.policy=stage3"), ["snip", "naswot"])
+    assert found == score(small(), ["snip", "naswot"])  # a block that starts as the plain convolution scores as one
+    assert found != score(small("placement.policy=stage3", "branch.gamma=1"), ["snip", "naswot"])
+    with pytest.raises(ValueError, match="unknown score 'snap'"):
+        score(small(), ["snap"])
+    with pytest.raises(ValueError, match=r"train\.epochs=0"):
+        score(small("train.epochs=0"), ["snip"])
 
 
 WRONG = [

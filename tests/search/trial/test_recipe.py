@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from search.ledger.result import TrialResult
-from search.trial.recipe import OBJECTIVES, SCHEDULES, TrainConfig, check_objectives
+from search.trial.recipe import (
+    COSTS,
+    OBJECTIVES,
+    SCHEDULES,
+    ZERO_COST,
+    MeasureConfig,
+    TrainConfig,
+    check_costs,
+    check_objectives,
+    sense_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +37,8 @@ from search.trial.recipe import OBJECTIVES, SCHEDULES, TrainConfig, check_object
         ("clip_grad", -1.0),
         ("weight_decay", -1e-4),
         ("momentum", -0.1),
+        ("state_every_seconds", -1.0),
+        ("state_every_seconds", math.nan),
     ],
 )
 def test_a_value_out_of_its_range_is_named_with_what_is_allowed(name: str, value: Any) -> None:
@@ -47,6 +59,8 @@ def test_values_at_their_borders_are_allowed(schedule: str) -> None:
         (["val_top1", "test_loss"], "would choose on test data"),
         (["accuracy"], "unknown metric 'accuracy'; allowed are val_top1"),
         (["fuse_error"], "unknown metric"),
+        (["zero_cost.synflow"], r"zero_cost\.synflow is not measured; add it, e\.g\. measure\.zero_cost=\[synflow\]"),
+        (["zero_cost.sinflow"], "unknown score 'sinflow'; .*did you mean synflow"),
         ([], "at least one"),
     ],
 )
@@ -59,3 +73,25 @@ def test_every_objective_is_a_column_of_the_ledger_and_none_is_of_test() -> None
     check_objectives(list(OBJECTIVES))
     assert set(OBJECTIVES) <= {column.name for column in fields(TrialResult)}
     assert not [name for name in OBJECTIVES if "test" in name]
+
+
+def test_a_score_that_is_measured_can_be_an_objective() -> None:
+    check_objectives(["val_top1", "zero_cost.zen"], ["zen", "snip"])
+    MeasureConfig(zero_cost=list(ZERO_COST)).check()
+    with pytest.raises(
+        ValueError, match=r"measure\.zero_cost: unknown score 'gradnorm'; allowed are synflow, .*grad_norm"
+    ):
+        MeasureConfig(zero_cost=["gradnorm"]).check()
+
+
+def test_each_objective_has_a_better_direction() -> None:
+    assert {name: sense_of(name) for name in OBJECTIVES if sense_of(name) == "maximize"} == {"val_top1": "maximize"}
+    assert sense_of("zero_cost.zen") == "maximize"
+
+
+def test_a_cost_is_known_before_training() -> None:
+    check_costs(COSTS)
+    assert {"params", "macs_fused", "latency_ms", "train_memory_mb", "zero_cost.zen"} <= set(COSTS)
+    for name in ("val_top1", "test_top1", "param", "zero_cost.x"):
+        with pytest.raises(ValueError, match=f"cost '{name}' is not known before training; allowed are params"):
+            check_costs([name])

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from search.channel import Channel, Pruned, opened
+from search.channel import Channel, Infeasible, InFlight, Pruned, opened
+from search.ledger.paths import STATE_FILE
 from search.ledger.result import TrialResult, read_result
 from search.ledger.tracker import Tracker
 from search.trial import run as module
@@ -69,7 +70,13 @@ def test_a_trial_writes_down_all_of_itself(small: Small, tmp_path: Path) -> None
     assert result.overrides == ["seed=3", "api_key=***"]
     assert "scikit-learn" in (result.data_source or "")
     unmeasured = {name for name, item in asdict(result).items() if item is None}
-    assert unmeasured == {"reason", "wandb_id", "test_top1", "test_loss", "peak_memory_mb"}
+    assert unmeasured == {
+        *("reason", "wandb_id", "test_top1", "test_loss", "peak_memory_mb", "train_memory_mb"),
+        *("reused_from", "resumed_from"),
+    }
+    assert (len(result.fingerprint or ""), result.attempt, result.zero_cost) == (10, 1, {})
+    assert result.provenance["device"] == "cpu"
+    assert not (folder / STATE_FILE).exists()
     assert channel.notes == {"arm": result.arm, "arch_hash": result.arch_hash}
     with (folder / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -142,7 +149,7 @@ def test_a_failed_trial_has_its_reason(
     assert result.status == "failed"
     assert (result.reason or "").startswith(reason)
     assert "Traceback" in (tmp_path / "error.txt").read_text()
-    assert (result.params, result.latency_ms) == (None, None)
+    assert (result.params is not None, result.latency_ms) == (error is Diverged, None)  # known once it is built
 
 
 @pytest.mark.parametrize(
@@ -164,6 +171,7 @@ def test_a_trial_without_memory_says_so(
     assert result.status == "failed"
     assert (result.reason or "").startswith("out of memory: ")
     assert "\n" not in (result.reason or "")
+    assert "in every arm take data.batch_size=32 or train.amp=true" in (result.reason or "")
 
 
 def test_a_pruned_trial_keeps_what_it_had(small: Small, tmp_path: Path) -> None:
@@ -174,8 +182,77 @@ def test_a_pruned_trial_keeps_what_it_had(small: Small, tmp_path: Path) -> None:
     assert (result.status, result.epochs, result.epochs_planned) == ("pruned", 1, 3)
     assert (result.reason or "").startswith("pruned after epoch 1 of 3")
     assert result.val_top1 == channel.reports[0][1]
-    assert (result.params, result.fuse_error) == (None, None)
+    assert (result.params or 0) > 0
+    assert (result.fuse_error, result.latency_ms) == (None, None)
     assert not (tmp_path / "error.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        (Infeasible("params 77858 is above 1000"), "infeasible"),
+        (InFlight("trial 3 is training the same network now"), "interrupted"),
+        (Pruned("the same network was pruned as trial 2"), "pruned"),
+    ],
+)
+def test_a_trial_that_is_not_admitted_is_not_trained(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception, status: str
+) -> None:
+    monkeypatch.setattr(module, "Trainer", raising(AssertionError("it was trained")))
+    monkeypatch.setattr(module, "Tracker", raising(AssertionError("it was logged")))
+    monkeypatch.setattr(Listening, "admit", raising(refusal))
+    with opened(Listening()), pytest.raises(type(refusal)):
+        run_trial(small("placement.policy=stage3"), tmp_path)
+    result = result_of(tmp_path)
+    assert (result.status, result.reason) == (status, str(refusal))
+    assert (result.arm, result.epochs, result.val_top1) == ("stage3: conv+pssa", 0, None)
+    assert all((result.params, result.params_fused, result.macs, result.macs_fused, result.fingerprint))
+    assert not (tmp_path / "error.txt").exists()
+
+
+def test_a_study_is_told_of_the_costs_it_asks_for(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(Listening, "admit", lambda self, *facts: asked.append(facts))
+    costs = ("params", "latency_ms", "latency_fused_ms", "train_memory_mb", "zero_cost.synflow")
+    with opened(Listening(costs=costs)):
+        run_trial(small("measure.zero_cost=[snip,synflow]", "placement.policy=stage3"), tmp_path)
+    result = result_of(tmp_path)
+    ((fingerprint, facts),) = asked
+    assert fingerprint == result.fingerprint
+    always = {"arch_hash", "arm", "params", "params_fused", "macs", "macs_fused"}
+    assert facts.keys() == always | set(costs)
+    assert facts.pop("zero_cost.synflow") == result.zero_cost["synflow"]
+    assert facts == {name: getattr(result, name) for name in facts}  # what was judged is what stands in the ledger
+    assert set(result.zero_cost) == {"snip", "synflow"}
+    assert result.fuse_error is not None
+
+
+def test_asking_for_costs_changes_no_result(small: Small, tmp_path: Path) -> None:
+    overrides = ("placement.policy=stage3", "train.epochs=2", "backbone.kwargs.drop_rate=0.2")
+    with opened(Listening()):
+        run_trial(small(*overrides), tmp_path / "plain")
+    with opened(Listening(costs=("train_memory_mb", "latency_ms"))):
+        run_trial(small(*overrides, "measure.zero_cost=[synflow,naswot,zen,jacob_cov]"), tmp_path / "asked")
+    rows = [(tmp_path / name / "history.csv").read_text().splitlines() for name in ("plain", "asked")]
+    assert [line.rpartition(",")[0] for line in rows[0]] == [line.rpartition(",")[0] for line in rows[1]]
+    one, other = result_of(tmp_path / "plain"), result_of(tmp_path / "asked")
+    assert (one.val_loss, one.fingerprint, one.recipe_hash) == (other.val_loss, other.fingerprint, other.recipe_hash)
+
+
+def test_a_cost_that_nobody_can_measure_is_refused_with_what_there_is(small: Small, tmp_path: Path) -> None:
+    with opened(Listening(costs=("train_memory",))), pytest.raises(ValueError, match="did you mean train_memory_mb"):
+        run_trial(small(), tmp_path)
+    with opened(Listening(costs=("latency_ms",))), pytest.raises(ValueError, match="latency_repeats=0"):
+        run_trial(small("measure.latency_repeats=0"), tmp_path)
+
+
+def test_cheap_costs_can_be_objectives(small: Small, tmp_path: Path) -> None:
+    names = "objectives=[val_loss,train_memory_mb,zero_cost.snip]"
+    values = run_trial(small(names, "measure.zero_cost=[snip]"), tmp_path)
+    result = result_of(tmp_path)
+    assert values == (result.val_loss, result.train_memory_mb, result.zero_cost["snip"])
 
 
 def test_nobody_is_pruned_after_the_last_epoch(small: Small, tmp_path: Path) -> None:

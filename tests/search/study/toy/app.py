@@ -6,18 +6,33 @@ import time
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from search.channel import Pruned, current
+from search.channel import Pruned, Stopped, current
+from search.ledger.result import TrialResult, read_result, write_result
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")
 def main(config: DictConfig) -> float | tuple[float, ...]:
     channel = current()
     channel.note("arch_hash", f"x={config.x}")
+    if config.admit:
+        earlier = channel.admit(f"x={config.x} seed={config.seed}", {"params": config.x})
+        if earlier is not None:
+            return read_result(Path(earlier)).val_top1 or 0.0
     with Path(config.trace).open("a") as trace:
         trace.write(f"{channel.phase} {channel.number} {config.x} {config.seed} {os.getpid()}\n")
-    time.sleep(config.seconds)
+    for _ in range(round(config.seconds / 0.02)):
+        if channel.stop_requested() and config.stops:
+            raise Stopped("stopped; its state is saved")
+        time.sleep(0.02)
+    while config.fault == "hang" and config.x in config.faulty:
+        try:
+            time.sleep(60)
+        except RuntimeError:
+            if config.soft:
+                raise
     if config.fault == "raise" and config.x in config.faulty:
         raise RuntimeError(f"no luck at x={config.x}")
     if config.fault == "no number" and config.x in config.faulty:
@@ -30,6 +45,14 @@ def main(config: DictConfig) -> float | tuple[float, ...]:
         if channel.should_prune():
             raise Pruned(f"pruned after epoch {epoch}")
     value = -float((config.x - 3) ** 2)
+    if config.admit:
+        output = Path(HydraConfig.get().runtime.output_dir)
+        result = TrialResult(
+            study="toy", trial=channel.number, phase=channel.phase, status="ok", seed=config.seed, val_top1=value
+        )
+        write_result(output, result)
+    if config.noise:
+        value += config.seed % 2
     return (value, float(config.x)) if config.two else value
 
 

@@ -151,3 +151,33 @@ def test_both_kinds_from_a_config() -> None:
     assert [len(labels) for _, labels in validation] == [100, 100, 100, 60]
     unchanged = Batches(loaded.train, loaded, config, training=False)
     assert torch.cat([images for images, _ in unchanged]).mean().item() == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_an_epoch_goes_on_where_another_loader_left_it(done: int) -> None:
+    whole = batches(count=28, flip=True, crop_padding=2, seed=4)
+    whole.set_epoch(3)
+    expected = list(whole)
+    assert len(expected) == 3
+    first = batches(count=28, flip=True, crop_padding=2, seed=4)
+    first.set_epoch(3)
+    running = iter(first)
+    for _ in range(done):
+        next(running)
+    state = first.state_dict()
+    assert (state["epoch"], state["step"]) == (3, done)
+    second = batches(count=28, flip=True, crop_padding=2, seed=4)
+    second.load_state_dict(state)
+    rest = list(second)
+    assert len(rest) == 3 - done
+    for (images, labels), (other, names) in zip(rest, expected[done:], strict=True):
+        assert torch.equal(images, other)
+        assert torch.equal(labels, names)
+    second.set_epoch(3)
+    assert all(torch.equal(images, other) for (images, _), (other, _) in zip(second, expected, strict=True))
+
+
+def test_a_place_that_the_epoch_has_not_is_refused() -> None:
+    loader = batches()
+    with pytest.raises(ValueError, match="batch 3 of an epoch of 2"):
+        loader.load_state_dict({**loader.state_dict(), "step": 3})

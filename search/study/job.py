@@ -1,0 +1,80 @@
+"""A trial as a Hydra job of its own: its folder, its log, its `HydraConfig`, its callbacks.
+
+Does what `hydra.core.utils.run_job` does, which copies the whole config four times: more than a short trial costs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, _save_config, configure_log, env_override
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from search.study.compose import clone
+
+__all__ = ["run_job"]
+
+
+def run_job(context: HydraContext, config: DictConfig, task: Callable[[DictConfig], Any]) -> JobReturn:
+    """Run `task` in `hydra.sweep.dir`/`hydra.sweep.subdir` of `config`, which belongs to the job from now on.
+
+    The process's `HydraConfig` and working folder are afterwards what they were; its log is still the job's.
+    """
+    before = HydraConfig.instance().cfg
+    folder = Path(os.path.abspath(os.path.join(config.hydra.sweep.dir, config.hydra.sweep.subdir)))
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.runtime.output_dir = str(folder)
+    OmegaConf.set_readonly(config.hydra, True)
+    HydraConfig.instance().cfg = config  # type: ignore[assignment]
+    try:
+        mine = clone(config)
+        with read_write(mine), open_dict(mine):
+            del mine["hydra"]
+        job = JobReturn()
+        job.cfg, job.hydra_cfg, job.task_name = mine, config, config.hydra.job.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with _working_in(folder if config.hydra.job.chdir else None):
+            job.working_dir = os.getcwd()
+            configure_log(config.hydra.job_logging, config.hydra.verbose)
+            if config.hydra.output_subdir is not None:
+                _dump(config, mine, folder / config.hydra.output_subdir)
+            with env_override(dict(config.hydra.job.env_set)):
+                context.callbacks.on_job_start(config=config, task_function=task)
+                try:
+                    job.return_value, job.status = task(mine), JobStatus.COMPLETED
+                except Exception as error:
+                    job.return_value, job.status = error, JobStatus.FAILED
+            for handler in logging.getLogger().handlers:
+                handler.flush()
+            context.callbacks.on_job_end(config=config, job_return=job)
+        return job
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _dump(config: DictConfig, mine: DictConfig, folder: Path) -> None:
+    _save_config(mine, "config.yaml", folder)
+    hydra = OmegaConf.masked_copy(config, "hydra")
+    hydra.hydra._set_parent(config)
+    _save_config(hydra, "hydra.yaml", folder)
+    _save_config(config.hydra.overrides.task, "overrides.yaml", folder)
+
+
+@contextlib.contextmanager
+def _working_in(folder: Path | None) -> Iterator[None]:
+    if folder is None:
+        yield
+        return
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

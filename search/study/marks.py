@@ -1,0 +1,27 @@
+"""What a study writes on its trials as user attributes. Nobody else spells these names."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BASELINE",
+    "CELL",
+    "FOLDER",
+    "INTERRUPTED",
+    "OVERRIDES",
+    "REASON",
+    "RETRY_OF",
+    "RUNS",
+    "SKIPPED",
+    "TRIES",
+    "WORKER",
+]
+
+WORKER = "worker"  # {"host", "lock"} of the worker that runs it
+INTERRUPTED = "interrupted"  # it could not finish, and another trial takes its place
+SKIPPED = "skipped"  # why it needed no training: it does not count towards the budget
+RETRY_OF = "retry_of"  # number of the trial that this one runs again
+TRIES = "tries"  # how often it has been tried, this time included
+FOLDER = "run_dir"  # below the study's folder
+RUNS = "runs"  # fingerprint -> run folder, for each run of the trial
+REASON = "reason"
+CELL, OVERRIDES, BASELINE = "cell", "overrides", "is_baseline"  # of a trial that was written down beforehand

@@ -1,0 +1,109 @@
+"""What is known of a trial once its network is built, and whether the study lets it be trained."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+import xvol
+from search.channel import Channel
+from search.ledger.result import Phase, TrialResult
+from search.space.architecture import digest
+from search.trial.config import Config
+from search.trial.datasets.load import Data
+from search.trial.measure import latency_ms
+from search.trial.memory import train_memory_mb
+from search.trial.recipe import KNOWN_COSTS, SCORE_PREFIX, check_costs
+from search.trial.zero_cost import score_batch, scores
+
+__all__ = ["admitted", "fingerprint_of", "measure_before_training", "score_untrained", "value_of"]
+
+
+def fingerprint_of(arch_hash: str, recipe_hash: str, seed: int, epochs: int, phase: Phase) -> str:
+    """Ten hexadecimal digits: equal for two trials of which the second could only repeat the first.
+
+    The final re-evaluation reads test data, and so it is never the same trial as one of the search.
+    """
+    return digest([arch_hash, recipe_hash, seed, epochs, {"test": phase == "final"}])
+
+
+def measure_before_training(
+    result: TrialResult, model: nn.Module, config: Config, data: Data, device: torch.device, costs: Iterable[str]
+) -> None:
+    """Write the network's parameters and MACs to `result`, and whatever `costs` and the objectives name beside.
+
+    `model` stays on the CPU, untouched, and no random state is moved. Latency and memory are those of `device`, on a
+    copy; a score that is asked for before training is computed on the CPU.
+
+    Raises:
+        ValueError: a cost that cannot be measured before training.
+    """
+    wanted = set(costs)
+    check_costs(sorted(wanted))
+    size = (data.channels, data.image_size, data.image_size)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        fused = xvol.fuse(model, size)
+        result.params, result.params_fused = xvol.count_params(model), xvol.count_params(fused)
+        result.macs, result.macs_fused = xvol.count_macs(model, size), xvol.count_macs(fused, size)
+        if wanted & {"latency_ms", "latency_fused_ms"}:
+            _time_both(result, model, fused, size, config, device)
+        if "train_memory_mb" in wanted | set(config.objectives):
+            batch = config.data.batch_size
+            result.train_memory_mb = train_memory_mb(model, size, batch, config.train, device, config.seed)
+        names = [name.removeprefix(SCORE_PREFIX) for name in sorted(wanted) if name.startswith(SCORE_PREFIX)]
+        score_untrained(result, model, names, config, data, torch.device("cpu"))
+
+
+def _time_both(
+    result: TrialResult,
+    model: nn.Module,
+    fused: nn.Module,
+    size: tuple[int, int, int],
+    config: Config,
+    device: torch.device,
+) -> None:
+    repeats = config.measure.latency_repeats
+    if repeats < 1:
+        raise ValueError("the study asks for the latency, and measure.latency_repeats=0 measures none; take at least 1")
+    generator = torch.Generator().manual_seed(config.seed)
+    images = torch.randn(config.measure.latency_batch, *size, generator=generator).to(device)
+    copies = [copy.deepcopy(model).to(device).eval(), fused.to(device).eval()]
+    result.latency_ms, result.latency_fused_ms = latency_ms(copies, images, repeats)
+    result.latency_batch = config.measure.latency_batch
+
+
+def score_untrained(
+    result: TrialResult, model: nn.Module, names: Iterable[str], config: Config, data: Data, device: torch.device
+) -> None:
+    """Write the zero-cost scores of `names` to `result`, those that are not there yet."""
+    missing = [name for name in names if name not in result.zero_cost]
+    if missing:
+        images, labels = score_batch(data, config.data, config.seed, device)
+        found = scores(model, images, labels, missing, config.seed)
+        result.zero_cost |= {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def admitted(channel: Channel, result: TrialResult) -> str | None:
+    """Ask the study; return the path of an earlier result that can stand for this one's, or None to train.
+
+    Raises:
+        Infeasible, InFlight: as the channel does.
+    """
+    assert result.fingerprint is not None
+    facts: dict[str, Any] = {"arch_hash": result.arch_hash, "arm": result.arm}
+    for name in (*KNOWN_COSTS, *channel.costs):
+        value = value_of(result, name)
+        facts[name] = math.nan if value is None and name.startswith(SCORE_PREFIX) else value  # measured, not finite
+    return channel.admit(result.fingerprint, facts)
+
+
+def value_of(result: TrialResult, name: str) -> Any:
+    """The value of a metric by its name, `zero_cost.NAME` for a score; None where it was not measured."""
+    if name.startswith(SCORE_PREFIX):
+        return result.zero_cost.get(name.removeprefix(SCORE_PREFIX))
+    return getattr(result, name)

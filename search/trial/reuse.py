@@ -1,0 +1,110 @@
+"""Taking the result of an earlier trial that this one could only repeat."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from search.channel import Channel
+from search.ledger.record import Record, read_history
+from search.ledger.result import TrialResult, read_result
+from search.trial.admission import value_of
+from search.trial.checkpoint import CHECKPOINT_FILE, is_kept, write_whole
+from search.trial.config import Config
+from search.trial.recipe import SCORE_PREFIX
+
+__all__ = ["MACHINE_BOUND", "take_over"]
+
+log = logging.getLogger("xvol")
+MACHINE_BOUND = (
+    "latency_ms",
+    "latency_fused_ms",
+    "train_memory_mb",
+    "train_seconds",
+)  # another machine, another figure
+# what belongs to the trial that was asked for; all other columns are those of the trial that was trained
+OWN = (
+    *("study", "trial", "phase", "status", "reason", "arm", "is_baseline", "seed", "fingerprint", "reused_from"),
+    *("attempt", "resumed_from", "run_dir", "wandb_id", "zero_cost", "started_at", "finished_at", "overrides"),
+)
+
+
+def take_over(source: str, record: Record, config: Config, channel: Channel) -> bool:
+    """Copy the figures, the history and the kept weights of the trial at `source` into `record`.
+
+    Args:
+        source: path of the earlier trial's `result.json`.
+
+    Returns:
+        False where they cannot stand for this trial's; the log says why, and the trial is to be trained.
+    """
+    try:
+        earlier = read_result(Path(source))
+        _refuse_unfit(earlier, Path(source).parent, record.result, config)
+        history = read_history(Path(source).parent)
+        if len(history) != earlier.epochs:
+            raise ValueError(f"its history holds {len(history)} of {earlier.epochs} epochs")
+        if is_kept(config.checkpoint, record.result.phase):
+            weights = Path(source).with_name(CHECKPOINT_FILE)
+            write_whole(record.folder / CHECKPOINT_FILE, lambda temporary: _link(weights, temporary))
+    except (ValueError, OSError) as error:
+        log.warning("%s cannot stand for this trial (%s): it is trained", source, error)
+        return False
+    for row in history:
+        record.epoch(row)
+    result = record.result
+    for name, value in vars(earlier).items():
+        measured_here = name in MACHINE_BOUND and getattr(result, name) is not None
+        if name not in OWN and not measured_here:
+            setattr(result, name, value)
+    result.zero_cost = earlier.zero_cost | result.zero_cost
+    result.reused_from = _relative(Path(source).parent, channel)
+    return True
+
+
+def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, config: Config) -> None:
+    """Raise ValueError where the earlier trial does not hold what this one is asked for."""
+    if earlier.status != "ok":
+        raise ValueError(f"its status is {earlier.status}")
+    if earlier.reused_from is not None:
+        raise ValueError(f"its own figures are those of {earlier.reused_from}")
+    if earlier.fingerprint != result.fingerprint:
+        raise ValueError(f"its fingerprint is {earlier.fingerprint}, this trial's is {result.fingerprint}")
+    if result.phase == "final" and (earlier.test_top1 is None or earlier.test_loss is None):
+        raise ValueError("it has no test scores")
+    needed = [
+        name for name in config.objectives if not name.startswith(SCORE_PREFIX) and value_of(result, name) is None
+    ]
+    missing = [name for name in needed if value_of(earlier, name) is None]  # scores cost little: they are taken afresh
+    if missing:
+        raise ValueError(f"it has no {', '.join(missing)}")
+    if is_kept(config.checkpoint, result.phase) and not (folder / CHECKPOINT_FILE).is_file():
+        raise ValueError(f"its weights were not kept, and checkpoint={config.checkpoint} asks for them")
+    _refuse_other_machine(earlier, result, [name for name in needed if name in MACHINE_BOUND])
+
+
+def _refuse_other_machine(earlier: TrialResult, result: TrialResult, bound: Sequence[str]) -> None:
+    for fact in ("processor", "device"):
+        there, here = earlier.provenance.get(fact), result.provenance.get(fact)
+        if bound and there != here:
+            raise ValueError(f"{', '.join(bound)} was measured on another {fact}: {there}, here {here}")
+
+
+def _link(source: Path, target: Path) -> Any:
+    try:
+        os.link(source, target)  # one copy on the disk; neither file is ever written in place
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _relative(folder: Path, channel: Channel) -> str:
+    """`folder` relative to the folder that holds the studies, or absolute where it lies elsewhere."""
+    if channel.study_dir is not None:
+        runs = Path(channel.study_dir).resolve().parent
+        if folder.resolve().is_relative_to(runs):
+            return folder.resolve().relative_to(runs).as_posix()
+    return str(folder.resolve())

@@ -1,0 +1,200 @@
+"""The saved state of a running trial: written whole or not at all, and continued exactly or not at all.
+
+A trial that was interrupted goes on as if it had not been: on a CPU its finished weights are the same bit by bit. A
+state that does not fit is refused with a line in the log, and the trial starts anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from search.ledger.paths import STATE_FILE
+from search.trial.checkpoint import write_whole
+from search.trial.train import Trainer
+
+__all__ = ["Saver", "StateRefused", "adopt", "begin", "discard", "read_state", "restore", "rng_state", "set_rng_state"]
+
+log = logging.getLogger("xvol")
+LAYOUT = 1  # of the file; to be raised when what is in it changes
+
+
+class StateRefused(Exception):
+    """A saved state cannot be continued here; the message says why."""
+
+
+class Saver:
+    """Writes the state of a trial to its folder.
+
+    Args:
+        folder: of the trial.
+        fingerprint: of the trial; a state of another one is never continued.
+        every: seconds between two saves at the end of an epoch; 0: each time; None: only when told to stop.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, every: float | None) -> None:
+        self._path, self._fingerprint = folder / STATE_FILE, fingerprint
+        self._every = math.inf if every is None else every
+        self._last = time.monotonic()
+
+    def after_epoch(self, trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> None:
+        """Save where the time has come."""
+        if time.monotonic() - self._last >= self._every:
+            self.save(trainer, history)
+
+    def save(self, trainer: Trainer, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Save now; on a full disk the last state stays, and the trial goes on with a warning.
+
+        Returns:
+            Whether the state is on the disk.
+        """
+        device = next(trainer.model.parameters()).device
+        state = {
+            "layout": LAYOUT,
+            "torch": str(torch.__version__),
+            "device": device.type,
+            "fingerprint": self._fingerprint,
+            "history": [dict(epoch) for epoch in history],
+            "trainer": trainer.state_dict(),
+            "rng": rng_state(device),
+        }
+        self._last = time.monotonic()
+        try:
+            write_whole(self._path, lambda temporary: torch.save(state, temporary))
+        except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError where the disk is full
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            log.warning("the state of the trial could not be saved (%s); it goes on without", reason)
+            return False
+        return True
+
+
+def adopt(source: str | None, folder: Path) -> Path | None:
+    """Move the state that an interrupted attempt left in `source` to `folder`; return `source` where there was one.
+
+    It is moved at once, so that an attempt that dies early hands on what it was given.
+    """
+    if source is None:
+        return None
+    old, new = Path(source) / STATE_FILE, folder / STATE_FILE
+    if not old.is_file():
+        log.info("no state was saved in %s: the trial starts anew", source)
+        return None
+    if Path(source).resolve() == folder.resolve():
+        return Path(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        os.replace(old, new)
+    except OSError:  # another file system
+        try:
+            write_whole(new, lambda temporary: shutil.copyfile(old, temporary))
+        except OSError as error:
+            log.warning("the state in %s could not be taken over (%s): the trial starts anew", source, error)
+            return None
+        with contextlib.suppress(OSError):
+            old.unlink()
+    return Path(source)
+
+
+def discard(folder: Path) -> None:
+    """Remove the state of a trial that has ended."""
+    with contextlib.suppress(OSError):
+        (folder / STATE_FILE).unlink(missing_ok=True)
+
+
+def begin(
+    make: Callable[[], Trainer], folder: Path, fingerprint: str, device: torch.device
+) -> tuple[Trainer, list[dict[str, Any]] | None]:
+    """A trainer that goes on from the state in `folder`, with the epochs it has behind it; a new one without a state.
+
+    Args:
+        make: makes a new trainer, with a network of its own at each call.
+
+    Returns:
+        The trainer, and the finished epochs of the state, or None where the trainer starts anew.
+    """
+    if not (folder / STATE_FILE).is_file():
+        return make(), None
+    fresh = rng_state(device)
+    try:
+        state = read_state(folder, fingerprint, device)
+        trainer = make()
+        restore(trainer, state)
+    except StateRefused as reason:
+        log.warning("the saved state of the trial is refused, since %s: the trial starts anew", reason)
+        discard(folder)
+        set_rng_state(fresh, device)
+        return make(), None
+    return trainer, list(state["history"])
+
+
+def read_state(folder: Path, fingerprint: str, device: torch.device) -> dict[str, Any]:
+    """Read the state in `folder`; only tensors and plain values are taken from the file (`weights_only=True`).
+
+    Raises:
+        StateRefused: it is torn, or of another trial, layout, version of torch or kind of device.
+    """
+    try:
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    except Exception as error:  # on a torn file torch's unpickler fails in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StateRefused(f"the file cannot be read ({reason})") from None
+    if not isinstance(state, dict) or state.get("layout") != LAYOUT:
+        raise StateRefused(f"it is no state of layout {LAYOUT}")
+    for name, here in (("fingerprint", fingerprint), ("torch", str(torch.__version__)), ("device", device.type)):
+        if state.get(name) != here:
+            raise StateRefused(f"its {name} is {state.get(name)}, here it is {here}")
+    return state
+
+
+def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Put `trainer` and the random generators where `state` was taken.
+
+    Raises:
+        StateRefused: it does not fit; the trainer and its model are then spoiled.
+    """
+    try:
+        trainer.load_state_dict(state["trainer"])
+        set_rng_state(state["rng"], next(trainer.model.parameters()).device)
+    except Exception as error:  # torch raises what it likes
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise StateRefused(f"it does not fit ({type(error).__name__}: {reason})") from None
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Every global generator that a step may draw from: torch's on the CPU and on `device`, Python's, numpy's."""
+    version, words, gauss = random.getstate()
+    numpy: Any = np.random.get_state(legacy=False)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "python": [version, list(words), gauss],
+        "numpy": {
+            "key": [int(word) for word in numpy["state"]["key"]],
+            "pos": int(numpy["state"]["pos"]),
+            "has_gauss": int(numpy["has_gauss"]),
+            "gauss": float(numpy["gauss"]),
+        },
+    }
+
+
+def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Put the global generators where `rng_state` found them."""
+    version, words, gauss = state["python"]
+    numpy = state["numpy"]
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    random.setstate((version, tuple(words), gauss))
+    key = np.array(numpy["key"], dtype=np.uint32)
+    np.random.set_state(("MT19937", key, numpy["pos"], numpy["has_gauss"], numpy["gauss"]))

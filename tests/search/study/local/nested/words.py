@@ -1,0 +1,3 @@
+"""What the task imports from its own package."""
+
+GREETING = "from a package"

@@ -1,0 +1,400 @@
+"""A trial that was interrupted, however it was, ends with the same weights, bit by bit, as one that was not."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import pickle
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from search.channel import Channel, Pruned, Stopped, opened
+from search.ledger.paths import STATE_FILE
+from search.ledger.result import TrialResult, read_result
+from search.trial import state as module
+from search.trial.checkpoint import load_checkpoint
+from search.trial.run import run_trial
+from search.trial.state import adopt, rng_state, set_rng_state
+
+from .conftest import Small
+
+CPU = torch.device("cpu")
+RECIPES = {
+    "ema, onecycle, augmentation": [
+        *("train.ema_decay=0.9", "train.schedule=onecycle", "data.flip=true", "data.crop_padding=2"),
+        *("placement.policy=stage3", "branch.gamma=1"),
+    ],
+    "amp, adamw, cosine, no ema": [
+        *("train.amp=true", "train.opt=adamw", "train.lr=0.01", "train.schedule=cosine", "train.ema_decay=null"),
+        "train.clip_grad=1",
+    ],
+    "dropout, constant, lamb": [
+        *("backbone.kwargs.drop_rate=0.3", "backbone.kwargs.drop_path_rate=0.2", "train.schedule=constant"),
+        "train.opt=lamb",
+    ],
+}
+ALWAYS = ("train.epochs=2", "checkpoint=always", "train.state_every_seconds=0")
+
+
+class Halting(Channel):
+    """A study that asks its trial to stop at its n-th question, counted from 0."""
+
+    def __init__(self, stop_at: int | None = None, **facts: Any) -> None:
+        super().__init__(study="demo", phase="search", **facts)
+        self.stop_at, self.asked = stop_at, 0
+        self.reports: list[tuple[int, float]] = []
+
+    def stop_requested(self) -> bool:
+        self.asked += 1
+        return self.asked - 1 == self.stop_at
+
+    def report(self, step: int, value: float) -> None:
+        self.reports.append((step, value))
+
+
+def train(config: DictConfig, folder: Path, channel: Halting | None = None) -> TrialResult:
+    with opened(channel or Halting()):
+        run_trial(config, folder)
+    return read_result(folder / "result.json")
+
+
+def stop(config: DictConfig, folder: Path, channel: Halting) -> TrialResult:
+    with opened(channel), pytest.raises(Stopped):
+        run_trial(config, folder)
+    assert (folder / STATE_FILE).is_file()
+    return read_result(folder / "result.json")
+
+
+def curve(folder: Path) -> list[list[str]]:
+    with (folder / "history.csv").open() as file:
+        return [row[:-1] for row in csv.reader(file)]  # all but the seconds
+
+
+def assert_equal_trials(one: Path, other: Path) -> None:
+    weights, others = load_checkpoint(one / "checkpoint.pt"), load_checkpoint(other / "checkpoint.pt")
+    assert weights.keys() == others.keys()
+    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+    assert curve(one) == curve(other)
+    first, second = read_result(one / "result.json"), read_result(other / "result.json")
+    for name in ("status", "val_top1", "val_loss", "fingerprint", "epochs", "fuse_error"):
+        assert getattr(first, name) == getattr(second, name), name
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_several_interruptions_in_a_row_leave_no_trace(small: Small, tmp_path: Path, recipe: str) -> None:
+    config = small(*ALWAYS, *RECIPES[recipe])
+    study = tmp_path / "demo"
+    whole = train(config, study / "trials/0000-s0")
+    folders = [study / f"trials/000{number}-s0" for number in range(1, 5)]
+    # an epoch has 4 steps, and a question before the first and after each: in the middle of an epoch, between two
+    # epochs, after an epoch's last step
+    places = [(2, "epoch 1, step 2", 0), (2, "epoch 2, step 0", 1), (4, "epoch 2, step 4", 1)]
+    before: Path | None = None
+    for attempt, (folder, (question, place, epochs)) in enumerate(zip(folders, places, strict=False), start=1):
+        channel = Halting(question, attempt=attempt, resume_from=before and str(before), study_dir=str(study))
+        result = stop(config, folder, channel)
+        assert (result.status, result.reason) == ("interrupted", f"stopped; its state is saved at {place}")
+        assert (result.epochs, result.attempt) == (epochs, attempt)
+        assert not (folder / "checkpoint.pt").exists()
+        assert not (folder / "error.txt").exists()
+        before = folder
+        torch.rand(7), random.random(), np.random.rand()  # what the next attempt's process would have drawn
+    channel = Halting(attempt=4, resume_from=str(before), study_dir=str(study))
+    result = train(config, folders[3], channel)
+    assert_equal_trials(study / "trials/0000-s0", folders[3])
+    assert (result.attempt, result.resumed_from) == (4, "trials/0003-s0")
+    assert [step for step, _ in channel.reports] == [1, 2]  # the first epoch is told again
+    assert [row[0] for row in curve(folders[3])] == ["epoch", "1", "2"]
+    assert (result.train_seconds or 0) > 0
+    assert whole.resumed_from is None
+    assert not list(tmp_path.rglob(STATE_FILE))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import xvol
+from omegaconf import OmegaConf
+from search.channel import Channel, opened
+from search.trial.run import run_trial
+
+class Deadly(Channel):
+    asked = 0
+    def stop_requested(self):
+        self.asked += 1
+        if self.asked == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+with opened(Deadly(phase="search")):
+    run_trial(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_a_process_that_is_killed_goes_on_from_its_last_checkpoint(small: Small, tmp_path: Path) -> None:
+    config = small(*ALWAYS, "train.epochs=3", *RECIPES["ema, onecycle, augmentation"])
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    (tmp_path / "killed.py").write_text(KILLED)
+    dead = tmp_path / "dead"
+    root = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join([*os.environ.get("PYTHONPATH", "").split(os.pathsep), root]).lstrip(os.pathsep)
+    process = subprocess.run(
+        [sys.executable, str(tmp_path / "killed.py"), str(tmp_path / "config.yaml"), str(dead), "13"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        capture_output=True,
+        timeout=200,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()[-2000:]
+    assert not (dead / "result.json").exists()
+    assert [row[0] for row in curve(dead)] == ["epoch", "1", "2"]
+    with (dead / "history.csv").open("ab") as file:
+        file.write(b"3,0.1\xff")  # a line that the death tore
+    channel = Halting(attempt=2, resume_from=str(dead))
+    result = train(config, tmp_path / "again", channel)
+    train(config, tmp_path / "whole")
+    assert_equal_trials(tmp_path / "whole", tmp_path / "again")
+    assert result.resumed_from == str(dead)
+    assert channel.asked == 5  # the third epoch alone was trained
+    assert [step for step, _ in channel.reports] == [1, 2, 3]
+    assert not (dead / STATE_FILE).exists()
+
+
+@pytest.fixture(scope="module")
+def made(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two trials of one config: "whole", and "stopped" in its second epoch."""
+    folder = tmp_path_factory.mktemp("made")
+    train(small(*ALWAYS), folder / "whole")
+    stop(small(*ALWAYS), folder / "stopped", Halting(7))
+    return folder
+
+
+@pytest.fixture
+def stopped(made: Path, tmp_path: Path) -> Path:
+    """Folder of a trial that was stopped in its second epoch; the whole one lies beside it."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "stopped"
+
+
+def _torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _changed(**values: Any) -> Any:
+    def change(path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        torch.save(state | values, path)
+
+    return change
+
+
+def _other_shape(path: Path) -> None:
+    """Fits up to the last weight: what was loaded before it must not be trained."""
+    state = torch.load(path, weights_only=True)
+    state["trainer"]["model"]["fc.weight"] = torch.zeros(3, 3)
+    state["trainer"]["model"]["conv1.weight"] += 1
+    torch.save(state, path)
+
+
+def _late_misfit(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["trainer"]["model"]["conv1.weight"] += 1
+    state["rng"]["torch"] = torch.zeros(3, dtype=torch.uint8)
+    torch.save(state, path)
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("exploded",)
+
+
+MISFITS: dict[str, tuple[Any, str]] = {
+    "torn": (_torn, "cannot be read"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
+    "code": (lambda path: torch.save({"layout": 1, "trainer": Bomb()}, path), "cannot be read"),
+    "a pickle": (lambda path: path.write_bytes(pickle.dumps(Bomb())), "cannot be read"),
+    "something else": (lambda path: torch.save([1], path), "no state of layout 1"),
+    "another layout": (_changed(layout=0), "no state of layout 1"),
+    "another trial": (_changed(fingerprint="0123456789"), "its fingerprint is 0123456789, here it is"),
+    "another torch": (_changed(torch="1.0.0"), "its torch is 1.0.0"),
+    "another device": (_changed(device="cuda"), "its device is cuda, here it is cpu"),
+    "another shape": (_other_shape, r"does not fit \(RuntimeError: "),
+    "another generator": (_late_misfit, "does not fit"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_state_that_does_not_fit_is_refused_and_the_trial_starts_anew(
+    small: Small, stopped: Path, misfit: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(stopped)
+    spoil, reason = MISFITS[misfit]
+    spoil(stopped / STATE_FILE)
+    again = stopped.parent / "again"
+    with caplog.at_level(logging.WARNING, "xvol"):
+        result = train(small(*ALWAYS), again, Halting(attempt=2, resume_from=str(stopped)))
+    (line,) = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert re.search(rf"is refused, since .*{reason}.*: the trial starts anew", line)
+    assert (result.attempt, result.resumed_from) == (2, None)
+    assert_equal_trials(stopped.parent / "whole", again)
+    assert not (stopped / "exploded").exists()
+
+
+def test_another_recipe_does_not_go_on_from_a_state(small: Small, stopped: Path) -> None:
+    changed = small(*ALWAYS, "train.lr=0.05")
+    result = train(changed, stopped.parent / "again", Halting(resume_from=str(stopped)))
+    assert (result.status, result.resumed_from) == ("ok", None)
+
+
+def test_a_folder_without_a_state_is_no_obstacle(small: Small, tmp_path: Path) -> None:
+    result = train(small(), tmp_path / "new", Halting(attempt=3, resume_from=str(tmp_path / "nowhere")))
+    assert (result.status, result.attempt, result.resumed_from) == ("ok", 3, None)
+
+
+def test_a_trial_can_go_on_in_its_own_folder(small: Small, stopped: Path) -> None:
+    result = train(small(*ALWAYS), stopped, Halting(attempt=2, resume_from=str(stopped)))
+    assert (result.status, result.resumed_from, result.epochs) == ("ok", str(stopped), 2)
+    assert_equal_trials(stopped.parent / "whole", stopped)
+
+
+def test_a_state_that_nobody_named_is_not_continued(small: Small, stopped: Path) -> None:
+    assert train(small(*ALWAYS), stopped, Halting()).resumed_from is None
+    assert not (stopped / STATE_FILE).exists()
+
+
+def test_a_state_is_handed_on_by_an_attempt_that_dies_early(small: Small, stopped: Path) -> None:
+    class InTheWay(Halting):
+        def admit(self, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+    second = stopped.parent / "second"
+    with opened(InTheWay(resume_from=str(stopped))), pytest.raises(KeyboardInterrupt):
+        run_trial(small(*ALWAYS), second)
+    assert not (stopped / STATE_FILE).exists()
+    assert read_result(second / "result.json").status == "interrupted"
+    third = train(small(*ALWAYS), stopped.parent / "third", Halting(resume_from=str(second)))
+    assert third.resumed_from == str(second)
+
+
+def test_a_state_crosses_file_systems(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, calls = os.replace, []
+
+    def across(source: Any, target: Any) -> None:
+        calls.append(source)
+        if Path(source).name == STATE_FILE:
+            raise OSError(18, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(module.os, "replace", across)
+    content = (stopped / STATE_FILE).read_bytes()
+    assert adopt(str(stopped), tmp_path / "new") == stopped
+    assert (tmp_path / "new" / STATE_FILE).read_bytes() == content
+    assert not (stopped / STATE_FILE).exists()
+    monkeypatch.setattr(module.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    assert adopt(str(tmp_path / "new"), tmp_path / "newer") is None
+    assert (tmp_path / "new" / STATE_FILE).exists()
+
+
+@pytest.mark.parametrize(("every", "saves"), [("0", 3), ("1000", 0), ("null", 0)])
+def test_how_often_a_state_is_saved(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: str, saves: int
+) -> None:
+    written: list[str] = []
+    original = module.write_whole
+
+    def counted(path: Path, write: Any) -> None:
+        written.append(path.name)
+        original(path, write)
+
+    monkeypatch.setattr(module, "write_whole", counted)
+    train(small("train.epochs=3", f"train.state_every_seconds={every}"), tmp_path / "whole")
+    assert written == [STATE_FILE] * saves
+    stop(small("train.epochs=3", f"train.state_every_seconds={every}"), tmp_path / "stopped", Halting(1))
+    assert written == [STATE_FILE] * (saves + 1)
+
+
+class Pruning(Halting):
+    def should_prune(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("ending", ["pruned", "failed"])
+def test_the_state_of_a_trial_that_has_ended_is_removed(small: Small, tmp_path: Path, ending: str) -> None:
+    config = small(*ALWAYS, "train.epochs=3", *(["measure.fuse_tolerance=0"] if ending == "failed" else []))
+    placed = OmegaConf.merge(config, {"placement": {"policy": "all"}, "branch": {"gamma": 1.0}})
+    assert isinstance(placed, DictConfig)
+    channel = Pruning() if ending == "pruned" else Halting()
+    with opened(channel), pytest.raises(Pruned if ending == "pruned" else RuntimeError):
+        run_trial(placed, tmp_path)
+    assert read_result(tmp_path / "result.json").status == ending
+    assert not (tmp_path / STATE_FILE).exists()
+
+
+@contextmanager
+def full_disk(free: int) -> Iterator[None]:
+    """No file may grow beyond `free` bytes: a real error of the operating system in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_costs_the_state_and_not_the_trial(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = small("train.epochs=2", "train.state_every_seconds=0")
+    with full_disk(100_000), caplog.at_level(logging.WARNING, "xvol"):
+        result = train(config, tmp_path / "full")
+    assert (result.status, result.epochs) == ("ok", 2)
+    warnings = [record.getMessage() for record in caplog.records if "could not be saved" in record.getMessage()]
+    assert len(warnings) == 2
+    assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["history.csv", "result.json"]
+    with full_disk(100_000), opened(Halting(3)), pytest.raises(Stopped, match="could not be saved"):
+        run_trial(config, tmp_path / "stopped")
+    stopped = read_result(tmp_path / "stopped" / "result.json")
+    assert (stopped.status, stopped.reason) == (
+        "interrupted",
+        "stopped at epoch 1, step 3; its state could not be saved",
+    )
+
+
+def test_a_disk_that_fills_up_leaves_the_last_state(small: Small, stopped: Path) -> None:
+    config, content = small(*ALWAYS), (stopped / STATE_FILE).read_bytes()
+    second, third = stopped.parent / "second", stopped.parent / "third"
+    with full_disk(100_000), opened(Halting(1, resume_from=str(stopped))), pytest.raises(Stopped):
+        run_trial(config, second)
+    assert (second / STATE_FILE).read_bytes() == content
+    assert train(config, third, Halting(resume_from=str(second))).resumed_from == str(second)
+    assert_equal_trials(stopped.parent / "whole", third)
+
+
+def test_generators_are_put_back() -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    random.gauss(0, 1)
+    np.random.randn()
+    state = rng_state(CPU)
+
+    def draw() -> list[float]:
+        return [float(torch.rand(())), random.random(), random.gauss(0, 1), float(np.random.randn())]
+
+    first = draw()
+    set_rng_state(state, CPU)
+    assert draw() == first
