@@ -1,11 +1,10 @@
-"""The X-volution block: a sum of branches, each with its own norm, and its exact deploy twin.
+"""The X-volution block: a sum of branches, each with its own norm, and how it folds.
 
 B = batch, C = channels (I = in, O = out), H, W = height, width, g = groups, k = kernel size.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar, cast
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from xvol.branches.base import Branch, Geometry
+from xvol.branches.norm import Norm
+from xvol.deploy_form import FusedXVolution2d, as_conv, refuse_dynamic, refuse_other_form
 from xvol.fold import Kernel, bias_only, dilate, norm_at_rest, pad_to_centre, sum_parallel
 from xvol.registry import branch_class
 from xvol.spec import CONV, BlockSpec
-from xvol.state import other_form
 
 __all__ = ["BlockSpec", "FusedXVolution2d", "XVolution2d"]
 
@@ -30,7 +30,7 @@ class XVolution2d(nn.Module):
     Args:
         in_chs, out_chs, kernel_size, stride, dilation, groups: as in `nn.Conv2d`, of the convolution it stands in for.
         spec: which branches are summed.
-        eps, momentum: of each norm.
+        eps, momentum: of each BatchNorm2d.
 
     Raises:
         ValueError: one of the branches cannot stand in for such a convolution; the message says which and why.
@@ -61,7 +61,7 @@ class XVolution2d(nn.Module):
         self.branches = nn.ModuleDict()
         self.norms = nn.ModuleDict()
         for name in spec.branches:
-            self.branches[name] = branch_class(name)(
+            branch = branch_class(name)(
                 in_chs,
                 out_chs,
                 kernel_size=kernel_size,
@@ -72,15 +72,15 @@ class XVolution2d(nn.Module):
                 dtype=dtype,
                 **spec.branch_options(name),
             )
-            norm = nn.BatchNorm2d(out_chs, eps=eps, momentum=momentum, device=device, dtype=dtype)
+            norm = branch.new_norm(eps=eps, momentum=momentum, device=device, dtype=dtype)
             if name != CONV:
                 nn.init.constant_(norm.weight, spec.initial_gamma)
-            self.norms[name] = norm
+            self.branches[name], self.norms[name] = branch, norm
 
-    def parts(self) -> Iterable[tuple[str, Branch, nn.BatchNorm2d]]:
+    def parts(self) -> Iterable[tuple[str, Branch, Norm]]:
         """Each branch with its name and its norm, in the order in which they are summed."""
         for name, branch in self.branches.items():
-            yield name, cast(Branch, branch), cast(nn.BatchNorm2d, self.norms[name])
+            yield name, cast(Branch, branch), cast(Norm, self.norms[name])
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Sum the normed branches."""
@@ -125,7 +125,7 @@ class XVolution2d(nn.Module):
                 static = folded.static if static is None else sum_parallel(static, folded.static)
             if folded.dynamic is not None:
                 dynamic.append(folded.dynamic)
-        conv = None if static is None else _as_conv(static, self.geometry)
+        conv = None if static is None else as_conv(static, self.geometry)
         fused = FusedXVolution2d(conv, dynamic) if dynamic or conv is None else conv
         return fused.train(self.training)
 
@@ -144,10 +144,9 @@ class XVolution2d(nn.Module):
                 running statistics.
         """
         static, dynamic = self._static_and_dynamic()
-        conv = _as_conv(static, self.geometry).train(self.training)
-        if strict and dynamic:
-            loudness = {name: _loudness(branch, self.geometry.in_chs) for name, branch in dynamic.items()}
-            _refuse_dynamic({name: value for name, value in loudness.items() if value != 0}, conv)
+        conv = as_conv(static, self.geometry).train(self.training)
+        if strict:
+            refuse_dynamic(dynamic, conv)
         return conv
 
     def _static_and_dynamic(self) -> tuple[Kernel, dict[str, Branch]]:
@@ -158,7 +157,7 @@ class XVolution2d(nn.Module):
         ]
         dynamic: dict[str, Branch] = {}
         for name, branch, norm in self.parts():
-            reach = -(-getattr(branch, "shift", 1) // geo.dilation)
+            reach = -(-branch.reach // geo.dilation)
             folded = branch.fold(norm, replace(geo, kernel_size=max(geo.kernel_size, 2 * reach + 1)))
             scale_O, shift_O = norm_at_rest(norm)
             if folded.dynamic is not None and not scale_O.any():  # whatever the branch gives, the norm gives its shift
@@ -231,84 +230,11 @@ class XVolution2d(nn.Module):
         return kernel_OIkk.expand(x_BCHW.shape[0], *kernel_OIkk.shape), bias_O
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        _refuse_other_form(self.form, state_dict, prefix)
+        refuse_other_form(self.form, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-class FusedXVolution2d(nn.Module):
-    """The deploy form: one static convolution plus what depends on the input, without norms.
-
-    Args:
-        static: the static convolution with all biases; None in a block whose branches are all dynamic.
-        dynamic: branches with their norms folded in.
-    """
-
-    form: ClassVar[str] = "deploy"
-
-    def __init__(self, static: nn.Conv2d | None, dynamic: Iterable[Branch]) -> None:
-        super().__init__()
-        self.static = static
-        self.dynamic = nn.ModuleList(dynamic)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Same map as the block it comes from, in eval mode."""
-        terms = [branch(x_BCHW) for branch in self.dynamic]
-        y_BCHW = terms.pop(0) if self.static is None else self.static(x_BCHW)
-        for term in terms:
-            y_BCHW = y_BCHW + term
-        return y_BCHW
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        _refuse_other_form(self.form, state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-def _refuse_other_form(form: str, state_dict: Any, prefix: str) -> None:
-    told = other_form(form, state_dict, prefix.removesuffix("."))
-    if told is not None:
-        raise RuntimeError(told)
 
 
 def _no_norm(channels: int, like: Tensor) -> nn.BatchNorm2d:
     """A norm that, at rest, changes nothing."""
     norm = nn.BatchNorm2d(channels, eps=0.0, affine=False, device=like.device, dtype=like.dtype)
     return norm.eval()
-
-
-@torch.no_grad()
-def _loudness(module: nn.Module, in_chs: int) -> float:
-    """Largest absolute output on two images of unit-normal noise, in float64.
-
-    An analytic function that is exactly 0 on noise is 0 everywhere.
-    """
-    twin = copy.deepcopy(module).to("cpu", torch.float64).eval()
-    noise_BCHW = torch.randn(2, in_chs, 9, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return float(twin(noise_BCHW).abs().max())
-
-
-def _refuse_dynamic(loudness: dict[str, float], static: nn.Conv2d) -> None:
-    if not loudness:
-        return
-    given = ", ".join(f"{name!r} gives up to {value:.3g}" for name, value in loudness.items())
-    raise ValueError(
-        f"the block is not one convolution, for its dynamic part depends on the input: on unit-normal images {given}, "
-        f"the static convolution up to {_loudness(static, static.in_channels):.3g}. fuse() gives the exact deploy form; "
-        "to_conv(strict=False) the static part alone"
-    )
-
-
-def _as_conv(kernel: Kernel, geometry: Geometry) -> nn.Conv2d:
-    weight, bias = kernel
-    size = weight.shape[-1]
-    conv = nn.Conv2d(
-        geometry.in_chs,
-        geometry.out_chs,
-        size,
-        stride=geometry.stride,
-        padding=replace(geometry, kernel_size=size).same_padding,
-        dilation=geometry.dilation,
-        groups=geometry.groups,
-        device="meta",
-    )
-    conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
-    return conv

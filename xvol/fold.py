@@ -7,29 +7,39 @@ marked (ours) is our own algebra. Every identity is asserted numerically in `tes
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+
+from xvol.branches.norm import Norm, ScaleShift2d
 
 __all__ = [
     "Kernel",
+    "average_kernel",
     "bias_only",
+    "chain_pointwise",
+    "compose_taps",
     "dilate",
     "fold_norm",
     "norm_at_rest",
     "pad_to_centre",
     "product_static_part",
     "sum_parallel",
+    "widen_pointwise",
 ]
 
 Kernel = tuple[Tensor, Tensor]
 
 
-def norm_at_rest(norm: nn.BatchNorm2d) -> Kernel:
+def norm_at_rest(norm: Norm) -> Kernel:
     """A BatchNorm in eval mode is y = scale * x + shift for each channel: return (scale_O, shift_O).
+
+    So is a `ScaleShift2d`, in any mode.
 
     Raises:
         ValueError: the norm keeps no running statistics, so it is at rest on no fixed numbers.
     """
+    if isinstance(norm, ScaleShift2d):
+        return norm.weight.detach().clone(), norm.bias.detach().clone()
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a BatchNorm2d with track_running_stats=False cannot be folded: it needs running statistics")
     scale_O = (norm.running_var + norm.eps).rsqrt()
@@ -41,11 +51,11 @@ def norm_at_rest(norm: nn.BatchNorm2d) -> Kernel:
     return scale_O.detach(), shift_O.detach()
 
 
-def fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> Kernel:
+def fold_norm(kernel: Tensor, bias: Tensor | None, norm: Norm) -> Kernel:
     """norm(W * x + b) = (scale W) * x + (scale b + shift): the paper's conv branch, deployed.
 
     The same holds for the last, linear map of any branch: norm(P z) = (scale P) z + shift (ours), so a BN folds into
-    the 1x1 projection P of every attention branch.
+    the projection P of every attention branch, of whatever size.
     """
     scale_O, shift_O = norm_at_rest(norm)
     folded = kernel * scale_O[:, None, None, None]
@@ -91,26 +101,105 @@ def bias_only(bias: Tensor, in_chs_per_group: int) -> Kernel:
     return bias.new_zeros(bias.shape[0], in_chs_per_group, 1, 1), bias
 
 
-def product_static_part(project: Tensor, taps: Tensor, query_bias: Tensor, key: Tensor, groups: int) -> Kernel:
+def chain_pointwise(first: Tensor, last: Tensor, groups: int) -> Kernel:
+    """A k x k convolution W_1 and then a 1x1 one W_2 are one k x k convolution: sum_m W_2[o, m] W_1[m, i] (ours).
+
+    Args:
+        first: W_1, (M, I / g, k, k), without bias.
+        last: W_2, (O, M / g, 1, 1), without bias.
+        groups: g, of both.
+
+    Returns:
+        kernel (O, I / g, k, k) and bias (O,), zero.
+    """
+    kernel = torch.einsum("gom,gmihw->goihw", _grouped(last.flatten(1), groups), _grouped(first, groups))
+    return kernel.flatten(0, 1), last.new_zeros(last.shape[0])
+
+
+def widen_pointwise(first: Kernel, last: Tensor, groups: int) -> Kernel:
+    """A 1x1 convolution with bias and then a k x k one are one k x k convolution: the identity III of DiverseBranch.
+
+    Exact where the border of the map between them is its bias, as of a border of zeros pushed through the first one
+    (Diverse Branch Block, arXiv 2103.13425, whose blocks pad in that way).
+
+    Args:
+        first: ((M, I / g, 1, 1), (M,)).
+        last: (O, M / g, k, k), without bias.
+        groups: g, of both.
+
+    Returns:
+        kernel (O, I / g, k, k), bias (O,).
+    """
+    weight, bias_M = first
+    grouped = _grouped(last, groups)
+    kernel = torch.einsum("gmi,gomhw->goihw", _grouped(weight.flatten(1), groups), grouped)
+    bias = torch.einsum("gm,gomhw->go", _grouped(bias_M, groups), grouped)
+    return kernel.flatten(0, 1), bias.flatten()
+
+
+def average_kernel(chs: int, groups: int, size: int, like: Tensor) -> Kernel:
+    """An average pool is a convolution: the identity V of DiverseBranch (arXiv 2103.13425); of size 1 the identity map.
+
+    The mean of each channel over a size x size window, border zeros counted.
+
+    Returns:
+        kernel (C, C / g, size, size) and bias (C,), zero, of the dtype and device of `like`.
+    """
+    own = torch.eye(chs // groups, dtype=like.dtype, device=like.device).repeat(groups, 1)
+    return (own / size**2)[:, :, None, None].expand(-1, -1, size, size).contiguous(), own.new_zeros(chs)
+
+
+def compose_taps(taps: Tensor, outer: int, inner: int) -> Tensor:
+    """Taps t of one convolution after taps d of another lie at outer * t + inner * d of one kernel (ours).
+
+    Args:
+        taps: (..., m, m, k, k): what tap t of the later convolution makes of tap d of the earlier one; m, k odd.
+        outer: pixels of the input between taps of the later one: its dilation times the stride of the earlier one.
+        inner: dilation of the earlier one.
+
+    Returns:
+        (..., K, K), of dilation 1, K = outer (m - 1) + inner (k - 1) + 1. What falls on one tap is summed.
+    """
+    later, earlier = taps.shape[-3], taps.shape[-1]
+    span = inner * (earlier - 1) + 1
+    size = outer * (later - 1) + span
+    composed = taps.new_zeros(*taps.shape[:-4], size, size)
+    for row in range(later):
+        for column in range(later):
+            top, left = outer * row, outer * column
+            composed[..., top : top + span : inner, left : left + span : inner] += taps[..., row, column, :, :]
+    return composed
+
+
+def product_static_part(
+    project: Tensor, taps: Tensor, query_bias: Tensor, key: Tensor, groups: int, *, stride: int = 1, shift: int = 1
+) -> Kernel:
     """What the query bias b contributes to the product form: sum_r P^r (b * DW_{a^r}(K x)), one convolution (ours).
 
     Tap d of the result is sum_r P^r diag(a^r_d) diag(b) K: the b_q part of W^C_d + P_d diag(Q x_0 + b_q) K. Exact for a
-    zero border only, because K is bias-free and the border of K x is then the border of x.
+    zero border only, because K is bias-free and the border of K x is then the border of x. A larger P reaches over the
+    output pixels around: exact where the products it sees outside of the image are those of an image grown by zeros.
 
     Args:
-        project: P, (O, R * E / g, 1, 1); its inputs are ordered channel by channel, ranks inside.
+        project: P, (O, R * E / g, m, m); its inputs are ordered channel by channel, ranks inside.
         taps: a, (R * E, 1, 3, 3), ordered likewise.
         query_bias: b, (E,).
         key: K, (E, I / g, 1, 1).
         groups: g.
+        stride: pixels of the input between the taps of P.
+        shift: pixels of the input between the taps a.
 
     Returns:
-        kernel (O, I / g, 3, 3), of the dilation of the shift; bias (O,), zero.
+        kernel (O, I / g, k, k), of dilation 1, k = stride (m - 1) + 2 shift + 1; bias (O,), zero.
     """
     out_chs, embed_chs = project.shape[0], key.shape[0]
     rank = taps.shape[0] // embed_chs
-    project_gocr = project.view(groups, out_chs // groups, embed_chs // groups, rank)
+    project_gocrtu = _grouped(project, groups).unflatten(2, (embed_chs // groups, rank))
     taps_gcrhw = taps.view(groups, embed_chs // groups, rank, *taps.shape[-2:])
     scaled_gci = (key.flatten(1) * query_bias[:, None]).view(groups, embed_chs // groups, -1)
-    kernel_goihw = torch.einsum("gocr,gcrhw,gci->goihw", project_gocr, taps_gcrhw, scaled_gci)
-    return kernel_goihw.flatten(0, 1), project.new_zeros(out_chs)
+    each_goituhw = torch.einsum("gocrtu,gcrhw,gci->goituhw", project_gocrtu, taps_gcrhw, scaled_gci)
+    return compose_taps(each_goituhw.flatten(0, 1), stride, shift), project.new_zeros(out_chs)
+
+
+def _grouped(weight: Tensor, groups: int) -> Tensor:
+    return weight.unflatten(0, (groups, -1))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.window import POSITIONS, tap_window
+from xvol.branches.window import POSITIONS, pad_edges, tap_window
 
 __all__ = ["Execution", "one_pass_is_faster", "pssa_one_pass", "set_execution"]
 
@@ -252,7 +252,7 @@ def _weight_grad(grad_rows: Tensor, rows: Tensor, groups: int) -> Tensor:
 
 def _key(part: Tensor, key: Tensor, shift: int, replicate: bool, groups: int) -> Tensor:
     k = _images(_embed(_rows(part), key, None, groups), part)
-    return functional.pad(k, [shift] * 4, mode="replicate") if replicate else k
+    return pad_edges(k, shift) if replicate else k
 
 
 def _depthwise(k: Tensor, window: Tensor, stride: int, shift: int, replicate: bool) -> Tensor:
@@ -391,6 +391,6 @@ def _plain(
     groups, rank = x.shape[1] // key.shape[1], taps.shape[0] // key.shape[0]
     q = functional.conv2d(x, query[..., None, None], query_bias, stride, groups=groups)
     k = functional.conv2d(x, key[..., None, None], groups=groups)
-    k = functional.pad(k, [shift] * 4, mode="replicate") if replicate else k
+    k = pad_edges(k, shift) if replicate else k
     neighbours = _depthwise(_widen(k, rank), tap_window(taps), stride, shift, replicate)
     return functional.conv2d(_widen(q, rank) * neighbours, project[..., None, None], groups=groups)

@@ -76,12 +76,20 @@ class BlockSpec:
         return branch_options(branch) | dict(dict(self.options).get(branch, ()))
 
     def canonical(self) -> dict[str, Any]:
-        """The spec with every default spelt out, in JSON's types: equal if and only if the specs are equal."""
+        """The spec with its defaults spelt out, in JSON's types: equal if and only if the specs are equal.
+
+        A branch's `later_options` are left out at their defaults, so that a spec stored before they came still is itself.
+        """
         return {
             "branches": list(self.branches),
-            "options": {branch: self.branch_options(branch) for branch in self.branches},
+            "options": {branch: self._spelt_out(branch) for branch in self.branches},
             "gamma": self.initial_gamma,
         }
+
+    def _spelt_out(self, branch: str) -> dict[str, Any]:
+        defaults, later = branch_options(branch), branch_class(branch).later_options
+        values = self.branch_options(branch)
+        return {option: value for option, value in values.items() if option not in later or value != defaults[option]}
 
     def __str__(self) -> str:
         changed = {branch: ", ".join(f"{key}={value}" for key, value in values) for branch, values in self.options}

@@ -15,7 +15,7 @@ from search.report.words import counted, int_ranges, joined, one_line
 
 __all__ = ["table_notes"]
 
-STATUS_ORDER = ("ok", "pruned", "failed", "interrupted", "unfinished")
+STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "interrupted", "unfinished")
 REASONS_SHOWN = 5
 CHOOSE = "choose one with --baseline (baseline= in Python)"
 
@@ -73,9 +73,12 @@ def trial_counts(frame: pd.DataFrame) -> str:
     """Count the trials of each phase by how they ended."""
     said = []
     for phase in ("search", "final", "single"):
-        counts = Counter(frame.loc[frame["phase"] == phase, "status"].tolist())
+        trials = frame[frame["phase"] == phase]
+        counts = Counter(trials["status"].tolist())
         if counts:
             ends = ", ".join(f"{counts[status]} {status}" for status in STATUS_ORDER if counts[status])
+            reused = int((trials["status"].eq("ok") & trials["reused_from"].notna()).sum())
+            ends += f"; {reused} taken from earlier runs of the same network, recipe and seed" if reused else ""
             said.append(f"Phase {phase}: {counted(counts.total(), 'trial')} ({ends}).")
     return " ".join(said)
 
@@ -115,7 +118,7 @@ def latency_note(trials: pd.DataFrame) -> list[str]:
 def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[str]:
     """Say what was not averaged, and why."""
     notes = []
-    lost = trials[trials["status"].isin(["failed", "interrupted", "unfinished"])]
+    lost = trials[trials["status"].isin(["failed", "infeasible", "interrupted", "unfinished"])]
     reasons: Counter[str] = Counter()
     rows: list[Any] = list(lost.itertuples(index=False))
     for row in rows:

@@ -152,7 +152,7 @@ def row_of(arm: Arm, reference: Arm | None, metric: Metric, absent: Counter[str]
     values = arm.values(metric.column)
     missing = Counter(arm.cells.loc[arm.cells["status"] != "ok", "status"].tolist()) + absent
     missing[f"without {metric.column}"] += len(arm.cells) - len(values) - int((arm.cells["status"] != "ok").sum())
-    order = ("failed", "pruned", "interrupted", "unfinished", "absent", f"without {metric.column}")
+    order = ("failed", "pruned", "infeasible", "interrupted", "unfinished", "absent", f"without {metric.column}")
     ok = arm.cells[arm.cells["status"] == "ok"]
     row: dict[str, Any] = {
         "arm": arm.label,

@@ -6,6 +6,7 @@ and running ones are short of the budget. So the budget is exact with any number
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -35,6 +36,7 @@ from search.study.tally import Counts, Tally
 
 __all__ = ["Desk", "Quota"]
 
+_NUMBERS = re.compile(r"\d+")  # one reason may name another address, or another number of bytes
 _KEPT = (CELL, OVERRIDES, BASELINE)  # what makes a trial that was written down beforehand the trial it is
 
 
@@ -240,4 +242,7 @@ def _standing(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def _failed_alike(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
     before = trial.user_attrs.get(RETRY_OF)
-    return before is not None and trials[before].user_attrs.get(REASON) == trial.user_attrs.get(REASON)
+    if before is None:
+        return False
+    one, other = (_NUMBERS.sub("#", each.user_attrs.get(REASON, "")) for each in (trial, trials[before]))
+    return one == other

@@ -10,7 +10,7 @@ from types import FrameType, TracebackType
 
 __all__ = ["EXIT_HUNG", "Deadline", "TimeUp"]
 
-EXIT_HUNG = 75  # "try again": the worker gave up on a trial that nothing could stop
+EXIT_HUNG = 75  # EX_TEMPFAIL: the worker gave up on a trial that nothing could stop
 LONGEST_GRACE = 60.0
 RECORD_SECONDS = 30.0  # for writing down a hung trial, which may hang on the same thing
 

@@ -98,7 +98,7 @@ class EvolutionSampler(BaseSampler):
         if not search_space:
             return {}
         fixed: Point = dict(trial.system_attrs.get("fixed_params") or {})
-        complete = [t for t in self._cache.complete if t.number != trial.number]
+        complete = self._cache.complete
         parents = complete[-self._population_size :] if len(complete) >= self._n_startup else []
         order = _ranked(parents, study.directions)
         child: Point = {}
@@ -139,6 +139,7 @@ class _Points:
         self._done: set[Known] = set()
         self._open: dict[int, Known] = {}
         self._newest = -1
+        self._settled = 0  # so many trials from the first on are finished and read
         self.space: dict[str, BaseDistribution] = {}
         self.complete: list[FrozenTrial] = []
 
@@ -150,7 +151,9 @@ class _Points:
         trials = storage.get_all_trials(study._study_id, deepcopy=False)
         self._open = {}
         fresh_complete = False
-        for trial in trials:
+        while self._settled < len(trials) and trials[self._settled].number in self._read:
+            self._settled += 1
+        for trial in trials[self._settled :]:
             if trial.number in self._read:
                 continue
             if trial.params and trial.number >= self._newest:

@@ -23,11 +23,13 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from omegaconf import open_dict
 
+from search.study.deadline import EXIT_HUNG
+
 __all__ = ["AGAIN", "DONE", "HEAD", "PROGRESS", "READY", "failed", "main", "progress"]
 
 READY, PROGRESS, DONE = b"R", b"P", b"D"  # one letter, then 8 bytes with the length of what follows
 HEAD = 9
-AGAIN = 75  # EX_TEMPFAIL: an exit code by which a job asks for a fresh process
+AGAIN = EXIT_HUNG  # the exit code by which a job asks for a fresh process
 WATCH_SECONDS = 1.0
 
 _outbox: int | None = None  # where the launcher listens; None in a process of another launcher

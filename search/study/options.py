@@ -45,7 +45,8 @@ class WarmStartOptions:
     """Points that a search tries first, chosen by a score of the untrained network. Never on by itself.
 
     Attributes:
-        score: a zero-cost score, e.g. "synflow" or "naswot"; null for no warm start.
+        score: a zero-cost score, e.g. "synflow" or "naswot"; null for no warm start. Give branches a voice for it:
+            with `branch.gamma` 0 an untrained network scores as the plain one does.
         candidates: random points that are scored.
         top: how many of them, the highest first, are the first trials.
     """
@@ -67,7 +68,7 @@ class SweeperOptions:
             password as `${oc.env:NAME}`.
         study_name: names the study and its folder.
         n_trials: finished trials the search comes to, however often it is interrupted and resumed.
-        n_jobs: workers.
+        n_jobs: workers, for launchers that do not say it themselves as `local` does (hydra.launcher.workers).
         max_failure_rate: share of `n_trials` that may fail before the study stops.
         max_retries: how often a trial is run again that died with its worker, or a cell of a design that failed.
         max_skips: proposals in a row that need no training (reused, infeasible) after which the search ends early.

@@ -8,12 +8,12 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from search.ledger.record import close_abandoned
-from search.ledger.result import RESULT_FILE, Status, read_result, write_result
+from search.ledger.result import Status
 from search.study.claims import Desk
 from search.study.marks import FOLDER, INTERRUPTED, REASON, TRIES
 from search.study.plan import Plan
 
-__all__ = ["close_ledger", "recover", "supersede"]
+__all__ = ["close_ledger", "recover"]
 
 log = logging.getLogger("xvol")
 
@@ -37,13 +37,3 @@ def close_ledger(plan: Plan, trial: FrozenTrial) -> None:
         close_abandoned(
             folder, plan.study_name, trial.number, plan.phase, status, reason, int(trial.user_attrs.get(TRIES, 1))
         )
-
-
-def supersede(plan: Plan, trial: FrozenTrial) -> None:
-    """Mark the result of a failed trial that is run again: the table counts the new one in its place."""
-    subdir = trial.user_attrs.get(FOLDER)
-    path = Path(plan.study_dir) / str(subdir) / RESULT_FILE
-    if subdir and path.exists():
-        result = read_result(path)
-        result.status, result.reason = "interrupted", f"{result.reason}; it is run again"
-        write_result(path.parent, result)

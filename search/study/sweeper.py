@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import TrialState
 
 from search.ledger.paths import WORKERS
+from search.ledger.record import supersede
 from search.ledger.result import write_atomic
 from search.ledger.secrets import mask
 from search.space.parameters import Parameter, Space, parse_space
@@ -30,12 +31,12 @@ from search.study.identity import claim_identity, is_known, write_identity
 from search.study.interrupts import Interrupts
 from search.study.launcher import worker_count
 from search.study.liveness import check_shared_folder
-from search.study.marks import REASON, SKIPPED
+from search.study.marks import FOLDER, REASON, SKIPPED
 from search.study.objectives import check_objectives
 from search.study.options import SweeperOptions, check_options, directions_of
 from search.study.plan import Plan, open_desk
 from search.study.proposal import custom_space
-from search.study.recovery import recover, supersede
+from search.study.recovery import recover
 from search.study.samplers import is_grid, make_pruner, make_sampler
 from search.study.warm_start import first_points
 from search.study.worker import Worker, WorkerReport
@@ -111,6 +112,11 @@ class StudyRun:
         make_pruner(pruner)
         if options.custom_search_space:
             custom_space(options.custom_search_space)
+            if is_grid(sampler):
+                raise ValueError(
+                    "hydra.sweeper.custom_search_space cannot be combined with sampler=grid or brute_force, which write "
+                    "down the points of hydra.sweeper.params beforehand; take another sampler"
+                )
         assert options.study_name is not None
         return Plan(
             study_name=options.study_name,
@@ -147,12 +153,16 @@ class StudyRun:
         self.study_dir.mkdir(parents=True, exist_ok=True)
         desk, storage = open_desk(plan, stream=0)
         check_shared_folder(desk.study, self.study_dir)
+        recover(desk, plan)
         plan = replace(plan, optuna_name=current_name(storage, plan.study_name))
         desk, storage = open_desk(plan, stream=0)
         with desk.lock():
             old_values = claim_identity(desk.study, str(self.study_dir), config, search)
             if old_values is not None:
-                name = grow(desk.study, storage, plan.space.parameters, {**old_values, **(self.options.old_values or {})})
+                _refuse_while_running(desk, plan)
+                name = grow(
+                    desk.study, storage, plan.space.parameters, {**old_values, **(self.options.old_values or {})}
+                )
                 log.info("the study takes new parameters or choices: its %d trials are kept", len(desk.trials()))
                 plan = replace(plan, optuna_name=name)
                 desk, storage = open_desk(plan, stream=0)
@@ -211,7 +221,7 @@ class StudyRun:
                 log.info(
                     "%s trial %d failed (%s) and is run again", plan.phase, trial.number, trial.user_attrs.get(REASON)
                 )
-                supersede(plan, trial)
+                supersede(self.study_dir / str(trial.user_attrs.get(FOLDER)))
         in_vain = 0
         while not self.interrupts.requested:
             before = desk.counts()
@@ -336,6 +346,15 @@ def _without_password(config: DictConfig, storage: str | None) -> DictConfig:
         config.hydra.overrides.hydra = [*kept, f"hydra.sweeper.storage='{mask(storage)}'"]
         config.hydra.sweeper.storage = mask(storage)
     return config
+
+
+def _refuse_while_running(desk: Desk, plan: Plan) -> None:
+    running = [t.number for t in desk.trials() if t.state == TrialState.RUNNING]
+    if running:
+        raise ValueError(
+            f"{plan.study_dir}: the study takes new parameters or choices only while none of its trials run, but "
+            f"{', '.join(map(str, running[:5]))} do; wait for that command to end, or stop it with Ctrl-C"
+        )
 
 
 def _as_written(config: DictConfig, storage: str | None) -> str | None:

@@ -31,6 +31,7 @@ from search.study.compose import Composer
 from search.study.deadline import Deadline
 from search.study.interrupts import Interrupts
 from search.study.job import run_job
+from search.study.job_child import progress
 from search.study.liveness import Pulse, host_id
 from search.study.marks import FOLDER, OVERRIDES, REASON, SKIPPED
 from search.study.plan import Plan, open_desk
@@ -111,6 +112,7 @@ class _Shift:
                 HydraConfig.instance().cfg = own_config
                 configure_log(own_config.hydra.job_logging, own_config.hydra.verbose)  # type: ignore[union-attr]
             ended += 1
+            progress()
         return WorkerReport(ended, stopped=True)
 
     def _run(self, trial: Trial) -> None:

@@ -101,7 +101,7 @@ def test_a_space_can_be_searched_and_its_ends_build(composed: Any, option: str) 
 @pytest.mark.parametrize("option", options("sampler"))
 def test_a_sampler_suggests(composed: Any, option: str) -> None:
     config = dict(sweeper(composed(f"sampler={option}", with_hydra=True)).sampler)
-    assert is_grid(config) == (option == "grid")
+    assert is_grid(config) == (option in ("grid", "brute_force"))
     study = optuna.create_study(sampler=make_sampler(config, stream=0))
     line = {name: FloatDistribution(0.0, 1.0) for name in "xy"}
     points = set()

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 import xvol
 from search.channel import Channel, opened
-from search.export import main
+from search.export import export_trial, main
 from search.ledger.result import read_result, write_result
 from search.trial.config import Config, typed
 from search.trial.model import build
@@ -130,6 +130,52 @@ def test_pth_is_the_state_dict_of_the_fused_network(trained: Path, network: torc
         torch.nn.init.zeros_(parameter)
     xvol.load_state_dict(fused, torch.load(out, weights_only=True))
     check(fused, network, (2, 1, 16, 16))
+
+
+def test_the_train_form(trained: Path, network: torch.nn.Module, tmp_path: Path) -> None:
+    """Its norms and branches are there, so training can go on from it."""
+    assert main([str(trained), "--out", str(tmp_path / "model.pth"), "--form", "train"]) == 0
+    state = torch.load(tmp_path / "model.pth", weights_only=True)
+    expected = network.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in state.items())
+    assert main([str(trained), "--out", str(tmp_path / "model.pt2"), "--form", "train"]) == 0
+    check(torch.export.load(tmp_path / "model.pt2").module(), network, (2, 1, 16, 16), (3, 1, 24, 20))
+
+
+def test_an_unknown_form(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="form='fused' must be one of deploy, train"):
+        export_trial(trained, tmp_path / "model.pth", form="fused")
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs onnx, onnxscript and onnxruntime: pip install 'xvol[onnx]'",
+)
+def test_weights_too_large_for_one_onnx_file(
+    trained: Path,
+    network: torch.nn.Module,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The limit is lowered: 2 GiB of weights would take minutes."""
+    import onnxruntime
+
+    monkeypatch.setattr("search.export.MOST_INLINE_BYTES", 1000)
+    out = tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        assert main([str(trained), "--out", str(out)]) == 0
+    assert f"written: {out} with its weights in {out}.data, which has to stay beside it" in capsys.readouterr().out
+    data = tmp_path / "model.onnx.data"
+    assert data.stat().st_size > out.stat().st_size / 2
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    check(lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), network, (2, 1, 16, 16))
+    data.unlink()
+    with pytest.raises(Exception, match=r"model\.onnx\.data"):
+        onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
 
 
 def test_a_trial_without_weights(trial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from xvol import BlockSpec, XVolution2d, branch_class, branch_names, count_params
 from xvol.block import FusedXVolution2d
+from xvol.branches.norm import ScaleShift2d
 from xvol.reference import apply_dynamic_kernel
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -268,3 +269,33 @@ def test_one_convolution_for_each_sample(name: str, geometry: dict[str, int], ra
 def test_a_branch_that_changes_from_pixel_to_pixel_has_no_sample_kernel() -> None:
     with pytest.raises(ValueError, match=r"branch 'pssa' is another convolution at each pixel.*dynamic_kernel"):
         XVolution2d(4, 8).sample_kernel(torch.randn(1, 4, 5, 5))
+
+
+@pytest.mark.parametrize("name", ["pssa", "pssa_inner", "linear_global", "second_conv"])
+def test_a_branch_without_norm_has_a_scale_and_folds(name: str, randomise: Callable[[nn.Module], nn.Module]) -> None:
+    """Converted, it is silent at first; its statistics never enter, so train and eval mode agree in that branch."""
+    spec = BlockSpec.make(["conv", name], {name: {"norm": "none"}})
+    block = XVolution2d(4, 8, spec=spec, dtype=torch.float64)
+    assert type(block.norms[name]) is ScaleShift2d
+    assert type(block.norms["conv"]) is nn.BatchNorm2d
+    assert not block.norms[name].weight.any()
+    randomise(block).eval()
+    nn.init.normal_(block.norms[name].weight)
+    nn.init.normal_(block.norms[name].bias)
+    x = 10 * torch.randn(3, 4, 6, 5, dtype=torch.float64)
+    torch.testing.assert_close(block.fuse()(x), block(x), rtol=1e-10, atol=1e-10)
+    alone = block.norms[name](block.branches[name](x))
+    torch.testing.assert_close(block.norms[name].train()(block.branches[name](x)), alone)
+
+
+def test_a_static_part_as_wide_as_its_reach_becomes_one_convolution() -> None:
+    """A query bias under a larger map, with a silent query: the convolution is grown until all of it fits."""
+    spec = BlockSpec.make(["conv", "gap_query"], {"gap_query": {"q_bias": True, "mix_kernel": 3}}, gamma=1.0)
+    block = XVolution2d(4, 4, stride=2, spec=spec, dtype=torch.float64).eval()
+    branch = block.branches["gap_query"]
+    nn.init.zeros_(branch.query.weight)
+    nn.init.normal_(branch.query.bias)
+    x = torch.randn(2, 4, 9, 7, dtype=torch.float64)
+    conv = block.to_conv()
+    assert conv.kernel_size == (7, 7)
+    torch.testing.assert_close(conv(x), block(x), rtol=1e-10, atol=1e-10)

@@ -11,6 +11,7 @@ from torch import nn
 from xvol import branch_class, branch_names, branch_options
 from xvol.block import XVolution2d
 from xvol.branches.base import Branch, Folded, Geometry
+from xvol.branches.norm import Norm
 from xvol.reference import apply_dynamic_kernel, apply_sample_kernel
 from xvol.spec import BlockSpec
 
@@ -31,7 +32,7 @@ VALUES = {
     "embed_ratio": [0.25],
     "shift": [2, 3],
     "directions": [4, 9],
-    "border": ["replicate"],
+    "border": ["replicate", "reflect"],
     "q_bias": [True],
     "heads": [2, None],
     "qkv_bias": [True],
@@ -42,6 +43,10 @@ VALUES = {
     "window": [3],
     "reduction": [2],
     "group_chs": [4],
+    "mix_kernel": [3],
+    "norm": ["none"],
+    "value_ratio": [0.5],
+    "position": [True],
 }
 
 
@@ -80,9 +85,13 @@ def build(name: str, options: dict[str, object], geometry: dict[str, int], **fac
     return branch_class(name)(geometry["in_chs"], geometry["out_chs"], **shape, **options, **factory)
 
 
-def lived(branch: Branch, randomise: Callable[[nn.Module], nn.Module]) -> nn.BatchNorm2d:
+def lived(branch: Branch, randomise: Callable[[nn.Module], nn.Module]) -> Norm:
+    """The norm that the branch asks for, its own parameters and the branch's as after training."""
     randomise(branch)
-    return randomise(nn.BatchNorm2d(branch.geometry.out_chs, dtype=torch.float64)).eval()
+    norm = randomise(branch.new_norm(dtype=torch.float64)).eval()
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    return norm
 
 
 every_variant = pytest.mark.parametrize(("name", "options"), list(variants()), ids=str)
@@ -241,6 +250,12 @@ def test_options_are_checked_before_anything_is_built(name: str) -> None:
     for option in branch_options(name):
         with pytest.raises(ValueError, match=f"^{name}: {option}='wrong' must be "):
             cls.check_options(**branch_options(name) | {option: "wrong"})
+
+
+@every_branch
+def test_an_unknown_argument_is_refused_and_not_swallowed(name: str) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'loud'"):
+        branch_class(name)(8, 8, loud=True)
 
 
 @every_branch

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xvol import fold
+from xvol.branches.norm import ScaleShift2d
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -125,3 +126,91 @@ def test_query_bias_is_a_convolution(groups: int, rank: int, stride: int, shift:
     expected = functional.conv2d(scaled, project, groups=groups)
     kernel = fold.product_static_part(project, taps, bias, key, groups)
     close(expected, conv(x, kernel, stride=stride, dilation=shift, groups=groups))
+
+
+@pytest.mark.parametrize("mix", [1, 3])
+@pytest.mark.parametrize(("stride", "shift"), [(1, 1), (2, 1), (1, 2), (3, 2)])
+def test_query_bias_under_a_larger_map_is_a_convolution(mix: int, stride: int, shift: int) -> None:
+    """P (b * DW(K x)) with the products of an image grown by zeros, against one convolution of dilation 1."""
+    groups, rank, embed = 2, 2, 8
+    project, taps = (
+        torch.randn(6, embed * rank // groups, mix, mix, **DOUBLE),
+        torch.randn(embed * rank, 1, 3, 3, **DOUBLE),
+    )
+    bias, key = torch.randn(embed, **DOUBLE), torch.randn(embed, 4 // groups, 1, 1, **DOUBLE)
+    x = torch.randn(2, 4, 5, 7, **DOUBLE)
+    k = functional.conv2d(x, key, groups=groups)
+    around = shift + stride * (mix // 2)
+    neighbours = functional.conv2d(k, taps, stride=stride, padding=around, dilation=shift, groups=embed)
+    scaled = bias.repeat_interleave(rank)[:, None, None] * neighbours
+    expected = functional.conv2d(scaled, project, groups=groups)
+    kernel = fold.product_static_part(project, taps, bias, key, groups, stride=stride, shift=shift)
+    assert kernel[0].shape[-1] == stride * (mix - 1) + 2 * shift + 1
+    close(expected, conv(x, kernel, stride=stride, groups=groups))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    outer=st.integers(1, 3),
+    inner=st.integers(1, 3),
+    sizes=st.sampled_from([(1, 1), (1, 3), (3, 1), (3, 3), (3, 5), (5, 3)]),
+    edge=st.integers(1, 7),
+)
+def test_taps_after_taps_are_one_kernel(outer: int, inner: int, sizes: tuple[int, int], edge: int) -> None:
+    """One channel: a dilated convolution after a strided, dilated one, on an image grown by zeros."""
+    later, earlier = (torch.randn(1, 1, size, size, **DOUBLE) for size in sizes)
+    x = torch.randn(2, 1, edge, edge + 2, **DOUBLE)
+    padding = inner * (sizes[1] // 2) + outer * (sizes[0] // 2)
+    first = functional.conv2d(x, earlier, stride=outer, padding=padding, dilation=inner)
+    kernel = fold.compose_taps(later[..., None, None] * earlier[:, :, None, None], outer, inner)
+    close(functional.conv2d(first, later), conv(x, (kernel, torch.zeros(1, **DOUBLE)), stride=outer))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (3, 2)])
+def test_a_pointwise_map_after_a_convolution_is_one_convolution(groups: int, stride: int, dilation: int) -> None:
+    first, last = torch.randn(8, 4 // groups, 3, 3, **DOUBLE), torch.randn(6, 8 // groups, 1, 1, **DOUBLE)
+    x = torch.randn(2, 4, 5, 7, **DOUBLE)
+    shape = {"stride": stride, "dilation": dilation, "groups": groups}
+    expected = functional.conv2d(conv(x, (first, torch.zeros(8, **DOUBLE)), **shape), last, groups=groups)
+    kernel = fold.chain_pointwise(first, last, groups)
+    assert not kernel[1].any()
+    close(expected, conv(x, kernel, **shape))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("size", "stride", "dilation"), [(1, 1, 1), (3, 1, 1), (3, 2, 2), (5, 3, 1)])
+def test_a_pointwise_map_before_a_convolution_is_one_convolution(
+    groups: int, size: int, stride: int, dilation: int
+) -> None:
+    """On zeros pushed through the first map, bias and all: pad x, not what the first map gives."""
+    first = torch.randn(8, 4 // groups, 1, 1, **DOUBLE), torch.randn(8, **DOUBLE)
+    last = torch.randn(6, 8 // groups, size, size, **DOUBLE)
+    x = torch.randn(2, 4, 5, 7, **DOUBLE)
+    grown = functional.pad(x, [dilation * (size // 2)] * 4)
+    middle = functional.conv2d(grown, *first, groups=groups)
+    expected = functional.conv2d(middle, last, stride=stride, dilation=dilation, groups=groups)
+    kernel = fold.widen_pointwise(first, last, groups)
+    close(expected, conv(x, kernel, stride=stride, dilation=dilation, groups=groups))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (5, 3)])
+def test_an_average_is_a_convolution(groups: int, size: int, stride: int) -> None:
+    x = torch.randn(2, 4, 5, 7, **DOUBLE)
+    kernel = fold.average_kernel(4, groups, size, x)
+    assert kernel[0].dtype == x.dtype
+    expected = functional.avg_pool2d(x, size, stride, size // 2, count_include_pad=True)
+    close(expected, conv(x, kernel, stride=stride, groups=groups))
+
+
+def test_a_scale_and_shift_folds_as_a_norm_does() -> None:
+    norm = ScaleShift2d(6, **DOUBLE)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    weight, bias = random_kernel(3)
+    x = torch.randn(2, 4, 5, 6, **DOUBLE)
+    close(norm(conv(x, (weight, bias))), conv(x, fold.fold_norm(weight, bias, norm)))
+    scale, shift = fold.norm_at_rest(norm)
+    assert not scale.requires_grad
+    assert not shift.requires_grad

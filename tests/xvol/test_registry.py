@@ -26,6 +26,8 @@ def test_known_branches() -> None:
         "directions": 8,
         "border": "zero",
         "q_bias": False,
+        "mix_kernel": 1,
+        "norm": "batch",
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xvol import BlockSpec
+from xvol import BlockSpec, XVolution2d, branch_class, branch_names, branch_options
 
 
 def test_equal_specs_build_equal_blocks() -> None:
@@ -44,6 +44,37 @@ def test_canonical_spells_out_every_default() -> None:
     assert str(BlockSpec.make(["pssa"], gamma=0.5)) == "pssa gamma=0.5"
 
 
+def test_options_that_came_later_leave_stored_specs_alone() -> None:
+    """At its default a later option is not spelt out, so no hash made before it changes; else it is."""
+    stored = {"rank": 1, "embed_ratio": 1.0, "shift": 1, "directions": 8, "border": "zero", "q_bias": False}
+    assert (
+        BlockSpec.make(["pssa"], {"pssa": {"mix_kernel": 1, "norm": "batch"}}).canonical()["options"]["pssa"] == stored
+    )
+    changed = BlockSpec.make(["pssa"], {"pssa": {"mix_kernel": 3, "norm": "none"}})
+    assert changed.canonical()["options"]["pssa"] == stored | {"mix_kernel": 3, "norm": "none"}
+    assert BlockSpec.make(**changed.canonical()) == changed
+    for name in branch_names():
+        assert branch_class(name).later_options <= set(branch_options(name))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pssa": {"mix_kernel": 3}},
+        {"pssa_inner": {"value_ratio": 0.5, "heads": 2, "mix_kernel": 5}},
+        {"linear_global": {"norm": "none", "heads": 2}},
+        {"acmix": {"position": True, "border": "reflect"}},
+    ],
+    ids=str,
+)
+def test_every_option_reaches_its_branch(options: dict[str, dict[str, Any]]) -> None:
+    (name, values), *_ = options.items()
+    branch = XVolution2d(8, 8, spec=BlockSpec.make(["conv", name], options)).branches[name]
+    plain = XVolution2d(8, 8, spec=BlockSpec.make(["conv", name])).branches[name]
+    assert values.get("norm", "batch") == branch.norm_kind
+    assert "norm" in values or str(branch) != str(plain)
+
+
 @given(
     branches=st.lists(st.sampled_from(["conv", "pssa"]), min_size=1, max_size=2, unique=True),
     rank=st.integers(1, 9),
@@ -74,6 +105,11 @@ def test_a_spec_is_rebuilt_from_its_canonical_form(
         ({"branches": ["conv"], "options": {"pssa": {}}}, "'pssa', which the block lacks"),
         ({"options": {"pssa": {"rank": 0}}}, "rank=0 must be a whole number"),
         ({"options": {"pssa": {"border": "same"}}}, "border='same' must be one of"),
+        ({"options": {"pssa": {"mix_kernel": 2}}}, "pssa: mix_kernel=2 must be an odd whole number"),
+        (
+            {"options": {"pssa": {"norm": "layer"}}},
+            "norm='layer' must be one of 'batch', 'none': .* folds into no conv",
+        ),
         ({"gamma": float("nan")}, "gamma=nan must be a finite number"),
         ({"gamma": "0"}, "gamma='0' must be a finite number"),
     ],

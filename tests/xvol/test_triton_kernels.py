@@ -1,5 +1,6 @@
 """The Triton kernel in Triton's interpreter, on the CPU, against the plain form; and its fall-back."""
 
+import copy
 import json
 import os
 import subprocess
@@ -9,7 +10,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from xvol import XVolution2d
+from xvol import BlockSpec, XVolution2d
+from xvol.branches import pssa
 from xvol.kernels import Execution, set_execution
 from xvol.triton_kernels import _plain, shifted_product, triton_runs_on
 
@@ -22,6 +24,8 @@ CASES = [  # batch, embedding, rank, (H, W), stride, shift, padding, dtype
     (1, 2, 2, (9, 8), 1, 2, 0, "float32"),  # padded by the caller, as for a replicated border
     (1, 1, 1, (13, 21), 1, 1, 1, "float16"),  # more pixels than one block
     (1, 2, 1, (6, 5), 1, 1, 1, "bfloat16"),
+    (2, 4, 2, (7, 9), 2, 3, 3, "bfloat16"),
+    (2, 4, 2, (7, 9), 2, 3, 3, "float32"),
 ]
 
 
@@ -45,16 +49,43 @@ def compare(
         assert (one.double() - other).norm() <= tolerance * other.norm() + 1e-12
 
 
-def compare_blocks() -> None:
+BLOCKS = [  # options of the branch, of the host, (H, W), dtype
+    ({}, {"stride": 2}, (5, 6), "float64"),
+    ({"embed_ratio": 0.25}, {}, (7, 5), "float32"),
+    ({"embed_ratio": 0.25, "border": "replicate"}, {}, (7, 5), "float32"),
+    ({"embed_ratio": 0.25, "border": "replicate", "shift": 2, "rank": 2}, {"stride": 2}, (5, 9), "float64"),
+    ({"rank": 3, "directions": 4, "q_bias": True}, {"groups": 2}, (3, 3), "float64"),
+    ({"directions": 9, "mix_kernel": 3}, {}, (1, 1), "float64"),
+    ({"embed_ratio": 0.25, "rank": 2}, {"stride": 2}, (9, 7), "bfloat16"),
+]
+
+
+def compare_block(options: dict[str, object], host: dict[str, int], size: list[int], dtype: str) -> None:
+    """A whole block, forward and backward: every gradient against plain operations in float64."""
     torch.manual_seed(0)
-    block = XVolution2d(4, 6, stride=2, dtype=torch.float64)
-    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
-    plain = block(x)
-    set_execution(block, Execution(recompute=False, triton=True))
-    torch.testing.assert_close(block(x), plain, rtol=1e-10, atol=1e-10)
+    spec = BlockSpec.make(options={"pssa": options}, gamma=1.0)
+    ours = XVolution2d(8, 16, spec=spec, **host).to(getattr(torch, dtype))
+    oracle = copy.deepcopy(ours).double()
+    set_execution(ours, Execution(recompute=False, triton=True))
+    set_execution(oracle, Execution(recompute=False))
+    calls, kernel = [], pssa.shifted_product
+    pssa.shifted_product = lambda *arguments: (calls.append(1), kernel(*arguments))[1]  # it must not fall back
+    x = torch.randn(2, 8, *size).to(getattr(torch, dtype))
+    results = []
+    for block, image in ((ours, x.clone()), (oracle, x.double())):
+        image.requires_grad_()
+        y = block(image)
+        results.append((y, *torch.autograd.grad(y.double().cos().sum(), (image, *block.parameters()))))
+    pssa.shifted_product = kernel
+    assert calls == [1]
+    # A norm over few pixels makes small errors large, and cancels in some gradients: both scaled by the largest.
+    tolerance = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 0.1}[dtype]
+    largest = max(other.abs().max().item() for other in results[1])
+    for one, other in zip(*results, strict=True):
+        assert (one.double() - other).abs().max() <= tolerance * max(other.abs().max().item(), 0.1 * largest)
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: pip install triton")
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: pip install triton (Linux only)")
 def test_is_the_plain_form_in_the_interpreter() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET as it is imported."""
     code = f"""
@@ -63,7 +94,8 @@ sys.path.insert(0, {os.path.dirname(__file__)!r})
 import test_triton_kernels as here
 for case in json.loads({json.dumps(CASES)!r}):
     here.compare(*case)
-here.compare_blocks()
+for case in json.loads({json.dumps(BLOCKS)!r}):
+    here.compare_block(*case)
 """
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -1,20 +1,25 @@
 """What the attention branches share: 1x1 embeddings in the host's groups, and a last linear map that takes the norm in.
 
-B = batch, C = channels (I = in, E = embedding, O = out), g = groups.
+B = batch, C = channels (I = in, E = embedding, Z = of the last map's input, O = out), D = directions, H, W = height,
+width, g = groups, k = kernel size, m = size of the last map.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from xvol.branches.base import Branch, Folded, Geometry
-from xvol.fold import Kernel, bias_only, fold_norm, sum_parallel
+from xvol.branches.norm import Norm
+from xvol.branches.options import check_flag, check_norm, check_odd, check_ratio
+from xvol.branches.window import check_window, place
+from xvol.fold import Kernel, bias_only, fold_norm, product_static_part, sum_parallel
 
-__all__ = ["AttentionBranch", "embedding_chs", "heads_in_group"]
+__all__ = ["AttentionBranch", "ShiftedBranch", "embedding_chs", "heads_in_group", "mixed_kernel"]
 
 
 def embedding_chs(embed_ratio: float, geometry: Geometry) -> int:
@@ -39,22 +44,71 @@ def heads_in_group(branch: str, heads: int | None, embed_ratio: float, geometry:
     return heads
 
 
-class AttentionBranch(Branch):
-    """A branch P z(x) with a 1x1 projection P: (B, E, H', W') -> (B, O, H', W'), and 1x1 embeddings of x.
+def mixed_kernel(kernel_BHWZIkk: Tensor, project: Tensor, groups: int, stride: int) -> Tensor:
+    """The dynamic kernel of P z from that of z: P sums over the output pixels around, zeros outside of the map (ours).
 
-    Subclasses set `project` and give `embeddings`. Every map keeps the variance of its input as it starts; a query bias
-    starts at zero.
+    Args:
+        kernel_BHWZIkk: (B, H', W', Z, I / g, k, k), of dilation 1.
+        project: P, (O, Z / g, m, m), m odd.
+        groups: g.
+        stride: of z, in pixels of the input.
+
+    Returns:
+        kernel_BHWOIkk: (B, H', W', O, I / g, k', k') with k' = k + stride (m - 1).
+    """
+    height, width, size, m = *kernel_BHWZIkk.shape[1:3], kernel_BHWZIkk.shape[-1], project.shape[-1]
+    grouped = kernel_BHWZIkk.unflatten(3, (groups, -1))
+    project_gozmm = project.unflatten(0, (groups, -1))
+    grown = size + stride * (m - 1)
+    total = kernel_BHWZIkk.new_zeros(
+        *kernel_BHWZIkk.shape[:3], project.shape[0], *kernel_BHWZIkk.shape[4:5], grown, grown
+    )
+    for row in range(m):
+        for column in range(m):
+            down, right = row - m // 2, column - m // 2
+            there = torch.einsum("goz,bhwgzipq->bhwgoipq", project_gozmm[..., row, column], grouped).flatten(3, 4)
+            here_H = slice(max(0, -down), max(0, min(height, height - down)))
+            here_W = slice(max(0, -right), max(0, min(width, width - right)))
+            seen = there[:, max(0, down) : max(0, height + down), max(0, right) : max(0, width + right)]
+            top, left = stride * row, stride * column
+            total[:, here_H, here_W, :, :, top : top + size, left : left + size] += seen
+    return total
+
+
+class AttentionBranch(Branch):
+    """A branch P z(x) with 1x1 embeddings of x and an m x m map P: (B, Z, H', W') -> (B, O, H', W').
+
+    Subclasses set `name` (their registered one), `query`, `key` and `project`, and give `embeddings`. Every map keeps
+    the variance of its input as it starts; a query bias starts at zero.
     """
 
+    name: ClassVar[str]
+    later_options = frozenset({"mix_kernel", "norm"})
+    query: nn.Conv2d
+    key: nn.Conv2d
     project: nn.Conv2d
+
+    def __init__(self, in_chs: int, out_chs: int, *, embed_ratio: float, mix_kernel: int, **rest: Any) -> None:
+        super().__init__(in_chs, out_chs, embed_ratio=embed_ratio, mix_kernel=mix_kernel, **rest)
+        self.embed_chs = embedding_chs(embed_ratio, self.geometry)
+        self.mix_kernel = mix_kernel
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Refuse what the class docstring does not allow."""
+        check_ratio(cls.name, options, "embed_ratio")
+        check_odd(cls.name, options, "mix_kernel")
+        check_norm(cls.name, options)
+        check_flag(cls.name, options, "q_bias")
 
     def _embed(self, embed_chs: int, *, stride: int = 1, bias: bool = False, **factory: Any) -> nn.Conv2d:
         geo = self.geometry
         return nn.Conv2d(geo.in_chs, embed_chs, 1, stride=stride, groups=geo.groups, bias=bias, **factory)
 
-    def _projection(self, chs: int, **factory: Any) -> nn.Conv2d:
-        geo = self.geometry
-        return nn.Conv2d(chs, geo.out_chs, 1, groups=geo.groups, bias=False, **factory)
+    def _projection(self, chs: int, *, padding: int | None = None, **factory: Any) -> nn.Conv2d:
+        geo, size = self.geometry, self.mix_kernel
+        around = size // 2 if padding is None else padding
+        return nn.Conv2d(chs, geo.out_chs, size, padding=around, groups=geo.groups, bias=False, **factory)
 
     @abstractmethod
     def embeddings(self) -> tuple[nn.Conv2d, ...]:
@@ -63,11 +117,11 @@ class AttentionBranch(Branch):
     def reset_parameters(self) -> None:
         """Draw all weights normal, each map preserving the variance of its input; the query bias starts at zero."""
         for conv in (*self.embeddings(), self.project):
-            nn.init.normal_(conv.weight, std=conv.weight.shape[1] ** -0.5)
+            nn.init.normal_(conv.weight, std=conv.weight[0].numel() ** -0.5)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
 
-    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
         """The norm's scale goes into P, its shift into the static convolution; where there is none, into a bias of P.
 
         What else is static (`_take_static_part`) leaves the dynamic part if it fits the taps of the static convolution.
@@ -87,6 +141,49 @@ class AttentionBranch(Branch):
         """Take out of this twin what is a convolution that fits `static`, and return it; None where nothing is."""
         return None
 
+    def _take_query_bias(self: Self, window: Tensor, shift: int, static: Geometry) -> Kernel | None:
+        """Take the query bias out of a product form with these taps, (Z, 1, 3, 3), if its part lies on those of `static`."""
+        geo = self.geometry
+        steps = (shift,) if self.mix_kernel == 1 else (shift, geo.stride)
+        reach = shift + geo.stride * (self.mix_kernel // 2)
+        if self.query.bias is None or any(step % static.dilation for step in steps) or reach > static.same_padding:
+            return None
+        weights = (self.project.weight.detach(), window.detach(), self.query.bias.detach(), self.key.weight.detach())
+        self.query.bias = None
+        stride, shift = geo.stride // static.dilation, shift // static.dilation
+        return product_static_part(*weights, geo.groups, stride=stride, shift=shift)
+
     def _projection_bias(self) -> Tensor:
         bias_O = self.project.bias
         return self.project.weight.new_zeros(self.geometry.out_chs) if bias_O is None else bias_O
+
+
+class ShiftedBranch(AttentionBranch):
+    """An attention branch that sees the shifted 3x3 window about each pixel, with a border of its own.
+
+    Subclasses give `_products`; the dynamic kernel follows.
+    """
+
+    def __init__(self, in_chs: int, out_chs: int, *, shift: int, directions: int, border: str, **rest: Any) -> None:
+        super().__init__(in_chs, out_chs, shift=shift, directions=directions, border=border, **rest)
+        self.shift, self.directions, self.border = shift, directions, border
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Refuse what the class docstring does not allow."""
+        super().check_options(**options)
+        check_window(cls.name, options)
+
+    def _window(self) -> dict[str, Any]:
+        stride = self.geometry.stride
+        return {"directions": self.directions, "shift": self.shift, "stride": stride, "border": self.border}
+
+    @abstractmethod
+    def _products(self, x_BCHW: Tensor) -> Tensor:
+        """What each input channel of P makes of the pixel of x in each direction: (B, D, Z, I / g, H', W')."""
+
+    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """P times `_products`, laid into the window (ours). A replicated border is written as taps moved into the image."""
+        kernel = place(self._products(x_BCHW), (x_BCHW.shape[2], x_BCHW.shape[3]), **self._window())
+        geo = self.geometry
+        return mixed_kernel(kernel, self.project.weight, geo.groups, geo.stride), self._projection_bias()

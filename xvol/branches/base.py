@@ -5,18 +5,38 @@ B = batch, C = channels (I = in, O = out), H, W = height, width, g = groups, k =
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
+import torch
 from torch import Tensor, nn
 
+from xvol.branches.norm import Norm, new_norm
 from xvol.fold import Kernel
 
-__all__ = ["GEOMETRY_ARGUMENTS", "Branch", "Folded", "Geometry"]
+__all__ = ["GEOMETRY_ARGUMENTS", "Branch", "Folded", "Geometry", "Host", "factory_of"]
 
-# Constructor arguments that the host convolution fixes; every other keyword-only argument is an option.
-GEOMETRY_ARGUMENTS = frozenset({"kernel_size", "stride", "dilation", "groups", "device", "dtype"})
+
+class Host(TypedDict, total=False):
+    """Constructor arguments that the host convolution fixes: its shape, and where its weights live."""
+
+    kernel_size: int
+    stride: int
+    dilation: int
+    groups: int
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+# Every other keyword-only argument of a branch is an option.
+GEOMETRY_ARGUMENTS = frozenset(Host.__annotations__)
+
+
+def factory_of(host: Host) -> dict[str, Any]:
+    """Where the weights live, as torch's layers take it."""
+    return {"device": host.get("device"), "dtype": host.get("dtype")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +110,18 @@ class Branch(nn.Module, ABC):
     """One summand of an X-volution block, before its norm: (B, I, H, W) -> (B, O, H', W').
 
     H' = floor((H - 1) / stride) + 1, as for a convolution with centred windows. Subclasses take
-    `(in_chs, out_chs, *, kernel_size=3, stride=1, dilation=1, groups=1, device=None, dtype=None)` and, keyword-only
-    and with defaults, their options, which they pass on to be checked. They register with `@register_branch(name)` and
-    must pass `tests/xvol/test_contract.py`.
+    `(in_chs, out_chs, *, OPTION=DEFAULT, ..., **host: Unpack[Host])`, the host being by default a 3x3 convolution, and
+    pass all of it on to be checked. They register with `@register_branch(name)` and must pass
+    `tests/xvol/test_contract.py`.
 
     Attributes:
+        later_options: options that came after results had been stored. At its default such an option is left out of
+            `BlockSpec.canonical`, so that the architectures stored before keep their hashes.
         has_dynamic_kernel: the branch is exactly one convolution at each output pixel; `dynamic_kernel` gives it.
         has_sample_kernel: the branch is exactly one convolution for each sample; `sample_kernel` gives it.
     """
 
+    later_options: ClassVar[frozenset[str]] = frozenset()
     has_dynamic_kernel: ClassVar[bool] = True
     has_sample_kernel: ClassVar[bool] = False
 
@@ -111,14 +134,27 @@ class Branch(nn.Module, ABC):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         geometry = Geometry(
             in_chs=in_chs, out_chs=out_chs, kernel_size=kernel_size, stride=stride, dilation=dilation, groups=groups
         )
+        self._refuse_unknown(options)
         self.check(geometry, **options)
         super().__init__()
         self.geometry = geometry
+        self.norm_kind: str = options.get("norm", "batch")
+
+    @classmethod
+    def _refuse_unknown(cls, options: dict[str, Any]) -> None:
+        """A misspelt argument must not vanish among those that are passed on: TypeError, as any constructor gives."""
+        constructors = [vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+        named = (argument for each in constructors for argument in inspect.signature(each).parameters.values())
+        known = {argument.name for argument in named if argument.kind is inspect.Parameter.KEYWORD_ONLY}
+        for name in options.keys() - known:
+            raise TypeError(f"{cls.__name__}.__init__() got an unexpected keyword argument {name!r}")
 
     @classmethod
     def check(cls, geometry: Geometry, **options: Any) -> None:
@@ -138,12 +174,43 @@ class Branch(nn.Module, ABC):
             ValueError: with what was given and what is allowed.
         """
 
+    @property
+    def reach(self) -> int:
+        """Pixels of the input, from the centre, that a static part beside a dynamic one may take."""
+        return getattr(self, "shift", 1)
+
+    def _centred(self, in_chs: int, out_chs: int, size: int, *, groups: int | None = None, **factory: Any) -> nn.Conv2d:
+        """A convolution with the host's stride, dilation and groups, centred, without bias."""
+        geo = self.geometry
+        shape: dict[str, Any] = {
+            "stride": geo.stride,
+            "padding": geo.dilation * (size - 1) // 2,
+            "dilation": geo.dilation,
+        }
+        groups = geo.groups if groups is None else groups
+        return nn.Conv2d(in_chs, out_chs, size, groups=groups, bias=False, **shape, **factory)
+
+    def new_norm(
+        self,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Norm:
+        """The norm that a block puts after this branch, as its option `norm` says: a BatchNorm2d where it has none.
+
+        Args:
+            eps, momentum: of a BatchNorm2d.
+        """
+        return new_norm(self.norm_kind, self.geometry.out_chs, eps=eps, momentum=momentum, device=device, dtype=dtype)
+
     @abstractmethod
     def reset_parameters(self) -> None:
         """Draw every parameter anew, from torch's default generator."""
 
     @abstractmethod
-    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
         """Split norm(self(x)), with the norm at rest (eval mode), into a static and a dynamic part.
 
         Args:

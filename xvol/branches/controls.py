@@ -5,15 +5,16 @@ B = batch, C = channels (I = in, M = middle, O = out), H, W = height, width, g =
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor, nn
 
-from xvol.branches.base import Branch, Folded, Geometry
-from xvol.branches.options import check_odd, check_ratio
-from xvol.branches.static import average, average_kernel, chain_pointwise, static_dynamic_kernel
-from xvol.fold import Kernel, fold_norm
+from xvol.branches.base import Branch, Folded, Geometry, Host, factory_of
+from xvol.branches.norm import Norm
+from xvol.branches.options import check_norm, check_odd, check_ratio
+from xvol.branches.static import average, static_dynamic_kernel
+from xvol.fold import Kernel, average_kernel, chain_pointwise, fold_norm, norm_at_rest
 from xvol.registry import register_branch
 
 __all__ = ["Identity", "Pool", "SecondConv"]
@@ -35,46 +36,33 @@ class SecondConv(Branch):
         kernel: size of this branch's own kernel, odd; None takes the host's.
         width_ratio: M / out_chs, above 0; M is rounded to whole channels in each group, at least one. None builds the
             plain convolution W.
+        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
     """
+
+    later_options = frozenset({"norm"})
 
     def __init__(
         self,
         in_chs: int,
         out_chs: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         kernel: int | None = None,
         width_ratio: float | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        norm: str = "batch",
+        **host: Unpack[Host],
     ) -> None:
         super().__init__(
             in_chs,
             out_chs,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
             kernel=kernel,
             width_ratio=width_ratio,
+            norm=norm,
+            **host,
         )
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        size = kernel or kernel_size
+        factory = factory_of(host)
+        size, groups = kernel or self.geometry.kernel_size, self.geometry.groups
         middle = out_chs if width_ratio is None else max(1, round(width_ratio * out_chs / groups)) * groups
-        self.conv = nn.Conv2d(
-            in_chs,
-            middle,
-            size,
-            stride=stride,
-            padding=dilation * (size - 1) // 2,
-            dilation=dilation,
-            groups=groups,
-            bias=False,
-            **factory,
-        )
+        self.conv = self._centred(in_chs, middle, size, **factory)
         self.widen: nn.Conv2d | None = None
         if width_ratio is not None:
             self.widen = nn.Conv2d(middle, out_chs, 1, groups=groups, bias=False, **factory)
@@ -85,6 +73,7 @@ class SecondConv(Branch):
         """Refuse what the class docstring does not allow."""
         check_odd("second_conv", options, "kernel", otherwise="the host's")
         check_ratio("second_conv", options, "width_ratio", otherwise="the plain convolution")
+        check_norm("second_conv", options)
 
     @staticmethod
     def width_ratio_for(geometry: Geometry, params: int, kernel: int | None = None) -> float:
@@ -114,7 +103,7 @@ class SecondConv(Branch):
             return self.conv.weight, self.conv.weight.new_zeros(self.geometry.out_chs)
         return chain_pointwise(self.conv.weight, self.widen.weight, self.geometry.groups)
 
-    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
         """All of it is static."""
         weight, bias_O = self._kernel()
         return Folded(static=fold_norm(weight.detach(), bias_O, norm), dynamic=None)
@@ -140,13 +129,14 @@ class _Weightless(Branch):
     def reset_parameters(self) -> None:
         """Nothing to draw."""
 
+    @abstractmethod
     def _kernel(self, like: Tensor) -> Kernel:
-        raise NotImplementedError
+        """The convolution that the map is, of the dtype and device of `like`."""
 
-    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
         """All of it is static."""
-        assert norm.running_var is not None
-        return Folded(static=fold_norm(*self._kernel(norm.running_var), norm), dynamic=None)
+        scale_O, _ = norm_at_rest(norm)
+        return Folded(static=fold_norm(*self._kernel(scale_O), norm), dynamic=None)
 
     def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The same kernel at each pixel, its dilation written out as zeros."""
@@ -163,20 +153,6 @@ class Identity(_Weightless):
     Args:
         in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
     """
-
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(in_chs, out_chs, kernel_size=kernel_size, stride=stride, dilation=dilation, groups=groups)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Keep every stride-th row and column."""
@@ -203,24 +179,16 @@ class Pool(_Weightless):
         in_chs: int,
         out_chs: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         kernel: int | None = 3,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **host: Unpack[Host],
     ) -> None:
         super().__init__(
             in_chs,
             out_chs,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
             kernel=kernel,
+            **host,
         )
-        self.kernel = kernel or kernel_size
+        self.kernel = kernel or self.geometry.kernel_size
 
     @classmethod
     def check_options(cls, **options: Any) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor, nn
 
-from xvol.branches.base import Branch, Folded, Geometry
+from xvol.branches.base import Branch, Folded, Geometry, Host, factory_of
+from xvol.branches.norm import Norm
 from xvol.branches.options import check_odd
 from xvol.branches.static import static_dynamic_kernel
 from xvol.fold import fold_norm
@@ -31,36 +31,17 @@ class Conv(Branch):
         in_chs: int,
         out_chs: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         kernel: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **host: Unpack[Host],
     ) -> None:
         super().__init__(
             in_chs,
             out_chs,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
             kernel=kernel,
+            **host,
         )
-        size = kernel or kernel_size
-        self.conv = nn.Conv2d(
-            in_chs,
-            out_chs,
-            size,
-            stride=stride,
-            padding=dilation * (size - 1) // 2,
-            dilation=dilation,
-            groups=groups,
-            bias=False,
-            device=device,
-            dtype=dtype,
-        )
+        size = kernel or self.geometry.kernel_size
+        self.conv = self._centred(in_chs, out_chs, size, **factory_of(host))
         self.reset_parameters()
 
     @classmethod
@@ -85,7 +66,7 @@ class Conv(Branch):
         self.conv = host
         return True
 
-    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
         """All of it is static."""
         bias = None if self.conv.bias is None else self.conv.bias.detach()
         return Folded(static=fold_norm(self.conv.weight.detach(), bias, norm), dynamic=None)

@@ -5,16 +5,16 @@ B = batch, C = channels (I = in, O = out), H, W = height, width, k = kernel size
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import Branch, Folded, Geometry
+from xvol.branches.base import Branch, Folded, Geometry, Host, factory_of
+from xvol.branches.norm import Norm
 from xvol.branches.options import check_odd
-from xvol.branches.static import average, average_kernel, static_dynamic_kernel, widen_pointwise
-from xvol.fold import Kernel, fold_norm, norm_at_rest, sum_parallel
+from xvol.branches.static import average, static_dynamic_kernel
+from xvol.fold import Kernel, average_kernel, fold_norm, norm_at_rest, sum_parallel, widen_pointwise
 from xvol.registry import register_branch
 
 __all__ = ["DiverseBranch"]
@@ -39,32 +39,24 @@ class DiverseBranch(Branch):
         in_chs: int,
         out_chs: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         kernel: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **host: Unpack[Host],
     ) -> None:
         super().__init__(
             in_chs,
             out_chs,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
             kernel=kernel,
+            **host,
         )
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.kernel = kernel or kernel_size
-        self.padding = dilation * (self.kernel - 1) // 2
-        shape: dict[str, Any] = {"stride": stride, "dilation": dilation, "groups": groups, "bias": False, **factory}
-        point: dict[str, Any] = {"groups": groups, "bias": False, **factory}
-        self.whole = nn.Conv2d(in_chs, out_chs, self.kernel, padding=self.padding, **shape)
-        self.point = nn.Conv2d(in_chs, out_chs, 1, stride=stride, **point)
+        factory = factory_of(host)
+        self.kernel = kernel or self.geometry.kernel_size
+        point: dict[str, Any] = {"groups": self.geometry.groups, "bias": False, **factory}
+        self.whole = self._centred(in_chs, out_chs, self.kernel, **factory)
+        self.point = self._centred(in_chs, out_chs, 1, **factory)
         self.chain_first = nn.Conv2d(in_chs, in_chs, 1, **point)
-        self.chain_last = nn.Conv2d(in_chs, out_chs, self.kernel, **shape)
+        self.chain_last = self._centred(in_chs, out_chs, self.kernel, **factory)
+        self.padding = self.geometry.dilation * (self.kernel - 1) // 2
+        self.chain_last.padding = (0, 0)  # `_pad` does it
         self.mean_first = nn.Conv2d(in_chs, out_chs, 1, **point)
         self.chain_norm = nn.BatchNorm2d(in_chs, **factory)
         self.mean_norm = nn.BatchNorm2d(out_chs, **factory)
@@ -117,7 +109,7 @@ class DiverseBranch(Branch):
         norms = [norm for norm in self.norms if isinstance(norm, nn.BatchNorm2d)]
         return sum_parallel(*(fold_norm(*kernel, norm) for kernel, norm in zip(kernels, norms, strict=True)))
 
-    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
         """All of it is static."""
         weight, bias_O = self._kernel()
         return Folded(static=fold_norm(weight.detach(), bias_O.detach(), norm), dynamic=None)

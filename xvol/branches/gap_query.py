@@ -5,17 +5,17 @@ B = batch, C = channels (I = in, E = embedding, O = out), R = rank, D = directio
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.attention import AttentionBranch, embedding_chs
-from xvol.branches.base import Geometry
-from xvol.branches.options import check_flag, check_ratio, check_whole
+from xvol.branches.attention import AttentionBranch
+from xvol.branches.base import Geometry, Host, factory_of
+from xvol.branches.options import check_whole
 from xvol.branches.window import check_window, tap_window
-from xvol.fold import Kernel, dilate, product_static_part
+from xvol.fold import Kernel, compose_taps
 from xvol.registry import register_branch
 
 __all__ = ["GAPQuery"]
@@ -39,7 +39,12 @@ class GAPQuery(AttentionBranch):
         shift: L in pixels of the input, at least 1.
         directions: 4 (up, left, right, down), 8 (with the diagonals) or 9 (with the centre).
         q_bias: give q a bias.
+        mix_kernel: m, odd: P is an m x m convolution of the products, which outside of the map are those of an image
+            grown by zeros, so that the branch stays one convolution for each sample.
+        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
     """
+
+    name = "gap_query"
 
     has_sample_kernel = True
 
@@ -48,47 +53,46 @@ class GAPQuery(AttentionBranch):
         in_chs: int,
         out_chs: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         rank: int = 1,
         embed_ratio: float = 1.0,
         shift: int = 1,
         directions: int = 8,
         q_bias: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        mix_kernel: int = 1,
+        norm: str = "batch",
+        **host: Unpack[Host],
     ) -> None:
         super().__init__(
             in_chs,
             out_chs,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
             rank=rank,
             embed_ratio=embed_ratio,
             shift=shift,
             directions=directions,
             q_bias=q_bias,
+            mix_kernel=mix_kernel,
+            norm=norm,
+            **host,
         )
         self.rank, self.shift, self.directions = rank, shift, directions
-        self.embed_chs = embedding_chs(embed_ratio, self.geometry)
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = factory_of(host)
         self.query = self._embed(self.embed_chs, bias=q_bias, **factory)
         self.key = self._embed(self.embed_chs, **factory)
         self.taps = nn.Parameter(torch.empty(self.embed_chs * rank, directions, **factory))
-        self.project = self._projection(self.embed_chs * rank, **factory)
+        self.project = self._projection(self.embed_chs * rank, padding=0, **factory)
         self.reset_parameters()
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
         """Refuse what the class docstring does not allow."""
-        check_whole("gap_query", options, "rank")
-        check_ratio("gap_query", options, "embed_ratio")
-        check_window("gap_query", options)
-        check_flag("gap_query", options, "q_bias")
+        super().check_options(**options)
+        check_whole(cls.name, options, "rank")
+        check_window(cls.name, options)
+
+    @property
+    def reach(self) -> int:
+        """Pixels of the input that the branch sees on each side: of the shift, and of P's window of output pixels."""
+        return self.shift + self.geometry.stride * (self.mix_kernel // 2)
 
     def embeddings(self) -> tuple[nn.Conv2d, ...]:
         """Q and K."""
@@ -105,7 +109,7 @@ class GAPQuery(AttentionBranch):
             self.key(x_BCHW),
             tap_window(self.taps),
             stride=self.geometry.stride,
-            padding=self.shift,
+            padding=self.reach,
             dilation=self.shift,
             groups=self.embed_chs,
         )
@@ -116,30 +120,25 @@ class GAPQuery(AttentionBranch):
         return self.query(x_BCHW.mean((2, 3), keepdim=True))
 
     def _take_static_part(self, static: Geometry) -> Kernel | None:
-        """The query bias's part: sum_r P^r diag(a^r_d) diag(b_q) K at tap d."""
-        on_taps = self.shift % static.dilation == 0 and self.shift <= static.same_padding
-        if self.query.bias is None or not on_taps:
-            return None
-        taps = tap_window(self.taps.detach())
-        weights = (self.project.weight.detach(), taps, self.query.bias.detach(), self.key.weight.detach())
-        self.query.bias = None
-        return dilate(*product_static_part(*weights, self.geometry.groups), self.shift // static.dilation)
+        """The query bias's part: sum_r P^r diag(a^r_d) diag(b_q) K at tap d, whatever the size of P."""
+        return self._take_query_bias(tap_window(self.taps), self.shift, static)
 
     def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """P_d diag(Q mean(x) + b_q) K at tap d, for each sample (ours); the shift is written out as zeros."""
         groups, embed = self.geometry.groups, self.embed_chs // self.geometry.groups
-        kernel_BgoIkk = torch.einsum(
-            "gocr,gcrmn,bgc,gci->bgoimn",
-            self.project.weight.view(groups, -1, embed, self.rank),
+        taps_BgoImmkk = torch.einsum(
+            "gocrtu,gcrmn,bgc,gci->bgoitumn",
+            self.project.weight.view(groups, -1, embed, self.rank, *self.project.weight.shape[2:]),
             tap_window(self.taps).view(groups, embed, self.rank, 3, 3),
             self._query(x_BCHW).view(-1, groups, embed),
             self.key.weight.view(groups, embed, -1),
         )
-        bias_O = self._projection_bias()
-        kernel_BOIkk = kernel_BgoIkk.flatten(1, 2)
-        spread, _ = dilate(kernel_BOIkk.flatten(0, 1), bias_O, self.shift)
-        return spread.unflatten(0, kernel_BOIkk.shape[:2]), bias_O
+        return compose_taps(taps_BgoImmkk.flatten(1, 2), self.geometry.stride, self.shift), self._projection_bias()
 
     def elementwise_macs(self, out_size: tuple[int, int]) -> int:
-        """One product for each embedding and rank, less the taps outside of `directions`: zero by construction."""
-        return self.embed_chs * self.rank * (1 - (9 - self.directions)) * out_size[0] * out_size[1]
+        """One product for each embedding and rank, less the taps outside of `directions`: zero by construction.
+
+        With a larger P both are wanted at the output pixels around the map as well.
+        """
+        height, width = (size + self.mix_kernel - 1 for size in out_size)
+        return self.embed_chs * self.rank * (1 - (9 - self.directions)) * height * width

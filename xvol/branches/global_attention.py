@@ -6,15 +6,16 @@ c = embedding channels of one head.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.attention import AttentionBranch, embedding_chs, heads_in_group
-from xvol.branches.base import Geometry
-from xvol.branches.options import check_flag, check_ratio, check_whole
+from xvol.branches.attention import AttentionBranch, heads_in_group
+from xvol.branches.base import Geometry, Host, factory_of
+from xvol.branches.options import check_whole
+from xvol.fold import dilate
 from xvol.registry import register_branch
 
 __all__ = ["LinearGlobal", "SoftmaxGlobal"]
@@ -23,10 +24,7 @@ __all__ = ["LinearGlobal", "SoftmaxGlobal"]
 class _GlobalAttention(AttentionBranch):
     """Q (strided), K, V and P, and heads that lie within the host's groups."""
 
-    name: str
-
     def _build(self, heads: int, embed_ratio: float, q_bias: bool, factory: dict[str, Any]) -> None:
-        self.embed_chs = embedding_chs(embed_ratio, self.geometry)
         self.heads = heads_in_group(self.name, heads, embed_ratio, self.geometry) * self.geometry.groups
         self.query = self._embed(self.embed_chs, stride=self.geometry.stride, bias=q_bias, **factory)
         self.key = self._embed(self.embed_chs, **factory)
@@ -43,9 +41,8 @@ class _GlobalAttention(AttentionBranch):
     @classmethod
     def check_options(cls, **options: Any) -> None:
         """Refuse what the class docstring does not allow."""
+        super().check_options(**options)
         check_whole(cls.name, options, "heads")
-        check_ratio(cls.name, options, "embed_ratio")
-        check_flag(cls.name, options, "q_bias")
 
     def embeddings(self) -> tuple[nn.Conv2d, ...]:
         """Q, K and V."""
@@ -61,7 +58,7 @@ class LinearGlobal(_GlobalAttention):
     """P (v k^T / n) q head by head, q = Q x, k = K x, v = V x, n = H W: (B, I, H, W) -> (B, O, H', W').
 
     Self-attention of every pixel with every other without softmax, summed in the order that is linear in pixels. For
-    each sample it is exactly one 1x1 convolution, P blockdiag_h(v k^T / n) Q (ours): with a conv branch beside it, the
+    each sample it is exactly one convolution, P blockdiag_h(v k^T / n) Q, of the size of P (ours): with a conv branch beside it, the
     block is one standard convolution for each sample (`sample_kernel`). The embeddings are 1x1 convolutions with the
     groups of the host, without biases. Under a stride Q is strided; K and V see full resolution.
 
@@ -70,6 +67,9 @@ class LinearGlobal(_GlobalAttention):
             the host's kernel and dilation.
         heads: heads in each group, at least 1; must divide the group's embedding channels.
         embed_ratio: E / out_chs, above 0, of q, k and v; E is rounded to whole channels in each group, at least one.
+        mix_kernel: m, odd: P is an m x m convolution of what the branch gives at the output pixels around, with zeros
+            outside of the map.
+        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
     """
 
     name = "linear_global"
@@ -80,26 +80,22 @@ class LinearGlobal(_GlobalAttention):
         in_chs: int,
         out_chs: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         heads: int = 1,
         embed_ratio: float = 1.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        mix_kernel: int = 1,
+        norm: str = "batch",
+        **host: Unpack[Host],
     ) -> None:
         super().__init__(
             in_chs,
             out_chs,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
             heads=heads,
             embed_ratio=embed_ratio,
+            mix_kernel=mix_kernel,
+            norm=norm,
+            **host,
         )
-        self._build(heads, embed_ratio, False, {"device": device, "dtype": dtype})
+        self._build(heads, embed_ratio, False, factory_of(host))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W')."""
@@ -113,16 +109,21 @@ class LinearGlobal(_GlobalAttention):
         return self._by_head(self.value(x_BCHW)) @ k_BhcN.transpose(2, 3)
 
     def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """P blockdiag_h(v k^T / n) Q, a 1x1 convolution for each sample (ours)."""
+        """P blockdiag_h(v k^T / n) Q for each sample (ours), a 1x1 convolution where P is one.
+
+        A larger P sees every stride-th pixel, so its taps stand a stride apart.
+        """
         groups, heads = self.geometry.groups, self.heads // self.geometry.groups
         chs = self.embed_chs // self.heads
-        kernel_BgoI = torch.einsum(
-            "gohc,bghcd,ghdi->bgoi",
-            self.project.weight.view(groups, -1, heads, chs),
+        kernel_BgoImm = torch.einsum(
+            "gohctu,bghcd,ghdi->bgoitu",
+            self.project.weight.view(groups, -1, heads, chs, *self.project.weight.shape[2:]),
             self._gram(x_BCHW).unflatten(1, (groups, heads)),
             self.query.weight.view(groups, heads, chs, -1),
         )
-        return kernel_BgoI.flatten(1, 2)[..., None, None], self._projection_bias()
+        batch, bias_O = x_BCHW.shape[0], self._projection_bias()
+        spread, _ = dilate(kernel_BgoImm.flatten(0, 2), bias_O, self.geometry.stride)
+        return spread.unflatten(0, (batch, self.geometry.out_chs)), bias_O
 
 
 @register_branch("softmax_global")
@@ -141,6 +142,9 @@ class SoftmaxGlobal(_GlobalAttention):
         heads: heads in each group, at least 1; must divide the group's embedding channels.
         embed_ratio: E / out_chs, above 0, of q, k and v; E is rounded to whole channels in each group, at least one.
         q_bias: give q a bias.
+        mix_kernel: m, odd: P is an m x m convolution of what the branch gives at the output pixels around, with zeros
+            outside of the map.
+        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
     """
 
     name = "softmax_global"
@@ -151,28 +155,24 @@ class SoftmaxGlobal(_GlobalAttention):
         in_chs: int,
         out_chs: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         heads: int = 1,
         embed_ratio: float = 1.0,
         q_bias: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        mix_kernel: int = 1,
+        norm: str = "batch",
+        **host: Unpack[Host],
     ) -> None:
         super().__init__(
             in_chs,
             out_chs,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
             heads=heads,
             embed_ratio=embed_ratio,
             q_bias=q_bias,
+            mix_kernel=mix_kernel,
+            norm=norm,
+            **host,
         )
-        self._build(heads, embed_ratio, q_bias, {"device": device, "dtype": dtype})
+        self._build(heads, embed_ratio, q_bias, factory_of(host))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W')."""

@@ -1,28 +1,28 @@
 """Pixel Shift Self-Attention with inner products, as the paper's equations have it, with heads.
 
-B = batch, C = channels (I = in, E = embedding, O = out), D = directions, H, W = height, width, g = groups,
-h = heads of one group, c = embedding channels of one head.
+B = batch, C = channels (I = in, E = embedding, V = of values, O = out), D = directions, H, W = height, width,
+g = groups, h = heads of one group, c = embedding channels of one head.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.attention import AttentionBranch, embedding_chs, heads_in_group
-from xvol.branches.base import Geometry
-from xvol.branches.options import check_flag, check_ratio, check_whole
-from xvol.branches.window import check_window, place, shifted, tap_window
+from xvol.branches.attention import ShiftedBranch, embedding_chs, heads_in_group
+from xvol.branches.base import Geometry, Host, factory_of
+from xvol.branches.options import check_ratio, check_whole
+from xvol.branches.window import pad_edges, shifted, tap_window
 from xvol.registry import register_branch
 
 __all__ = ["PSSAInner"]
 
 
 @register_branch("pssa_inner")
-class PSSAInner(AttentionBranch):
+class PSSAInner(ShiftedBranch):
     """P sum_d a_{d,h} <q, S_d k>_h S_d v / (D c), head by head: (B, I, H, W) -> (B, O, H', W').
 
     q = Q x + b_q, k = K x, v = V x, S_d k(y) = k(y + shift * d); <., .>_h sums over the c channels of head h. With one
@@ -35,70 +35,80 @@ class PSSAInner(AttentionBranch):
         in_chs, out_chs, kernel_size, stride, dilation, groups: of the host. The reach of the branch is its own `shift`,
             whatever the host's kernel and dilation.
         heads: heads in each group; must divide the group's embedding channels. None gives each channel its own.
-        embed_ratio: E / out_chs, above 0, of q, k and v; E is rounded to whole channels in each group, at least one.
+        embed_ratio: E / out_chs, above 0, of q and k; E is rounded to whole channels in each group, at least one.
         shift: L in pixels of the input, at least 1.
         directions: 4 (up, left, right, down), 8 (with the diagonals) or 9 (with the centre).
         border: what k and v are outside of the image: "zero", or "replicate" their nearest pixel.
         q_bias: give q a bias.
+        value_ratio: V / out_chs, above 0, rounded likewise; the heads must divide it. None takes `embed_ratio`.
+        mix_kernel: m, odd: P is an m x m convolution of what the branch gives at the output pixels around, with zeros
+            outside of the map.
+        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
     """
+
+    name = "pssa_inner"
+    later_options = ShiftedBranch.later_options | {"value_ratio"}
 
     def __init__(
         self,
         in_chs: int,
         out_chs: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         heads: int | None = 1,
         embed_ratio: float = 1.0,
         shift: int = 1,
         directions: int = 8,
         border: str = "zero",
         q_bias: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        value_ratio: float | None = None,
+        mix_kernel: int = 1,
+        norm: str = "batch",
+        **host: Unpack[Host],
     ) -> None:
         super().__init__(
             in_chs,
             out_chs,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
             heads=heads,
             embed_ratio=embed_ratio,
             shift=shift,
             directions=directions,
             border=border,
             q_bias=q_bias,
+            value_ratio=value_ratio,
+            mix_kernel=mix_kernel,
+            norm=norm,
+            **host,
         )
-        self.shift, self.directions, self.border = shift, directions, border
-        self.embed_chs = embedding_chs(embed_ratio, self.geometry)
-        self.heads = heads_in_group("pssa_inner", heads, embed_ratio, self.geometry) * groups
+        self.value_chs = embedding_chs(embed_ratio if value_ratio is None else value_ratio, self.geometry)
+        self.heads = heads_in_group(self.name, heads, embed_ratio, self.geometry) * self.geometry.groups
         self.head_chs = self.embed_chs // self.heads
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.query = self._embed(self.embed_chs, stride=stride, bias=q_bias, **factory)
+        factory = factory_of(host)
+        self.query = self._embed(self.embed_chs, stride=self.geometry.stride, bias=q_bias, **factory)
         self.key = self._embed(self.embed_chs, **factory)
-        self.value = self._embed(self.embed_chs, **factory)
+        self.value = self._embed(self.value_chs, **factory)
         self.taps = nn.Parameter(torch.empty(self.heads, directions, **factory))
-        self.project = self._projection(self.embed_chs, **factory)
+        self.project = self._projection(self.value_chs, **factory)
         self.reset_parameters()
 
     @classmethod
     def check(cls, geometry: Geometry, **options: Any) -> None:
-        """Refuse heads that do not divide the embedding, and what the class docstring does not allow."""
+        """Refuse heads that do not divide the embedding and the values, and what the docstring does not allow."""
         super().check(geometry, **options)
-        heads_in_group("pssa_inner", options.get("heads", 1), options.get("embed_ratio", 1.0), geometry)
+        heads = heads_in_group(cls.name, options.get("heads", 1), options.get("embed_ratio", 1.0), geometry)
+        ratio = options.get("value_ratio")
+        values = heads if ratio is None else embedding_chs(ratio, geometry) // geometry.groups
+        if values % heads:
+            raise ValueError(
+                f"{cls.name}: value_ratio={ratio} gives {values} value channels (of each group), which the {heads} heads "
+                "do not divide: choose another, or fewer heads"
+            )
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
         """Refuse what the class docstring does not allow."""
-        check_whole("pssa_inner", options, "heads", otherwise="a head for each channel")
-        check_ratio("pssa_inner", options, "embed_ratio")
-        check_window("pssa_inner", options)
-        check_flag("pssa_inner", options, "q_bias")
+        super().check_options(**options)
+        check_whole(cls.name, options, "heads", otherwise="a head for each channel")
+        check_ratio(cls.name, options, "value_ratio", otherwise="that of embed_ratio")
 
     def embeddings(self) -> tuple[nn.Conv2d, ...]:
         """Q, K and V."""
@@ -109,25 +119,25 @@ class PSSAInner(AttentionBranch):
         super().reset_parameters()
         nn.init.normal_(self.taps)
 
-    def _window(self) -> dict[str, Any]:
-        stride = self.geometry.stride
-        return {"directions": self.directions, "shift": self.shift, "stride": stride, "border": self.border}
-
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W'), for any H, W from 1 up."""
         q_BEHW = self.query(x_BCHW) / (self.directions * self.head_chs)
-        k_BEHW, v_BEHW = self.key(x_BCHW), self.value(x_BCHW)
-        if self.head_chs == 1:
-            return self.project(q_BEHW * self._depthwise(k_BEHW * v_BEHW))
-        values = shifted(v_BEHW, **self._window())
+        k_BEHW, v_BVHW = self.key(x_BCHW), self.value(x_BCHW)
+        if self._is_depthwise():
+            return self.project(q_BEHW * self._depthwise(k_BEHW * v_BVHW))
+        values = shifted(v_BVHW, **self._window())
         terms = [
-            weight_BhHW[:, :, None] * value_BEHW.unflatten(1, (self.heads, -1))
-            for weight_BhHW, value_BEHW in zip(self._weights(q_BEHW, k_BEHW), values, strict=True)
+            weight_BhHW[:, :, None] * value_BVHW.unflatten(1, (self.heads, -1))
+            for weight_BhHW, value_BVHW in zip(self._weights(q_BEHW, k_BEHW), values, strict=True)
         ]
         total_BhcHW = terms[0]
         for term in terms[1:]:
             total_BhcHW = total_BhcHW + term
         return self.project(total_BhcHW.flatten(1, 2))
+
+    def _is_depthwise(self) -> bool:
+        """A head for each channel, of one value."""
+        return self.head_chs == 1 and self.value_chs == self.embed_chs
 
     def _weights(self, q_BEHW: Tensor, k_BEHW: Tensor) -> list[Tensor]:
         """a_{d,h} <q, S_d k>_h for each direction: D maps (B, h, H', W')."""
@@ -141,7 +151,7 @@ class PSSAInner(AttentionBranch):
         """sum_d a_d S_d (k * v): the products shift together, so that one depthwise convolution does it."""
         padding = self.shift
         if self.border == "replicate":
-            kv_BEHW, padding = functional.pad(kv_BEHW, [padding] * 4, mode="replicate"), 0
+            kv_BEHW, padding = pad_edges(kv_BEHW, padding), 0
         window = tap_window(self.taps)
         return functional.conv2d(
             kv_BEHW,
@@ -152,27 +162,20 @@ class PSSAInner(AttentionBranch):
             groups=self.embed_chs,
         )
 
-    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """P blockdiag(a_{d,h} <q_0, k_d>_h / (D c)) V at each pixel (ours)."""
-        groups = self.geometry.groups
+    def _products(self, x_BCHW: Tensor) -> Tensor:
+        """blockdiag(a_{d,h} <q_0, k_d>_h / (D c)) V for each direction (ours)."""
         q_BEHW = self.query(x_BCHW) / (self.directions * self.head_chs)
         weights_BDhHW = torch.stack(self._weights(q_BEHW, self.key(x_BCHW)), dim=1)
-        weights_BDEHW = weights_BDhHW.repeat_interleave(self.head_chs, dim=2)
-        coefficient_BDgoiHW = torch.einsum(
-            "goc,bdgchw,gci->bdgoihw",
-            self.project.weight.view(groups, -1, self.embed_chs // groups),
-            weights_BDEHW.unflatten(2, (groups, -1)),
-            self.value.weight.view(groups, self.embed_chs // groups, -1),
-        )
-        size = (x_BCHW.shape[2], x_BCHW.shape[3])
-        return place(coefficient_BDgoiHW.flatten(2, 3), size, **self._window()), self._projection_bias()
+        weights_BDVHW = weights_BDhHW.repeat_interleave(self.value_chs // self.heads, dim=2)
+        value_VI = self.value.weight.flatten(1)
+        return weights_BDVHW[:, :, :, None] * value_VI[:, :, None, None]
 
     def elementwise_macs(self, out_size: tuple[int, int]) -> int:
-        """D (2 E + h) products; with a head for each channel 2 E, less the taps outside of `directions`.
+        """D (E + h + V) products; with a head for each channel 2 E, less the taps outside of `directions`.
 
         There k * v is at full resolution: counted at stride^2 pixels for each output pixel.
         """
         pixels = out_size[0] * out_size[1]
-        if self.head_chs == 1:
+        if self._is_depthwise():
             return self.embed_chs * (1 + self.geometry.stride**2 - (9 - self.directions)) * pixels
-        return self.directions * (2 * self.embed_chs + self.heads) * pixels
+        return self.directions * (self.embed_chs + self.heads + self.value_chs) * pixels

@@ -6,12 +6,13 @@ B = batch, C = channels, H, W = height, width, K = window size, G = groups of ch
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xvol.branches.base import Host, factory_of
 from xvol.branches.options import check_odd, check_whole
 from xvol.branches.rivals import RivalBranch
 from xvol.fold import dilate
@@ -45,28 +46,20 @@ class Involution(RivalBranch):
         in_chs: int,
         out_chs: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         window: int = 7,
         reduction: int = 4,
         group_chs: int = 16,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **host: Unpack[Host],
     ) -> None:
         super().__init__(
             in_chs,
             out_chs,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
             window=window,
             reduction=reduction,
             group_chs=group_chs,
+            **host,
         )
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        factory = factory_of(host)
         self.window = window
         self.sharing = out_chs // math.gcd(out_chs, group_chs)
         narrow = max(1, in_chs // reduction)

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["check_among", "check_flag", "check_odd", "check_ratio", "check_whole"]
+from xvol.branches.norm import NORMS
+
+__all__ = ["check_among", "check_flag", "check_norm", "check_odd", "check_ratio", "check_whole"]
 
 
 def _is_whole(value: object) -> bool:
@@ -73,3 +75,16 @@ def check_flag(branch: str, options: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if not isinstance(options.get(name, False), bool):
             raise ValueError(f"{branch}: {name}={options[name]!r} must be True or False")
+
+
+def check_norm(branch: str, options: Mapping[str, Any]) -> None:
+    """Refuse all norms but those that fold exactly.
+
+    Raises:
+        ValueError: with the reason: a norm over each sample ("layer", "group", "instance") is no fixed map at rest.
+    """
+    if "norm" in options and options["norm"] not in NORMS:
+        raise ValueError(
+            f"{branch}: norm={options['norm']!r} must be one of {', '.join(map(repr, NORMS))}: a norm whose statistics "
+            "are those of the sample at hand is no fixed map in eval mode, so it folds into no convolution"
+        )

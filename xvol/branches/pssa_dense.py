@@ -5,23 +5,22 @@ B = batch, C = channels (I = in, E = embedding, O = out), D = directions, H, W =
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from xvol.branches.attention import AttentionBranch, embedding_chs
-from xvol.branches.base import Geometry
-from xvol.branches.options import check_flag, check_ratio
-from xvol.branches.window import check_window, place, shifted, tap_window
-from xvol.fold import Kernel, dilate, product_static_part
+from xvol.branches.attention import ShiftedBranch
+from xvol.branches.base import Geometry, Host, factory_of
+from xvol.branches.window import shifted, tap_window
+from xvol.fold import Kernel
 from xvol.registry import register_branch
 
 __all__ = ["PSSADense"]
 
 
 @register_branch("pssa_dense")
-class PSSADense(AttentionBranch):
+class PSSADense(ShiftedBranch):
     """sum_d P_d (q * S_d k), q = Q x + b_q, k = K x, S_d k(y) = k(y + shift * d): (B, I, H, W) -> (B, O, H', W').
 
     The paper's text: embed, shift the map in some directions, multiply each copy with the unshifted map, take a weighted
@@ -38,60 +37,48 @@ class PSSADense(AttentionBranch):
         directions: 4 (up, left, right, down), 8 (with the diagonals) or 9 (with the centre).
         border: what k is outside of the image: "zero", or "replicate" its nearest pixel.
         q_bias: give q a bias.
+        mix_kernel: m, odd: P is an m x m convolution of what the branch gives at the output pixels around, with zeros
+            outside of the map.
+        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
     """
+
+    name = "pssa_dense"
 
     def __init__(
         self,
         in_chs: int,
         out_chs: int,
         *,
-        kernel_size: int = 3,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
         embed_ratio: float = 1.0,
         shift: int = 1,
         directions: int = 8,
         border: str = "zero",
         q_bias: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        mix_kernel: int = 1,
+        norm: str = "batch",
+        **host: Unpack[Host],
     ) -> None:
         super().__init__(
             in_chs,
             out_chs,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
             embed_ratio=embed_ratio,
             shift=shift,
             directions=directions,
             border=border,
             q_bias=q_bias,
+            mix_kernel=mix_kernel,
+            norm=norm,
+            **host,
         )
-        self.shift, self.directions, self.border = shift, directions, border
-        self.embed_chs = embedding_chs(embed_ratio, self.geometry)
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.query = self._embed(self.embed_chs, stride=stride, bias=q_bias, **factory)
+        factory = factory_of(host)
+        self.query = self._embed(self.embed_chs, stride=self.geometry.stride, bias=q_bias, **factory)
         self.key = self._embed(self.embed_chs, **factory)
         self.project = self._projection(self.embed_chs * directions, **factory)
         self.reset_parameters()
 
-    @classmethod
-    def check_options(cls, **options: Any) -> None:
-        """Refuse what the class docstring does not allow."""
-        check_ratio("pssa_dense", options, "embed_ratio")
-        check_window("pssa_dense", options)
-        check_flag("pssa_dense", options, "q_bias")
-
     def embeddings(self) -> tuple[nn.Conv2d, ...]:
         """Q and K."""
         return self.query, self.key
-
-    def _window(self) -> dict[str, Any]:
-        stride = self.geometry.stride
-        return {"directions": self.directions, "shift": self.shift, "stride": stride, "border": self.border}
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W'), for any H, W from 1 up."""
@@ -100,26 +87,22 @@ class PSSADense(AttentionBranch):
         return self.project((q_BEHW[:, :, None] * copies_BEDHW).flatten(1, 2))
 
     def _take_static_part(self, static: Geometry) -> Kernel | None:
-        """The query bias's part: sum_d P_d diag(b_q) K at tap d; with a zero border a convolution."""
-        on_taps = self.shift % static.dilation == 0 and self.shift <= static.same_padding
-        if self.query.bias is None or not on_taps or self.border != "zero":
+        """The query bias's part: sum_d P_d diag(b_q) K at tap d, a convolution where all borders are that of x."""
+        if self.border != "zero" or self.mix_kernel > 1:
             return None
-        taps = tap_window(torch.eye(self.directions).to(self.project.weight).repeat(self.embed_chs, 1))
-        weights = (self.project.weight.detach(), taps, self.query.bias.detach(), self.key.weight.detach())
-        self.query.bias = None
-        return dilate(*product_static_part(*weights, self.geometry.groups), self.shift // static.dilation)
+        window = tap_window(torch.eye(self.directions).to(self.project.weight).repeat(self.embed_chs, 1))
+        return self._take_query_bias(window, self.shift, static)
 
-    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """P_d diag(Q x_0 + b_q) K at each pixel (ours)."""
+    def _products(self, x_BCHW: Tensor) -> Tensor:
+        """diag(Q x_0 + b_q) K, for the copy of each direction in that direction (ours)."""
         groups, embed = self.geometry.groups, self.embed_chs // self.geometry.groups
-        coefficient_BDgoiHW = torch.einsum(
-            "gocd,bgchw,gci->bdgoihw",
-            self.project.weight.view(groups, -1, embed, self.directions),
+        products_BDgcfiHW = torch.einsum(
+            "df,bgchw,gci->bdgcfihw",
+            torch.eye(self.directions).to(x_BCHW),
             self.query(x_BCHW).unflatten(1, (groups, embed)),
             self.key.weight.view(groups, embed, -1),
         )
-        size = (x_BCHW.shape[2], x_BCHW.shape[3])
-        return place(coefficient_BDgoiHW.flatten(2, 3), size, **self._window()), self._projection_bias()
+        return products_BDgcfiHW.flatten(2, 4)
 
     def elementwise_macs(self, out_size: tuple[int, int]) -> int:
         """One product for each embedding channel and direction."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from xvol.branches.base import Branch, Folded, Geometry
+from xvol.branches.norm import Norm
 from xvol.fold import bias_only, norm_at_rest
 
 __all__ = ["RivalBranch"]
@@ -66,7 +67,7 @@ class RivalBranch(Branch):
             y_BCHW = y_BCHW * self.gain[:, None, None].to(y_BCHW.dtype)
         return y_BCHW if self.offset is None else y_BCHW + self.offset[:, None, None].to(y_BCHW.dtype)
 
-    def fold(self, norm: nn.BatchNorm2d, static: Geometry | None) -> Folded:
+    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
         """norm(y) = scale y + shift: the scale stays behind the operator, the shift is static where something else is."""
         twin = copy.deepcopy(self)
         scale_O, shift_O = norm_at_rest(norm)

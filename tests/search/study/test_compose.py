@@ -99,7 +99,7 @@ def both() -> Iterator[Both]:
     patch.undo()
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(GOOD), max_size=6, unique=True), st.lists(st.sampled_from(BAD), max_size=1))
 def test_it_equals_hydra(both: Both, good: list[str], bad: list[str]) -> None:
     composer, hydra = both

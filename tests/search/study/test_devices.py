@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.study import devices
@@ -133,6 +133,7 @@ def test_cores_are_those_of_the_affinity() -> None:
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
 
 
+@settings(deadline=None)  # files on a busy disk
 @given(outer=st.none() | st.integers(1, 64), inner=st.none() | st.integers(1, 64))
 def test_the_tightest_control_group_counts(tmp_path_factory: pytest.TempPathFactory, outer: int, inner: int) -> None:
     root = tmp_path_factory.mktemp("cgroup")

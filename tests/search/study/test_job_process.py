@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.study.job_process import TAIL_LINES, JobProcess, _Lines
@@ -16,6 +16,7 @@ from search.study.slots import Slot
 TEXT = st.lists(st.text("abä\n\r", max_size=8), max_size=30)
 
 
+@settings(deadline=None)
 @given(parts=TEXT)
 def test_stderr_is_shown_unchanged_and_never_cut_inside_a_line(parts: list[str]) -> None:
     shown: list[str] = []

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_result
-from search.study.marks import FOLDER, REASON
+from search.ledger.result import RESULT_FILE, read_result
+from search.study.marks import FOLDER
 from search.study.plan import open_desk
-from search.study.recovery import recover, supersede
+from search.study.recovery import recover
 
 from .test_plan import plan
 
@@ -26,17 +26,3 @@ def test_the_record_of_a_dead_workers_trial_is_closed(tmp_path: Path, caplog: py
     row = read_result(folder / RESULT_FILE)
     assert (row.status, row.reason, row.seed, row.attempt) == ("interrupted", "its worker died", 3, 1)
     assert recover(desk, plan(tmp_path)) == 0
-
-
-def test_a_failed_result_makes_room_for_the_next_attempt(tmp_path: Path) -> None:
-    desk, _ = open_desk(plan(tmp_path), stream=0)
-    trial = desk.claim("w.lock")
-    assert trial is not None
-    trial.set_user_attr(FOLDER, "final/0000-s0")
-    trial.set_user_attr(REASON, "no luck")
-    folder = tmp_path / "final" / "0000-s0"
-    folder.mkdir(parents=True)
-    write_result(folder, TrialResult(study="s", trial=0, phase="final", status="failed", reason="no luck", seed=0))
-    supersede(plan(tmp_path), desk.trials()[0])
-    row = read_result(folder / RESULT_FILE)
-    assert (row.status, row.reason) == ("interrupted", "no luck; it is run again")

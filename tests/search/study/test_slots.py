@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.study.devices import Gpu
@@ -16,6 +16,7 @@ GPUS = st.integers(0, 6).map(lambda n: [Gpu(f"GPU-{i}", 1000.0 * (i + 1), 80000.
 CORES, PER_GPU, THREADS = st.integers(1, 64), st.integers(1, 5), st.integers(1, 8)
 
 
+@settings(deadline=None)
 @given(gpus=GPUS, cores=CORES, per_gpu=PER_GPU, threads=THREADS)
 def test_auto_fills_every_gpu_or_else_every_core(gpus: list[Gpu], cores: int, per_gpu: int, threads: int) -> None:
     made = slots(replace(AUTO, per_gpu=per_gpu, threads=threads), gpus, cores)
@@ -28,6 +29,7 @@ def test_auto_fills_every_gpu_or_else_every_core(gpus: list[Gpu], cores: int, pe
     assert all(slot.environment()["OMP_NUM_THREADS"] == str(threads) for slot in made)
 
 
+@settings(deadline=None)
 @given(gpus=GPUS.filter(bool), per_gpu=PER_GPU, data=st.data())
 def test_fewer_workers_are_spread_evenly(gpus: list[Gpu], per_gpu: int, data: st.DataObject) -> None:
     workers = data.draw(st.integers(1, len(gpus) * per_gpu))
@@ -36,6 +38,7 @@ def test_fewer_workers_are_spread_evenly(gpus: list[Gpu], per_gpu: int, data: st
     assert max(loads.values()) - min(loads[gpu.name] for gpu in gpus) <= 1
 
 
+@settings(deadline=None)
 @given(gpus=GPUS.filter(bool), cores=CORES, need=st.floats(0.1, 20))
 def test_packing_by_memory_never_asks_for_more_than_is_free(gpus: list[Gpu], cores: int, need: float) -> None:
     options = replace(AUTO, per_gpu="auto", gpu_memory_gb=need)

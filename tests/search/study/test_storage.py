@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.ledger.paths import JOURNAL
-from search.study.storage import JournalLock, open_storage
+from search.study.storage import JournalLock, _driver, open_storage
 
 
 def study(folder: Path) -> optuna.Study:
@@ -60,3 +60,43 @@ def test_a_storage_that_cannot_be_opened_is_told_without_its_password(tmp_path: 
 def test_a_journal_elsewhere(tmp_path: Path) -> None:
     open_storage(f"journal:{tmp_path / 'a' / 'b.journal'}", tmp_path)
     assert (tmp_path / "a" / "b.journal").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "extra", "missing"),
+    [
+        ("postgresql://me:secret77@host/x", "postgres", ("psycopg", "psycopg2")),
+        ("postgresql+psycopg2://me:secret77@host/x", "postgres", ("psycopg2",)),
+        ("redis://:secret77@host", "redis", ("redis",)),
+    ],
+)
+def test_a_missing_driver_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, extra: str, missing: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("search.study.storage._is_installed", lambda package: package not in missing)
+    with pytest.raises(ValueError, match=rf"is not installed: pip install 'xvol\[{extra}\]'") as caught:
+        open_storage(spec, tmp_path)
+    assert "secret77" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "installed", "driver"),
+    [
+        ("postgresql", {"psycopg", "psycopg2"}, "psycopg"),
+        ("postgresql", {"psycopg2"}, "psycopg2"),
+        ("postgres", {"psycopg"}, "psycopg"),
+        ("postgresql+psycopg2", {"psycopg", "psycopg2"}, "psycopg2"),
+    ],
+)
+def test_postgresql_takes_the_driver_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, given: str, installed: set[str], driver: str
+) -> None:
+    monkeypatch.setattr("search.study.storage._is_installed", installed.__contains__)
+    assert _driver(given) == driver
+
+
+@pytest.mark.parametrize("url", ["mysql://me:secret77@host/x", "postgresql+asyncpg://me:secret77@host/x", "redis:/x"])
+def test_what_is_not_supported_is_told_at_once(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ValueError, match=r"hydra\.sweeper\.storage: cannot open") as caught:
+        open_storage(url, tmp_path)
+    assert "secret77" not in str(caught.value)

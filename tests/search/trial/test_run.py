@@ -174,6 +174,17 @@ def test_a_trial_without_memory_says_so(
     assert "in every arm take data.batch_size=32 or train.amp=true" in (result.reason or "")
 
 
+def test_the_error_of_torchs_own_allocator_is_known(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "_step", lambda *_: torch.empty(1 << 55))
+    with pytest.raises(RuntimeError):
+        run_trial(small("data.batch_size=1", "train.amp=true"), tmp_path)
+    reason = result_of(tmp_path).reason or ""
+    assert reason.startswith("out of memory: RuntimeError: ")
+    assert "take a smaller network or data.image_size" in reason
+
+
 def test_a_pruned_trial_keeps_what_it_had(small: Small, tmp_path: Path) -> None:
     channel = Listening(prune_after=1, phase="search")
     with opened(channel), pytest.raises(Pruned, match="pruned after epoch 1 of 3 at val_top1"):

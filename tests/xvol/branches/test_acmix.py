@@ -45,6 +45,54 @@ def test_the_window_is_that_of_the_pixel(stride: int, dilation: int) -> None:
         torch.testing.assert_close(y[head], v[head] @ weights / 2)
 
 
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize("position", [False, True])
+def test_reflection_and_positions_are_those_of_the_authors(stride: int, dilation: int, position: bool) -> None:
+    """Their operator, written out from reflected maps: softmax_t <q, k_t + p_0 - p_t> v_t, p = W_p (column, row)."""
+    options = {"position": position, "border": "reflect", "stride": stride, "dilation": dilation}
+    branch = silent(ACmix(4, 6, heads=2, window=3, dtype=DOUBLE, **options), "beta")
+    x = torch.randn(2, 4, 6, 7, dtype=DOUBLE)
+    rows = torch.linspace(-1, 1, 6).double()[:, None].expand(6, 7)
+    columns = torch.linspace(-1, 1, 7).double().expand(6, 7)
+    places = torch.stack([columns, rows])[None]
+    codes = branch.offsets(places) if position else torch.zeros(1, 3, 6, 7, dtype=DOUBLE)
+
+    def windows(maps: torch.Tensor) -> torch.Tensor:
+        grown = functional.pad(maps, [dilation] * 4, mode="reflect")
+        return functional.unfold(grown, 3, dilation, 0, stride).unflatten(1, (-1, 9))
+
+    q = branch.query(x)[:, :, ::stride, ::stride].flatten(2).unflatten(1, (2, 3)) / 3**0.5
+    k, v = (windows(part).unflatten(1, (2, 3)) for part in (branch.key(x), branch.value(x)))
+    apart = codes[:, :, ::stride, ::stride].flatten(2)[:, :, None] - windows(codes)
+    weights = (q[:, :, :, None] * (k + apart[:, None])).sum(2).softmax(2)
+    y = branch(x)
+    torch.testing.assert_close(y, ((weights[:, :, None] * v).sum(3) / 2).flatten(1, 2).view_as(y))
+
+
+def test_an_image_narrower_than_the_window_is_mirrored_as_often_as_needed() -> None:
+    """A row repeated in the way of mirrors standing at both ends: 0 1 2 1 0 1 2 ..."""
+    branch = silent(ACmix(4, 4, heads=2, window=9, border="reflect", dtype=DOUBLE), "beta")
+    x = torch.randn(1, 4, 1, 3, dtype=DOUBLE)
+    wide = x[:, :, :, [0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2]].expand(-1, -1, 9, -1)
+    k, v = branch.key(wide), branch.value(wide)
+    for place in range(3):  # where the pixels 0, 1, 2 stand among nine to each side
+        q = branch.query(x)[0, :, 0, place]
+        first = {0: 0, 1: 1, 2: 2}[place]
+        near = slice(first, first + 9)
+        for head in (slice(0, 2), slice(2, 4)):
+            logits = torch.einsum("c,chw->hw", q[head], k[0, head, :, near]) / 2**0.5
+            weights = logits.flatten().softmax(0).view_as(logits)
+            expected = (weights * v[0, head, :, near]).sum((1, 2)) / 2
+            torch.testing.assert_close(branch(x)[0, head, 0, place], expected)
+
+
+def test_border_and_position_are_checked() -> None:
+    with pytest.raises(ValueError, match="acmix: border='zero' must be one of 'mask', 'reflect'"):
+        ACmix(4, 4, border="zero")
+    with pytest.raises(ValueError, match="acmix: position=1 must be True or False"):
+        ACmix(4, 4, position=1)
+
+
 def test_the_sums_start_as_shifts() -> None:
     """Each output of the convolution path is then a sum of shifted light maps: tap t of map t alone."""
     branch = ACmix(4, 4, heads=2, kernel=3)

@@ -53,6 +53,31 @@ def test_is_the_shifted_form(height: int, width: int, groups: int, **options: ob
     torch.testing.assert_close(branch(x), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("heads", [1, 2, None])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_more_values_are_several_branches_of_one_attention(heads: int | None, groups: int) -> None:
+    """Twice the values in each head: the sum of two branches that share q, k and taps and have half of V and P each."""
+    both = PSSAInner(8, 8, groups=groups, heads=heads, embed_ratio=0.5, value_ratio=1.0, stride=2, dtype=torch.float64)
+    assert both.value.out_channels == 2 * both.query.out_channels == both.project.in_channels
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
+    expected = torch.zeros(1, dtype=torch.float64)
+    for half in range(2):
+        one = PSSAInner(8, 8, groups=groups, heads=heads, embed_ratio=0.5, stride=2, dtype=torch.float64)
+        values = both.value.weight.view(both.heads, 2, -1, 8 // groups)[:, half].reshape(one.value.weight.shape)
+        project = both.project.weight.view(8, both.heads // groups, 2, -1)[:, :, half].reshape(one.project.weight.shape)
+        one.load_state_dict({**both.state_dict(), "value.weight": values, "project.weight": project})
+        expected = expected + one(x)
+    torch.testing.assert_close(both(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("heads", [1, 2, None])
+def test_costs_of_more_values(heads: int | None) -> None:
+    """2 Ci Ce + Ci Cv + D (Ce + h + Cv) + Cv Co MACs per pixel."""
+    branch = PSSAInner(16, 16, heads=heads, embed_ratio=0.25, value_ratio=0.5)
+    h = 4 if heads is None else heads
+    assert xvol.count_macs(branch, (16, 5, 7)) == 35 * (2 * 16 * 4 + 16 * 8 + 8 * (4 + h + 8) + 8 * 16)
+
+
 @pytest.mark.parametrize("heads", [1, 4, None])
 def test_stays_finite_in_fp16_at_loud_activations(heads: int | None) -> None:
     """Activations of standard deviation 10, at which the unscaled sum overflows."""
@@ -86,6 +111,11 @@ def test_strided_depthwise_form_counts_its_products_at_full_resolution() -> None
     [
         ({"heads": 3}, "pssa_inner: heads=3 does not divide the 4 embedding channels"),
         ({"heads": 2, "groups": 4}, "heads=2 does not divide the 1 embedding channels"),
+        ({"heads": 4, "value_ratio": 0.5}, "value_ratio=0.5 gives 2 value channels .* the 4 heads do not divide"),
+        (
+            {"value_ratio": 0},
+            "pssa_inner: value_ratio=0 must be a number above 0, such as 0.25, or None for that of emb",
+        ),
         ({"heads": 0}, "heads=0 must be a whole number of at least 1, or None for a head for each channel"),
         ({"border": "reflect"}, "pssa_inner: border='reflect' must be one of 'zero', 'replicate'"),
         ({"directions": True}, "pssa_inner: directions=True must be one of 4, 8, 9"),

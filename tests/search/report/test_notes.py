@@ -1,0 +1,22 @@
+"""What stands below a table."""
+
+from pathlib import Path
+
+from search.report.load import load_study
+from search.report.notes import trial_counts
+
+from .conftest import Add
+
+
+def test_results_that_were_taken_from_elsewhere_are_counted_apart(study: Path, add: Add) -> None:
+    add(phase="search", val_top1=1.0)
+    add(phase="search", val_top1=1.0, reused_from="demo/trials/0000-s0/result.json")
+    add(phase="search", status="infeasible", reason="params 3 is above 2")
+    assert trial_counts(load_study(study)) == (
+        "Phase search: 3 trials (2 ok, 1 infeasible; 1 taken from earlier runs of the same network, recipe and seed)."
+    )
+
+
+def test_a_phase_without_reuse_says_nothing_of_it(study: Path, add: Add) -> None:
+    add(val_top1=1.0)
+    assert trial_counts(load_study(study)) == "Phase final: 1 trial (1 ok)."
