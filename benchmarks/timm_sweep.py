@@ -2,6 +2,7 @@
 
     python benchmarks/timm_sweep.py                # all models that are not done yet, the small ones first
     python benchmarks/timm_sweep.py --match 'resnet*' --redo
+    python benchmarks/timm_sweep.py --shard 1/2    # every second model; a second process takes --shard 2/2
     python benchmarks/timm_sweep.py --render       # only write the pages again
 
 Each model is built with random weights in a process of its own, forked from this one, and killed after `--timeout`
@@ -16,6 +17,7 @@ import copy
 import fnmatch
 import json
 import multiprocessing
+import re
 import resource
 import time
 import warnings
@@ -38,8 +40,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "timm_surgery.jsonl"
 SURVEY = ROOT / "runs" / "timm_sweep" / "survey.jsonl"
 
-MOST_PARAMS = 150e6
 MOST_BYTES = 9 << 30
+TRIES = ((2, 0.1), (2, 0.01), (2, 0.001), (8, 0.1), (8, 0.01), (8, 0.001))  # images, gamma
+MOST_LOGIT = 1e12
 EDGES = (64, 96, 128, 160, 192, 224, 256)
 SPEC = xvol.BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}})
 
@@ -52,6 +55,15 @@ def main() -> None:
     parser.add_argument("--match", default="*", help="names of models, as a shell pattern")
     parser.add_argument("--timeout", type=float, default=90.0, help="seconds for each model")
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so many minutes")
+    parser.add_argument(
+        "--at-most-params", type=float, default=150e6, help="larger models are skipped (default: 150e6)"
+    )
+    parser.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N equal shares, from 1"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="a file of lines to add to (default: %(default)s)"
+    )
     parser.add_argument("--redo", action="store_true", help="run models that are done again; the last line counts")
     parser.add_argument("--render", action="store_true", help="run nothing")
     given = parser.parse_args()
@@ -59,13 +71,24 @@ def main() -> None:
     warnings.simplefilter("ignore")
     survey = _survey()
     if not given.render:
-        done = {} if given.redo else _read(RESULTS)
+        done = {} if given.redo else _read(given.results)
         names = [row["model"] for row in _by_size(survey) if fnmatch.fnmatch(row["model"], given.match)]
+        names = names[given.shard[0] - 1 :: given.shard[1]]
         end = time.monotonic() + 60 * given.minutes
         for name in names:
             if name not in done and time.monotonic() < end:
-                _append(RESULTS, _one(name, survey[name], given.timeout))
-    render(_read(RESULTS), survey, ROOT)
+                _append(given.results, _one(name, survey[name], given.timeout, given.at_most_params))
+    if given.results == RESULTS and given.shard == (1, 1):  # shards end at different times: --render when all have
+        render(_read(RESULTS), survey, ROOT)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Parse "1/2"."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    share, shares = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= share <= shares:
+        raise argparse.ArgumentTypeError(f"{text!r} must be I/N with 1 <= I <= N, such as 1/2")
+    return share, shares
 
 
 def _read(path: Path) -> dict[str, Row]:
@@ -116,11 +139,11 @@ def _is_convolutional(model: nn.Module) -> bool:
     return any(max(conv.kernel_size) > max(1, max(conv.stride)) for conv in convs)
 
 
-def _one(name: str, known: Row, timeout: float) -> Row:
+def _one(name: str, known: Row, timeout: float, most_params: float) -> Row:
     """Run one model in a process of its own."""
     row = {key: known[key] for key in ("model", "family", "params")}
-    if MOST_PARAMS < known["params"] < 1 << 40:
-        return row | {"status": f"skipped: above {MOST_PARAMS / 1e6:.0f} M parameters"}
+    if most_params < known["params"] < 1 << 40:
+        return row | {"status": f"skipped: above {most_params / 1e6:.0f} M parameters"}
     ours, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_child, args=(name, theirs), daemon=True)
     start = time.monotonic()
@@ -169,7 +192,7 @@ def _operate(name: str) -> Row:
         row[key] = all(torch.equal(plain, ours) for plain, ours in pairs)
     row["forward_ok"] = True
     del model
-    return row | _fused(twin, x_BCHW) | {"status": "ok"}
+    return row | _fused(twin, size) | {"status": "ok"}
 
 
 @torch.no_grad()
@@ -201,29 +224,38 @@ def _run(model: nn.Module, x_BCHW: Tensor, training: bool) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def _fused(twin: nn.Module, x_BCHW: Tensor) -> Row:
+def _fused(twin: nn.Module, size: tuple[int, int, int]) -> Row:
     """Largest error of the fused model, over the largest logit, with branches that speak and norms that have lived.
 
     "felt" is how far the logits move when the branches fall silent: without it an error of 0 would say nothing.
+    Two things make logits of a network that was never trained run away, and an error relative to them say nothing: the
+    attention's squares, layer after layer, so that a softer gamma is tried; and statistics of two images at maps of
+    1x1, where a norm divides by the difference of two numbers, so that eight images are tried.
     """
     row: Row = {}
     for dtype in (torch.float64, torch.float32):
-        for gamma in (0.1, 0.01, 0.001):
+        bits = str(dtype)[-2:]
+        for images, gamma in TRIES:
+            torch.manual_seed(2)
+            x_BCHW = torch.randn(images, *size, dtype=dtype)
             try:
                 _wake(twin.to(dtype), gamma)
-                _run(twin, x_BCHW.to(dtype), training=True)
-                y, z = (_run(each, x_BCHW.to(dtype), training=False) for each in (twin, xvol.fuse(twin.eval())))
+                _run(twin, x_BCHW, training=True)
+                y, z = (_run(each, x_BCHW, training=False) for each in (twin, xvol.fuse(twin.eval())))
             except RuntimeError as error:
-                row[f"fused_note_{dtype}"[:200]] = f"{error}"[:200]
+                row[f"fused_note_{bits}"] = f"{error}"[:200]
                 break
             scale = max(float(leaf.abs().max()) for leaf in y)
-            if 0 < scale < 1e12:  # else the attention's squares ran away, layer after layer: speak more softly
+            if 0 < scale < MOST_LOGIT:
                 worst = max(float((a - b).abs().max()) for a, b in zip(y, z, strict=True))
-                row[f"fused_error_{str(dtype)[-2:]}"] = worst / scale
+                row[f"fused_error_{bits}"] = worst / scale
                 _each(twin, xvol.XVolution2d, lambda block: nn.init.zeros_(block.norms["pssa"].weight))
-                silent = _run(twin, x_BCHW.to(dtype), training=False)
+                silent = _run(twin, x_BCHW, training=False)
                 row["felt"] = max(float((a - b).abs().max()) for a, b in zip(y, silent, strict=True)) / scale
+                row[f"fused_images_{bits}"], row[f"fused_gamma_{bits}"] = images, gamma
                 break
+        else:
+            row[f"fused_note_{bits}"] = f"logits up to {scale:.0e} with every gamma and number of images that was tried"
     return row
 
 

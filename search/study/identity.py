@@ -12,8 +12,7 @@ import optuna
 from search.ledger.paths import JOURNAL
 from search.ledger.secrets import masked_tree
 from search.study.growth import current_name
-from search.study.plan import Plan, resolved
-from search.study.storage import open_storage
+from search.study.plan import Plan, storage_of
 
 __all__ = ["claim_identity", "flatten", "is_known", "write_identity"]
 
@@ -46,7 +45,7 @@ def is_known(plan: Plan, config: Mapping[str, Any], search: Mapping[str, Any]) -
     """Whether this very study stands in the storage already, so that it need not be checked again."""
     if plan.storage is None and not (Path(plan.study_dir) / JOURNAL).exists():
         return False
-    storage = open_storage(resolved(plan.storage), Path(plan.study_dir), patience_seconds=plan.patience_seconds)
+    storage = storage_of(plan)
     try:
         study_id = storage.get_study_id_from_name(current_name(storage, plan.study_name))
     except KeyError:

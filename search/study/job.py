@@ -6,6 +6,7 @@ Does what `hydra.core.utils.run_job` does, which copies the whole config four ti
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, _save_config, configure_log, env_override
+from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf._utils import OmegaConfDumper
 
 from search.study.compose import clone
 
@@ -60,11 +62,29 @@ def run_job(context: HydraContext, config: DictConfig, task: Callable[[DictConfi
 
 
 def _dump(config: DictConfig, mine: DictConfig, folder: Path) -> None:
-    _save_config(mine, "config.yaml", folder)
-    hydra = OmegaConf.masked_copy(config, "hydra")
-    hydra.hydra._set_parent(config)
-    _save_config(hydra, "hydra.yaml", folder)
-    _save_config(config.hydra.overrides.task, "overrides.yaml", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {"config": mine, "hydra": config.hydra, "overrides": config.hydra.overrides.task}
+    for name, part in parts.items():
+        plain = OmegaConf.to_container(part, resolve=False, enum_to_str=True)
+        text = _yaml({"hydra": plain} if name == "hydra" else plain)
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+@functools.cache
+def _dumper() -> type:
+    """OmegaConf's own way of writing YAML, by libyaml where PyYAML has it: ten times as fast."""
+    import yaml
+
+    ours: type = type("_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
+    ours.add_representer(str, OmegaConfDumper.str_representer)  # type: ignore[attr-defined]
+    return ours
+
+
+def _yaml(plain: Any) -> str:
+    import yaml
+
+    text: str = yaml.dump(plain, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=_dumper())
+    return text
 
 
 @contextlib.contextmanager

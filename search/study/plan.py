@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from search.study.constraints import Constraint
 from search.study.samplers import make_sampler
 from search.study.storage import open_storage
 
-__all__ = ["Plan", "open_desk"]
+__all__ = ["Plan", "open_desk", "storage_of"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def open_desk(plan: Plan, stream: int) -> tuple[Desk, BaseStorage]:
         ValueError: the storage cannot be opened, or an environment variable in its URL is not set here.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(resolved(plan.storage), Path(plan.study_dir), patience_seconds=plan.patience_seconds)
+    storage = storage_of(plan)
     study = optuna.create_study(
         study_name=plan.optuna_name,
         storage=storage,
@@ -74,6 +75,22 @@ def open_desk(plan: Plan, stream: int) -> tuple[Desk, BaseStorage]:
         load_if_exists=True,
     )
     return Desk(study, storage, Path(plan.study_dir), plan.quota), storage
+
+
+def storage_of(plan: Plan) -> BaseStorage:
+    """The storage of `plan`, opened once in a process: a journal of thousands of trials is not read twice.
+
+    Raises:
+        ValueError: it cannot be opened, or an environment variable in its URL is not set here.
+    """
+    url = resolved(plan.storage)
+    key = (os.getpid(), url, plan.study_dir, plan.patience_seconds)
+    if key not in _open:
+        _open[key] = open_storage(url, Path(plan.study_dir), patience_seconds=plan.patience_seconds)
+    return _open[key]
+
+
+_open: dict[tuple[Any, ...], BaseStorage] = {}
 
 
 def resolved(storage: str | None) -> str | None:

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import warnings
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import optuna
 
@@ -16,7 +16,9 @@ from search.ledger.secrets import mask
 from search.study.journals import FileJournal, JournalLock, PatientJournal, RedisJournal
 from search.study.locks import FileLock
 from search.study.patience import Patience, StorageGone
-from search.study.proxies import PatientDatabase
+
+if TYPE_CHECKING:
+    from search.study.proxies import PatientDatabase
 
 __all__ = ["GRACE_SECONDS", "HEARTBEAT_SECONDS", "JournalLock", "open_storage"]
 
@@ -118,6 +120,8 @@ def _redis(url: str, study: str, patience: Patience) -> PatientJournal:
 
 
 def _sqlite(url: str, study_dir: Path, patience: Patience) -> PatientDatabase:
+    from search.study.proxies import PatientDatabase  # SQLAlchemy: not for a journal
+
     study_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(study_dir / ".opening.lock"):  # two who make the tables at once stumble over each other
         return PatientDatabase(
@@ -127,6 +131,8 @@ def _sqlite(url: str, study_dir: Path, patience: Patience) -> PatientDatabase:
 
 def _postgresql(url: str, patience: Patience) -> PatientDatabase:
     import sqlalchemy
+
+    from search.study.proxies import PatientDatabase  # SQLAlchemy: not for a journal
 
     address = sqlalchemy.make_url(url)
     address = address.set(drivername=f"postgresql+{_driver(address.drivername)}")

@@ -295,8 +295,8 @@ class StudyRun:
                 f"{plan.phase}: more than {plan.allowed_failures} of {plan.quota.budget} trials failed, so the study stopped "
                 f"(hydra.sweeper.max_failure_rate={self.options.max_failure_rate:g}).\n{_reasons(desk)}"
             )
-        if any(report.stopped for report in reports):
-            raise KeyboardInterrupt
+        if broken is None and not self.interrupts.requested and any(report.stopped for report in reports):
+            broken = RuntimeError("a worker was stopped from outside")  # as Slurm does; the study itself goes on
         return broken
 
     def _re_evaluate(self, search: Desk, plan: Plan) -> None:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.channel import Channel, Infeasible, InFlight, Pruned
 from search.ledger.index import Index
 from search.ledger.paths import STATE_FILE, trial_subdir
-from search.ledger.result import RESULT_FILE
+from search.ledger.result import RESULT_FILE, read_result
 from search.study.claims import Desk
 from search.study.constraints import Constraint
 from search.study.marks import BASELINE, INTERRUPTED, REASON, RUNS, SKIPPED, TRIES
@@ -72,10 +72,12 @@ class StudyChannel(Channel):
     def admit(self, fingerprint: str, facts: Mapping[str, Any]) -> str | None:
         """Refuse what breaks a constraint or is being trained elsewhere; find an earlier result of the same run."""
         self._refuse(facts, self._plan.constraints)
-        if self._plan.reuse == "none":
-            return None
+        finished = self._finished_attempt(fingerprint)
+        if finished is not None:
+            self.reused = True
+            return str(finished)
         with self._desk.lock():
-            found = self._in_study(fingerprint)
+            found = None if self._plan.reuse == "none" else self._in_study(fingerprint)
             if found is None:
                 subdir = trial_subdir(self.phase, self.number, self._seed)
                 runs = self._trial.user_attrs.get(RUNS, {})
@@ -106,6 +108,15 @@ class StudyChannel(Channel):
         if broken:
             self.skip = "infeasible"
             raise Infeasible(f"infeasible: {'; '.join(broken)}")
+
+    def _finished_attempt(self, fingerprint: str) -> Path | None:
+        """The result of an earlier attempt whose worker died after writing it, and before telling the study."""
+        assert self.study_dir is not None
+        for attempt in self._desk.attempts(self._trial):
+            path = Path(self.study_dir) / attempt.user_attrs.get(RUNS, {}).get(fingerprint, "-") / RESULT_FILE
+            if path.exists() and read_result(path).status == "ok":
+                return path
+        return None
 
     def _in_study(self, fingerprint: str) -> Path | None:
         """The result of the same run in this study; raises where there can be none."""

@@ -33,7 +33,7 @@ from search.study.interrupts import Interrupts
 from search.study.job import run_job
 from search.study.job_child import progress
 from search.study.liveness import Pulse, host_id
-from search.study.marks import FOLDER, OVERRIDES, REASON, SKIPPED
+from search.study.marks import FOLDER, OVERRIDES, REASON, RETRY_OF, SKIPPED
 from search.study.plan import Plan, open_desk
 from search.study.proposal import custom_space, suggest
 from search.study.pruning import Pruning
@@ -143,7 +143,7 @@ class _Shift:
             self.desk.interrupt(trial, "interrupted")
             raise
         else:
-            if reused and self.plan.quota.sampled:
+            if reused and self.plan.quota.sampled and RETRY_OF not in trial.user_attrs:
                 trial.set_user_attr(SKIPPED, "reused")
             self.desk.study.tell(trial, [statistics.fmean(column) for column in zip(*values, strict=True)])
 

@@ -218,6 +218,27 @@ def test_what_was_trained_already_is_reused_and_the_budget_goes_to_new_points(to
     assert len(again) > 0
 
 
+@pytest.mark.parametrize("reuse", ["all", "none"])
+def test_a_result_that_was_written_before_its_worker_died_counts_once(toy: Toy, reuse: str) -> None:
+    command = [
+        "x=range(0,8)",
+        "admit=true",
+        "fault='kill late'",
+        f"faulty={list(range(8))}",
+        "hydra.sweeper.n_trials=3",
+    ]
+    command += [f"hydra.sweeper.reuse={reuse}", "hydra.sweeper.sampler.seed=3"]
+    assert toy.run(*command).returncode == -signal.SIGKILL
+    assert toy.run(*command).returncode == 0
+    trials = toy.study().trials
+    retry = next(trial for trial in trials if "retry_of" in trial.user_attrs)
+    assert retry.state == TrialState.COMPLETE
+    assert retry.params == trials[0].params
+    assert "skipped" not in retry.user_attrs
+    assert vars(counts(toy))["complete"] == 3
+    assert not (toy.study_dir() / retry.user_attrs["run_dir"] / "result.json").exists()  # the toy trained nothing
+
+
 def test_a_search_ends_where_the_space_holds_nothing_new(toy: Toy) -> None:
     done = toy.run("x=choice(0,1)", "admit=true", "hydra.sweeper.n_trials=20")
     assert done.returncode == 0, done.stderr
@@ -260,6 +281,16 @@ def test_a_failed_cell_of_a_design_is_run_again_but_not_for_ever(toy: Toy, run: 
         run(*command)
     assert [line[2] for line in toy.trace] == ["1", "2", "2"]
     assert vars(counts(toy)) == {**NOTHING, "complete": 1, "failed": 1}
+
+
+def test_a_worker_that_was_stopped_from_outside_is_replaced(toy: Toy) -> None:
+    command = [SEARCH, "seconds=0.5", "hydra/launcher=joblib", "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=8"]
+    process = toy.start(*command)
+    _wait_for(lambda: len({line[4] for line in toy.trace}) == 2)
+    os.kill(int(toy.trace[0][4]), signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert vars(counts(toy)) == {**NOTHING, "complete": 8}
 
 
 def test_a_dead_worker_of_joblib_does_not_end_the_study(toy: Toy, run: Run) -> None:
@@ -337,8 +368,8 @@ def test_another_study_in_the_same_folder_is_refused_by_name(toy: Toy, run: Run)
         ([SEARCH, "hydra.sweeper.sampler={_target_:os.system}"], "give optuna.samplers.NAME"),
         ([SEARCH, "+hydra.sweeper.sampler.sed=1"], "it takes"),
         ([SEARCH, "hydra.sweeper.pruner={_target_:optuna.pruners.MedianPrunr}"], "did you mean MedianPruner"),
-        ([SEARCH, "hydra.sweeper.storage=nosuch://x"], "cannot open nosuch://x"),
-        ([SEARCH, "hydra.sweeper.storage=sqlite:////nonexistent/folder/x.db"], "cannot open sqlite:"),
+        ([SEARCH, "hydra.sweeper.storage=nosuch://x"], "cannot open the storage nosuch://x"),
+        ([SEARCH, "hydra.sweeper.storage=sqlite:////nonexistent/folder/x.db"], "cannot open the storage sqlite:"),
         ([SEARCH, "hydra.sweeper.study_name=a/b"], "plain name"),
         (["x=interval(0,1)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}"], "cannot be counted"),
         ([SEARCH, "z=1"], "z"),

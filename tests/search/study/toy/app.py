@@ -51,6 +51,9 @@ def main(config: DictConfig) -> float | tuple[float, ...]:
             study="toy", trial=channel.number, phase=channel.phase, status="ok", seed=config.seed, val_top1=value
         )
         write_result(output, result)
+    if config.fault == "kill late" and config.x in config.faulty and not Path(config.trace + ".killed").exists():
+        Path(config.trace + ".killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     if config.noise:
         value += config.seed % 2
     return (value, float(config.x)) if config.two else value

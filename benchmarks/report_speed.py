@@ -1,0 +1,164 @@
+"""How long a table of a large study takes: load, table, second load, and the memory of it, over the study's size.
+
+    python benchmarks/report_speed.py                          1,000, 3,000 and 10,000 trials x 50 epochs
+    python benchmarks/report_speed.py --sizes 500 --json -     another size; the figures as JSON on stdout
+
+Each size gets a ledger on disk as studies write it (result.json, history.csv, .hydra/), in a temporary folder, and is
+read by a fresh process. `load` starts without a cache; `changed` is a load after one more result was rewritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SEEDS = 5
+READER = """
+import json, resource, sys, time
+from search.report.load import load_study
+from search.report.table import ablation_table
+from search.report.export import render_text, to_csv, to_markdown
+marks = [time.perf_counter()]
+frame = load_study(sys.argv[1]); marks.append(time.perf_counter())
+table = ablation_table(frame); marks.append(time.perf_counter())
+texts = [render_text(table), to_markdown(table), to_csv(table)]; marks.append(time.perf_counter())
+took = [b - a for a, b in zip(marks, marks[1:])]
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"rows": len(frame), "arms": len(table.data), "took": took, "peak": peak}))
+"""
+
+
+def result_of(number: int, study: str, rng: random.Random, arms: int) -> dict[str, Any]:
+    """One row of the ledger; about one trial in fifty failed or was pruned."""
+    arm, seed = number % arms, number // arms
+    status = "ok" if rng.random() > 0.02 or arm == 0 else rng.choice(["failed", "pruned"])
+    ok = status == "ok"
+    return {
+        "schema": 1,
+        "study": study,
+        "trial": number,
+        "phase": "final",
+        "status": status,
+        "seed": 1000 + seed,
+        "reason": None if ok else "loss is not finite at epoch 3",
+        "arm": f"stage{arm % 4 + 1}: conv+pssa(embed_ratio=0.25, dilation={arm})" if arm else "plain",
+        "is_baseline": arm == 0,
+        "arch_hash": f"{arm:010x}",
+        "recipe_hash": "dd8bfdcd1b",
+        "fingerprint": f"{number:010x}",
+        "backbone": "xvol_proxy_resnet",
+        "sites": [f"layer{arm % 4 + 1}.{block}.conv2" for block in range(4)] if arm else [],
+        "branches": ["conv", "pssa"] if arm else [],
+        "params": 77858 + arm,
+        "params_fused": 77000 + arm,
+        "macs": 251008 + arm,
+        "macs_fused": 250000 + arm,
+        "latency_ms": 1.1 + rng.random(),
+        "latency_fused_ms": 1.0 + rng.random(),
+        "latency_batch": 8,
+        "fuse_error": 1e-6 * rng.random(),
+        "val_top1": 60 + rng.gauss(0, 1) if ok else None,
+        "val_loss": 1 + rng.random() if ok else None,
+        "test_top1": 60 + arm % 7 * 0.1 + rng.gauss(0, 1) if ok else None,
+        "test_loss": 1 + rng.random() if ok else None,
+        "epochs": 50 if ok else 3,
+        "epochs_planned": 50,
+        "train_seconds": 100 * rng.random(),
+        "data_source": "synthetic",
+        "run_dir": f"final/{number:05d}-s{1000 + seed}",
+        "wandb_id": f"{number:08x}",
+        "started_at": "2026-11-22T15:58:25+00:00",
+        "finished_at": "2026-11-22T15:59:25+00:00",
+        "overrides": [f"branch.options.pssa.dilation={arm}", f"seed={1000 + seed}"],
+        "provenance": {
+            "commit": "0123456789ab",
+            "versions": {"xvol": "0.1.0", "torch": "2.13.0+cpu", "timm": "1.0.31", "numpy": "2.4.6", "scipy": "1.17.1"},
+            "python": "3.11.7",
+            "platform": "Linux",
+            "processor": "AMD EPYC",
+            "cores": 2,
+            "host": f"node{number % 8}",
+            "executable": "python",
+        },
+    }
+
+
+def make_ledger(folder: Path, trials: int, epochs: int = 50) -> None:
+    """Write a study of `trials` trials, five seeds an arm, each with a history of `epochs` epochs."""
+    rng = random.Random(trials)
+    history = "epoch,train_loss,val_loss,val_top1,lr,seconds\n" + "".join(
+        f"{epoch},{2 / epoch:.6g},{2.1 / epoch:.6g},{60 - 30 / epoch:.6g},0.1,2.01\n" for epoch in range(1, epochs + 1)
+    )
+    for number in range(trials):
+        row = result_of(number, folder.name, rng, max(trials // SEEDS, 1))
+        trial = folder / row["run_dir"]
+        (trial / ".hydra").mkdir(parents=True)
+        (trial / ".hydra" / "config.yaml").write_text(f"seed: {row['seed']}\n")
+        (trial / "history.csv").write_text(history)
+        (trial / "result.json").write_text(json.dumps(row, indent=1) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Load the study and make its table in a fresh process."""
+    done = subprocess.run([sys.executable, "-c", READER, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"reading {folder} failed:\n{done.stderr}")
+    return dict(json.loads(done.stdout))
+
+
+def measure(trials: int, scratch: Path) -> dict[str, Any]:
+    """Make one ledger and read it three times: without a cache, with one, and after a result has changed."""
+    folder = scratch / f"study{trials}"
+    make_ledger(folder, trials)
+    # Files younger than two seconds are read again by design: a study of this size is seldom that young.
+    old = 1_700_000_000
+    for place, _, files in os.walk(folder, topdown=False):
+        for name in (*files, "."):
+            os.utime(os.path.join(place, name), (old, old))
+    first, second = read(folder), read(folder)
+    changed = next(folder.rglob("result.json"))
+    changed.write_text(changed.read_text() + " ")
+    third = read(folder)
+    return {
+        "trials": first["rows"],
+        "arms": first["arms"],
+        "load_s": round(first["took"][0], 3),
+        "table_s": round(first["took"][1], 3),
+        "texts_s": round(first["took"][2], 3),
+        "second_load_s": round(second["took"][0], 3),
+        "changed_load_s": round(third["took"][0], 3),
+        "peak_mib": round(first["peak"]),
+        "second_peak_mib": round(second["peak"]),
+    }
+
+
+def main() -> None:
+    """Measure each size, print a table and, where asked for, JSON."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--sizes", type=int, nargs="+", default=[1000, 3000, 10_000], metavar="TRIALS")
+    options.add_argument("--json", metavar="FILE", help="write the figures there; - is stdout")
+    options.add_argument("--scratch", metavar="DIR", help="folder for the ledgers (default: the system's)")
+    given = options.parse_args()
+    rows = []
+    for size in given.sizes:
+        with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+            rows.append(measure(size, Path(scratch)))
+    names = list(rows[0])
+    print("| " + " | ".join(names) + " |\n|" + "---:|" * len(names))
+    for row in rows:
+        print("| " + " | ".join(str(row[name]) for name in names) + " |")
+    if given.json:
+        text = json.dumps({"python": platform.python_version(), "cores": os.cpu_count(), "rows": rows}, indent=1) + "\n"
+        print(text) if given.json == "-" else Path(given.json).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
