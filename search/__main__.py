@@ -18,12 +18,16 @@ def main() -> None:
 
     from search.app import task
     from search.config import config_folder, register
+    from search.help import app_help, is_plain_help
 
     wants_trace = os.environ.get(FULL_ERROR) == "1"
     os.environ[FULL_ERROR] = "1"  # errors come out of Hydra as exceptions, to be explained here
     _refuse_secrets(sys.argv[1:])
     register()
     try:
+        if is_plain_help(sys.argv[1:]):
+            print(app_help([line for line in sys.argv[1:] if not line.startswith("-")], Path(config_folder())))
+            return
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
     except KeyboardInterrupt:
         print("\ninterrupted: what was finished is kept, and the same command goes on from there", file=sys.stderr)

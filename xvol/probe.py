@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Call", "at_rest", "norm_after", "run_blank_image", "takers", "watch"]
+__all__ = ["Call", "at_rest", "run_blank_image", "takers", "watch"]
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -129,13 +129,3 @@ def takers(model: nn.Module, fqn: str, calls: dict[str, Call]) -> list[str]:
     """Names of the modules that take what `fqn` gives, without those that hand it on as it is (`nn.Identity`)."""
     names = [name for name, call in calls.items() if call.took is calls[fqn].gave]
     return [name for name in names if not isinstance(model.get_submodule(name), nn.Identity)]
-
-
-def norm_after(model: nn.Module, fqn: str, calls: dict[str, Call]) -> str | None:
-    """Name of the one reader of what `fqn` gives, if that is a plain BatchNorm2d with statistics, else None."""
-    names = takers(model, fqn, calls)
-    if len(names) != 1 or calls[fqn].reads != 1 or calls[fqn].times != 1 or calls[names[0]].times != 1:
-        return None
-    norm = model.get_submodule(names[0])
-    plain = type(norm) is nn.BatchNorm2d and norm.track_running_stats and norm.affine
-    return names[0] if plain else None

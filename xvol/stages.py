@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
@@ -30,8 +33,10 @@ def find_stages(model: nn.Module) -> list[Stage]:
     `feature_info` names the end of each stage. What comes before that end, down to the end named before, is of its
     stage: items of the same sequence (`blocks.3` before `blocks.4`), or parts of the model that have convolutions
     inside their parts. A stretch is a stage if some of it is made of blocks. A model that is one flat sequence of
-    layers, as VGG is, has none such: there each stretch with a convolution is a stage. Without `feature_info` stages
-    are the top-level sequences of blocks, or the items of a top-level sequence of stages.
+    layers, as VGG is, has none such: there each stretch with a convolution is a stage. A name that the model does not
+    have, as HRNet's stage1, stands for the first part with blocks before the end named next (HRNet's layer1), so that
+    its stage2 is stage 2.
+    Without `feature_info` stages are the top-level sequences of blocks, or the items of a top-level sequence of stages.
     """
     modules = dict(model.named_modules())
     groups = _groups(model, modules)
@@ -72,15 +77,26 @@ def _groups(model: nn.Module, modules: dict[str, nn.Module]) -> list[list[str]]:
     order = {fqn: position for position, fqn in enumerate(modules)}
     named = {entry["module"] for entry in entries if isinstance(entry, dict) and entry.get("module") in modules}
     ends = sorted({_lift(name, modules) for name in named if name}, key=order.__getitem__)
+    after_missing = _after_missing(entries, modules)
     groups: list[list[str]] = []
     taken: set[str] = set()
     for end in ends:
         parent = _parent(end)
         siblings = [f"{parent}.{child}".lstrip(".") for child, _ in modules[parent].named_children()]
         group = [name for name in siblings[: siblings.index(end)] if not _touches(name, taken)]
-        groups.append([name for name in group if parent or _holds_blocks(modules[name])] + [end])
+        members = [name for name in group if parent or _holds_blocks(modules[name])] + [end]
+        if end in after_missing and len(members) > 1:
+            groups.append(members[:1])
+            members = members[1:]
+        groups.append(members)
         taken.update([*group, end])
     return _with_rest(groups, modules)
+
+
+def _after_missing(entries: Iterable[Any], modules: dict[str, nn.Module]) -> set[str]:
+    """What `feature_info` names right after a name that the model does not have."""
+    names = [entry.get("module") for entry in entries if isinstance(entry, dict)]
+    return {name for before, name in pairwise(names) if name in modules and before and before not in modules}
 
 
 def _touches(name: str, taken: set[str]) -> bool:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import nn
 
 from xvol.block import XVolution2d
+from xvol.hosts import keep_from_reparameterising, split_norm
 from xvol.registry import branch_class
 from xvol.sites import Site, sites
 from xvol.spec import BlockSpec
@@ -73,41 +71,12 @@ def _check(fqn: str, spec: BlockSpec, legal: Mapping[str, Site]) -> None:
 def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
     conv = cast(nn.Conv2d, model.get_submodule(site.fqn))
     host_norm = cast(nn.BatchNorm2d, model.get_submodule(site.norm_fqn))
-    norm, rest = _part(host_norm)
+    norm, rest = split_norm(host_norm)
     block = _build(site, spec, seed, norm).to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
     block.take_over(conv, norm)
     model.set_submodule(site.fqn, block)
     model.set_submodule(site.norm_fqn, rest)
-    _keep_from_reparameterising(model, site.fqn)
-
-
-def _part(norm: nn.BatchNorm2d) -> tuple[nn.BatchNorm2d, nn.Module]:
-    """The plain norm, and what is left in its place: nothing, or the drop and the activation of a BatchNormAct2d."""
-    if not isinstance(norm, BatchNormAct2d):
-        return norm, nn.Identity().train(norm.training)
-    plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, device="meta")
-    plain._parameters.update(norm._parameters)
-    plain._buffers.update(norm._buffers)
-    rest = nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act))
-    plain.training = rest.training = norm.training
-    return plain, rest
-
-
-def _keep_from_reparameterising(model: nn.Module, fqn: str) -> None:
-    """Let `timm.utils.model.reparameterize_model` pass over the hosts around a block: it goes on to the block itself.
-
-    Such a host (RepVGG's, LeViT's) reads the weights of the convolution that is gone. It stays as it is, which is exact.
-    """
-    parts = fqn.split(".")
-    for depth in range(1, len(parts)):
-        host: Any = model.get_submodule(".".join(parts[:depth]))
-        for method in ("fuse", "reparameterize", "switch_to_deploy"):
-            if callable(getattr(host, method, None)):
-                setattr(host, method, partial(_itself, host))
-
-
-def _itself(module: nn.Module) -> nn.Module:
-    return module
+    keep_from_reparameterising(model, site.fqn)
 
 
 def _build(site: Site, spec: BlockSpec, seed: int, norm: nn.BatchNorm2d) -> XVolution2d:

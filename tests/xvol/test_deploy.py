@@ -2,6 +2,8 @@
 
 import copy
 import importlib.util
+import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +30,10 @@ GEOMETRIES = [
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="needs onnx, onnxscript and onnxruntime: pip install 'xvol[onnx]'",
+)
+needs_compiler = pytest.mark.skipif(
+    sys.platform == "win32" or not any(map(shutil.which, ("g++", "clang++", "c++"))),
+    reason="torch.compile's default backend needs a C++ compiler on the path",
 )
 # the paper's own form in both; a fused block runs the same branch without its norm, so the others as trained only
 EACH = [*((name, "train") for name in xvol.branch_names()), ("pssa", "deploy")]
@@ -147,29 +153,64 @@ def test_onnx_of_a_whole_model(tmp_path: Path, randomise: Randomise) -> None:
 
 
 class Parallel(nn.Module):
-    """The sum of blocks: one export for all of them."""
+    """Blocks side by side: one export for all of them, and an output of its own for each."""
 
     def __init__(self, *blocks: nn.Module) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([block(x) for block in self.blocks]).sum(0)
+        return torch.cat([block(x).flatten(1) for block in self.blocks], 1)
 
 
 @needs_onnx
-def test_onnx_of_blocks(tmp_path: Path, randomise: Randomise) -> None:
-    """As trained, and the global forms fused."""
-    fused = [block_in("deploy", name, randomise) for name in ("linear_global", "softmax_global", "gap_query")]
+def test_onnx_of_every_branch(tmp_path: Path, randomise: Randomise) -> None:
+    """At two sizes: every branch as deployed, and the paper's as trained."""
+    fused = [block_in("deploy", name, randomise) for name in xvol.branch_names() if name != "bottleneck_attn"]
     module = Parallel(block_in("train", "pssa", randomise), *fused).eval()
     check_onnx(module, torch.randn(2, 8, 9, 10), tmp_path, (2, 8, 9, 10), (3, 8, 16, 7))
 
 
-def check_onnx(module: nn.Module, x: Tensor, folder: Path, *sizes: tuple[int, ...]) -> None:
+@needs_onnx
+def test_onnx_of_a_branch_bound_to_a_size(tmp_path: Path, randomise: Randomise) -> None:
+    """At two numbers of images."""
+    module = block_in("deploy", "bottleneck_attn", randomise)
+    check_onnx(module, torch.randn(2, 8, 9, 10), tmp_path, (2, 8, 9, 10), (3, 8, 9, 10), shapes=ANY_NUMBER)
+
+
+def inductor_agrees(module: nn.Module, x: Tensor) -> None:
+    """Machine code, forward and backward, in one graph each. Compiling takes seconds, so few modules are."""
+    twin = copy.deepcopy(module)
+    compiled = torch.compile(twin, fullgraph=True)
+    y, expected = compiled(x), module(x)
+    scale = float(expected.detach().abs().max())
+    assert float((y - expected).detach().abs().max()) <= 1e-4 * scale
+    for each in (y, expected):
+        (each / scale).square().mean().backward()
+    largest = max(float(parameter.grad.norm()) for parameter in module.parameters() if parameter.grad is not None)
+    for ours, theirs in zip(twin.parameters(), module.parameters(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert float((ours.grad - theirs.grad).norm()) <= 1e-3 * largest
+
+
+@needs_compiler
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_inductor_on_a_block(training: bool, randomise: Randomise) -> None:
+    inductor_agrees(block_in("train", "pssa", randomise).train(training), torch.randn(2, 8, 8, 8))
+
+
+@needs_compiler
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_inductor_on_a_model(training: bool, randomise: Randomise) -> None:
+    inductor_agrees(whole_model("train", randomise).train(training), torch.randn(4, 3, 32, 32))
+
+
+def check_onnx(module: nn.Module, x: Tensor, folder: Path, *sizes: tuple[int, ...], shapes: object = ANY_SIZE) -> None:
     import onnxruntime
 
     program = torch.onnx.export(
-        module, (x,), dynamo=True, verbose=False, dynamic_shapes=ANY_SIZE, input_names=["x"], output_names=["y"]
+        module, (x,), dynamo=True, verbose=False, dynamic_shapes=shapes, input_names=["x"], output_names=["y"]
     )
     program.save(folder / "model.onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])

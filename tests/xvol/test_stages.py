@@ -28,6 +28,15 @@ def test_stems_that_are_blocks_and_stages_that_are_not_named() -> None:
     assert roots(of("tresnet_m")) == [(f"body.layer{index}",) for index in range(1, 5)]
 
 
+def test_a_stage_whose_name_the_model_does_not_have() -> None:
+    assert roots(of("hrnet_w18_small")) == [
+        ("layer1",),
+        ("transition1", "stage2"),
+        ("transition2", "stage3"),
+        ("transition3", "stage4"),
+    ], "feature_info names a stage1 that is no module; the others keep the numbers of their names"
+
+
 def test_a_flat_sequence_of_layers() -> None:
     assert [len(stage.blocks) for stage in find_stages(of("vgg11_bn"))] == [1, 1, 2, 2, 2]
 
