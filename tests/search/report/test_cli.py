@@ -68,7 +68,7 @@ def test_prints_and_writes_everything(filled: Path) -> None:
     assert "stage3" in done.stdout
     folder = filled / "tables"
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("ablation.csv", "ablation.md", "ablation.notes.txt", "ablation.tex")
+        *("ablation.csv", "ablation.md", "ablation.notes.txt", "ablation.provenance.json", "ablation.tex")
     ]
     assert done.stderr.startswith(f"written: {folder / 'ablation.md'}")
     again = table(filled)

@@ -1,0 +1,243 @@
+"""`xvol-plan`: the designs of conf/ compose and build, and what is printed is what the study would be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from search.config import config_folder
+from search.ledger.result import TrialResult, write_result
+from search.plan import main
+from search.planning import earlier_runs, measured_seconds, network_facts, noise_of, seconds_of, sites_of
+from search.space.design_options import KINDS, DesignOptions, cells_of, check_design
+from search.space.designs import Cell
+from search.study.options import SweeperOptions, check_options
+from search.trial.check import check_values
+from search.trial.config import typed
+
+FOLDER = config_folder()
+DESIGNS = sorted(
+    path.relative_to(FOLDER / "design").with_suffix("").as_posix() for path in FOLDER.glob("design/**/*.yaml")
+)
+PRESETS = [name for name in DESIGNS if name.startswith("paper/")]
+EXPERIMENTS = sorted(f"paper/{path.stem}" for path in (FOLDER / "experiment" / "paper").glob("*.yaml"))
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    with open_dict(config):
+        config.pop("hydra", None)
+    return config
+
+
+def design_options(config: DictConfig) -> DesignOptions:
+    options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweeperOptions), config.hydra.sweeper))
+    assert isinstance(options, SweeperOptions)
+    check_options(options)
+    return options.design
+
+
+def facts_of(composed: Any, fixed: Sequence[str], cell: Cell) -> dict[str, Any]:
+    return network_facts(composed(*fixed, *cell.overrides))
+
+
+def test_each_kind_of_design_is_an_option() -> None:
+    assert sorted(set(DESIGNS) - set(PRESETS)) == sorted([*KINDS, "none"])
+    assert PRESETS
+    assert EXPERIMENTS
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_a_design_composes_and_says_what_it_is(composed: Any, name: str) -> None:
+    config = composed(f"design={name}", with_hydra=True)
+    assert config.hydra.runtime.choices.design == name
+    options = design_options(config)
+    check_design(options)
+    assert (options.kind is None) == (name == "none")
+    assert options.kind == name or name == "none" or name in PRESETS
+    lines = (FOLDER / "design" / f"{name}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert re.fullmatch(r"# \S.{4,}", lines[1])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_cells_of_a_preset_are_different_networks_and_the_first_is_plain(composed: Any, name: str) -> None:
+    options = design_options(composed(f"design={name}", with_hydra=True))
+    cells = cells_of(options)
+    assert [cell.is_baseline for cell in cells] == [True] + [False] * (len(cells) - 1)
+    if "resnet" in name:  # the paper's own networks: their first and one of their last rows
+        cells = [cells[0], cells[3]]
+    facts = [facts_of(composed, ["data=digits", "data.image_size=16"], cell) for cell in cells]
+    assert facts[0]["arm"] == "plain"
+    assert len({fact["arch_hash"] for fact in facts}) == len(cells)
+    assert [bool(fact["chosen"]) for fact in facts] == [False] + [True] * (len(cells) - 1)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_of_the_paper_states_its_command_and_could_start(composed: Any, name: str) -> None:
+    header = (FOLDER / "experiment" / f"{name}.yaml").read_text().split("defaults:")[0]
+    assert header.startswith("# @package _global_\n")
+    assert f"#   python -m search -m experiment={name}" in header.splitlines()
+    assert re.search(r"^# Time: +\S", header, re.M)
+    assert re.search(r"^# Expect: +\S", header, re.M)
+    config = composed(f"experiment={name}", with_hydra=True)
+    options = design_options(config)
+    assert config.hydra.sweeper.study_name == name.replace("/", "_")
+    assert config.data.name == "cifar10"
+    assert config.hydra.runtime.choices.design == name
+    assert options.seeds >= 5
+    cells = cells_of(options)
+    for cell in cells:
+        check_values(typed(without_hydra(composed(f"experiment={name}", *cell.overrides))))
+    assert facts_of(composed, [f"experiment={name}", "data=digits"], cells[0])["arm"] == "plain"
+    assert facts_of(composed, [f"experiment={name}", "data=digits"], cells[-1])["chosen"]
+
+
+def test_facts_are_those_of_the_network_that_a_trial_builds(composed: Any) -> None:
+    import xvol
+    from search.trial.model import build
+
+    config = composed("data=digits", "placement=stage3")
+    facts = network_facts(config)
+    model, architecture = build(typed(config), 1, 10, 16)
+    assert facts["arch_hash"] == architecture.hash
+    assert facts["chosen"] == ["layer3.0.conv1", "layer3.0.conv2"]
+    assert facts["params"] == sum(parameter.numel() for parameter in model.parameters())
+    assert facts["macs"] == xvol.count_macs(model, (1, 16, 16))
+    assert facts["sites"] == [site.fqn for site in sites_of(typed(config))]
+    assert set(facts["chosen"]) < set(facts["sites"])
+    with pytest.raises(ValueError, match=r"train\.lr=-1"):
+        network_facts(composed("train.lr=-1"))
+
+
+def test_seconds_grow_with_the_epochs(composed: Any) -> None:
+    short, long = (measured_seconds(typed(composed("data=digits", f"train.epochs={n}")), steps=3) for n in (1, 20))
+    assert 0 < short < long
+
+
+def write(root: Path, number: int, arch: str, seed: int, test: float | None, **values: Any) -> None:
+    folder = root / "earlier" / "final" / f"{number:04d}-s{seed}"
+    folder.mkdir(parents=True)
+    given: dict[str, Any] = {"status": "ok", "recipe_hash": "r", "provenance": {"device": "cpu"}, **values}
+    times = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T00:00:30+00:00"}
+    result = TrialResult(
+        study="earlier", trial=number, phase="final", seed=seed, arch_hash=arch, test_top1=test, epochs=4,
+        epochs_planned=4, **times, **given,
+    )  # fmt: skip
+    write_result(folder, result)
+
+
+def test_time_and_noise_are_taken_from_earlier_runs_of_the_recipe(tmp_path: Path) -> None:
+    for number, (arch, seed, test) in enumerate(
+        [("base", 0, 50.0), ("base", 1, 51.0), ("arm", 0, 51.0), ("arm", 1, 54.0), ("arm", 2, 90.0), ("base", 9, 1.0)]
+    ):
+        write(tmp_path, number, arch, seed, test)
+    for number, values in enumerate(
+        [{"status": "failed"}, {"recipe_hash": "other"}, {"reused_from": "x"}, {"provenance": {"device": "H100"}}], 10
+    ):
+        write(tmp_path, number, "arm", number, 0.0, **values)
+    (tmp_path / "earlier" / "final" / "torn").mkdir()
+    (tmp_path / "earlier" / "final" / "torn" / "result.json").write_text("{")
+    runs = earlier_runs(tmp_path, "r", on_cpu=True)
+    assert len(runs) == 6
+    assert len(earlier_runs(tmp_path, "r", on_cpu=False)) == 1
+    assert seconds_of(runs) == {"base": 30.0, "arm": 30.0}
+    noise = noise_of(runs, "base")
+    assert noise is not None
+    assert (noise.metric, noise.degrees) == ("test_top1", 1)
+    assert noise.sd == pytest.approx(2**0.5)  # of the differences 1 and 3
+    assert noise_of(runs, "arm") == noise
+    assert noise_of(runs, "unknown") is None
+    assert noise_of([], "base") is None
+
+
+FIXED = ("data=digits", "--seconds", "12")
+
+
+def test_the_plan_of_an_experiment(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("statsmodels")
+    runs = f"hydra.sweep.dir={tmp_path}/study"
+    arguments = ["experiment=paper/stage_placement", *FIXED, "--sd", "0.5", "--workers", "2", runs]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "Sites of xvol_proxy_resnet: 8" in text
+    assert "stage3: layer3.0.conv1, layer3.0.conv2" in text
+    assert "Cells: 5 (design one_at_a_time)" in text
+    assert re.search(r"0 +baseline +plain +77,858 .* 12\.0  as given", text)
+    assert re.search(r"3 +stage=stage3 +stage3: conv\+pssa\(embed_ratio=0\.25\)", text)
+    assert "Time: 5 networks x 5 seeds = 25 trials, 5.0 min of work, about 2.5 min on 2 worker(s)" in text
+    assert re.search(r"5 paired seeds find with power 0\.8: 0\.8\d points", text)
+    assert "where all 4 differences to the baseline are corrected for" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_infeasible_cells_and_duplicates_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["design=factorial", *FIXED, "placement=none,stage3", "branch.use=conv+pssa,pssa,nonsense"]
+    assert main([*arguments, f"hydra.sweep.dir={tmp_path}/study", "-m"]) == 1
+    text = capsys.readouterr().out
+    assert "Cells: 6" in text
+    assert re.search(r"infeasible: .*nonsense", text)
+    assert "same network as baseline" in text
+    assert "infeasible: 2; duplicates (same network and recipe): 1," in text
+    assert "3 networks x 5 seeds = 15 trials" in text
+    assert "unknown (no earlier runs of this recipe" in text
+    limit = "hydra.sweeper.constraints={params: '<=78000'}"
+    assert main(["design=paper/stage_placement", *FIXED, limit, f"hydra.sweep.dir={tmp_path}/study"]) == 1
+    assert re.search(r"stage=stage4 +infeasible: params 83490 is above 78000", capsys.readouterr().out)
+
+
+def test_controls_and_fractions_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    runs = f"hydra.sweep.dir={tmp_path}/study"
+    arguments = ["design=add_one_in", *FIXED, "placement=none,stage4", "hydra.sweeper.design.control=macs", runs]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    found = re.search(
+        r"control: placement=stage4 \[control: plain, same macs\]: .* a mismatch of ([+-]\d\.\d\d) %", text
+    )
+    assert found
+    assert abs(float(found[1])) < 0.2
+    sweeps = ["placement=none,stage3", "train.lr=0.1,0.2", "train.warmup=0.1,0.2", "branch.gamma=0,1"]
+    assert main(["design=fractional", *FIXED, *sweeps, runs]) == 0
+    text = capsys.readouterr().out
+    assert "2^(4-1) fraction of resolution IV" in text
+    assert "aliased: placement*train.lr = train.warmup*branch.gamma" in text
+    assert "4 different recipes" in text
+
+
+def test_random_placements_and_measured_seconds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["design=random_matched", "data=digits", "device=cpu", "hydra.sweeper.design.count=2", "--sd=1"]
+    assert main([*arguments, "hydra.sweeper.design.seeds=1", f"hydra.sweep.dir={tmp_path}/study"]) == 0
+    text = capsys.readouterr().out
+    assert "Cells: 4 (design random_matched)" in text
+    assert "a few steps, here" in text
+    assert "at least 2 seeds are needed" in text
+
+
+def test_a_search_is_planned_by_its_levels(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    runs = f"hydra.sweep.dir={tmp_path}/study"
+    assert main(["space=one_stage", *FIXED, "hydra.sweeper.n_trials=8", "hydra.sweeper.final.seeds=3", runs]) == 0
+    text = capsys.readouterr().out
+    assert "8 trials of the search and at most 12 of the re-evaluation = 20 trials" in text
+    assert main(["data=digits", runs]) == 2
+    assert "there is nothing to plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["design=factorail"], "factorail"),
+        (["design=ladder"], "needs at least one factor"),
+        (["design=ladder", "placment=none,stage3"], "placment"),
+        (["design=ladder", "--sd", "-1"], "must be above 0"),
+        (["design=factorial", "train.lr=interval(0,1)"], "is an interval"),
+    ],
+)
+def test_a_wrong_command_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    code = main([*arguments, *FIXED])
+    told = capsys.readouterr()
+    assert code in (1, 2)
+    assert message in told.err + told.out
