@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from search.trial.recipe import COSTS
 
-__all__ = ["check", "score", "task"]
+__all__ = ["check", "facts", "score", "task"]
 
 
 def task(config: DictConfig) -> float | tuple[float, ...]:
@@ -43,8 +43,16 @@ def score(config: DictConfig, names: Sequence[str]) -> dict[str, float]:
     return score(config, names)
 
 
+def facts(config: DictConfig) -> dict[str, Any]:
+    """Cost and sites of the network of `config`, for the controls of a design."""
+    from search.planning import network_facts
+
+    return network_facts(config)
+
+
 task.check = check  # type: ignore[attr-defined]  # where a study looks for them
 task.score = score  # type: ignore[attr-defined]
+task.facts = facts  # type: ignore[attr-defined]
 task.costs = COSTS  # type: ignore[attr-defined]  # what a trial can state before it trains, for constraints
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
 
 __all__ = ["Arm", "find_arm", "list_arms"]
@@ -21,20 +22,29 @@ class Arm:
         arch_hash: hash of the architecture; None where it failed before one was known.
         recipe_hash: hash of what is held equal between arms; arms of different recipes are never compared.
         is_baseline: whether the study marked it as its baseline.
-        cells: one row for each seed, sorted by seed: the first trial that finished, else the last that did not.
         repeats: trials that were left out because their seed had been counted.
+        all_cells: the cells of every arm of the table, each arm's behind one another.
+        start, stop: where this arm's cells lie in `all_cells`.
     """
 
     label: str
     arch_hash: str | None
     recipe_hash: str | None
     is_baseline: bool
-    cells: pd.DataFrame
     repeats: int
+    all_cells: pd.DataFrame = field(repr=False, compare=False)
+    start: int
+    stop: int
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """One row for each seed, sorted by seed: the first trial that finished, else the last that did not."""
+        return self.all_cells.iloc[self.start : self.stop]
 
     def values(self, metric: str) -> pd.Series[float]:
         """Return `metric` of the finished trials, indexed by seed; failed, pruned and missing ones are not in it."""
-        ok = self.cells[self.cells["status"] == "ok"].dropna(subset=[metric])
+        cells = self.cells
+        ok = cells[cells["status"] == "ok"].dropna(subset=[metric])
         return pd.Series(ok[metric].to_numpy(dtype=float), index=pd.Index(ok["seed"].to_numpy(dtype="int64")))
 
 
@@ -54,37 +64,64 @@ def list_arms(frame: pd.DataFrame) -> list[Arm]:
         raise ValueError(
             f"the frame holds the phases {', '.join(phases)}; keep one: frame[frame.phase == '{phases[-1]}']"
         )
-    known = frame[frame["arch_hash"].notna() | frame["arm"].notna()]
-    groups: dict[tuple[str, str], list[int]] = {}
+    known = frame[frame["arch_hash"].notna() | frame["arm"].notna()].reset_index(drop=True)
+    number, what = group_numbers(known)
+    if not len(known):
+        return []
+    ok = (known["status"] == "ok").to_numpy(dtype=bool)
+    position = np.arange(len(known))
+    # A seed counts once. The first finished trial stands for it, so that nobody picks the luckier of two; where none
+    # finished, the last says how it ended.
+    seeds = known["seed"].to_numpy(dtype="int64")
+    order = np.lexsort((np.where(ok, position, -position), ~ok, seeds, number))
+    arm_of, seed_of = number[order], seeds[order]
+    keep = np.ones(len(order), dtype=bool)
+    keep[1:] = (arm_of[1:] != arm_of[:-1]) | (seed_of[1:] != seed_of[:-1])
+    cells = known.take(order[keep])
+    stops = np.searchsorted(arm_of[keep], np.arange(what), side="right").tolist()
+    trials_of = np.bincount(number, minlength=what).tolist()
+    by_arm = known.groupby(number)[["arm", "arch_hash", "recipe_hash"]].first()
+    marked = known["is_baseline"].fillna(False).groupby(number).any().tolist()
+    facts = zip(*(by_arm[name].tolist() for name in by_arm), strict=True)
+    arms = []
+    for index, (name, arch, recipe) in enumerate(facts):
+        start = stops[index - 1] if index else 0
+        arms.append(
+            Arm(
+                label=str(arch if pd.isna(name) else name),
+                arch_hash=None if pd.isna(arch) else str(arch),
+                recipe_hash=None if pd.isna(recipe) else str(recipe),
+                is_baseline=bool(marked[index]),
+                repeats=trials_of[index] - (stops[index] - start),
+                all_cells=cells,
+                start=start,
+                stop=stops[index],
+            )
+        )
+    return with_distinct_labels(arms)
+
+
+def group_numbers(known: pd.DataFrame) -> tuple[np.ndarray, int]:
+    """Number the arm of each trial, in order of first appearance.
+
+    A trial that failed before its network was known goes to the arm of its name; one without a recipe to the only
+    recipe there is.
+
+    Returns:
+        The number of each trial's arm, int64 (trials,), and how many arms there are.
+    """
     hash_of_name = (
         known.dropna(subset=["arm", "arch_hash"]).drop_duplicates("arm").set_index("arm")["arch_hash"].to_dict()
     )
     recipes = known["recipe_hash"].dropna().unique().tolist()
-    for position, (name, arch, recipe) in enumerate(
-        zip(known["arm"], known["arch_hash"], known["recipe_hash"], strict=True)
-    ):
-        what = arch if pd.notna(arch) else hash_of_name.get(name, f"name:{name}")
-        how = recipe if pd.notna(recipe) else (recipes[0] if len(recipes) == 1 else "")
-        groups.setdefault((what, how), []).append(position)
-    return with_distinct_labels([arm_of(known.iloc[rows]) for rows in groups.values()])
-
-
-def arm_of(trials: pd.DataFrame) -> Arm:
-    """Make an arm of the trials of one architecture under one recipe."""
-    ok = trials["status"] == "ok"
-    # A seed counts once. The first finished trial stands for it, so that nobody picks the luckier of two.
-    finished = trials[ok].drop_duplicates("seed", keep="first")
-    others = trials[~ok & ~trials["seed"].isin(finished["seed"])].drop_duplicates("seed", keep="last")
-    cells = pd.concat([finished, others]).sort_values("seed")
-    names, hashes, recipes = (trials[name].dropna() for name in ("arm", "arch_hash", "recipe_hash"))
-    return Arm(
-        label=str(names.iloc[0]) if len(names) else str(hashes.iloc[0]),
-        arch_hash=str(hashes.iloc[0]) if len(hashes) else None,
-        recipe_hash=str(recipes.iloc[0]) if len(recipes) else None,
-        is_baseline=bool(trials["is_baseline"].fillna(False).any()),
-        cells=cells,
-        repeats=len(trials) - len(cells),
-    )
+    numbers: dict[tuple[str, str], int] = {}
+    number = np.empty(len(known), dtype=np.int64)
+    columns = (known[name].tolist() for name in ("arm", "arch_hash", "recipe_hash"))
+    for position, (name, arch, recipe) in enumerate(zip(*columns, strict=True)):
+        what = arch if isinstance(arch, str) else hash_of_name.get(name, f"name:{name}")
+        how = recipe if isinstance(recipe, str) else (recipes[0] if len(recipes) == 1 else "")
+        number[position] = numbers.setdefault((what, how), len(numbers))
+    return number, len(numbers)
 
 
 def with_distinct_labels(arms: list[Arm]) -> list[Arm]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-__all__ = ["METRICS", "Metric", "metric_named"]
+__all__ = ["COSTS", "METRICS", "Metric", "column_named", "metric_named"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +88,28 @@ def metric_named(name: str) -> Metric:
     near = difflib.get_close_matches(name, METRICS, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ValueError(f"metric '{name}' is not one of {', '.join(METRICS)}.{hint}")
+
+
+COSTS: dict[str, Metric] = {
+    column: Metric(column=column, title=title, unit=unit, higher_is_better=False, decimals=decimals, meaning=meaning)
+    for column, title, unit, decimals, meaning in (
+        ("params", "params", "parameters", 0, "number of parameters as trained"),
+        ("params_fused", "params fused", "parameters", 0, "number of parameters after fuse()"),
+        ("macs", "MACs", "MACs", 0, "multiply-accumulates of one image as trained"),
+        ("macs_fused", "MACs fused", "MACs", 0, "multiply-accumulates of one image after fuse()"),
+        ("latency_ms", "latency ms", "ms", 2, "milliseconds of one batch as trained, the median of a trial"),
+        ("latency_fused_ms", "fused ms", "ms", 2, "milliseconds of one batch after fuse(), the median of a trial"),
+        ("peak_memory_mb", "peak MiB", "MiB", 1, "largest memory torch held on the accelerator, MiB"),
+    )
+}
+"""Costs that a table spec may show beside the metrics; a table is not judged by them."""
+
+
+def column_named(name: str) -> Metric:
+    """Return the metric or cost of a ledger column; ValueError as `metric_named`."""
+    known = METRICS | COSTS
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ValueError(f"metric '{name}' is not one of {', '.join(known)}.{hint}")

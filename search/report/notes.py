@@ -47,7 +47,8 @@ def table_notes(
             + f"these are the trials of phase '{phase}', validated on the data that chose the arms (selection bias)."
         )
     notes.append(baseline_note(arms, data))
-    notes.append(f"Seeds: {int_ranges(int(seed) for arm in arms for seed in arm.cells['seed']) or 'none'}.")
+    seeds = arms[0].all_cells["seed"].unique().tolist() if arms else []
+    notes.append(f"Seeds: {int_ranges(map(int, seeds)) or 'none'}.")
     notes += latency_note(trials)
     notes += gaps(trials, arms, data)
     notes += provenance_notes(trials)
@@ -143,7 +144,7 @@ def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[
 
 def provenance_notes(trials: pd.DataFrame) -> list[str]:
     """Say which commit, versions and machine made the numbers, and where they do not agree."""
-    made: list[dict[str, Any]] = [json.loads(text) for text in trials["provenance"].dropna()]
+    made: list[dict[str, Any]] = [json.loads(text) for text in trials["provenance"].dropna().unique()]
     if not made:
         return ["Commit and versions: not on record."]
     facts: dict[str, set[str]] = {}

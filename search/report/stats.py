@@ -11,7 +11,15 @@ from scipy import stats
 
 from search.report.arms import find_arm, list_arms
 
-__all__ = ["CONFIDENCE", "PairedDifference", "difference", "paired_difference", "verdict"]
+__all__ = [
+    "CONFIDENCE",
+    "PairedDifference",
+    "difference",
+    "has_spread",
+    "paired_difference",
+    "paired_values",
+    "verdict",
+]
 
 CONFIDENCE = 0.95
 
@@ -30,9 +38,9 @@ class PairedDifference:
         n: number of seeds that both finished.
         mean: mean difference, in the unit of the metric; None at n = 0.
         sd: standard deviation of the difference (n - 1 in the denominator); None at n < 2.
-        low, high: two-sided 95% t interval of the mean difference; None at n < 2, and where every seed shows the same
-            difference: a spread of zero comes from coarse measurements, and an interval of width zero would claim a
-            certainty nobody has.
+        low, high: two-sided t interval of the mean difference, 95% unless asked otherwise; None at n < 2, and where
+            every seed shows the same difference: a spread of zero comes from coarse measurements, and an interval of
+            width zero would claim a certainty nobody has.
         p_value: two-sided paired t test against zero; None where the interval is.
     """
 
@@ -44,22 +52,53 @@ class PairedDifference:
     p_value: float | None
 
 
-def difference(arm: pd.Series[float], baseline: pd.Series[float]) -> PairedDifference:
-    """Compare two series that are indexed by seed, on the seeds both have."""
-    seeds = arm.index.intersection(baseline.index).sort_values()
-    first, second = arm.loc[seeds].to_numpy(dtype=float), baseline.loc[seeds].to_numpy(dtype=float)
-    deltas = first - second
+def paired_values(arm: pd.Series[float], baseline: pd.Series[float]) -> pd.DataFrame:
+    """Put the values of two arms side by side, on the seeds where both have a finite one.
+
+    Args:
+        arm, baseline: values of finished trials, indexed by seed. What failed or was pruned must not be in them; NaN
+            and infinite values count as missing.
+
+    Returns:
+        Columns "arm" and "baseline" (float64), indexed by seed in ascending order.
+
+    Raises:
+        ValueError: a seed occurs twice in one series, so that nobody knows which of its values is meant.
+    """
+    for name, values in (("arm", arm), ("baseline", baseline)):
+        if not values.index.is_unique:
+            twice = sorted(set(values.index[values.index.duplicated()]))
+            raise ValueError(
+                f"the {name} has more than one value for seed {', '.join(map(str, twice))}: keep one of them"
+            )
+    pairs = pd.concat({"arm": arm, "baseline": baseline}, axis=1, join="inner").astype(float)
+    return pairs[np.isfinite(pairs.to_numpy()).all(axis=1)].sort_index()
+
+
+def has_spread(pairs: pd.DataFrame) -> bool:
+    """Tell whether the differences of `paired_values` differ from seed to seed by more than floating-point rounding."""
+    deltas = (pairs["arm"] - pairs["baseline"]).to_numpy()
+    return len(deltas) > 1 and float(deltas.std(ddof=1)) > 1e-12 * float(np.abs(pairs.to_numpy()).max())
+
+
+def difference(
+    arm: pd.Series[float], baseline: pd.Series[float], *, confidence: float = CONFIDENCE
+) -> PairedDifference:
+    """Compare two series that are indexed by seed, on the seeds both have.
+
+    Args:
+        arm, baseline: as in `paired_values`.
+        confidence: of the interval, between 0 and 1.
+    """
+    pairs = paired_values(arm, baseline)
+    deltas = (pairs["arm"] - pairs["baseline"]).to_numpy()
     n = len(deltas)
     mean = float(deltas.mean()) if n else None
     sd = float(deltas.std(ddof=1)) if n > 1 else None
-    undefined = PairedDifference(n=n, mean=mean, sd=sd, low=None, high=None, p_value=None)
-    if sd is None:
-        return undefined
-    rounding = 1e-12 * float(np.abs(np.concatenate([first, second])).max())
-    if sd <= rounding:
-        return PairedDifference(n=n, mean=mean, sd=0.0, low=None, high=None, p_value=None)
-    test = stats.ttest_rel(first, second)
-    interval = test.confidence_interval(CONFIDENCE)
+    if not has_spread(pairs):
+        return PairedDifference(n=n, mean=mean, sd=None if sd is None else 0.0, low=None, high=None, p_value=None)
+    test = stats.ttest_rel(pairs["arm"].to_numpy(), pairs["baseline"].to_numpy())
+    interval = test.confidence_interval(confidence)
     return PairedDifference(
         n=n, mean=mean, sd=sd, low=float(interval.low), high=float(interval.high), p_value=float(test.pvalue)
     )

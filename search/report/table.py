@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,9 @@ from search.report.arms import Arm, find_arm, list_arms
 from search.report.conclusion import conclusion
 from search.report.metrics import METRICS, Metric, metric_named
 from search.report.notes import table_notes
-from search.report.stats import PairedDifference, difference, verdict
+from search.report.paired import differences
+from search.report.stats import PairedDifference, verdict
+from search.report.values import ArmValues, arm_values
 
 __all__ = ["DATA_COLUMNS", "AblationTable", "ablation_table"]
 
@@ -54,6 +56,7 @@ class AblationTable:
         baseline: label of the row that differences are taken against; None where there is none.
         conclusion: what the table allows to be said, in one paragraph.
         notes: where the numbers come from, one sentence or two each.
+        arms: what the rows were made of, in no order.
     """
 
     title: str
@@ -63,6 +66,7 @@ class AblationTable:
     baseline: str | None
     conclusion: str
     notes: list[str]
+    arms: tuple[Arm, ...] = field(default=(), repr=False, compare=False)
 
 
 def ablation_table(
@@ -84,8 +88,11 @@ def ablation_table(
     chosen = metric_to_read(trials, phase, metric)
     arms = list_arms(trials)
     reference = find_arm(arms, baseline) if baseline is not None else marked_baseline(arms)
-    absent = absent_seeds(trials, arms) if phase == "final" else {}
-    rows = [row_of(arm, reference, chosen, absent.get(arm.label, Counter())) for arm in arms]
+    measured = arm_values(arms, chosen.column)
+    absent = absent_seeds(trials, measured) if phase == "final" else [Counter[str]() for _ in arms]
+    compared_to = compared(arms, measured, reference, chosen)
+    facts = zip(arms, measured, absent, compared_to, strict=True)
+    rows = [row_of(arm, values, arm is reference, chosen, gone) | words for arm, values, gone, words in facts]
     rows.sort(key=lambda row: sort_key(row, chosen))
     data = pd.DataFrame(
         {name: pd.array([row[name] for row in rows], dtype=dtype) for name, dtype in DATA_COLUMNS.items()}  # type: ignore[call-overload]
@@ -93,13 +100,14 @@ def ablation_table(
     studies = trials["study"].dropna().unique().tolist()
     source = {"final": "final re-evaluation on fresh seeds", "search": "search phase", "single": "single runs"}[phase]
     return AblationTable(
-        title=f"{studies[0] if studies else frame.attrs.get('path', 'study')}: {source}, {chosen.title}",
+        title=f"{' + '.join(studies) or frame.attrs.get('path', 'study')}: {source}, {chosen.title}",
         data=data,
         metric=chosen,
         phase=phase,
         baseline=reference.label if reference else None,
         conclusion=conclusion(data, chosen, phase),
         notes=table_notes(frame, trials, arms, data, chosen, phase),
+        arms=tuple(arms),
     )
 
 
@@ -137,71 +145,63 @@ def marked_baseline(arms: Sequence[Arm]) -> Arm | None:
     return marked[0] if len(marked) == 1 else None
 
 
-def absent_seeds(trials: pd.DataFrame, arms: Sequence[Arm]) -> dict[str, Counter[str]]:
+def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counter[str]]:
     """Count, for each arm, the seeds other arms have and it has not: "unfinished" where a started folder was found."""
-    started = set(trials.loc[trials["status"] == "unfinished", "seed"].dropna())
-    seeds = {seed for arm in arms for seed in arm.cells["seed"]} | started
-    return {
-        arm.label: Counter("unfinished" if seed in started else "absent" for seed in seeds - set(arm.cells["seed"]))
-        for arm in arms
-    }
+    started = set(trials.loc[trials["status"] == "unfinished", "seed"].dropna().tolist())
+    has = [set(arm.all_seeds.tolist()) for arm in arms]
+    seeds = set().union(started, *has)
+    return [Counter("unfinished" if seed in started else "absent" for seed in seeds - own) for own in has]
 
 
-def row_of(arm: Arm, reference: Arm | None, metric: Metric, absent: Counter[str]) -> dict[str, Any]:
-    """Compute one row of the table."""
-    values = arm.values(metric.column)
-    missing = Counter(arm.cells.loc[arm.cells["status"] != "ok", "status"].tolist()) + absent
-    missing[f"without {metric.column}"] += len(arm.cells) - len(values) - int((arm.cells["status"] != "ok").sum())
+def row_of(arm: Arm, measured: ArmValues, is_baseline: bool, metric: Metric, absent: Counter[str]) -> dict[str, Any]:
+    """Compute one row of the table, but for what compares it with the baseline."""
+    values = measured.values
+    missing = Counter(status for status in measured.statuses if status != "ok") + absent
+    missing[f"without {metric.column}"] += measured.statuses.count("ok") - len(values)
     order = ("failed", "pruned", "infeasible", "interrupted", "unfinished", "absent", f"without {metric.column}")
-    ok = arm.cells[arm.cells["status"] == "ok"]
-    row: dict[str, Any] = {
+    return {
         "arm": arm.label,
         "arch_hash": arm.arch_hash,
         "recipe_hash": arm.recipe_hash,
-        "is_baseline": arm is reference,
+        "is_baseline": is_baseline,
         "n": len(values),
         "missing": ", ".join(f"{missing[what]} {what}" for what in order if missing[what]) or None,
         "mean": float(values.mean()) if len(values) else None,
         "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
-        "params": first(arm.cells["params"]),
-        "macs": first(arm.cells["macs"]),
-        "latency_ms": median(ok["latency_ms"]),
-        "latency_fused_ms": median(ok["latency_fused_ms"]),
+        "params": measured.params,
+        "macs": measured.macs,
+        "latency_ms": measured.latency_ms,
+        "latency_fused_ms": measured.latency_fused_ms,
     }
-    return row | compared(arm, reference, metric)
 
 
-def compared(arm: Arm, reference: Arm | None, metric: Metric) -> dict[str, Any]:
-    """Compute the columns that compare an arm with the baseline."""
+def compared(
+    arms: Sequence[Arm], measured: Sequence[ArmValues], reference: Arm | None, metric: Metric
+) -> list[dict[str, Any]]:
+    """Compute, for each arm, the columns that compare it with the baseline."""
     nothing = PairedDifference(n=0, mean=None, sd=None, low=None, high=None, p_value=None)
-    words: str | None = None
-    result = nothing
-    if reference is not None and arm is not reference:
-        if arm.recipe_hash == reference.recipe_hash:
-            result = difference(arm.values(metric.column), reference.values(metric.column))
+    at = next((position for position, arm in enumerate(arms) if arm is reference), None)
+    results = [nothing] * len(arms) if at is None else differences(measured, measured[at])
+    rows = []
+    for arm, result in zip(arms, results, strict=True):
+        words: str | None = None
+        if reference is None or arm is reference:
+            result = nothing
+        elif arm.recipe_hash == reference.recipe_hash:
             words = verdict(result, higher_is_better=metric.higher_is_better)
         else:
-            words = OTHER_RECIPE
-    return {
-        "n_paired": None if words in (None, OTHER_RECIPE) else result.n,
-        "diff": result.mean,
-        "ci_low": result.low,
-        "ci_high": result.high,
-        "p_value": result.p_value,
-        "verdict": words,
-    }
-
-
-def first(column: pd.Series[Any]) -> Any:
-    """Return the first value that is there, or None."""
-    there = column.dropna()
-    return there.iloc[0] if len(there) else None
-
-
-def median(column: pd.Series[Any]) -> float | None:
-    """Return the median of the values that are there, or None."""
-    there = column.dropna()
-    return float(there.median()) if len(there) else None
+            result, words = nothing, OTHER_RECIPE
+        rows.append(
+            {
+                "n_paired": None if words in (None, OTHER_RECIPE) else result.n,
+                "diff": result.mean,
+                "ci_low": result.low,
+                "ci_high": result.high,
+                "p_value": result.p_value,
+                "verdict": words,
+            }
+        )
+    return rows
 
 
 def sort_key(row: dict[str, Any], metric: Metric) -> tuple[bool, bool, float, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from search.ledger.result import write_atomic
 from search.report.export import to_csv, to_latex, to_markdown
 from search.report.load import load_study
+from search.report.sources import all_sources, provenance_text
 from search.report.table import AblationTable, ablation_table
 
 __all__ = ["FORMATS", "save_table", "write_tables"]
@@ -35,7 +36,8 @@ def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] 
 def save_table(table: AblationTable, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write `folder/ablation.<format>` for each format, each file whole or not at all.
 
-    The CSV holds numbers only: its conclusion and notes stand in `ablation.notes.txt` beside it.
+    The CSV holds numbers only: its conclusion and notes stand in `ablation.notes.txt` beside it. Which runs each row
+    comes from stands in `ablation.provenance.json`.
 
     Returns:
         The paths that were written.
@@ -49,6 +51,13 @@ def save_table(table: AblationTable, folder: Path, formats: Sequence[str] = FORM
     if "csv" in formats:
         texts["ablation.csv"] = to_csv(table)
         texts["ablation.notes.txt"] = "\n".join([table.title, "", table.conclusion, "", *table.notes, ""])
+    if table.arms:
+        sources = all_sources(table.arms, table.metric.column)
+        cells = [
+            {"row": arm.label, "metric": table.metric.column, **each}
+            for arm, each in zip(table.arms, sources, strict=True)
+        ]
+        texts["ablation.provenance.json"] = provenance_text(table.title, cells)
     for name, text in texts.items():
         write_atomic(folder / name, text)
     return [folder / name for name in texts]

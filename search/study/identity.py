@@ -47,7 +47,7 @@ def is_known(plan: Plan, config: Mapping[str, Any], search: Mapping[str, Any]) -
         return False
     storage = storage_of(plan)
     try:
-        study_id = storage.get_study_id_from_name(current_name(storage, plan.study_name))
+        study_id = storage.get_study_id_from_name(current_name(storage, plan.optuna_name))
     except KeyError:
         return False
     return storage.get_study_user_attrs(study_id).get(ATTRIBUTE) == _leaves(config, search)

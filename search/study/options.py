@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.space.design_options import DesignOptions, check_design
+
 __all__ = [
     "DIRECTIONS",
     "REUSE",
@@ -84,6 +86,7 @@ class SweeperOptions:
         params: what varies: config key -> text in Hydra's sweep grammar.
         custom_search_space: dotted path of a function `(config, trial)` that suggests further parameters.
         final: the re-evaluation on fresh seeds.
+        design: the cells of an ablation, in place of a search; every cell is trained on every seed and read on test.
     """
 
     _target_: str = "hydra_plugins.xvol_sweeper.XvolSweeper"
@@ -108,6 +111,7 @@ class SweeperOptions:
     params: dict[str, Any] | None = None
     custom_search_space: str | None = None
     final: FinalOptions = field(default_factory=FinalOptions)
+    design: DesignOptions = field(default_factory=DesignOptions)
 
 
 def directions_of(options: SweeperOptions) -> list[str]:
@@ -128,6 +132,9 @@ def directions_of(options: SweeperOptions) -> list[str]:
 def check_options(options: SweeperOptions) -> None:
     """Raise ValueError where a value is out of its range."""
     directions_of(options)
+    check_design(options.design)
+    if options.design.kind is not None:
+        _check_beside_design(options)
     for name, low in (("n_trials", 1), ("n_jobs", 1), ("max_retries", 0), ("max_skips", 1), ("seeds_per_trial", 1)):
         if getattr(options, name) < low:
             raise ValueError(f"hydra.sweeper.{name}={getattr(options, name)}: at least {low}")
@@ -156,3 +163,15 @@ def check_options(options: SweeperOptions) -> None:
             f"hydra.sweeper.study_name={options.study_name!r}: it names a folder below runs/, so give a plain name "
             "without slashes, e.g. hydra.sweeper.study_name=my_stages"
         )
+
+
+def _check_beside_design(options: SweeperOptions) -> None:
+    """Raise ValueError for what a design would pass over in silence."""
+    if options.pruner:
+        raise ValueError("hydra.sweeper.design: every cell is trained to its end; take pruner=none")
+    if options.custom_search_space:
+        raise ValueError("hydra.sweeper.design takes no custom_search_space; write its factors down")
+    if options.seeds_per_trial > 1:
+        raise ValueError("hydra.sweeper.seeds_per_trial is for searches; a design has hydra.sweeper.design.seeds")
+    if options.warm_start.score:
+        raise ValueError("hydra.sweeper.warm_start is for searches; a design trains all of its cells")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from search.ledger.paths import WORKERS
 from search.ledger.record import supersede
 from search.ledger.result import write_atomic
 from search.ledger.secrets import mask
+from search.space.design_options import Facts, design_of, written_trials
+from search.space.designs import Cell
 from search.space.parameters import Parameter, Space, parse_space
 from search.study.claims import Desk, Quota
 from search.study.constraints import parse_constraints
@@ -31,7 +33,7 @@ from search.study.identity import claim_identity, is_known, write_identity
 from search.study.interrupts import Interrupts
 from search.study.launcher import worker_count
 from search.study.liveness import check_shared_folder
-from search.study.marks import FOLDER, REASON, SKIPPED
+from search.study.marks import CELL, FOLDER, OVERRIDES, REASON, SKIPPED
 from search.study.objectives import check_objectives
 from search.study.options import SweeperOptions, check_options, directions_of
 from search.study.plan import Plan, open_desk
@@ -84,15 +86,19 @@ class StudyRun:
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         check_options(self.options)
         space = parse_space(arguments, self.options.params or {}, self.context.config_loader)
-        if not space.parameters and not self.options.custom_search_space:
+        design = self.options.design.kind is not None
+        if not space.parameters and not self.options.custom_search_space and not design:
             raise ValueError(
                 "there is nothing to search: give at least one parameter, e.g. 'placement.policy=choice(none,stage3,stage4)', "
                 "an experiment (experiment=cifar10_stages), or run without -m to train one architecture"
             )
         plan = self._plan(space)
+        if design:
+            with Interrupts(Path(plan.stop_file), owner=True) as self.interrupts:
+                return self._run_design(plan)
         points = space.grid() if is_grid(self.options.sampler) else None
         with Interrupts(Path(plan.stop_file), owner=True) as self.interrupts:
-            plan, desk = self._opened(plan)
+            plan, desk = self._opened(plan, lambda: self._check(space))
             if points is not None:
                 self._phase(plan, lambda desk: desk.write_points(points))
             else:
@@ -146,15 +152,55 @@ class StudyRun:
             storage=self.storage,
         )
 
-    def _opened(self, plan: Plan) -> tuple[Plan, Desk]:
+    def _run_design(self, search: Plan) -> dict[str, Any]:
+        """Train every cell of the design on every seed; more seeds, levels or factors go on where the study stands."""
+        options = self.options.design
+        design = design_of(options, search.space, self._facts(search.space))
+        for control in design.controls:
+            log.info("control of %s", control)
+        if design.fraction is not None:
+            log.info("%s", design.fraction.describe())
+        written = written_trials(design.cells, options, search.space.fixed, self.options.final.seed_key)
+        plan = replace(_final(search, len(written)), space=Space((), search.space.fixed))
+        plan, desk = self._opened(plan, lambda: self._check_cells(design.cells, search.space.fixed))
+        _refuse_other_cells(desk, written)
+        log.info("design %s: %d cells on %d seeds", options.kind, len(design.cells), options.seeds)
+        self._phase(plan, lambda desk: desk.write(written))
+        _raise_if_nothing_worked(desk)
+        self._write_tables()
+        return vars(desk.counts())
+
+    def _facts(self, space: Space) -> Facts | None:
+        """What the application can tell of a network, for controls and matched placements."""
+        facts = getattr(self.task, "facts", None)
+        if facts is None:
+            return None
+        return lambda lines: facts(_task_config(self._compose([*space.fixed, *lines])))
+
+    def _check_cells(self, cells: Sequence[Cell], fixed: Sequence[str]) -> dict[str, Any]:
+        """Check the baseline, which must run; tell which other cells cannot, since they will be shown as failed."""
+        check = getattr(self.task, "check", None)
+        for cell in cells:
+            config = _task_config(self._compose([*fixed, *cell.overrides]))
+            if check is None:
+                continue
+            try:
+                check(config)
+            except ValueError as error:
+                if cell.is_baseline:
+                    raise
+                log.warning("cell %s cannot run, and will be shown as failed: %s", cell.name, mask(str(error)))
+        return {}
+
+    def _opened(self, plan: Plan, check: Callable[[], dict[str, Any]]) -> tuple[Plan, Desk]:
         """Check what is new, then open the study, or the one that it grew into."""
         config, search = self._identity(plan.space)
-        facts = {} if is_known(plan, config, search) else self._check(plan.space)
+        facts = {} if is_known(plan, config, search) else check()
         self.study_dir.mkdir(parents=True, exist_ok=True)
         desk, storage = open_desk(plan, stream=0)
         check_shared_folder(desk.study, self.study_dir)
         recover(desk, plan)
-        plan = replace(plan, optuna_name=current_name(storage, plan.study_name))
+        plan = replace(plan, optuna_name=current_name(storage, plan.optuna_name))
         desk, storage = open_desk(plan, stream=0)
         with desk.lock():
             old_values = claim_identity(desk.study, str(self.study_dir), config, search)
@@ -303,18 +349,7 @@ class StudyRun:
         options = self.options.final
         baseline_hash = search.study.user_attrs.get(BASELINE_HASH)
         cells = final_cells(best_arms(search.study, options.top_k), plan.space, options, baseline_hash)
-        final = replace(
-            plan,
-            optuna_name=f"{plan.study_name}.final",
-            phase="final",
-            sampler={"_target_": "optuna.samplers.RandomSampler"},
-            pruner=None,
-            custom_search_space=None,
-            allowed_failures=len(cells),  # a failed cell is shown in the table, it does not hide the others
-            quota=replace(plan.quota, budget=len(cells), sampled=False),
-            constraints=(),
-            seeds_per_trial=1,
-        )
+        final = replace(_final(plan, len(cells)), constraints=())
         log.info(
             "final: %d arms, the baseline among them, on %d fresh seeds", len(cells) // options.seeds, options.seeds
         )
@@ -346,6 +381,34 @@ def _without_password(config: DictConfig, storage: str | None) -> DictConfig:
         config.hydra.overrides.hydra = [*kept, f"hydra.sweeper.storage='{mask(storage)}'"]
         config.hydra.sweeper.storage = mask(storage)
     return config
+
+
+def _final(plan: Plan, cells: int) -> Plan:
+    """The phase that trains written-down cells to their end and reads test data."""
+    return replace(
+        plan,
+        optuna_name=f"{plan.study_name}.final",
+        phase="final",
+        sampler={"_target_": "optuna.samplers.RandomSampler"},
+        pruner=None,
+        custom_search_space=None,
+        allowed_failures=cells,  # a failed cell is shown in the table, it does not hide the others
+        quota=replace(plan.quota, budget=cells, sampled=False),
+        seeds_per_trial=1,
+    )
+
+
+def _refuse_other_cells(desk: Desk, written: Sequence[Mapping[str, Any]]) -> None:
+    """A cell of this name that was trained with other overrides is another cell."""
+    known = {trial.user_attrs.get(CELL): trial.user_attrs.get(OVERRIDES) for trial in desk.trials()}
+    for cell in written:
+        before = known.get(cell[CELL], cell[OVERRIDES])
+        if before != cell[OVERRIDES]:
+            differ = sorted(set(before or ()) ^ set(cell[OVERRIDES]))
+            raise ValueError(
+                f"cell {cell[CELL]} of the design was trained with other overrides before ({', '.join(differ)} differ); "
+                "give the level another label, or the study another hydra.sweeper.study_name"
+            )
 
 
 def _refuse_while_running(desk: Desk, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 import xvol
 from search.channel import Channel
+from search.ledger.provenance import provenance
 from search.ledger.result import Phase, TrialResult
 from search.space.architecture import digest
 from search.trial.config import Config
@@ -27,9 +28,12 @@ __all__ = ["admitted", "fingerprint_of", "measure_before_training", "score_untra
 def fingerprint_of(arch_hash: str, recipe_hash: str, seed: int, epochs: int, phase: Phase) -> str:
     """Ten hexadecimal digits: equal for two trials of which the second could only repeat the first.
 
-    The final re-evaluation reads test data, and so it is never the same trial as one of the search.
+    The final re-evaluation reads test data, and so it is never the same trial as one of the search. Results of other
+    versions of xvol, torch or timm are not taken: what a version changed would be lost in silence.
     """
-    return digest([arch_hash, recipe_hash, seed, epochs, {"test": phase == "final"}])
+    versions = provenance()["versions"]
+    made_by = {name: versions.get(name) for name in ("xvol", "torch", "timm")}
+    return digest([arch_hash, recipe_hash, seed, epochs, {"test": phase == "final"}, made_by])
 
 
 def measure_before_training(

@@ -184,6 +184,8 @@ def test_infeasible_cells_and_duplicates_are_told(capsys: pytest.CaptureFixture[
     assert "same network as baseline" in text
     assert "infeasible: 2; duplicates (same network and recipe): 1," in text
     assert "3 networks x 5 seeds = 15 trials" in text
+    assert main([*arguments, f"hydra.sweep.dir={tmp_path}/study", "hydra.sweeper.reuse=none"]) == 1
+    assert "4 networks x 5 seeds = 20 trials" in capsys.readouterr().out
     assert "unknown (no earlier runs of this recipe" in text
     limit = "hydra.sweeper.constraints={params: '<=78000'}"
     assert main(["design=paper/stage_placement", *FIXED, limit, f"hydra.sweep.dir={tmp_path}/study"]) == 1

@@ -13,8 +13,8 @@ from search.report.equivalence import DIFFERENT, EQUIVALENT, NO_SPREAD, NOT_SHOW
 # The "clinic" data that statsmodels tests its own two one-sided tests with, against R's equivalence::tost(eps=0.6).
 FIRST = [2.84, 2.51, 2.41, 2.95, 3.14, 3.79, 4.14, 3.85, 3.02, 3.45, 5.37, 3.81, 4.19, 3.16, 3.84]
 FIRST_AFTER = [2.60, 2.82, 2.18, 3.46, 4.01, 3.04, 3.47, 4.06, 2.91, 3.59, 4.51, 3.16, 3.86, 3.31, 3.02]
-SECOND = [4.00, 3.26, 4.14, 3.42, 3.25, 4.34, 4.97, 4.31, 3.11, 3.41, 5.02, 4.21, 4.59, 5.30, 4.32]
-SECOND_AFTER = [3.76, 3.66, 3.65, 3.60, 3.48, 2.71, 3.24, 3.92, 3.99, 4.21, 4.21, 3.31, 3.61, 2.97, 2.73]
+SECOND = [4.0, 3.26, 4.14, 3.42, 3.25, 4.34, 4.97, 4.31, 3.11, 3.41, 5.02, 4.21, 4.59, 5.3, 4.32]
+SECOND_AFTER = [3.76, 3.66, 3.65, 3.6, 3.48, 2.87, 3.24, 3.92, 3.99, 4.21, 4.21, 3.31, 3.61, 2.97, 2.73]
 
 PAIRS = st.lists(st.tuples(*[st.floats(0, 20).map(lambda value: round(value, 2))] * 2), min_size=2, max_size=10)
 
@@ -72,5 +72,5 @@ def test_the_margin_must_be_stated(margin: float) -> None:
 
 
 def test_alpha() -> None:
-    with pytest.raises(ValueError, match="alpha must lie between 0 and 0.5, got 0.5"):
+    with pytest.raises(ValueError, match=r"alpha must lie between 0 and 0\.5, got 0\.5"):
         equivalence(pd.Series([1.0]), pd.Series([1.0]), 1.0, alpha=0.5)

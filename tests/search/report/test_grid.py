@@ -62,7 +62,7 @@ def by_arm(grid: Grid, metric: str = "test_top1") -> dict[str, Any]:
 def test_marks_and_bold(filled: Path) -> None:
     grid = grid_of(filled, metrics=["test_top1", "params"])
     cells = by_arm(grid)
-    assert [row.name for row in grid.rows][0] == "plain"
+    assert grid.rows[0].name == "plain"
     assert cells["stage3: conv+pssa"].stars == "***"
     assert cells["stage4: pssa"].stars == "***"
     assert cells["stage3: pssa"].stars == ""
@@ -230,11 +230,11 @@ def test_html_is_escaped_and_names_the_runs(filled: Path, add: Add) -> None:
 
 
 def test_latex_aligns_and_escapes(filled: Path, add: Add) -> None:
-    add(NASTY, 0, test_top1=160.0)
+    add(NASTY, 0, test_top1=1.0)
     text = grid_to_latex(grid_of(filled, metrics=["test_top1", "params"], digits=1))
     assert text.isascii()
     assert (
-        r"S[table-format=3.1,table-space-text-post={\textsuperscript{{*}{*}{*}}},detect-weight=true,mode=text]@{\,}l"
+        r"S[table-format=2.1,table-space-text-post={\textsuperscript{{*}{*}{*}}},detect-weight=true,mode=text]@{\,}l"
         in text
     )
     assert re.search(r"\\bfseries 62\.\d\{\\textsuperscript\{\{\*\}\{\*\}\{\*\}\}\} & \$\\pm 1\.\d\$", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,8 @@ def test_a_file_and_changes_over_it(tmp_path: Path) -> None:
     ],
 )
 def test_faults_are_named(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as fault:
+    with pytest.raises(ValueError, match=re.escape(message)):
         spec_of(values)
-    assert message in str(fault.value)
 
 
 @pytest.mark.parametrize(("text", "message"), [("- a", "holds list"), ("a: [", "cannot be read"), ("x: 1", "no field")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,23 @@ def test_no_spread_gives_no_interval(delta: float, words: str) -> None:
 def test_verdict(low: float, high: float, higher_is_better: bool, words: str) -> None:
     result = PairedDifference(n=5, mean=(low + high) / 2, sd=1.0, low=low, high=high, p_value=0.05)
     assert verdict(result, higher_is_better=higher_is_better) == words
+
+
+def test_cells_without_a_finite_value_are_missing() -> None:
+    first = series([61.0, 62.5, math.nan, math.inf, 61.1])
+    second = series([60.1, 62.6, 59.0, 62.0, math.nan])
+    assert difference(first, second) == difference(first[:2], second[:2])
+
+
+def test_a_seed_that_occurs_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="the arm has more than one value for seed 3: keep one of them"):
+        difference(series([1.0, 2.0], [3, 3]), series([1.0], [3]))
+
+
+def test_another_confidence() -> None:
+    first, second = series([61.0, 62.5, 60.2]), series([60.1, 62.6, 59.0])
+    interval = stats.ttest_rel(first, second).confidence_interval(0.99)
+    assert numbers(difference(first, second, confidence=0.99))[2:] == pytest.approx((interval.low, interval.high))
 
 
 def test_from_a_frame_only_finished_cells_count_and_each_once(study: Path, add: Add) -> None:

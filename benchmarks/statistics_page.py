@@ -1,0 +1,60 @@
+"""The report of `statistics_truth.py` as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["page"]
+
+Row = dict[str, Any]
+
+COMMENTS = {
+    "coverage of 95% intervals": "The t interval is the default of every table. Bootstrap intervals come from few distinct "
+    "values at few seeds and are too short; they are given beside the t interval, never instead of it. With a skewed "
+    "difference the t interval falls short too, and the bootstrap does no better at these numbers of seeds: no target is set.",
+    "corrections over rows": "Holm's intervals are Bonferroni's: 'rows whose interval agrees' says how often such an "
+    "interval leaves out zero exactly where Holm finds a difference. The rows share a baseline, so they are correlated; the "
+    "false coverage rate of BH's intervals is not proved for two-sided tests that share a baseline.",
+    "power of the paired t test": "Predicted by statsmodels for a known spread. Where the spread is measured on the same few "
+    "seeds, the power really reached is lower on average: read a minimum detectable difference as a lower end.",
+    "equivalence (TOST)": "At the margin itself every verdict of equivalence is an error.",
+    "factorial designs": "Three placements, two branches, five seeds. Where seeds do not differ, the mixed model often cannot be "
+    "fitted, and the seed becomes a fixed block: the tests hold either way.",
+    "proxy trust": "Resampling arms; each ranking is taken as it is. The intervals are a little wide where tau is large.",
+}
+
+
+def page(facts: Row, rows: list[Row]) -> str:
+    """All sections as tables, the verdict first."""
+    judged = [row for row in rows if row["target"]]
+    missed = [row for row in judged if row["result"] == "NOT met"]
+    close = [row for row in judged if row["result"].startswith("within")]
+    lines = [
+        "# Statistics on simulated truth",
+        "",
+        f"    {facts['command']}",
+        "",
+        f"{facts['cpu_seconds']} s of one core ({facts['processor']}), {facts['date']}, commit {facts['commit']}, "
+        f"seed {facts['seed']}, Python {facts['python']}, "
+        + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+        + ".",
+        "",
+        f"**Verdict.** {len(judged)} figures have a target: {len(judged) - len(missed) - len(close)} meet it, {len(close)} lie "
+        f"within two standard errors of it, {len(missed)} do not meet it" + (":" if missed else "."),
+        "",
+        *(f"- {row['what']}, {row['setting']}: {row['value']:.3f} (target {row['target']})" for row in missed),
+        "",
+        "A value is the mean over the simulated studies; +- is its standard error.",
+    ]
+    for section in dict.fromkeys(row["section"] for row in rows):
+        lines += ["", f"## {section[0].upper()}{section[1:]}", ""]
+        if section in COMMENTS:
+            lines += [COMMENTS[section], ""]
+        lines += ["| what | setting | studies | value | target | result |", "|---|---|---|---|---|---|"]
+        lines += [
+            f"| {row['what']} | {row['setting']} | {row['studies']} | {row['value']:.3f} +- {row['standard_error']:.3f} "
+            f"| {row['target']} | {row['result']} |"
+            for row in rows
+            if row["section"] == section
+        ]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,244 @@
+"""`xvol-plan experiment=paper/stage_placement`: what a study would train, how long it takes, what it can resolve."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from search.plan_rows import PlannedStudy, Row
+from search.space.design_options import Design
+
+__all__ = ["main"]
+
+EXAMPLES = """\
+examples:
+  xvol-plan experiment=paper/branch_ablation
+  xvol-plan experiment=paper/stage_placement hydra.sweeper.design.control=params --sd 0.5
+  xvol-plan design=factorial data=cifar10 placement=none,stage3 train.lr=0.1,0.3 --workers 8 --seconds 40
+
+Overrides are those of `python -m search -m`. No accelerator is taken and nothing is written to runs/.
+Exit status: 0; 1 where a cell is infeasible; 2 where the command is wrong.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    command = argparse.ArgumentParser(
+        prog="xvol-plan", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.add_argument("overrides", nargs="*", help="as for `python -m search -m`")
+    command.add_argument("-m", "--multirun", action="store_true", help="of no effect: a plan is always of a study")
+    command.add_argument(
+        "--config-dir", metavar="DIR", help="a further folder of config groups, as for `python -m search`"
+    )
+    command.add_argument("--sd", type=float, help="sd of a paired difference, in points; default: of earlier runs")
+    command.add_argument("--alpha", type=float, default=0.05, help="error of the test (default 0.05)")
+    command.add_argument("--power", type=float, default=0.8, help="chance to find a true difference (default 0.8)")
+    command.add_argument(
+        "--seconds", type=float, help="of one trial; default: earlier runs, else a few steps are trained"
+    )
+    command.add_argument("--workers", type=int, help="default: as many as the launcher would start")
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the plan and return the exit status."""
+    given = parser().parse_intermixed_args(arguments)
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        for name in ("sd", "seconds", "workers"):
+            if getattr(given, name) is not None and not getattr(given, name) > 0:
+                raise ValueError(f"--{name} {getattr(given, name)}: must be above 0")
+        with _hydra():
+            return _Plan(given).print()
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        from search.hints import explain
+
+        print(f"xvol-plan: {explain(error)}", file=sys.stderr)
+        return 2
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra on our config folder; whatever it stood on before comes back."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from search.config import config_folder, register
+
+    register()
+    held = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = held
+
+
+class _Plan(PlannedStudy):
+    """A planned study that prints itself."""
+
+    def print(self) -> int:
+        made = self.made()
+        rows = [self.row(cell) for cell in made.cells]
+        self.mark_twins(rows)
+        feasible = [row for row in rows if row.reason is None]
+        runs = self.find_seconds(rows)
+        self._print_sites(rows)
+        self._print_cells(rows, made)
+        self._print_hours(rows)
+        if self.design.kind is not None:
+            self._print_resolution(feasible, runs)
+        return 1 if len(feasible) < len(rows) else 0
+
+    def _print_sites(self, rows: list[Row]) -> None:
+        from search.planning import sites_of
+        from search.trial.config import typed
+
+        backbones: dict[tuple[str, str], Any] = {}
+        for row in rows:
+            if row.reason is None:
+                config = typed(self.compose(row.cell.overrides))
+                backbones.setdefault((config.backbone.name, str(config.backbone.kwargs)), config)
+        for (name, _), config in backbones.items():
+            sites = sites_of(config)
+            print(f"Sites of {name}: {len(sites)}")
+            for stage in sorted({site.stage for site in sites}):
+                inside = [site for site in sites if site.stage == stage]
+                print(f"  stage{stage}: {', '.join(site.fqn for site in inside)}")
+            print()
+
+    def _print_cells(self, rows: list[Row], made: Design) -> None:
+        what = f"design {self.design.kind}" if self.design.kind else "a search; its baseline and levels, one at a time"
+        print(f"Cells: {len(rows)} ({what}); the first is the baseline")
+        table = [["", "cell", "network", "params", "M MACs", "s/trial", "seconds from"]]
+        for number, row in enumerate(rows):
+            if row.reason is not None:
+                table.append([str(number), row.cell.name, f"infeasible: {row.reason}", "", "", "", ""])
+                continue
+            facts = row.facts
+            source = f"same network as {row.twin}" if row.twin else row.source
+            seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+            table.append(
+                [
+                    str(number),
+                    row.cell.name,
+                    facts["arm"],
+                    f"{facts['params']:,}",
+                    f"{facts['macs'] / 1e6:.2f}",
+                    seconds,
+                    source,
+                ]
+            )
+        print(_aligned(table))
+        once = "" if self.sweeper["reuse"] == "none" else ", trained once, since results are reused"
+        infeasible, twins = sum(row.reason is not None for row in rows), sum(row.twin is not None for row in rows)
+        print(f"infeasible: {infeasible}; duplicates (same network and recipe): {twins}{once}")
+        recipes = Counter(row.recipe for row in rows if row.reason is None)
+        if len(recipes) > 1:
+            print(f"note: the cells have {len(recipes)} different recipes (data, training or backbone); tables say so")
+        if made.fraction is not None:
+            print(made.fraction.describe())
+        for control in made.controls:
+            print(f"control: {control}")
+        print()
+
+    def _print_hours(self, rows: list[Row]) -> None:
+        workers = self.given.workers or _workers(self.config)
+        trained = [row for row in rows if self.is_trained(row)]
+        if self.design.kind is not None:
+            runs = f"{len(trained)} networks x {self.design.seeds} seeds"
+            counted = [(row, self.design.seeds) for row in trained]
+        else:
+            final = self.sweeper["final"]
+            again = (final["top_k"] + 1) * final["seeds"] if final["top_k"] else 0
+            search = self.sweeper["n_trials"] * self.sweeper["seeds_per_trial"]
+            runs = f"{search} trials of the search and at most {again} of the re-evaluation"
+            each = (search + again) / max(1, len(trained))
+            counted = [(row, each) for row in trained]
+        count = round(sum(times for _, times in counted))
+        if any(row.seconds is None for row in trained):
+            print(f"Time: {runs} = {count} trials on {workers} worker(s); seconds of a trial are not known")
+            return
+        total = sum(times * (row.seconds or 0.0) for row, times in counted)
+        longest = max((row.seconds or 0.0 for row in trained), default=0.0)
+        wall = max(total / min(workers, max(count, 1)), longest)
+        print(
+            f"Time: {runs} = {count} trials, {_duration(total)} of work, about {_duration(wall)} on {workers} worker(s)"
+        )
+        if any(row.source == "a few steps, here" for row in trained):
+            print(
+                "      measured on one CPU worker alone; reading data and test images come on top, and workers share a machine"
+            )
+
+    def _print_resolution(self, feasible: list[Row], runs: list[Any]) -> None:
+        seeds = self.design.seeds
+        against = len({row.facts["arch_hash"] for row in feasible}) - 1
+        base = feasible[0].facts["arch_hash"] if feasible and feasible[0].cell.is_baseline else None
+        sd, source = self._noise(runs, base)
+        if sd is None or seeds < 2:
+            why = "at least 2 seeds are needed" if seeds < 2 else source
+            print(f"Smallest difference that {seeds} seed(s) can resolve: unknown ({why})")
+            return
+        find = _power_function()
+        alone = find(sd, seeds, self.given.alpha, self.given.power)
+        print(
+            f"Smallest difference that {seeds} paired seeds find with power {self.given.power:g}: {alone:.2f} points for one "
+            f"comparison at alpha {self.given.alpha:g} (sd of a paired difference {sd:.2f} points, {source})"
+        )
+        if against > 1:
+            every = find(sd, seeds, self.given.alpha / against, self.given.power)
+            print(
+                f"  {every:.2f} points where all {against} differences to the baseline are corrected for (Bonferroni)"
+            )
+
+    def _noise(self, runs: list[Any], baseline: str | None) -> tuple[float | None, str]:
+        from search.planning import noise_of
+
+        if self.given.sd is not None:
+            return self.given.sd, "as given"
+        noise = noise_of(runs, baseline)
+        if noise is None:
+            return None, "no earlier runs of this recipe share two seeds with the baseline; give --sd"
+        return noise.sd, f"{noise.metric} of earlier runs of this recipe, {noise.degrees} degrees of freedom"
+
+
+def _workers(config: Any) -> int:
+    from search.study.launcher import worker_count
+
+    return worker_count(config.hydra.launcher, int(config.hydra.sweeper.n_jobs))
+
+
+def _power_function() -> Callable[[float, int, float, float], float]:
+    from search.report.power import minimum_detectable_difference
+
+    return lambda sd, n, alpha, power: minimum_detectable_difference(sd, n, alpha=alpha, target=power)
+
+
+def _aligned(table: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    numeric = {0, 3, 4, 5}
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if column in numeric else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

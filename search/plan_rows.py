@@ -1,0 +1,180 @@
+"""The cells of a command line, looked at from outside: composed as Hydra would, built, timed, and compared."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.space.design_options import Design, DesignOptions, design_of
+from search.space.designs import Cell
+from search.space.parameters import Space
+
+__all__ = ["PlannedStudy", "Row"]
+
+KNOWN_BEFORE = ("params", "macs")  # costs that constraints are judged by here
+
+
+@dataclass
+class Row:
+    """A cell of the plan: the facts of its network, or the reason why it is infeasible."""
+
+    cell: Cell
+    facts: dict[str, Any]
+    recipe: str = ""
+    reason: str | None = None
+    twin: str | None = None
+    seconds: float | None = None
+    source: str = "unknown"
+
+
+class PlannedStudy:
+    """The study of one command line; Hydra must stand on our config folder.
+
+    Raises:
+        ValueError, HydraException, OmegaConfBaseException: the command line describes no study.
+    """
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        self.config, self.arguments = _composed(given)
+        self.sweeper: Mapping[str, Any] = self.config.hydra.sweeper
+        self.design = _design_options(self.sweeper)
+        self.space = self._space()
+        self._facts: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._configs: dict[tuple[str, ...], Any] = {}
+
+    def _space(self) -> Space:
+        from hydra.core.global_hydra import GlobalHydra
+
+        from search.space.parameters import parse_space
+
+        task = [line for line in self.arguments if not line.lstrip("+~").startswith(("hydra.", "hydra/"))]
+        return parse_space(task, self.sweeper.get("params") or {}, GlobalHydra.instance().config_loader())
+
+    def made(self) -> Design:
+        """The design's cells; of a search its baseline, first point and levels. ValueError where nothing varies."""
+        if self.design.kind is not None:
+            return design_of(self.design, self.space, self._facts_of)
+        if not self.space.parameters:
+            raise ValueError(
+                "there is nothing to plan: choose a design (design=one_at_a_time and what it varies, e.g. "
+                "placement=none,stage3), an experiment, or sweep what a search shall vary"
+            )
+        final = self.sweeper["final"]
+        baseline = Cell("baseline", (*final["baseline"], *final["overrides"]), is_baseline=True)
+        return Design([baseline, *_levels(self.space)], [])
+
+    def compose(self, overrides: Sequence[str]) -> Any:
+        """The trial's config with these overrides behind those that all cells share; not to be changed."""
+        from hydra import compose
+
+        key = tuple(overrides)
+        if key not in self._configs:
+            self._configs[key] = compose("config", [*_searchpath(self.given), *self.space.fixed, *key])
+        return self._configs[key]
+
+    def _facts_of(self, overrides: Sequence[str]) -> dict[str, Any]:
+        key = tuple(overrides)
+        if key not in self._facts:
+            from search.planning import network_facts
+
+            self._facts[key] = network_facts(self.compose(key))
+        return self._facts[key]
+
+    def row(self, cell: Cell) -> Row:
+        """Build the cell's network and hold it against the constraints."""
+        from hydra.errors import HydraException
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        from search.study.constraints import parse_constraints
+        from search.trial.config import recipe_hash
+
+        try:
+            facts = self._facts_of(cell.overrides)
+            plain = OmegaConf.to_container(self.compose(cell.overrides), resolve=True)
+        except (ValueError, RuntimeError, HydraException, OmegaConfBaseException) as error:
+            return Row(cell, {}, reason=str(error).splitlines()[0])
+        assert isinstance(plain, dict)
+        row = Row(cell, facts, recipe_hash({str(name): value for name, value in plain.items()}))
+        for constraint in parse_constraints(self.sweeper.get("constraints"), None):
+            if constraint.name in KNOWN_BEFORE and row.reason is None:
+                row.reason = constraint.violation(facts)
+        return row
+
+    def mark_twins(self, rows: list[Row]) -> None:
+        """Name in each row the first one of the same network and recipe, if that is another."""
+        seen: dict[tuple[str, str], str] = {}
+        for row in rows:
+            if row.reason is None:
+                twin = seen.setdefault((row.facts["arch_hash"], row.recipe), row.cell.name)
+                row.twin = None if twin == row.cell.name else twin
+
+    def is_trained(self, row: Row) -> bool:
+        """Whether the study would train the cell, and not refuse it or take another's results."""
+        return row.reason is None and (row.twin is None or self.sweeper["reuse"] == "none")
+
+    def find_seconds(self, rows: list[Row]) -> list[Any]:
+        """Fill in seconds; return earlier runs of the baseline's recipe."""
+        from search.planning import device_kind, earlier_runs, measured_seconds, seconds_of
+        from search.trial.config import typed
+
+        root = Path(str(self.config.hydra.sweep.dir)).absolute().parent
+        by_recipe: dict[str, list[Any]] = {}
+        for row in rows:
+            if not self.is_trained(row):
+                continue
+            config = typed(self.compose(row.cell.overrides))
+            kind = device_kind(config)
+            if row.recipe not in by_recipe:
+                by_recipe[row.recipe] = earlier_runs(root, row.recipe, on_cpu=kind == "cpu")
+            known = seconds_of(by_recipe[row.recipe])
+            if self.given.seconds is not None:
+                row.seconds, row.source = self.given.seconds, "as given"
+            elif row.facts["arch_hash"] in known:
+                row.seconds, row.source = known[row.facts["arch_hash"]], "earlier runs"
+            elif kind == "cpu":
+                row.seconds, row.source = measured_seconds(config), "a few steps, here"
+            else:
+                row.source = f"unknown: it would run on {kind}, which a plan does not take; give --seconds"
+        return by_recipe.get(rows[0].recipe, [])
+
+
+def _composed(given: argparse.Namespace) -> tuple[Any, list[str]]:
+    """The master config, and the command line's overrides."""
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    arguments = list(given.overrides)
+    parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
+    plain = [line for line, override in zip(arguments, parsed, strict=True) if not override.is_sweep_override()]
+    config = compose("config", [*_searchpath(given), *plain], return_hydra_config=True)
+    return config, arguments
+
+
+def _searchpath(given: argparse.Namespace) -> list[str]:
+    return [f"hydra.searchpath=['file://{Path(given.config_dir).absolute()}']"] if given.config_dir else []
+
+
+def _design_options(sweeper: Mapping[str, Any]) -> DesignOptions:
+    from omegaconf import OmegaConf
+
+    found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DesignOptions), sweeper.get("design") or {}))
+    assert isinstance(found, DesignOptions)
+    return found
+
+
+def _levels(space: Space) -> list[Cell]:
+    """The first point of a search space, and each other level (of an interval: its ends) of one parameter at a time."""
+    levels = {p.name: p.levels() or [p.distribution.low, p.distribution.high] for p in space.parameters}  # type: ignore[attr-defined]
+    first = {p.name: p.override(levels[p.name][0]) for p in space.parameters}
+    cells = [Cell("first point", tuple(first.values()))]
+    for parameter in space.parameters:
+        for value in levels[parameter.name][1:]:
+            line = parameter.override(value)
+            cells.append(Cell(line, tuple({**first, parameter.name: line}.values())))
+    return cells

@@ -1,0 +1,54 @@
+"""The columns of the tidy frame: one row a trial x seed, fixed names and dtypes. docs/tables.md says what they mean."""
+
+from __future__ import annotations
+
+__all__ = ["COLUMNS", "SCORE"]
+
+COLUMNS: dict[str, str] = {
+    "study": "string",
+    "phase": "string",  # search | final | single
+    "trial": "Int64",  # number inside the study and phase
+    "status": "string",  # ok | pruned | failed | interrupted | infeasible | unfinished (a folder without a result)
+    "reason": "string",
+    "arm": "string",
+    "is_baseline": "boolean",
+    "arch_hash": "string",
+    "recipe_hash": "string",
+    "fingerprint": "string",
+    "reused_from": "string",  # relative to the folder that holds the studies
+    "attempt": "Int64",
+    "resumed_from": "string",  # relative to the study's folder
+    "seed": "Int64",
+    "backbone": "string",
+    "sites": "string",  # names joined by "; "
+    "branches": "string",  # names joined by "; "
+    "params": "Int64",
+    "params_fused": "Int64",
+    "macs": "Int64",  # multiply-accumulates of one image
+    "macs_fused": "Int64",
+    "latency_ms": "Float64",  # one batch of latency_batch images
+    "latency_fused_ms": "Float64",
+    "latency_batch": "Int64",
+    "fuse_error": "Float64",  # largest absolute difference of a logit
+    "val_top1": "Float64",  # percent, 0 to 100
+    "val_loss": "Float64",  # nats
+    "test_top1": "Float64",  # percent, 0 to 100; phase final only
+    "test_loss": "Float64",  # nats; phase final only
+    "epochs": "Int64",
+    "epochs_planned": "Int64",
+    "train_seconds": "Float64",
+    "peak_memory_mb": "Float64",  # MiB
+    "train_memory_mb": "Float64",  # MiB
+    "data_source": "string",
+    "run_dir": "string",  # relative to the study's folder
+    "wandb_id": "string",
+    "started_at": "string",  # ISO 8601
+    "finished_at": "string",
+    "overrides": "string",  # joined by "; "
+    "provenance": "string",  # JSON
+}
+"""Name and pandas dtype of each column of `load_study`; what they mean is said in `TrialResult`.
+
+A study that scored untrained networks has a Float64 column `zero_cost.<name>` for each score after these."""
+
+SCORE = "zero_cost."
