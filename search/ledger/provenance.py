@@ -13,7 +13,19 @@ from typing import Any
 
 __all__ = ["commit_of", "provenance"]
 
-PACKAGES = ("xvol", "torch", "torchvision", "timm", "optuna", "hydra-core", "wandb", "pandas", "numpy", "scipy")
+PACKAGES = (
+    "xvol",
+    "torch",
+    "torchvision",
+    "timm",
+    "optuna",
+    "hydra-core",
+    "wandb",
+    "pandas",
+    "numpy",
+    "scipy",
+    "statsmodels",
+)
 
 
 def commit_of(folder: Path, file: str) -> str | None:

@@ -27,7 +27,13 @@ def test_an_override_that_does_not_fit_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(["--help"], True), (["-h", "a=b"], True), (["--help", "--config-dir=x"], False), (["--hydra-help"], False), ([], False)],
+    [
+        (["--help"], True),
+        (["-h", "a=b"], True),
+        (["--help", "--config-dir=x"], False),
+        (["--hydra-help"], False),
+        ([], False),
+    ],
 )
 def test_flags_beside_it_are_left_to_hydra(arguments: list[str], expected: bool) -> None:
     assert is_plain_help(arguments) is expected
