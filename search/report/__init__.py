@@ -12,19 +12,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.report.effects import factorial_effects
+    from search.report.equivalence import equivalence
     from search.report.export import render_text, to_csv, to_latex, to_markdown
+    from search.report.inference import RowOptions, row_statistics
     from search.report.load import load_study
+    from search.report.sequential import plan_looks, sequential_verdicts
     from search.report.stats import PairedDifference, paired_difference, verdict
     from search.report.table import AblationTable, ablation_table
+    from search.report.trust import proxy_trust
     from search.report.write import write_tables
 
 __all__ = [
     "AblationTable",
     "PairedDifference",
+    "RowOptions",
     "ablation_table",
+    "equivalence",
+    "factorial_effects",
     "load_study",
     "paired_difference",
+    "plan_looks",
+    "proxy_trust",
     "render_text",
+    "row_statistics",
+    "sequential_verdicts",
     "to_csv",
     "to_latex",
     "to_markdown",
@@ -35,10 +47,17 @@ __all__ = [
 _HOME = {
     "AblationTable": "table",
     "PairedDifference": "stats",
+    "RowOptions": "inference",
     "ablation_table": "table",
+    "equivalence": "equivalence",
+    "factorial_effects": "effects",
     "load_study": "load",
     "paired_difference": "stats",
+    "plan_looks": "sequential",
+    "proxy_trust": "trust",
     "render_text": "export",
+    "row_statistics": "inference",
+    "sequential_verdicts": "sequential",
     "to_csv": "export",
     "to_latex": "export",
     "to_markdown": "export",

@@ -51,7 +51,7 @@ def test_every_group_of_the_root_has_options() -> None:
     named = {
         name for entry in OmegaConf.load(FOLDER / "config.yaml").defaults for name in getattr(entry, "keys", list)()
     }
-    assert groups == named - {"override hydra/sweeper"}
+    assert groups == named - {"override hydra/sweeper", "override hydra/launcher"}
     assert all(options(group) for group in groups - {"experiment"})
     assert EXPERIMENTS
 
