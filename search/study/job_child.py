@@ -60,7 +60,8 @@ def main(inbox: BinaryIO, head: Mapping[str, Any], outbox: int, stderr_end: int,
         os.set_inheritable(handle, False)
     sys.argv[:] = head["argv"]
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # whole lines, at once
+        # whole lines, each in one write; PYTHONUNBUFFERED would write a line and its end apart
+        stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
     code = 0
     try:
         signal.signal(signal.SIGTERM, _on_sigterm)

@@ -184,6 +184,7 @@ def test_a_process_may_ask_for_a_fresh_one(app: App) -> None:
 
 
 def test_lines_of_several_workers_stay_whole(app: App) -> None:
+    app.environ["PYTHONUNBUFFERED"] = "1"  # which would let the end of a line come apart from it
     done = app.run("+x=1,2", "+act=chatter", "hydra.launcher.workers=2")
     assert done.returncode == 0, done.stderr
     for text, mark in ((done.stdout, "x"), (done.stderr, "y")):
