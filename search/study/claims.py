@@ -50,6 +50,7 @@ class Quota:
         max_skips: proposals in a row that need no training, after which the space counts as exhausted.
         size: points of the space where they can be counted.
         max_retries: how often a trial is run again that died with its worker, or that failed in a design.
+        allowed_failures: trials that may fail before no more are handed out; None for any number.
     """
 
     budget: int
@@ -57,6 +58,7 @@ class Quota:
     max_skips: int = 200
     size: int | None = None
     max_retries: int = 2
+    allowed_failures: int | None = None
 
 
 class Desk:
@@ -66,6 +68,9 @@ class Desk:
         study: the Optuna study.
         storage: where it is kept.
         study_dir: folder of the study.
+
+    Attributes:
+        gave_up: whether the last claim was refused because too many trials had failed.
     """
 
     def __init__(self, study: optuna.Study, storage: BaseStorage, study_dir: Path, quota: Quota) -> None:
@@ -73,6 +78,7 @@ class Desk:
         self._storage, self._dir = storage, study_dir
         self._id = storage.get_study_id_from_name(study.study_name)
         self._tally = Tally()
+        self.gave_up = False
         (study_dir / WORKERS).mkdir(parents=True, exist_ok=True)
 
     def lock(self) -> AbstractContextManager[Any]:
@@ -109,9 +115,13 @@ class Desk:
         """Take the next trial for `worker` (the name of its lock file), or None where there is none to take."""
         with self.lock():
             now = self.counts()
-            if not now.waiting and (self.is_exhausted() or self._owed(now) <= 0):
+            self.gave_up = self.quota.allowed_failures is not None and now.failed > self.quota.allowed_failures
+            if self.gave_up or (not now.waiting and (self.is_exhausted() or self._owed(now) <= 0)):
                 return None
-            trial = _ask(self.study)
+            if now.waiting:
+                trial = _ask(self.study)
+            else:  # `ask` would look through all trials for a waiting one
+                trial = Trial(self.study, self._storage.create_new_trial(self._id))
             trial.set_user_attr(WORKER, {"host": host_id(), "lock": worker})
             return trial
 

@@ -31,7 +31,6 @@ class Plan:
         storage: as the user wrote it, `${oc.env:NAME}` unresolved: launchers write plans to disk, and a password must
             not be in them.
         space: parameters and fixed overrides. Trials that are written down beforehand carry their own overrides.
-        allowed_failures: trials that may fail before workers stop taking new ones.
         seeds_per_trial: runs of each trial, whose mean the sampler is told.
         reuse: "all", "study" or "none": whose finished runs stand in for training the same again.
         trial_seconds: time limit of one run.
@@ -46,7 +45,6 @@ class Plan:
     directions: tuple[str, ...]
     sampler: dict[str, Any] | None
     pruner: dict[str, Any] | None
-    allowed_failures: int
     quota: Quota
     stop_file: str
     constraints: tuple[Constraint, ...] = ()

@@ -133,13 +133,13 @@ class StudyRun:
             directions=tuple(directions),
             sampler=sampler,
             pruner=pruner,
-            allowed_failures=int(options.max_failure_rate * options.n_trials),
             quota=Quota(
                 budget=options.n_trials,
                 sampled=not is_grid(sampler),
                 max_skips=options.max_skips,
                 size=None if options.custom_search_space else space.size(),
                 max_retries=options.max_retries,
+                allowed_failures=int(options.max_failure_rate * options.n_trials),
             ),
             stop_file=str(self.study_dir / WORKERS / f".stop-{uuid.uuid4().hex[:12]}"),
             constraints=parse_constraints(options.constraints, getattr(self.task, "costs", None)),
@@ -338,7 +338,7 @@ class StudyRun:
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         if any(report.gave_up for report in reports):
             raise RuntimeError(
-                f"{plan.phase}: more than {plan.allowed_failures} of {plan.quota.budget} trials failed, so the study stopped "
+                f"{plan.phase}: more than {plan.quota.allowed_failures} of {plan.quota.budget} trials failed, so the study stopped "
                 f"(hydra.sweeper.max_failure_rate={self.options.max_failure_rate:g}).\n{_reasons(desk)}"
             )
         if broken is None and not self.interrupts.requested and any(report.stopped for report in reports):
@@ -392,8 +392,8 @@ def _final(plan: Plan, cells: int) -> Plan:
         sampler={"_target_": "optuna.samplers.RandomSampler"},
         pruner=None,
         custom_search_space=None,
-        allowed_failures=cells,  # a failed cell is shown in the table, it does not hide the others
-        quota=replace(plan.quota, budget=cells, sampled=False),
+        # a failed cell is shown in the table, it does not hide the others
+        quota=replace(plan.quota, budget=cells, sampled=False, allowed_failures=None),
         seeds_per_trial=1,
     )
 

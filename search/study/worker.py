@@ -96,14 +96,12 @@ class _Shift:
         own_config = HydraConfig.instance().cfg
         ended, looked = 0, -RECOVER_SECONDS
         while not self.interrupts.requested:
-            if self.desk.counts().failed > self.plan.allowed_failures:
-                return WorkerReport(ended, gave_up=True)
             if time.monotonic() - looked >= RECOVER_SECONDS:
                 recover(self.desk, self.plan)
                 looked = time.monotonic()
             trial = self.desk.claim(self.name)
             if trial is None:
-                return WorkerReport(ended)
+                return WorkerReport(ended, gave_up=self.desk.gave_up)
             self.pulse.trial(trial._trial_id)
             try:
                 self._run(trial)

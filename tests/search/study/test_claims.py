@@ -170,3 +170,13 @@ def test_a_grid_takes_the_first_points_and_goes_on_later(make_desk: MakeDesk) ->
         desk.study.tell(trial, 0.0)
     assert asked == [0, 1, 2, 3]
     assert desk.write_points(points) == 0
+
+
+def test_too_many_failures_end_the_handing_out(make_desk: MakeDesk) -> None:
+    desk = make_desk(9, allowed_failures=1)
+    for _ in range(2):
+        trial = desk.claim(NOBODY)
+        assert trial is not None
+        desk.study.tell(trial, state=TrialState.FAIL)
+    assert desk.claim(NOBODY) is None
+    assert desk.gave_up

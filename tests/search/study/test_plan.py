@@ -20,7 +20,6 @@ def plan(folder: Path, storage: str | None = None) -> Plan:
         directions=("maximize",),
         sampler=None,
         pruner=None,
-        allowed_failures=0,
         quota=Quota(3),
         stop_file=str(folder / "stop"),
         storage=storage,
