@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra._internal.callbacks import Callbacks
-from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import TrialState
 
 from search.ledger.paths import WORKERS
-from search.ledger.record import supersede
 from search.ledger.result import write_atomic
 from search.ledger.secrets import mask
 from search.space.design_options import Facts, design_of, written_trials
@@ -31,24 +27,21 @@ from search.study.finals import best_arms, final_cells
 from search.study.growth import current_name, grow
 from search.study.identity import claim_identity, is_known, write_identity
 from search.study.interrupts import Interrupts
-from search.study.launcher import worker_count
 from search.study.liveness import check_shared_folder
-from search.study.marks import CELL, FOLDER, OVERRIDES, REASON, SKIPPED
+from search.study.marks import CELL, OVERRIDES
 from search.study.objectives import check_objectives
 from search.study.options import SweeperOptions, check_options, directions_of
+from search.study.phase import PhaseRun, reasons
 from search.study.plan import Plan, open_desk
 from search.study.proposal import custom_space
 from search.study.recovery import recover
 from search.study.samplers import is_grid, make_pruner, make_sampler
 from search.study.warm_start import first_points
-from search.study.worker import Worker, WorkerReport
 
 __all__ = ["StudyRun"]
 
 log = logging.getLogger("xvol")
-POLL_SECONDS = 1.0
 BASELINE_HASH = "baseline_hash"
-MAX_IN_VAIN = 3  # launcher calls in a row that break down without any trial having ended
 MAX_CHECKS = 64  # configurations that are built before a study starts
 
 
@@ -94,21 +87,26 @@ class StudyRun:
             )
         plan = self._plan(space)
         if design:
-            with Interrupts(Path(plan.stop_file), owner=True) as self.interrupts:
+            with Interrupts(Path(plan.stop_file), owner=True) as interrupts:
+                self.phases = self._phases(interrupts)
                 return self._run_design(plan)
         points = space.grid() if is_grid(self.options.sampler) else None
-        with Interrupts(Path(plan.stop_file), owner=True) as self.interrupts:
+        with Interrupts(Path(plan.stop_file), owner=True) as interrupts:
+            self.phases = self._phases(interrupts)
             plan, desk = self._opened(plan, lambda: self._check(space))
             if points is not None:
-                self._phase(plan, lambda desk: desk.write_points(points))
+                self.phases.run(plan, lambda desk: desk.write_points(points))
             else:
                 self._warm_start(plan, desk)
-                self._phase(plan)
+                self.phases.run(plan)
             _raise_if_nothing_worked(desk)
             if self.options.final.top_k:
                 self._re_evaluate(desk, plan)
             self._write_tables()
             return vars(desk.counts())
+
+    def _phases(self, interrupts: Interrupts) -> PhaseRun:
+        return PhaseRun(self.options, self.context, self.task, self.config, self.study_dir, interrupts)
 
     def _plan(self, space: Space) -> Plan:
         options = self.options
@@ -165,7 +163,7 @@ class StudyRun:
         plan, desk = self._opened(plan, lambda: self._check_cells(design.cells, search.space.fixed))
         _refuse_other_cells(desk, written)
         log.info("design %s: %d cells on %d seeds", options.kind, len(design.cells), options.seeds)
-        self._phase(plan, lambda desk: desk.write(written))
+        self.phases.run(plan, lambda desk: desk.write(written))
         _raise_if_nothing_worked(desk)
         self._write_tables()
         return vars(desk.counts())
@@ -257,94 +255,6 @@ class StudyRun:
         composed = lambda overrides: _task_config(self._compose(overrides))  # noqa: E731
         desk.suggest(first_points(options, plan.space, composed, score))
 
-    def _phase(self, plan: Plan, write: Callable[[Desk], int] = lambda _: 0) -> None:
-        """Launch workers until no trial of this phase is waiting or running."""
-        desk, _ = open_desk(plan, stream=0)
-        recover(desk, plan)
-        write(desk)
-        if not plan.quota.sampled:
-            for trial in desk.retry_failed():
-                log.info(
-                    "%s trial %d failed (%s) and is run again", plan.phase, trial.number, trial.user_attrs.get(REASON)
-                )
-                supersede(self.study_dir / str(trial.user_attrs.get(FOLDER)))
-        in_vain = 0
-        while not self.interrupts.requested:
-            before = desk.counts()
-            to_go = desk.to_go()
-            if to_go:
-                log.info(
-                    "%s: %d of %d trials done, %d to go in %s",
-                    plan.phase, before.finished, plan.quota.budget, to_go, self.study_dir,
-                )  # fmt: skip
-                error = self._launch(plan, to_go, desk)
-                now = desk.counts()
-                moved = (now.finished, now.skipped) != (before.finished, before.skipped)
-                in_vain = 0 if moved or error is None else in_vain + 1
-                if error is not None and (in_vain >= MAX_IN_VAIN or isinstance(error, ValueError)):
-                    raise error
-                if error is not None:
-                    log.warning(
-                        "%s: a launcher or worker broke down (%s); workers are started again",
-                        plan.phase,
-                        mask(str(error)),
-                    )
-            elif before.running:
-                log.info("%s: waiting for %d trial(s) of other workers", plan.phase, before.running)
-                time.sleep(POLL_SECONDS)
-            else:
-                break
-            recover(desk, plan)
-            write(desk)
-        if self.interrupts.requested:
-            raise KeyboardInterrupt
-        now = desk.counts()
-        if plan.quota.sampled and now.finished < plan.quota.budget:
-            log.warning(
-                "%s: ended at %d of %d trials: %d proposals in a row needed no training (reused or infeasible), so the space "
-                "holds nothing new; widen it, or loosen the constraints", plan.phase, now.finished, plan.quota.budget,
-                desk.streak,
-            )  # fmt: skip
-
-    def _launch(self, plan: Plan, to_go: int, desk: Desk) -> Exception | None:
-        """Run one launcher call of workers; return what broke it, if it is worth another try.
-
-        Raises:
-            RuntimeError: too many trials failed.
-        """
-        workers = min(worker_count(self.config.hydra.launcher, self.options.n_jobs), to_go)
-        if workers < min(self.options.n_jobs, to_go) and _is_basic(self.config):
-            log.info("the basic launcher runs one worker; for several at once add hydra/launcher=local")
-        quiet = HydraContext(config_loader=self.context.config_loader, callbacks=Callbacks())
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=quiet,
-            task_function=Worker(self.task, self.config, self.context, plan),
-            config=self.config,
-        )
-        reports: list[WorkerReport] = []
-        broken: Exception | None = None
-        try:
-            jobs = launcher.launch(
-                [[*plan.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)],
-                initial_job_idx=0,
-            )
-            for job in jobs:
-                try:
-                    reports.append(job.return_value)
-                except Exception as error:
-                    broken = error
-        except Exception as error:  # a dead worker is an exception of joblib's, of submitit's, of Ray's
-            broken = error
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        if any(report.gave_up for report in reports):
-            raise RuntimeError(
-                f"{plan.phase}: more than {plan.quota.allowed_failures} of {plan.quota.budget} trials failed, so the study stopped "
-                f"(hydra.sweeper.max_failure_rate={self.options.max_failure_rate:g}).\n{_reasons(desk)}"
-            )
-        if broken is None and not self.interrupts.requested and any(report.stopped for report in reports):
-            broken = RuntimeError("a worker was stopped from outside")  # as Slurm does; the study itself goes on
-        return broken
-
     def _re_evaluate(self, search: Desk, plan: Plan) -> None:
         options = self.options.final
         baseline_hash = search.study.user_attrs.get(BASELINE_HASH)
@@ -353,7 +263,7 @@ class StudyRun:
         log.info(
             "final: %d arms, the baseline among them, on %d fresh seeds", len(cells) // options.seeds, options.seeds
         )
-        self._phase(final, lambda desk: desk.write(cells))
+        self.phases.run(final, lambda desk: desk.write(cells))
 
     def _write_tables(self) -> None:
         if not any(self.study_dir.glob("*/*/result.json")):
@@ -426,10 +336,6 @@ def _as_written(config: DictConfig, storage: str | None) -> str | None:
     return storage if written is None else str(written)
 
 
-def _is_basic(config: DictConfig) -> bool:
-    return str(config.hydra.launcher._target_).endswith("BasicLauncher")
-
-
 def _task_config(config: DictConfig) -> DictConfig:
     config = config.copy()
     with open_dict(config):
@@ -457,17 +363,10 @@ def _variations(space: Space) -> list[list[str]]:
     return [space.overrides(point) for point in points]
 
 
-def _reasons(desk: Desk) -> str:
-    counted = (trial for trial in desk.trials() if trial.state == TrialState.FAIL and not trial.user_attrs.get(SKIPPED))
-    failed = [trial for trial in counted if trial.user_attrs.get(REASON)]
-    lines = [f"  trial {trial.number}: {trial.user_attrs[REASON]}" for trial in failed[:5]]
-    return "\n".join([*lines, *([f"  and {len(failed) - 5} more"] if len(failed) > 5 else [])])
-
-
 def _raise_if_nothing_worked(desk: Desk) -> None:
     now = desk.counts()
     if now.complete == 0 and not any(trial.state == TrialState.COMPLETE for trial in desk.trials()):
         raise RuntimeError(
             f"none of {now.finished} trials came to its end ({now.failed} failed, {now.pruned} pruned, {now.skipped} skipped), "
-            f"so there is nothing to compare.\n{_reasons(desk)}"
+            f"so there is nothing to compare.\n{reasons(desk)}"
         )

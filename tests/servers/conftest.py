@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import pwd
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 
-class Server:
+class Server(abc.ABC):
     """A server that tests may stop and start again.
 
     Attributes:
@@ -51,8 +52,8 @@ class Server:
             process.send_signal(how)
         process.wait(30)
 
-    def _answers(self) -> bool:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _answers(self) -> bool: ...
 
 
 class Postgres(Server):

@@ -1,0 +1,165 @@
+"""One phase of a study: workers are launched until none of its trials is left to run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from optuna.trial import TrialState
+
+from search.ledger.paths import WORKERS
+from search.ledger.record import supersede
+from search.ledger.secrets import mask
+from search.study.claims import Desk
+from search.study.interrupts import Interrupts
+from search.study.launcher import worker_count
+from search.study.marks import FOLDER, REASON, SKIPPED
+from search.study.options import SweeperOptions
+from search.study.plan import Plan, open_desk
+from search.study.recovery import recover
+from search.study.worker import Worker, WorkerReport
+
+__all__ = ["PhaseRun", "reasons"]
+
+log = logging.getLogger("xvol")
+POLL_SECONDS = 1.0
+MAX_IN_VAIN = 3  # launcher calls in a row that break down without any trial having ended
+
+
+class PhaseRun:
+    """Runs phases of one study.
+
+    Args:
+        options: keys of `hydra.sweeper`.
+        context, task, config: what Hydra handed to the sweeper; `config` without any password.
+        study_dir: the study's folder.
+        interrupts: tells whether the user wants to stop.
+    """
+
+    def __init__(
+        self,
+        options: SweeperOptions,
+        context: HydraContext,
+        task: TaskFunction,
+        config: DictConfig,
+        study_dir: Path,
+        interrupts: Interrupts,
+    ) -> None:
+        self._options, self._context, self._task, self._config = options, context, task, config
+        self._dir, self._interrupts = study_dir, interrupts
+
+    def run(self, plan: Plan, write: Callable[[Desk], int] = lambda _: 0) -> None:
+        """Launch workers until no trial of `plan` is waiting or running.
+
+        Args:
+            write: writes down, in the study it is given, the trials that are known beforehand; called again after each
+                launch.
+
+        Raises:
+            KeyboardInterrupt: the user stopped the study; running trials have saved their state.
+            RuntimeError: too many trials failed, or launchers break down without bringing any trial to its end.
+        """
+        desk, _ = open_desk(plan, stream=0)
+        recover(desk, plan)
+        write(desk)
+        if not plan.quota.sampled:
+            for trial in desk.retry_failed():
+                log.info(
+                    "%s trial %d failed (%s) and is run again", plan.phase, trial.number, trial.user_attrs.get(REASON)
+                )
+                supersede(self._dir / str(trial.user_attrs.get(FOLDER)))
+        in_vain = 0
+        while not self._interrupts.requested:
+            before = desk.counts()
+            to_go = desk.to_go()
+            if to_go:
+                log.info(
+                    "%s: %d of %d trials done, %d to go in %s",
+                    plan.phase, before.finished, plan.quota.budget, to_go, self._dir,
+                )  # fmt: skip
+                error = self._launch(plan, to_go, desk)
+                now = desk.counts()
+                moved = (now.finished, now.skipped) != (before.finished, before.skipped)
+                in_vain = 0 if moved or error is None else in_vain + 1
+                if error is not None and (in_vain >= MAX_IN_VAIN or isinstance(error, ValueError)):
+                    raise error
+                if error is not None:
+                    log.warning(
+                        "%s: a launcher or worker broke down (%s); workers are started again",
+                        plan.phase,
+                        mask(str(error)),
+                    )
+            elif before.running:
+                log.info("%s: waiting for %d trial(s) of other workers", plan.phase, before.running)
+                time.sleep(POLL_SECONDS)
+            else:
+                break
+            recover(desk, plan)
+            write(desk)
+        if self._interrupts.requested:
+            raise KeyboardInterrupt
+        now = desk.counts()
+        if plan.quota.sampled and now.finished < plan.quota.budget:
+            log.warning(
+                "%s: ended at %d of %d trials: %d proposals in a row needed no training (reused or infeasible), so the space "
+                "holds nothing new; widen it, or loosen the constraints", plan.phase, now.finished, plan.quota.budget,
+                desk.streak,
+            )  # fmt: skip
+
+    def _launch(self, plan: Plan, to_go: int, desk: Desk) -> Exception | None:
+        """Run one launcher call of workers; return what broke it, if it is worth another try.
+
+        Raises:
+            RuntimeError: too many trials failed.
+        """
+        workers = min(worker_count(self._config.hydra.launcher, self._options.n_jobs), to_go)
+        if workers < min(self._options.n_jobs, to_go) and _is_basic(self._config):
+            log.info("the basic launcher runs one worker; for several at once add hydra/launcher=local")
+        quiet = HydraContext(config_loader=self._context.config_loader, callbacks=Callbacks())
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=quiet,
+            task_function=Worker(self._task, self._config, self._context, plan),
+            config=self._config,
+        )
+        reports: list[WorkerReport] = []
+        broken: Exception | None = None
+        try:
+            jobs = launcher.launch(
+                [[*plan.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)],
+                initial_job_idx=0,
+            )
+            for job in jobs:
+                try:
+                    reports.append(job.return_value)
+                except Exception as error:
+                    broken = error
+        except Exception as error:  # a dead worker is an exception of joblib's, of submitit's, of Ray's
+            broken = error
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        if any(report.gave_up for report in reports):
+            raise RuntimeError(
+                f"{plan.phase}: more than {plan.quota.allowed_failures} of {plan.quota.budget} trials failed, so the study stopped "
+                f"(hydra.sweeper.max_failure_rate={self._options.max_failure_rate:g}).\n{reasons(desk)}"
+            )
+        if broken is None and not self._interrupts.requested and any(report.stopped for report in reports):
+            broken = RuntimeError("a worker was stopped from outside")  # as Slurm does; the study itself goes on
+        return broken
+
+
+def reasons(desk: Desk) -> str:
+    """The reasons of the first failed trials, a line each."""
+    counted = (trial for trial in desk.trials() if trial.state == TrialState.FAIL and not trial.user_attrs.get(SKIPPED))
+    failed = [trial for trial in counted if trial.user_attrs.get(REASON)]
+    lines = [f"  trial {trial.number}: {trial.user_attrs[REASON]}" for trial in failed[:5]]
+    return "\n".join([*lines, *([f"  and {len(failed) - 5} more"] if len(failed) > 5 else [])])
+
+
+def _is_basic(config: DictConfig) -> bool:
+    return str(config.hydra.launcher._target_).endswith("BasicLauncher")
