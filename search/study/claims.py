@@ -102,8 +102,10 @@ class Desk:
         """Whether the sampler proposes nothing any more that needs training; as of the last count."""
         if not self.quota.sampled:
             return True
-        if self._tally.streak >= self.quota.max_skips:
-            return True
+        return self._tally.streak >= self.quota.max_skips or self.is_covered()
+
+    def is_covered(self) -> bool:
+        """Whether each point of a space that can be counted was asked for; as of the last count."""
         return bool(self._tally.streak and self.quota.size and self._tally.points >= self.quota.size)
 
     @property

@@ -107,10 +107,12 @@ class PhaseRun:
             raise KeyboardInterrupt
         now = desk.counts()
         if plan.quota.sampled and now.finished < plan.quota.budget:
+            why = f"{desk.streak} proposals in a row needed no training (reused or infeasible)"
+            if desk.is_covered():
+                why = f"each of the {plan.quota.size} points of the space was asked for"
             log.warning(
-                "%s: ended at %d of %d trials: %d proposals in a row needed no training (reused or infeasible), so the space "
-                "holds nothing new; widen it, or loosen the constraints", plan.phase, now.finished, plan.quota.budget,
-                desk.streak,
+                "%s: ended at %d of %d trials: %s, so it holds nothing new; widen the space, or loosen the constraints",
+                plan.phase, now.finished, plan.quota.budget, why,
             )  # fmt: skip
 
     def _launch(self, plan: Plan, to_go: int, desk: Desk) -> Exception | None:
