@@ -10,6 +10,7 @@ from typing import Any
 
 from search.ledger.tracker import check_tracker
 from search.trial.config import Config, typed
+from search.trial.names import check_names
 from search.trial.recipe import CHECKPOINTS, check_objectives, check_scores, sense_of
 
 __all__ = ["check_trial", "check_values", "score"]
@@ -26,6 +27,7 @@ def check_values(config: Config) -> None:
     if config.measure.latency_repeats == 0 and any(name.startswith("latency") for name in config.objectives):
         raise ValueError("objectives: latency is not measured with measure.latency_repeats=0; take at least 1")
     check_tracker(config.tracker)
+    check_names(config.backbone, config.placement, config.branch)
     if config.threads < 1:
         raise ValueError(f"threads={config.threads}: at least 1")
     if config.checkpoint not in CHECKPOINTS:

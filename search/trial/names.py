@@ -1,0 +1,85 @@
+"""Wrong names of branches and stages, told without torch: loading it takes longer than a slip of the keyboard is worth.
+
+What is refused here would be refused when the network is built, seconds later; what passes here may still be refused
+there. Names of branches are read off the source of `xvol`, so that there is one list of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+import sys
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig
+
+__all__ = ["STAGES", "check_names"]
+
+STAGES = {
+    "xvol_proxy_resnet": 4,
+    "resnet18": 4,
+    "resnet34": 4,
+    "resnet50": 4,
+    "resnext50_32x4d": 4,
+    "wide_resnet50_2": 4,
+}
+"""How many stages the backbones of conf/backbone have; any other is asked when it is built."""
+
+_PLAIN = "none"
+_PARTS = re.compile(r"[+,](?![^\[]*\])")
+_STAGE = re.compile(r"stage(?:(\d+)|\[([\d\s,-]+)\])(?:\..+)?")
+
+
+def check_names(backbone: BackboneConfig, placement: PlacementConfig, branch: BranchConfig) -> None:
+    """Raise ValueError for a branch that is not there, or a stage that the backbone does not have."""
+    uses = {"branch.use": branch.use, **{f"placement.at.{where}": use for where, use in placement.at.items()}}
+    for key, use in uses.items():
+        for name in (name.strip() for name in str(use).split("+")):
+            if name != _PLAIN:
+                _check_branch(f"{key}={use}", name)
+    for name in branch.options:
+        _check_branch(f"branch.options.{name}", str(name))
+    for key, policy in (
+        ("placement.policy", placement.policy),
+        *(("placement.at", policy) for policy in placement.at),
+    ):
+        _check_stages(f"{key}={policy}", str(policy), backbone.name)
+
+
+def _check_branch(given: str, name: str) -> None:
+    if "xvol" in sys.modules:
+        return  # whoever loaded it may have registered branches of their own
+    known = _source_names()
+    if known and name not in known and not entry_points(group="xvol.branches"):
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ValueError(f"{given}: no branch is named {name!r}: {hint}Allowed: {', '.join(known)}")
+
+
+@functools.cache
+def _source_names() -> tuple[str, ...]:
+    """Names that xvol's own modules register; none where its source cannot be read."""
+    spec = find_spec("xvol")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    names: list[str] = []
+    for folder in folders:
+        for path in Path(folder, "branches").glob("*.py"):
+            names += re.findall(r'^@register_branch\("(\w+)"\)$', path.read_text(encoding="utf-8"), re.MULTILINE)
+    return tuple(sorted(names))
+
+
+def _check_stages(given: str, policy: str, backbone: str) -> None:
+    there = STAGES.get(backbone)
+    if there is None:
+        return
+    for term in (term.strip() for term in _PARTS.split(policy)):
+        match = _STAGE.fullmatch(term)
+        numbers = [int(number) for number in re.findall(r"\d+", match[1] or match[2])] if match else []
+        wrong = [number for number in numbers if not 1 <= number <= there]
+        if wrong:
+            raise ValueError(
+                f"{given}: {term!r} selects nothing, for {backbone} has no stage{wrong[0]}; it has stage1 to stage{there}"
+            )
