@@ -13,6 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from search.study.keys import refuse_unknown_keys
 from search.study.options import SweeperOptions
 
 ConfigStore.instance().store(group="hydra/sweeper", name="xvol", node=SweeperOptions, provider="xvol")
@@ -31,7 +32,8 @@ class XvolSweeper(Sweeper):
 
     def sweep(self, arguments: Sequence[str]) -> Any:
         """Run the study that the configuration and `arguments` describe."""
-        from search.study.sweeper import StudyRun
-
         assert self._parts is not None, "Hydra calls setup() before sweep()"
+        refuse_unknown_keys(self._parts[2], arguments)
+        from search.study.sweeper import StudyRun  # optuna: not before the keys are right
+
         return StudyRun(self._options, *self._parts).run(list(arguments))
