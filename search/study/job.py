@@ -17,11 +17,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf._utils import OmegaConfDumper
+from omegaconf._utils import is_float, is_int, yaml_is_bool
 
 from search.study.compose import clone
 
 __all__ = ["run_job"]
+
+_written: dict[Any, tuple[str, str]] = {}  # by key of Hydra's config: what it was last, and that as YAML
 
 
 def run_job(context: HydraContext, config: DictConfig, task: Callable[[DictConfig], Any]) -> JobReturn:
@@ -66,7 +68,7 @@ def _dump(config: DictConfig, mine: DictConfig, folder: Path) -> None:
     parts = {"config": mine, "hydra": config.hydra, "overrides": config.hydra.overrides.task}
     for name, part in parts.items():
         plain = OmegaConf.to_container(part, resolve=False, enum_to_str=True)
-        text = _yaml({"hydra": plain} if name == "hydra" else plain)
+        text = _hydra_yaml(plain) if name == "hydra" else _yaml(plain)
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
@@ -76,8 +78,29 @@ def _dumper() -> type:
     import yaml
 
     ours: type = type("_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
-    ours.add_representer(str, OmegaConfDumper.str_representer)  # type: ignore[attr-defined]
+    ours.add_representer(str, _str_representer)  # type: ignore[attr-defined]
     return ours
+
+
+def _str_representer(dumper: Any, text: str) -> Any:
+    """What `OmegaConfDumper.str_representer` makes of a text."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _is_quoted(text) else None)
+
+
+@functools.lru_cache(maxsize=4096)  # most texts of a config are in each trial's, and to try them as numbers is dear
+def _is_quoted(text: str) -> bool:
+    return bool(yaml_is_bool(text) or is_int(text) or is_float(text))
+
+
+def _hydra_yaml(plain: Any) -> str:
+    """The YAML of Hydra's own config, key by key: most of them are the same in each trial, and not written anew."""
+    if not plain:
+        return _yaml({"hydra": plain})
+    for key, value in plain.items():
+        seen = repr(value)  # not the value itself: 1 equals True
+        if _written.get(key, ("",))[0] != seen:
+            _written[key] = seen, _yaml({"hydra": {key: value}}).removeprefix("hydra:\n")
+    return "hydra:\n" + "".join(_written[key][1] for key in plain)
 
 
 def _yaml(plain: Any) -> str:

@@ -20,7 +20,7 @@ import optuna
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, configure_log
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import Trial, TrialState
 
 from search.channel import Infeasible, InFlight, Pruned, Stopped, opened
@@ -94,6 +94,10 @@ class _Shift:
 
     def work(self) -> WorkerReport:
         own_config = HydraConfig.instance().cfg
+        hydra = own_config.hydra  # type: ignore[union-attr]
+        own_logging: Any = hydra.job_logging
+        if own_logging:  # resolved once: it is put back after each trial
+            own_logging = OmegaConf.create(OmegaConf.to_container(own_logging, resolve=True))
         ended, looked = 0, -RECOVER_SECONDS
         while not self.interrupts.requested:
             if time.monotonic() - looked >= RECOVER_SECONDS:
@@ -108,7 +112,7 @@ class _Shift:
             finally:
                 self.pulse.trial(None)
                 HydraConfig.instance().cfg = own_config
-                configure_log(own_config.hydra.job_logging, own_config.hydra.verbose)  # type: ignore[union-attr]
+                configure_log(own_logging, hydra.verbose)
             ended += 1
             progress()
         return WorkerReport(ended, stopped=True)

@@ -73,6 +73,26 @@ def test_the_job_is_hydras(tmp_path: Path) -> None:
         assert other == one.replace(str(tmp_path / "hydra"), str(tmp_path / "ours"))
 
 
+def test_what_was_written_for_one_job_is_not_anothers(tmp_path: Path) -> None:
+    """Hydra's own config is written key by key from what the last job left; 1, True and "1" are not one value."""
+    for number, value in enumerate((True, 1, "1", 1.0, "no", None)):
+        texts = []
+        for name, run in (("hydra", hydras_run_job), ("ours", run_job)):
+            context, config = composed(tmp_path / name)
+            OmegaConf.set_struct(config, False)
+            config.hydra.sweep.subdir = f"job{number}"
+            config.hydra.launcher = {"value": value}
+            config.hydra.verbose = bool(number % 2)
+            config.hydra.overrides.task = [f"x={value}"]
+            if run is hydras_run_job:
+                hydras_run_job(lambda _: 0.0, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
+            else:
+                run_job(context, config, lambda _: 0.0)
+            folder = tmp_path / name / "toy" / f"job{number}" / ".hydra"
+            texts.append((folder / "hydra.yaml").read_text().replace(str(tmp_path / name), ""))
+        assert texts[0] == texts[1]
+
+
 def test_an_error_is_the_jobs_and_nothing_leaks(tmp_path: Path) -> None:
     context, config = composed(tmp_path)
     config.hydra.job.chdir = True
