@@ -16,6 +16,7 @@ import argparse
 import copy
 import fnmatch
 import json
+import math
 import multiprocessing
 import re
 import resource
@@ -40,7 +41,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "timm_surgery.jsonl"
 SURVEY = ROOT / "runs" / "timm_sweep" / "survey.jsonl"
 
-MOST_BYTES = 9 << 30
 TRIES = ((2, 0.1), (2, 0.01), (2, 0.001), (8, 0.1), (8, 0.01), (8, 0.001))  # images, gamma
 MOST_LOGIT = 1e12
 EDGES = (64, 96, 128, 160, 192, 224, 256)
@@ -53,11 +53,12 @@ def main() -> None:
     """Run what is left, then write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--match", default="*", help="names of models, as a shell pattern")
-    parser.add_argument("--timeout", type=float, default=90.0, help="seconds for each model")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for each model")
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after so many minutes")
     parser.add_argument(
-        "--at-most-params", type=float, default=150e6, help="larger models are skipped (default: 150e6)"
+        "--at-most-params", type=float, default=math.inf, help="larger models are skipped (default: none)"
     )
+    parser.add_argument("--gib", type=int, default=16, help="address space of each model's process (default: 16)")
     parser.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="the I-th of N equal shares, from 1"
     )
@@ -77,7 +78,7 @@ def main() -> None:
         end = time.monotonic() + 60 * given.minutes
         for name in names:
             if name not in done and time.monotonic() < end:
-                _append(given.results, _one(name, survey[name], given.timeout, given.at_most_params))
+                _append(given.results, _one(name, survey[name], given))
     if given.results == RESULTS and given.shard == (1, 1):  # shards end at different times: --render when all have
         render(_read(RESULTS), survey, ROOT)
 
@@ -139,18 +140,20 @@ def _is_convolutional(model: nn.Module) -> bool:
     return any(max(conv.kernel_size) > max(1, max(conv.stride)) for conv in convs)
 
 
-def _one(name: str, known: Row, timeout: float, most_params: float) -> Row:
+def _one(name: str, known: Row, given: argparse.Namespace) -> Row:
     """Run one model in a process of its own."""
     row = {key: known[key] for key in ("model", "family", "params")}
-    if most_params < known["params"] < 1 << 40:
-        return row | {"status": f"skipped: above {most_params / 1e6:.0f} M parameters"}
+    if given.at_most_params < known["params"] < 1 << 40:
+        return row | {"status": f"skipped: above {given.at_most_params / 1e6:.0f} M parameters"}
     ours, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(name, theirs), daemon=True)
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(name, theirs, given.gib), daemon=True)
     start = time.monotonic()
     process.start()
     theirs.close()
     try:
-        found = ours.recv() if ours.poll(timeout) else {"status": f"failed: more than {timeout:.0f} seconds"}
+        found = (
+            ours.recv() if ours.poll(given.timeout) else {"status": f"failed: more than {given.timeout:.0f} seconds"}
+        )
     except EOFError:
         found = {"status": "failed: the process died, most likely for memory"}
     process.kill()
@@ -158,12 +161,12 @@ def _one(name: str, known: Row, timeout: float, most_params: float) -> Row:
     return row | found | {"seconds": round(time.monotonic() - start, 1)}
 
 
-def _child(name: str, pipe: Connection) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+def _child(name: str, pipe: Connection, gib: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (gib << 30, gib << 30))
     try:
         pipe.send(_operate(name))
     except MemoryError:
-        pipe.send({"status": f"failed: more than {MOST_BYTES >> 30} GiB"})
+        pipe.send({"status": f"failed: more than {gib} GiB"})
     except Exception as error:
         pipe.send({"status": f"failed: {type(error).__name__}: {error}"[:300]})
 
