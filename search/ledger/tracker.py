@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,11 +14,13 @@ from typing import Any
 from search.ledger.result import TrialResult
 from search.ledger.secrets import mask, masked_tree
 
-__all__ = ["MODES", "Tracker", "TrackerConfig", "check_tracker"]
+__all__ = ["INIT_TIMEOUT", "MODES", "Tracker", "TrackerConfig", "check_tracker", "start_run"]
 
 log = logging.getLogger(__name__)
 MODES = ("offline", "online", "disabled")
 INIT_TIMEOUT = 30.0  # seconds that a trial waits for a server
+RETRY_SECONDS = 600.0  # so long a process asks no server that did not answer: its trials are logged offline meanwhile
+_away_until = 0.0  # moment, by the monotonic clock, until which the server is taken to be away
 
 
 @dataclass
@@ -61,17 +65,22 @@ class Tracker:
         if config.mode == "disabled":
             return
         facts = (folder, group, name, masked_tree(dict(trial_config)))
+        global _away_until
+        if config.mode == "online" and time.monotonic() < _away_until:
+            self._start_offline(config, facts)
+            return
         try:
-            self._run = _start(config, *facts)
+            self._run = start_run(config, *facts)
         except Exception as error:
-            log.warning("W&B could not start: %s", mask(str(error)))
+            log.warning("W&B could not start: %s", mask(" ".join(str(error).split())))
             if config.mode == "online":
+                _away_until = time.monotonic() + RETRY_SECONDS
                 self._start_offline(config, facts)
 
     def _start_offline(self, config: TrackerConfig, facts: tuple[Path, str, str, dict[str, Any]]) -> None:
         """Keep the run on disk while the server cannot be reached: `wandb sync` uploads it later."""
         try:
-            self._run = _start(replace(config, mode="offline"), *facts)
+            self._run = start_run(replace(config, mode="offline"), *facts)
             log.warning("this trial is logged offline; upload it later: wandb sync %s/wandb/offline-run-*", facts[0])
         except Exception as error:
             log.warning("W&B could not start offline either, the ledger goes on without it: %s", mask(str(error)))
@@ -110,12 +119,36 @@ class Tracker:
                 run.finish(exit_code=1)
 
 
-def _start(config: TrackerConfig, folder: Path, group: str, name: str, trial_config: dict[str, Any]) -> Any:
+def start_run(
+    config: TrackerConfig,
+    folder: Path,
+    group: str,
+    name: str,
+    run_config: dict[str, Any],
+    *,
+    init_timeout: float = INIT_TIMEOUT,
+    **more: Any,
+) -> Any:
+    """Start a run of W&B that leaves the process alone: nothing captured, nothing printed, no code saved.
+
+    Args:
+        config: where to log.
+        folder: the run's files lie below its `wandb/`.
+        group, name: of the run.
+        run_config: config of the run, without secrets.
+        init_timeout: seconds to wait for a server.
+        more: further arguments of `wandb.init`.
+
+    Raises:
+        Exception: whatever W&B raises where it cannot start.
+    """
+    # W&B's reports on itself: where their server drops packets, each process would wait 11 s for it at its end, offline too.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     (folder / "wandb").mkdir(parents=True, exist_ok=True)  # else W&B falls back to a temporary folder
     settings = wandb.Settings(
-        init_timeout=INIT_TIMEOUT,
+        init_timeout=init_timeout,
         console="off",
         silent=True,
         x_disable_stats=True,
@@ -131,7 +164,8 @@ def _start(config: TrackerConfig, folder: Path, group: str, name: str, trial_con
         name=name,
         tags=list(config.tags),
         dir=str(folder),
-        config=trial_config,
+        config=run_config,
         settings=settings,
         reinit="finish_previous",
+        **more,
     )

@@ -57,6 +57,12 @@ class Broken:
         self._call(f"finish {exit_code}" if "finish" not in self.broken else "finish")
 
 
+@pytest.fixture(autouse=True)
+def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test remembers another one's dead server."""
+    monkeypatch.setattr(module, "_away_until", 0.0)
+
+
 def tracked(folder: Path, config: TrackerConfig) -> Tracker:
     tracker = Tracker(config, folder, "demo", "search 3 [stage3]", CONFIG)
     for epoch in (1, 2):
@@ -168,16 +174,34 @@ def test_an_unknown_mode_is_answered_with_the_known_ones(tmp_path: Path) -> None
 def test_a_server_that_cannot_be_reached_leaves_an_offline_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_wandb: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = module._start
+    real = module.start_run
 
     def unreachable(config: TrackerConfig, *facts: Any) -> Any:
         if config.mode == "online":
             raise TimeoutError("no answer")
         return real(config, *facts)
 
-    monkeypatch.setattr(module, "_start", unreachable)
+    monkeypatch.setattr(module, "start_run", unreachable)
     tracker = Tracker(TrackerConfig(mode="online"), tmp_path, "demo", "trial", {})
     tracker.finish(TrialResult(study="demo", trial=0, phase="search", status="ok", seed=0))
     assert read_wandb(tmp_path).summary["status"] == "ok"
     assert "no answer" in caplog.text
     assert "wandb sync" in caplog.text
+
+
+def test_a_dead_server_is_waited_for_once_in_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def start(config: TrackerConfig, folder: Path, *facts: Any) -> Any:
+        asked.append(config.mode)
+        if config.mode == "online":
+            raise TimeoutError("no answer")
+        return Broken()
+
+    monkeypatch.setattr(module, "start_run", start)
+    for _ in range(3):
+        assert Tracker(TrackerConfig(mode="online"), tmp_path, "demo", "trial", {}).run_id == "abc123"
+    assert asked == ["online", *["offline"] * 3]  # the first trial alone has waited
+    monkeypatch.setattr(module, "_away_until", module.time.monotonic() - 1)
+    Tracker(TrackerConfig(mode="online"), tmp_path, "demo", "trial", {})
+    assert asked[4:] == ["online", "offline"]
