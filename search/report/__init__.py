@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.report.effects import factorial_effects
+    from search.report.effects_table import effects_table
     from search.report.equivalence import equivalence
     from search.report.export import render_text, to_csv, to_latex, to_markdown
     from search.report.inference import RowOptions, row_statistics
+    from search.report.judging import Judging
     from search.report.load import load_study
     from search.report.sequential import plan_looks, sequential_verdicts
     from search.report.stats import PairedDifference, paired_difference, verdict
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AblationTable",
+    "Judging",
     "PairedDifference",
     "RowOptions",
     "ablation_table",
+    "effects_table",
     "equivalence",
     "factorial_effects",
     "load_study",
@@ -46,9 +50,11 @@ __all__ = [
 
 _HOME = {
     "AblationTable": "table",
+    "Judging": "judging",
     "PairedDifference": "stats",
     "RowOptions": "inference",
     "ablation_table": "table",
+    "effects_table": "effects_table",
     "equivalence": "equivalence",
     "factorial_effects": "effects",
     "load_study": "load",

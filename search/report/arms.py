@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["Arm", "find_arm", "list_arms"]
+from search.report.declared import Declared, laid_over
+
+__all__ = ["Arm", "comparable", "find_arm", "list_arms"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +20,20 @@ class Arm:
     """One row of a table.
 
     Attributes:
-        label: name of the architecture, with a hash behind it where two arms would otherwise share a name.
+        label: name of the architecture; behind it the levels of the design's factors that its recipe depends on, and a
+            hash where two arms would otherwise share a name.
         arch_hash: hash of the architecture; None where it failed before one was known.
-        recipe_hash: hash of what is held equal between arms; arms of different recipes are never compared.
+        recipe_hash: hash of what is held equal between arms; arms of different recipes are not compared, unless the
+            design of the study varies the recipe.
         is_baseline: whether the study marked it as its baseline.
         repeats: trials that were left out because their seed had been counted.
         all_cells: the cells of every arm of the table, each arm's behind one another.
         start, stop: where this arm's cells lie in `all_cells`.
+        levels: its level of each factor that the study declared; empty where it declared none.
+        cell_names: the cells of the design that built it: more than one where they build one network.
+        design: set where the arm may be compared with all others of the design, whatever their recipes.
+        recipe_factors: factors of the design that its recipe depends on.
+        mixed: cells of the design that were trained by more than one recipe, so that `design` is not set.
     """
 
     label: str
@@ -35,6 +44,11 @@ class Arm:
     all_cells: pd.DataFrame = field(repr=False, compare=False)
     start: int
     stop: int
+    levels: Mapping[str, str] = field(default_factory=dict)
+    cell_names: tuple[str, ...] = ()
+    design: str | None = None
+    recipe_factors: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -48,13 +62,19 @@ class Arm:
         return pd.Series(ok[metric].to_numpy(dtype=float), index=pd.Index(ok["seed"].to_numpy(dtype="int64")))
 
 
-def list_arms(frame: pd.DataFrame) -> list[Arm]:
+def comparable(one: Arm, other: Arm) -> bool:
+    """Tell whether a difference of two arms has a meaning: one recipe, or recipes that a design of theirs varies."""
+    return one.recipe_hash == other.recipe_hash or (one.design is not None and one.design == other.design)
+
+
+def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm]:
     """Group the trials of one phase into arms, in order of first appearance.
 
     Trials that left neither a hash nor a name (killed, or failed before the network was known) belong to no arm.
 
     Args:
         frame: rows of `load_study`, all of one phase.
+        declared: what the study declared to vary; see `declared_by`.
 
     Raises:
         ValueError: the frame holds several phases, whose numbers must not be averaged together.
@@ -98,6 +118,11 @@ def list_arms(frame: pd.DataFrame) -> list[Arm]:
                 stop=stops[index],
             )
         )
+    if declared is not None and declared.design is not None:
+        set_by: list[set[str | None]] = [set() for _ in arms]
+        for index, text in zip(number.tolist(), known["overrides"].tolist(), strict=True):
+            set_by[index].add(None if pd.isna(text) else str(text))
+        arms = laid_over(arms, declared, set_by)
     return with_distinct_labels(arms)
 
 
@@ -148,7 +173,7 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
         [arm for arm in arms if arm.label == name],
         [arm for arm in arms if arm.arch_hash == name],
         [arm for arm in arms if len(name) >= 4 and (arm.arch_hash or "").startswith(name)],
-        [arm for arm in arms if arm.label.startswith(f"{name} [")],
+        [arm for arm in arms if arm.label.startswith((f"{name} [", f"{name}, "))],
     ):
         if len(found) == 1:
             return found[0]

@@ -5,98 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
-from search.report.metrics import COSTS, METRICS
-from search.report.paper import PAPER
-from search.report.spec import CHOICES
+from search.report.cli_options import SPEC_OPTIONS, STATISTICS, parser
 
 __all__ = ["main"]
-
-EXAMPLES = """\
-examples:
-  xvol-table runs/digits                         print the table, write runs/digits/tables/ablation.{md,tex,csv}
-  xvol-table runs/digits --format tex --no-write the LaTeX alone, for a pipe
-  xvol-table runs/digits --baseline 'stage4: conv+pssa'  differences to another arm
-  xvol-table runs/digits --rows where --columns what --metrics test_top1 params   stages x branches
-  xvol-table runs/digits --spec tables/stages.yaml --paper stage_placement        as the file asks, the paper beside
-  xvol-table runs/a runs/b                       one table of several studies of one recipe
-  xvol-table --diff runs/a runs/b                what differs between two studies
-  xvol-table runs/digits --tidy digits.parquet   one row a trial x seed, for your own analysis
-
-Reads result.json files alone; torch is never imported. Any option of the group "table spec", and --format html or
-parquet, makes tables/<name>.{md,tex,html,csv,parquet}. Exit status: 0, or 2 where no table could be made.
-"""
-SPEC_OPTIONS = (
-    "rows",
-    "columns",
-    "metrics",
-    "show",
-    "sort",
-    "digits",
-    "bold",
-    "correction",
-    "paper",
-    "caption",
-    "name",
-)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Build the command line."""
-    command = argparse.ArgumentParser(
-        prog="xvol-table",
-        description="Ablation table of a study: mean, sd and n over seeds, paired difference to the baseline with\n"
-        "a 95% interval, what can be told from seed noise, size and latency.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("study", nargs="+", help="folder of a study, e.g. runs/digits; several are pooled")
-    command.add_argument(
-        "--metric",
-        metavar="NAME",
-        help=f"one of {', '.join(METRICS)} (default: test_top1 of the final phase, else val_top1)",
-    )
-    command.add_argument("--baseline", metavar="ARM", help="name or architecture hash of the arm to compare with")
-    command.add_argument(
-        "--phase", choices=("search", "final", "single"), help="trials to read (default: final where there are any)"
-    )
-    command.add_argument(
-        "--format",
-        choices=("md", "tex", "csv", "html", "parquet", "all"),
-        default="all",
-        help="print and write this form alone (parquet is written only); all (default) writes each form and prints the "
-        "table as text, or as Markdown where it has a spec",
-    )
-    command.add_argument("--out", metavar="DIR", help="folder for the files (default: <study>/tables)")
-    command.add_argument("--no-write", action="store_true", help="print only")
-    command.add_argument("--diff", action="store_true", help="compare two studies: arms in both, settings that differ")
-    command.add_argument("--tidy", metavar="FILE", help="write one row a trial x seed to a .parquet or .csv instead")
-    add_spec_options(command)
-    return command
-
-
-def add_spec_options(command: argparse.ArgumentParser) -> None:
-    """Add the fields of a table spec."""
-    spec = command.add_argument_group("table spec (docs/tables.md)")
-    spec.add_argument("--spec", metavar="FILE", help="YAML file with fields of a table spec; the options below win")
-    spec.add_argument("--rows", metavar="FACTOR", help="arm (default), where, what, a column or a key of the overrides")
-    spec.add_argument("--columns", metavar="FACTOR", help="factor whose levels become columns")
-    spec.add_argument("--metrics", nargs="+", metavar="NAME", help=f"metrics, or costs: {', '.join(COSTS)}")
-    for name, words in (
-        ("show", "what a cell shows (default: mean_sd)"),
-        ("sort", "order of the rows (default: mean, the best first)"),
-        ("bold", "bold for the best and all that cannot be told from it (default), or none"),
-        ("correction", "of p-values over the rows (default: holm)"),
-    ):
-        spec.add_argument(f"--{name}", choices=CHOICES[name], help=words)
-    spec.add_argument("--digits", type=int, metavar="N", help="digits after the point (default: as intervals allow)")
-    spec.add_argument("--no-marks", action="store_true", help="mark no significance")
-    spec.add_argument("--paper", metavar="TABLE", help=f"published figures beside ours: {', '.join(PAPER)}")
-    spec.add_argument("--caption", metavar="TEXT", help="title of the table")
-    spec.add_argument("--name", metavar="STEM", help="stem of the files (default: table, or the spec file's)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,18 +19,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     # The rest is imported where it is used, so that --help does not wait for pandas and scipy.
     try:
-        text, written = made(options)
+        result = Made(*made(options))
     except (ValueError, OSError) as error:
         return refused(error)
-    printed(text)
-    if written:
-        print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
-    return 0
+    printed(result.text)
+    if result.written:
+        print(f"written: {', '.join(map(str, result.written))}", file=sys.stderr)
+    return 0 if result.send is None else result.send()
 
 
-def made(options: argparse.Namespace) -> tuple[str, list[Path]]:
-    """Make what the options ask for: the text to print, and the files that were written."""
+class Made(NamedTuple):
+    """What was made: the text to print, the files that were written, and what sends it to W&B where that was asked for."""
+
+    text: str
+    written: list[Path]
+    send: Callable[[], int] | None = None
+
+
+def made(options: argparse.Namespace) -> tuple[Any, ...]:
+    """Make what the options ask for; the fields of `Made`, in their order."""
     changes = spec_changes(options)
+    check_wandb(options)
+    if options.trust:
+        return trust_made(options, changes)
     if options.diff:
         return diff_made(options, changes)
     from search.report.pool import load_pooled
@@ -126,18 +52,21 @@ def made(options: argparse.Namespace) -> tuple[str, list[Path]]:
 
         return "", [save_tidy(frame, options.tidy)]
     folder = Path(options.out) if options.out else Path(options.study[0]) / "tables"
+    if options.effects is not None:
+        return effects_made(options, changes, frame, folder)
     if changes or options.spec or options.format in ("html", "parquet"):
         return grid_made(options, changes, frame, folder)
     from search.report.export import render_text, to_csv, to_latex, to_markdown
-    from search.report.table import ablation_table
-    from search.report.write import FORMATS, save_table
+    from search.report.judging import Judging
+    from search.report.write import FORMATS, paper_grid, save_table, study_table
 
     refuse_shared_folder(options)
-    table = ablation_table(frame, options.metric, options.baseline, options.phase)
+    given = {name: getattr(options, name) for name in STATISTICS if getattr(options, name) is not None}
+    table = study_table(frame, options.metric, options.baseline, options.phase, Judging(**given))
     forms = FORMATS if options.format == "all" else (options.format,)
-    written = [] if options.no_write else save_table(table, folder, forms)
+    written = [] if options.no_write else save_table(table, folder, paper_grid(frame, table), forms)
     render = {"all": render_text, "md": to_markdown, "tex": to_latex, "csv": to_csv}[options.format]
-    return render(table), written
+    return render(table), written, sender(options, frame, folder, table)
 
 
 def spec_changes(options: argparse.Namespace) -> dict[str, Any]:
@@ -146,14 +75,20 @@ def spec_changes(options: argparse.Namespace) -> dict[str, Any]:
     return given | ({"marks": False} if options.no_marks else {})
 
 
-def grid_made(options: argparse.Namespace, changes: dict[str, Any], frame: Any, folder: Path) -> tuple[str, list[Path]]:
+def grid_made(options: argparse.Namespace, changes: dict[str, Any], frame: Any, folder: Path) -> tuple[Any, ...]:
     """Make a table by its spec."""
     from search.report.grid import make_grid
     from search.report.save import GRID_FORMATS, grid_text, save_grid
     from search.report.spec import read_spec, spec_of
 
     refuse_shared_folder(options)
-    for name in ("baseline", "phase"):
+    beside = [f"--{name}" for name in ("test", "interval") if getattr(options, name) is not None]
+    if beside:
+        why = ", ".join(f"--{name}" for name in changes) or ("--spec" if options.spec else f"--format {options.format}")
+        raise ValueError(
+            f"{' and '.join(beside)} is of the table of arms, and {why} asks for a table by its spec; leave one of them out"
+        )
+    for name in ("baseline", "phase", "correction", "margin"):
         if getattr(options, name) is not None:
             changes[name] = getattr(options, name)
     if options.metric is not None:
@@ -169,12 +104,64 @@ def grid_made(options: argparse.Namespace, changes: dict[str, Any], frame: Any, 
     elif options.format == "parquet":
         raise ValueError("--format parquet has no text to print; leave out --no-write")
     form = {"all": "md", "parquet": ""}.get(options.format, options.format)
-    return grid_text(grid, form) if form else "", written
+    return grid_text(grid, form) if form else "", written, sender(options, frame, folder, grid)
+
+
+def effects_made(
+    options: argparse.Namespace, changes: dict[str, Any], frame: Any, folder: Path
+) -> tuple[str, list[Path]]:
+    """Estimate the effects of factors."""
+    from search.report.effects_table import effects_table
+    from search.report.effects_text import EFFECT_FORMATS, formatted, save_effects
+
+    unused = [
+        f"--{name}"
+        for name in (*changes, "spec", "baseline", "margin", "test", "interval")
+        if name in changes or getattr(options, name)
+    ]
+    if unused:
+        raise ValueError(f"--effects takes --metric, --phase and --correction, not {', '.join(unused)}; leave that out")
+    if options.format not in (*EFFECT_FORMATS, "all"):
+        raise ValueError(f"--effects is written as {', '.join(EFFECT_FORMATS)}, not {options.format}")
+    refuse_shared_folder(options)
+    table = effects_table(frame, options.effects, options.metric, options.phase, options.correction or "holm")
+    forms = EFFECT_FORMATS if options.format == "all" else (options.format,)
+    written = [] if options.no_write else save_effects(table, folder, forms)
+    return formatted(table, options.format), written
+
+
+def trust_made(options: argparse.Namespace, changes: dict[str, Any]) -> tuple[str, list[Path]]:
+    """Compare rankings; with --out, write trust.txt and trust.csv there."""
+    from search.report.trust_text import trust_report
+
+    unused = [f"--{name}" for name in ("spec", "tidy", "baseline", "diff", *STATISTICS) if getattr(options, name)]
+    unused += [f"--{name.replace('marks', 'no-marks')}" for name in changes] + ["--effects"] * (
+        options.effects is not None
+    )
+    if unused:
+        raise ValueError(
+            f"--trust takes --metric, --phase, --format and --out, not {', '.join(unused)}; leave that out"
+        )
+    if options.format not in ("csv", "all"):
+        raise ValueError(f"--trust is printed as text, or as csv, not {options.format}")
+    from search.ledger.result import write_atomic
+
+    report = trust_report(options.study, options.metric, options.phase)
+    table = report.data.to_csv(index=False, lineterminator="\n")
+    texts = {"trust.txt": report.text, "trust.csv": table} if options.format == "all" else {"trust.csv": table}
+    written = []
+    if options.out and not options.no_write:
+        Path(options.out).mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            written.append(Path(options.out) / name)
+            write_atomic(written[-1], text)
+    return report.text if options.format == "all" else table, written
 
 
 def diff_made(options: argparse.Namespace, changes: dict[str, Any]) -> tuple[str, list[Path]]:
     """Compare two studies; with --out, write diff.md and diff.csv there."""
-    unused = [f"--{name}" for name in ("spec", "tidy", "baseline") if getattr(options, name)]
+    unused = [f"--{name}" for name in ("spec", "tidy", "baseline", *STATISTICS) if getattr(options, name)]
+    unused += ["--effects"] * (options.effects is not None)
     unused += [f"--{name.replace('marks', 'no-marks')}" for name in changes]
     if len(options.study) != 2 or unused:
         wrong = f"{', '.join(unused)} does not go with it" if unused else f"{len(options.study)} given"
@@ -193,6 +180,30 @@ def diff_made(options: argparse.Namespace, changes: dict[str, Any]) -> tuple[str
             written.append(Path(options.out) / f"diff.{form}")
             write_atomic(written[-1], texts[form])
     return texts["md" if options.format == "all" else options.format], written
+
+
+def check_wandb(options: argparse.Namespace) -> None:
+    """Raise ValueError where there is no table of one study to send."""
+    settings = [f"--wandb-{name}" for name in ("mode", "project", "entity") if getattr(options, f"wandb_{name}")]
+    if settings and not options.wandb:
+        raise ValueError(f"{', '.join(settings)} says where to send the table; add --wandb to send it")
+    other = ("trust", "diff", "tidy", "no_write")
+    unfit = [f"--{name.replace('_', '-')}" for name in other if getattr(options, name)]
+    unfit += ["--effects"] * (options.effects is not None) + ["several studies"] * (len(options.study) > 1)
+    if options.wandb and unfit:
+        raise ValueError(
+            f"--wandb sends the table of one study, with its files: it does not go with {', '.join(unfit)}"
+        )
+
+
+def sender(options: argparse.Namespace, frame: Any, folder: Path, table: Any) -> Callable[[], int] | None:
+    """Return what sends a table to W&B and returns the exit status; None where that was not asked for."""
+    if not options.wandb:
+        return None
+    from search.report.mirror import mirror_asked
+
+    given = {name: getattr(options, f"wandb_{name}") for name in ("mode", "project", "entity")}
+    return lambda: mirror_asked(Path(options.study[0]), folder, frame, table, given)
 
 
 def refuse_shared_folder(options: argparse.Namespace) -> None:

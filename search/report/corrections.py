@@ -23,7 +23,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-__all__ = ["Correction", "adjusted_p_values", "simultaneous_intervals"]
+__all__ = ["Correction", "adjusted_p_values", "error_of_a_row", "simultaneous_intervals"]
 
 Correction = Literal["holm", "bonferroni", "bh", "none"]
 
@@ -77,13 +77,7 @@ def simultaneous_intervals(rows: pd.DataFrame, correction: Correction = "holm", 
     adjusted = adjusted_p_values(rows["p_value"], correction)
     tested = adjusted.notna()
     finding = adjusted <= alpha
-    m = max(int(tested.sum()), 1)
-    error = {
-        "none": alpha,
-        "holm": alpha / m,
-        "bonferroni": alpha / m,
-        "bh": alpha * max(int(finding.sum()), 1) / m,
-    }[correction]
+    error = error_of_a_row(adjusted, correction, alpha=alpha)
     n, mean, sd = (rows[name].to_numpy(dtype=float, na_value=np.nan) for name in ("n", "mean", "sd"))
     with np.errstate(invalid="ignore", divide="ignore"):
         margin = np.where(tested, stats.t.ppf(1 - error / 2, n - 1) * sd / np.sqrt(n), np.nan)
@@ -99,6 +93,22 @@ def simultaneous_intervals(rows: pd.DataFrame, correction: Correction = "holm", 
         },
         index=rows.index,
     )
+
+
+def error_of_a_row(adjusted: pd.Series[float], correction: Correction = "holm", *, alpha: float = 0.05) -> float:
+    """Return the error that a correction surely leaves to each single row of a table.
+
+    Under Holm and Bonferroni alpha / m for m tested rows, under BH R alpha / m for R findings (at least one), else alpha.
+
+    Args:
+        adjusted: as `adjusted_p_values` returns them.
+        correction: the one they were adjusted by.
+        alpha: the error that is allowed over the whole table.
+    """
+    check(correction)
+    m = max(int(adjusted.notna().sum()), 1)
+    findings = max(int((adjusted <= alpha).sum()), 1)
+    return {"none": alpha, "holm": alpha / m, "bonferroni": alpha / m, "bh": alpha * findings / m}[correction]
 
 
 def check(correction: str) -> None:

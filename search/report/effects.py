@@ -177,17 +177,30 @@ def estimable(
         added = columns_of(term, levels, rows)
         new_rank = np.linalg.matrix_rank(np.hstack([blocks, design, added]))
         if new_rank - rank < added.shape[1]:
-            empty = pd.crosstab(rows[term[0]], rows[term[-1]]).eq(0).sum().sum() if len(term) == 2 else 0
-            why = (
-                f"{empty} of its cells have no finished run"
-                if empty
-                else "it is aliased with the seeds or earlier terms"
-            )
-            notes.append(f"{' x '.join(term)} cannot be estimated and is not in the model: {why}")
+            notes.append(why_not(term, added, terms, design, blocks, rows))
             continue
         terms[term] = slice(design.shape[1], design.shape[1] + added.shape[1])
         design, rank = np.hstack([design, added]), new_rank
     return terms, design, notes
+
+
+def why_not(
+    term: Term, added: np.ndarray, terms: dict[Term, slice], design: np.ndarray, blocks: np.ndarray, rows: pd.DataFrame
+) -> str:
+    """Say why a term is not in the model, and which line it is a part of where it is the alias of one."""
+    name = " x ".join(term)
+    empty = int(pd.crosstab(rows[term[0]], rows[term[-1]]).eq(0).sum().sum()) if len(term) == 2 else 0
+    if empty:
+        return (
+            f"{name} cannot be estimated and is not in the model: {empty} of its cells "
+            f"{'has' if empty == 1 else 'have'} no finished run"
+        )
+    for other, where in terms.items():
+        both = np.hstack([blocks, design[:, where]])
+        if np.linalg.matrix_rank(np.hstack([both, added])) - np.linalg.matrix_rank(both) < added.shape[1]:
+            line = " x ".join(other)
+            return f"{name} is aliased with {line}, as in a fraction of a factorial: what stands at {line} may be either, or both"
+    return f"{name} cannot be estimated and is not in the model: it is aliased with the seeds or earlier terms"
 
 
 def fitted(y: np.ndarray, design: np.ndarray, blocks: np.ndarray, degrees: int) -> tuple[Fit, list[str]]:

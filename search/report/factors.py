@@ -6,6 +6,7 @@
 | where | stage3+4 (before the first colon) |
 | what | conv+pssa(rank=4) (after it) |
 | a column of `load_study` | its value, e.g. backbone, branches, data_source, study |
+| a factor of the study's design | its level, in the words of the design |
 | a key of the overrides | its value, e.g. placement.policy, branch.options.pssa.rank |
 
 An arm without the factor (the plain network has no branches) has None: it gets a row of its own.
@@ -33,7 +34,7 @@ def levels(arms: Sequence[Arm], factor: str) -> list[str | None]:
     """
     found = [level(arm, factor) for arm in arms]
     if all(value is None for value in found):
-        keys = sorted({key for arm in arms for key in overrides(arm)} - {"seed"})
+        keys = sorted({key for arm in arms for key in (*overrides(arm), *arm.levels)} - {"seed"})
         raise ValueError(
             f"no arm has a level of '{factor}'; factors: arm, where, what, {', '.join((*COLUMN_FACTORS, *keys))}"
         )
@@ -48,6 +49,8 @@ def level(arm: Arm, factor: str) -> str | None:
         # A hash stands in brackets behind names that two arms share; it belongs to both halves of the name.
         where, colon, what = arm.label.partition(": ")
         return (where if factor == "where" else what) if colon else None
+    if factor in arm.levels:
+        return arm.levels[factor]
     if factor in COLUMN_FACTORS:
         values = arm.cells[factor].dropna().unique().tolist()
     else:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
 from search.report.arms import Arm, find_arm, list_arms
+from search.report.declared import declared_by
 from search.report.factors import levels
+from search.report.grid_marks import Compare, best_of, compared, stars_of
+from search.report.judging import JUDGED, Judging, judged
 from search.report.legend import footnotes, legend_of
 from search.report.metrics import METRICS, Metric, column_named
 from search.report.paired import differences
@@ -20,14 +22,10 @@ from search.report.sources import all_sources
 from search.report.spec import TableSpec
 from search.report.stats import CONFIDENCE, PairedDifference
 from search.report.table import marked_baseline, metric_to_read, phase_to_read
-from search.report.values import ArmValues, arm_values
+from search.report.values import arm_values
 from search.report.words import decimals_for
 
 __all__ = ["Cell", "Grid", "GridRow", "make_grid"]
-
-Compare = Callable[[Sequence[ArmValues], ArmValues], list[PairedDifference]]
-ALPHA = 1 - CONFIDENCE
-STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,9 @@ class Cell:
         mean, sd: over those seeds; NaN where not defined.
         result: the paired difference to the baseline; None for the baseline, and where none may be taken.
         p_corrected: its p-value, corrected over the table; NaN where there is none.
-        stars: significance, e.g. "**". note: letter of a footnote, or "".
+        facts: effect size, power and equivalence, by the names of `JUDGED`; None where not asked for, or not defined.
+        stars: significance, e.g. "**", and "=" where it is equivalent to the baseline within the margin.
+        note: letter of a footnote, or "".
         best: the best of its metric, or not to be told from it.
         sources: see `all_sources`.
     """
@@ -52,6 +52,7 @@ class Cell:
     sd: float
     result: PairedDifference | None = None
     p_corrected: float = float("nan")
+    facts: Mapping[str, Any] = field(default_factory=lambda: dict.fromkeys(JUDGED))
     stars: str = ""
     note: str = ""
     best: bool = False
@@ -126,7 +127,7 @@ def make_grid(frame: pd.DataFrame, spec: TableSpec, compare: Compare = differenc
     empty = [name for name in names if len(ok) and not ok[name].notna().any()]
     if empty:
         raise ValueError(f"no finished trial of phase '{phase}' has {', '.join(empty)}")
-    arms = list_arms(trials)
+    arms = list_arms(trials, declared_by(frame))
     reference = find_arm(arms, spec.baseline) if spec.baseline is not None else marked_baseline(arms)
     if reference is None and spec.show.startswith("diff"):
         raise ValueError(f"show={spec.show} needs a baseline and none, or more than one, is marked; set baseline")
@@ -160,7 +161,7 @@ def cells_of(
 ) -> list[Cell]:
     """Make the cells of one metric: means, differences, marks, and which are the best."""
     measured = arm_values(arms, metric.column)
-    judged = metric.column in METRICS
+    is_metric = metric.column in METRICS
     cells = []
     for arm, values, sources in zip(arms, measured, all_sources(arms, metric.column), strict=True):
         n = len(values.values)
@@ -177,59 +178,25 @@ def cells_of(
                 sources=sources,
             )
         )
-    if reference is not None and judged:
-        results, corrected = tested(arms, measured, arms.index(reference), spec.correction, compare)
-        stars = [next((mark for limit, mark in STARS if p < limit), "") if spec.marks else "" for p in corrected]
+    if reference is not None and is_metric:
+        at = next(position for position, arm in enumerate(arms) if arm is reference)
+        results = compared(arms, measured, at, compare)
+        judging = Judging(correction=spec.correction, margin=spec.margin)  # type: ignore[arg-type]
+        facts = judged(measured, measured[at], results, judging)
         cells = [
-            replace(cell, result=result, p_corrected=p, stars=star)
-            for cell, result, p, star in zip(cells, results, corrected, stars, strict=True)
+            replace(
+                cell,
+                result=result,
+                p_corrected=float("nan") if fact["p_corrected"] is None else fact["p_corrected"],
+                facts=fact,
+                stars=stars_of(fact) if spec.marks else "",
+            )
+            for cell, result, fact in zip(cells, results, facts, strict=True)
         ]
     if spec.bold == "best":
-        for position in best_of(arms, measured, cells, metric, spec.correction if judged else None, compare):
+        for position in best_of(arms, measured, cells, metric, spec.correction if is_metric else None, compare):
             cells[position] = replace(cells[position], best=True)
     return cells
-
-
-def tested(
-    arms: Sequence[Arm], measured: Sequence[ArmValues], at: int, correction: str, compare: Compare
-) -> tuple[list[PairedDifference | None], list[float]]:
-    """Compare each arm of the same recipe with the arm at position `at`, and correct the p-values over the rows."""
-    from search.report.corrections import adjusted_p_values  # here: statsmodels takes a second to load
-
-    results: list[PairedDifference | None] = list(compare(measured, measured[at]))
-    for position, arm in enumerate(arms):
-        if position == at or arm.recipe_hash != arms[at].recipe_hash:
-            results[position] = None
-    raw = [np.nan if result is None or result.p_value is None else result.p_value for result in results]
-    corrected = adjusted_p_values(pd.Series(raw, dtype="float64"), correction)  # type: ignore[arg-type]
-    return results, [float(p) for p in corrected]
-
-
-def best_of(
-    arms: Sequence[Arm],
-    measured: Sequence[ArmValues],
-    cells: Sequence[Cell],
-    metric: Metric,
-    correction: str | None,
-    compare: Compare,
-) -> list[int]:
-    """Return the positions of the best mean and of all that cannot be told from it.
-
-    An arm that shares fewer than two seeds with the best, or was trained by another recipe, cannot be compared and is
-    not among them. A cost (`correction` None) is compared as it is.
-    """
-    means = [cell.mean if metric.higher_is_better else -cell.mean for cell in cells]
-    if np.isnan(means).all():
-        return []
-    best = int(np.nanargmax(means))
-    if correction is None:
-        return [position for position, mean in enumerate(means) if mean == means[best]]
-    results, corrected = tested(arms, measured, best, correction, compare)
-    alike = [best]
-    for position, (result, p) in enumerate(zip(results, corrected, strict=True)):
-        if result is not None and (p >= ALPHA or (result.n > 1 and result.mean == 0)):
-            alike.append(position)
-    return alike
 
 
 def digits_of(cells: Sequence[Cell], metric: Metric, digits: int | None) -> tuple[int, int]:
@@ -238,7 +205,9 @@ def digits_of(cells: Sequence[Cell], metric: Metric, digits: int | None) -> tupl
         return digits, digits
     if metric.column not in METRICS:
         return metric.decimals, metric.decimals
-    half = [float(stats.t.ppf(1 - ALPHA / 2, cell.n - 1)) * cell.sd / cell.n**0.5 for cell in cells if cell.n > 1]
+    half = [
+        float(stats.t.ppf((1 + CONFIDENCE) / 2, cell.n - 1)) * cell.sd / cell.n**0.5 for cell in cells if cell.n > 1
+    ]
     results = [cell.result for cell in cells if cell.result is not None]
     widths = [(each.high - each.low) / 2 for each in results if each.low is not None and each.high is not None]
     return decimals_for(half, metric.decimals), decimals_for(widths, decimals_for(half, metric.decimals))

@@ -32,10 +32,18 @@ GRID_COLUMNS: dict[str, str] = {
     "ci_high": "Float64",
     "p_value": "Float64",  # not corrected
     "p_corrected": "Float64",
+    "g_z": "Float64",  # mean over sd of the paired differences, with Hedges' correction
+    "mdd": "Float64",  # smallest true difference found with 80% power at the error left to the row
+    "seeds_needed": "Int64",  # in all, for 80% power at the difference measured, or the margin; NA where decided
+    "equivalence_p": "Float64",  # two one-sided t tests against the margin, not corrected
+    "equivalence_p_corrected": "Float64",
     "best": "boolean",  # the best of its metric, or not to be told from it
     "paper": "string",  # the published figures of the row, as "heading: text; ..."
 }
 """Name and dtype of each column of `grid_data`: one row a cell."""
+
+
+FACTS = ("g_z", "mdd", "seeds_needed", "equivalence_p", "equivalence_p_corrected")
 
 
 def shown(cell: Cell, grid: Grid) -> tuple[str, str]:
@@ -145,6 +153,7 @@ def table_rows(grid: Grid) -> list[dict[str, Any]]:
                 "ci_high": result.high if result else None,
                 "p_value": result.p_value if result else None,
                 "p_corrected": number(cell.p_corrected),
+                **{name: cell.facts[name] for name in FACTS},
                 "best": cell.best,
                 "paper": "; ".join(f"{title}: {text}" for title, text in pairs if text != "-") or None,
             }

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from search.report.arms import Arm
+from search.report.arms import Arm, comparable
+from search.report.judging import POWER
 from search.report.metrics import METRICS, Metric
+from search.report.notes import recipe_note
 from search.report.paper import PaperTable
 from search.report.spec import TableSpec
-from search.report.words import counted, joined
+from search.report.stats import ALPHA
+from search.report.words import counted, joined, significant
 
 if TYPE_CHECKING:
     from search.report.grid import Cell, GridRow
@@ -64,7 +67,14 @@ def legend_of(
             f"* p < 0.05, ** p < 0.01, *** p < 0.001 against the baseline ({reference.label}): two-sided paired t test "
             f"over the seeds both finished, {words}."
         )
-    elif judged and reference is None:
+    if judged and reference is not None and spec.margin is not None and spec.marks:
+        said.append(
+            f"=: equivalent to the baseline within ±{spec.margin:g} ({joined([metric.unit for metric in judged])}): two one-sided "
+            f"paired t tests, p at most {ALPHA:g}, corrected likewise."
+        )
+    if judged and reference is not None:
+        said += power_of(cells, judged)
+    elif judged:
         said.append("No arm, or more than one, is marked as the baseline: no difference and no mark is given.")
     if spec.bold == "best":
         likewise = CORRECTION[spec.correction].format(rows="comparisons with the best")
@@ -76,13 +86,11 @@ def legend_of(
     foreign = [
         cell.arm.label
         for cell in cells
-        if reference is not None
-        and judged
-        and cell.metric is judged[0]
-        and cell.arm.recipe_hash != reference.recipe_hash
+        if reference is not None and judged and cell.metric is judged[0] and not comparable(cell.arm, reference)
     ]
     if foreign:
         said.append(f"Trained by another recipe than the baseline, not compared: {joined(foreign)}.")
+    said += recipe_note(list({id(cell.arm): cell.arm for cell in cells}.values()))
     lost = trials[trials["status"].isin(["unfinished"])]
     if len(lost):
         said.append(f"{counted(len(lost), 'trial')} left no result (killed, or still running).")
@@ -95,6 +103,23 @@ def legend_of(
         if unmatched:
             said.append(f"Published rows that no row of ours stands for: {joined(unmatched)}.")
     said += [f"Unreadable, left out: {message}" for message in frame.attrs.get("unreadable", [])]
+    return said
+
+
+def power_of(cells: Sequence[Cell], metrics: Sequence[Metric]) -> list[str]:
+    """Say what the seeds of undecided cells can find."""
+    said = []
+    for metric in metrics:
+        of = [cell for cell in cells if cell.metric is metric and cell.result is not None and cell.p_corrected > ALPHA]
+        found = [float(cell.facts["mdd"]) for cell in of if cell.facts["mdd"] is not None]
+        if found:
+            low, high = (significant(value, 2) for value in (min(found), max(found)))
+            pairs = seeds_text([cell.result.n for cell in of if cell.result is not None])
+            said.append(
+                f"{metric.title}: with the spread that was measured, {pairs} find a true difference of "
+                f"{low if low == high else f'{low} to {high}'} {metric.unit} with a power of {POWER:.0%} at the error that the "
+                "correction leaves to each row."
+            )
     return said
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 
 from search.report.arms import Arm
+from search.report.judging import CORRECTIONS, POWER, RESAMPLES, Judging
 from search.report.metrics import Metric
+from search.report.stats import ALPHA
 from search.report.words import counted, int_ranges, joined, one_line
 
 __all__ = ["table_notes"]
@@ -21,7 +23,13 @@ CHOOSE = "choose one with --baseline (baseline= in Python)"
 
 
 def table_notes(
-    frame: pd.DataFrame, trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame, metric: Metric, phase: str
+    frame: pd.DataFrame,
+    trials: pd.DataFrame,
+    arms: Sequence[Arm],
+    data: pd.DataFrame,
+    metric: Metric,
+    phase: str,
+    judging: Judging,
 ) -> list[str]:
     """Write the notes of a table.
 
@@ -32,6 +40,7 @@ def table_notes(
         data: the rows of the table.
         metric: what the rows measure.
         phase: phase of `trials`.
+        judging: how the rows were judged.
     """
     notes = [origin(trials), trial_counts(frame), f"{metric.title}: {metric.meaning}; mean ± sd over seeds."]
     if phase == "final" and metric.column.startswith("val_"):
@@ -47,6 +56,8 @@ def table_notes(
             + f"these are the trials of phase '{phase}', validated on the data that chose the arms (selection bias)."
         )
     notes.append(baseline_note(arms, data))
+    notes += method_notes(data, metric, judging)
+    notes += recipe_note(arms)
     seeds = arms[0].all_cells["seed"].unique().tolist() if arms else []
     notes.append(f"Seeds: {int_ranges(map(int, seeds)) or 'none'}.")
     notes += latency_note(trials)
@@ -90,7 +101,7 @@ def baseline_note(arms: Sequence[Arm], data: pd.DataFrame) -> str:
     if baseline:
         note = (
             f"Differences: arm minus baseline ({baseline[0]}), paired by seed over the seeds both finished; 95% t "
-            "intervals, not corrected for the number of rows."
+            "intervals, each of its row alone."
         )
         unequal = data[data["n_paired"].notna() & (data["n_paired"] < data["n"].max())]
         pairs = ", ".join(f"{row.arm} {row.n_paired}" for row in unequal.itertuples(index=False))
@@ -104,6 +115,91 @@ def baseline_note(arms: Sequence[Arm], data: pd.DataFrame) -> str:
     if marked:
         return f"{len(marked)} arms are marked as baseline ({joined(marked)}), so no differences: {CHOOSE}."
     return f"No arm is marked as the baseline, so no differences: {CHOOSE}."
+
+
+def method_notes(data: pd.DataFrame, metric: Metric, judging: Judging) -> list[str]:
+    """Name the tests, the correction, and what the further columns are."""
+    tested = int(data["p_value"].notna().sum())
+    notes = []
+    if tested:
+        over = f"over the {counted(tested, 'comparison')} of the table"
+        how = {
+            "none": f"not corrected for the number of rows ({counted(tested, 'comparison')})",
+            "bh": f"corrected by {CORRECTIONS['bh']} {over} (false discovery rate)",
+        }.get(judging.correction, f"corrected by {CORRECTIONS.get(judging.correction)} {over} (family-wise error)")
+        notes.append(
+            f"Verdicts: two-sided paired t test, p {how}; a finding where p is at most {ALPHA:g}. g_z: mean over standard "
+            "deviation of the paired differences, with Hedges' correction."
+        )
+        if data["mdd"].notna().any() and data["p_corrected"].gt(ALPHA).any():
+            error = {
+                "holm": "divided by the number of comparisons",
+                "bonferroni": "divided by the number of comparisons",
+            }
+            left = error.get(
+                judging.correction, "times the share of findings (at least one)" if judging.correction == "bh" else ""
+            )
+            notes.append(
+                f"Power {POWER:.0%} of the paired t test at an error of {ALPHA:g}{' ' * bool(left)}{left}, reckoned with the "
+                "spread that the row's own seeds show. At few seeds that is itself uncertain, and so is a difference that "
+                "was not told from noise: read both as lower ends."
+            )
+    notes += second_notes(data, metric, judging)
+    return notes
+
+
+def second_notes(data: pd.DataFrame, metric: Metric, judging: Judging) -> list[str]:
+    """Say what the tests and intervals are that were asked for beside the t test."""
+    notes = []
+    corrected = "" if judging.correction == "none" else ", corrected likewise"
+    pairs = sorted({int(n) for n in data["n_paired"].dropna() if n > 1})
+    if judging.margin is not None:
+        notes.append(
+            f"Equivalence within ±{judging.margin:g} {metric.unit}: two one-sided paired t tests{corrected} over the rows (a "
+            f"family of its own), p at most {ALPHA:g}. The margin must have been chosen before the numbers were seen."
+        )
+    if judging.test == "wilcoxon" and pairs:
+        least = joined([f"{2.0 ** (1 - n):.4g} with {counted(n, 'seed')}" for n in pairs])
+        cannot = [n for n in pairs if 2.0 ** (1 - n) > ALPHA]
+        so = (
+            f" So it cannot reach {ALPHA:g} with {joined([str(n) for n in cannot])} seeds, whatever they show."
+            if cannot
+            else ""
+        )
+        notes.append(
+            f"Wilcoxon: signed-rank test, two-sided{corrected}, beside the t test that the verdicts follow. The smallest p it "
+            f"can give, uncorrected, is {least}.{so}"
+        )
+    if judging.interval == "bootstrap":
+        notes.append(
+            f"Bootstrap: 95% BCa interval of the mean difference, {RESAMPLES:,} resamples, seed 0, of each row alone; none below "
+            "3 seeds. Below 20 seeds it covers the truth less often than it says (simulated: 83% at 5 seeds, 89% at 9; "
+            "docs/results/statistics_truth.md), so verdicts follow the t test."
+        )
+    return notes
+
+
+def recipe_note(arms: Sequence[Arm]) -> list[str]:
+    """Say where the rows differ in their recipe, and why they are compared nevertheless."""
+    of_design = [arm for arm in arms if arm.design is not None]
+    factors = next((arm.recipe_factors for arm in of_design), ())
+    if len({arm.recipe_hash for arm in of_design} - {None}) > 1:
+        levels = [
+            f"{name} ({', '.join(dict.fromkeys(arm.levels[name] for arm in of_design if name in arm.levels))})"
+            for name in factors
+        ]
+        return [
+            f"The rows are not of one recipe: the design of the study itself varies {joined(levels)}. They are compared "
+            "because that was declared beforehand; a difference between rows is that of all settings in which they differ."
+        ]
+    mixed = next((arm.mixed for arm in arms if arm.mixed), ())
+    if mixed:
+        return [
+            f"Cells of the design were trained by more than one recipe each ({joined(list(mixed[:3]))}"
+            f"{f' and {len(mixed) - 3} more' if len(mixed) > 3 else ''}): something else than its factors changed between "
+            "runs, so arms of different recipes are not compared."
+        ]
+    return []
 
 
 def latency_note(trials: pd.DataFrame) -> list[str]:

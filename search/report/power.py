@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from functools import cache
 
+import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
-from statsmodels.stats.power import TTestPower
+from statsmodels.stats.power import ttest_power
 
-__all__ = ["MAX_SEEDS", "minimum_detectable_difference", "power", "seeds_needed"]
+__all__ = ["MAX_SEEDS", "minimum_detectable_difference", "power", "seeds_needed", "seeds_needed_each"]
 
 MAX_SEEDS = 10_000
 """Beyond this many seeds `seeds_needed` says None: the difference is too small to be settled by training."""
@@ -30,21 +31,30 @@ def power(difference: float, sd: float, n: int, *, alpha: float = 0.05) -> float
     check(sd, alpha)
     if n < 2:
         raise ValueError(f"a paired t test needs at least 2 seeds, got {n}")
-    d_z = abs(difference) / sd
-    value = float(TTestPower().power(d_z, n, alpha, alternative="two-sided"))
-    return value if math.isfinite(value) else large_effect_power(d_z, n, alpha)
+    return float(powers(np.array([abs(difference) / sd]), np.array([float(n)]), alpha)[0])
 
 
-def large_effect_power(d_z: float, n: int, alpha: float) -> float:
-    """Compute the power where statsmodels has none (NaN), which happens at large effects and few seeds.
+def powers(d_z: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
+    """Compute the power at each effect (in units of the sd, not negative) and its number of seeds."""
+    values = np.asarray(ttest_power(d_z, n, alpha, alternative="two-sided"), dtype=float)
+    unknown = ~np.isfinite(values)
+    if unknown.any():
+        values = values.copy()
+        values[unknown] = large_effect_powers(d_z[unknown], n[unknown], alpha)
+    return values
+
+
+def large_effect_powers(d_z: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
+    """Compute the power where statsmodels has none (NaN), which happens at large effects.
 
     SciPy cannot compute the other tail there, which is below Phi(-d_z sqrt(n)): it is left out. Above about 38 standard
     errors it cannot compute this one either; there the error of the mean is negligible beside that of the spread.
     """
-    degrees, noncentrality = n - 1, d_z * math.sqrt(n)
-    critical = float(stats.t.isf(alpha / 2, degrees))
-    value = float(stats.nct.sf(critical, degrees, noncentrality))
-    return value if math.isfinite(value) else float(stats.chi2.cdf(degrees * (noncentrality / critical) ** 2, degrees))
+    degrees, noncentrality = n - 1, d_z * np.sqrt(n)
+    critical = stats.t.isf(alpha / 2, degrees)
+    values = np.asarray(stats.nct.sf(critical, degrees, noncentrality), dtype=float)
+    beyond = stats.chi2.cdf(degrees * (noncentrality / critical) ** 2, degrees)
+    return np.where(np.isfinite(values), values, beyond)
 
 
 def minimum_detectable_difference(sd: float, n: int, *, alpha: float = 0.05, target: float = 0.8) -> float:
@@ -90,21 +100,38 @@ def seeds_needed(difference: float, sd: float, *, alpha: float = 0.05, target: f
         target: power asked for, between alpha and 1.
     """
     check(sd, alpha)
+    return seeds_needed_each(np.array([difference / sd]), alpha=alpha, target=target)[0]
+
+
+def seeds_needed_each(d_z: np.ndarray, *, alpha: float = 0.05, target: float = 0.8) -> list[int | None]:
+    """Return `seeds_needed` for many rows at once, each given by its difference in units of its sd; None for NaN.
+
+    The search starts at the number that normal theory gives, which is near, and steps out from there: large effects at
+    thousands of seeds, where the noncentral t distribution cannot be computed, are never asked for.
+    """
     check_target(alpha, target)
-
-    def enough(n: int) -> bool:
-        return power(difference, sd, n, alpha=alpha) >= target
-
-    if not enough(MAX_SEEDS):
-        return None
-    high = 2
-    while not enough(high):
-        high = min(2 * high, MAX_SEEDS)
-    low = max(high // 2, 1)  # one seed is never enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    effects = np.abs(np.asarray(d_z, dtype=float))
+    z_alpha, z_power = float(stats.norm.isf(alpha / 2)), float(stats.norm.ppf(target))
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        guess = np.ceil((z_alpha + z_power) ** 2 / effects**2 + z_alpha**2 / 2)
+    known = effects > 0  # NaN is not
+    low = np.ones(len(effects))  # one seed is never enough
+    high = np.full(len(effects), np.inf)
+    at = np.clip(np.where(known, guess, 2), 2, MAX_SEEDS)
+    step = np.ones(len(effects))
+    going = known.copy()
+    while going.any():
+        enough = np.zeros(len(effects), dtype=bool)
+        enough[going] = powers(effects[going], at[going], alpha) >= target
+        high = np.where(going & enough, at, high)
+        low = np.where(going & ~enough, at, low)
+        going &= (high - low > 1) & (low < MAX_SEEDS)
+        bracketed = np.isfinite(high) & (low > 1)
+        outwards = np.where(enough, np.maximum(at - step, 2), np.minimum(at + step, MAX_SEEDS))
+        with np.errstate(invalid="ignore"):
+            at = np.where(going, np.where(bracketed, np.floor((low + high) / 2), outwards), at)
+        step = 2 * step
+    return [int(n) if np.isfinite(n) and there else None for n, there in zip(high, known, strict=True)]
 
 
 def check(sd: float, alpha: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,8 +23,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "bold": ("best", "none"),
     "correction": ("holm", "bonferroni", "bh", "none"),
     "phase": ("search", "final", "single"),
+    "test": ("t", "wilcoxon"),
+    "interval": ("t", "bootstrap"),
 }
-"""Values that a field of `TableSpec` may take, where they can be listed."""
+"""Values that a field of `TableSpec`, or of `Judging`, may take, where they can be listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ class TableSpec:
         bold: "best" sets the best of a metric, and all that cannot be told from it, in bold.
         marks: whether significance is marked.
         correction: of p-values over the rows of a metric: "holm", "bonferroni", "bh" (Benjamini-Hochberg) or "none".
+        margin: smallest difference that matters, in the unit of the metrics; rows that are equivalent to the baseline within
+            it are marked. None tests none.
         paper: name of a published table whose figures stand beside ours.
     """
 
@@ -61,6 +66,7 @@ class TableSpec:
     bold: str = "best"
     marks: bool = True
     correction: str = "holm"
+    margin: float | None = None
     paper: str | None = None
 
     def __post_init__(self) -> None:
@@ -70,13 +76,18 @@ class TableSpec:
             column_named(name)
         if len(set(self.metrics)) < len(self.metrics):
             raise ValueError(f"metrics: {', '.join(self.metrics)} names one twice")
-        for field, allowed in CHOICES.items():
-            value = getattr(self, field)
+        for field in ("show", "sort", "bold", "correction", "phase"):
+            value, allowed = getattr(self, field), CHOICES[field]
             if value not in allowed and not (field == "phase" and value is None):
                 raise ValueError(f"{field}: {value!r} is not one of {', '.join(allowed)}")
         if self.digits is not None and (type(self.digits) is not int or not 0 <= self.digits <= 8):
             raise ValueError(
                 f"digits: {self.digits!r} is no whole number from 0 to 8; leave it out to let them be chosen"
+            )
+        if self.margin is not None and not (type(self.margin) in (int, float) and 0 < self.margin < math.inf):
+            raise ValueError(
+                f"margin: {self.margin!r} is no number above zero; give the smallest difference that matters, in the unit of "
+                "the metric, e.g. 0.5 for half a point of top-1"
             )
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", str(self.name)):
             raise ValueError(f"name: {self.name!r} is no stem of a file: use letters, digits, '.', '_' and '-'")

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from search.report.arms import find_arm, list_arms
+from search.report.arms import comparable, find_arm, list_arms
+from search.report.declared import declared_by
 
 __all__ = [
+    "ALPHA",
     "CONFIDENCE",
     "PairedDifference",
     "difference",
@@ -22,10 +24,13 @@ __all__ = [
 ]
 
 CONFIDENCE = 0.95
+ALPHA = 0.05
+"""Error that a table allows: of any false finding, or as its correction defines it."""
 
 BETTER = "better than the baseline"
 WORSE = "worse than the baseline"
 UNDECIDED = "cannot be told from seed noise"
+AFTER_CORRECTION = "not told from seed noise after correction"
 EQUAL = "equal to the baseline on every seed"
 CONSTANT = "same difference on every seed: no spread to judge by"
 
@@ -118,9 +123,9 @@ def paired_difference(frame: pd.DataFrame, arm: str, baseline: str, metric: str)
     """
     if metric not in frame.columns:
         raise ValueError(f"metric '{metric}' is no column of the frame; columns: {', '.join(frame.columns)}")
-    arms = list_arms(frame)
+    arms = list_arms(frame, declared_by(frame))
     one, other = find_arm(arms, arm), find_arm(arms, baseline)
-    if one.recipe_hash != other.recipe_hash:
+    if not comparable(one, other):
         raise ValueError(
             f"'{one.label}' was trained by recipe {one.recipe_hash} and '{other.label}' by {other.recipe_hash}: a "
             "difference would mix the two causes; compare arms of one recipe"
@@ -128,12 +133,21 @@ def paired_difference(frame: pd.DataFrame, arm: str, baseline: str, metric: str)
     return difference(one.values(metric), other.values(metric))
 
 
-def verdict(result: PairedDifference, *, higher_is_better: bool = True) -> str:
-    """Say in words what a paired difference allows to be said."""
+def verdict(result: PairedDifference, *, higher_is_better: bool = True, p_corrected: float | None = None) -> str:
+    """Say in words what a paired difference allows to be said.
+
+    Args:
+        result: the row.
+        higher_is_better: which direction is an improvement.
+        p_corrected: p-value of the row, corrected over its table; None for a row that stands alone. An interval of a single
+            row that leaves out zero is then no finding yet: it is one where the corrected p-value is at most 5%.
+    """
     if result.n < 2:
         return f"too few seeds (n={result.n})"
     if result.low is None or result.high is None:
         return EQUAL if math.isclose(result.mean or 0.0, 0.0, abs_tol=1e-9) else CONSTANT
     if result.low <= 0 <= result.high:
         return UNDECIDED
+    if p_corrected is not None and p_corrected > ALPHA:
+        return AFTER_CORRECTION
     return BETTER if (result.low > 0) == higher_is_better else WORSE

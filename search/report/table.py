@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from search.report.arms import Arm, find_arm, list_arms
+from search.report.arms import Arm, comparable, find_arm, list_arms
 from search.report.conclusion import conclusion
+from search.report.declared import Declared, declared_by
+from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.metrics import METRICS, Metric, metric_named
 from search.report.notes import table_notes
 from search.report.paired import differences
-from search.report.stats import PairedDifference, verdict
+from search.report.stats import PairedDifference
 from search.report.values import ArmValues, arm_values
+
+if TYPE_CHECKING:
+    from search.report.effects_table import EffectsTable
 
 __all__ = ["DATA_COLUMNS", "AblationTable", "ablation_table"]
 
@@ -30,9 +38,19 @@ DATA_COLUMNS: dict[str, str] = {
     "sd": "Float64",  # over seeds, n - 1 in the denominator
     "n_paired": "Int64",  # seeds that both this arm and the baseline finished
     "diff": "Float64",  # mean of arm minus baseline over the paired seeds
-    "ci_low": "Float64",  # 95% paired t interval of diff
+    "ci_low": "Float64",  # 95% paired t interval of diff, of this row alone
     "ci_high": "Float64",
-    "p_value": "Float64",
+    "p_value": "Float64",  # two-sided paired t test, of this row alone
+    "p_corrected": "Float64",  # the same, corrected over the rows; the verdict follows it
+    "g_z": "Float64",  # mean over sd of the paired differences, with Hedges' correction; NA below 3 seeds
+    "mdd": "Float64",  # smallest true difference found with 80% power at the error left to the row, by its sd
+    "seeds_needed": "Int64",  # in all, for 80% power at the difference measured, or the margin; NA where decided
+    "wilcoxon_p": "Float64",  # signed-rank test of this row alone; NA where not asked for, as all below
+    "wilcoxon_p_corrected": "Float64",
+    "boot_low": "Float64",  # 95% BCa bootstrap interval of diff
+    "boot_high": "Float64",
+    "equivalence_p": "Float64",  # two one-sided t tests against the margin, the larger p, of this row alone
+    "equivalence_p_corrected": "Float64",
     "verdict": "string",
     "params": "Int64",
     "macs": "Int64",
@@ -57,6 +75,8 @@ class AblationTable:
         conclusion: what the table allows to be said, in one paragraph.
         notes: where the numbers come from, one sentence or two each.
         arms: what the rows were made of, in no order.
+        judging: how the rows were judged.
+        effects: of the factors, where the study declared a factorial design of two or more; else None.
     """
 
     title: str
@@ -67,10 +87,16 @@ class AblationTable:
     conclusion: str
     notes: list[str]
     arms: tuple[Arm, ...] = field(default=(), repr=False, compare=False)
+    judging: Judging = field(default_factory=Judging)
+    effects: EffectsTable | None = None
 
 
 def ablation_table(
-    frame: pd.DataFrame, metric: str | None = None, baseline: str | None = None, phase: str | None = None
+    frame: pd.DataFrame,
+    metric: str | None = None,
+    baseline: str | None = None,
+    phase: str | None = None,
+    judging: Judging | None = None,
 ) -> AblationTable:
     """Make the table of one study.
 
@@ -79,6 +105,7 @@ def ablation_table(
         metric: a name in `METRICS`; by default test_top1 in phase "final" and val_top1 elsewhere.
         baseline: name or architecture hash of the arm to compare with; by default the one the study marked.
         phase: which trials to read; by default "final" where there are any, else "search", else "single".
+        judging: correction over the rows (Holm's by default), margin of equivalence, further test and interval.
 
     Raises:
         ValueError: unknown metric, arm or phase, or a metric that no finished trial of the phase has.
@@ -86,11 +113,13 @@ def ablation_table(
     phase = phase_to_read(frame, phase)
     trials = frame[frame["phase"] == phase]
     chosen = metric_to_read(trials, phase, metric)
-    arms = list_arms(trials)
+    judging = judging or Judging()
+    declared = declared_by(frame)
+    arms = list_arms(trials, declared)
     reference = find_arm(arms, baseline) if baseline is not None else marked_baseline(arms)
     measured = arm_values(arms, chosen.column)
     absent = absent_seeds(trials, measured) if phase == "final" else [Counter[str]() for _ in arms]
-    compared_to = compared(arms, measured, reference, chosen)
+    compared_to = compared(arms, measured, reference, chosen, judging)
     facts = zip(arms, measured, absent, compared_to, strict=True)
     rows = [row_of(arm, values, arm is reference, chosen, gone) | words for arm, values, gone, words in facts]
     rows.sort(key=lambda row: sort_key(row, chosen))
@@ -105,10 +134,36 @@ def ablation_table(
         metric=chosen,
         phase=phase,
         baseline=reference.label if reference else None,
-        conclusion=conclusion(data, chosen, phase),
-        notes=table_notes(frame, trials, arms, data, chosen, phase),
+        conclusion=" ".join([conclusion(data, chosen, phase, judging), *looked(frame, phase)]),
+        notes=table_notes(frame, trials, arms, data, chosen, phase, judging) + [declared.fault] * bool(declared.fault),
         arms=tuple(arms),
+        judging=judging,
+        effects=effects_below(arms, measured, declared, chosen, judging),
     )
+
+
+def looked(frame: pd.DataFrame, phase: str) -> list[str]:
+    """Say where seeds were added after looking, since the p-values of this table reckon with one look."""
+    from search.report.sequential_table import LOOKS_FILE, PHASE
+
+    path = frame.attrs.get("path")
+    if path is None or phase != PHASE or not (Path(str(path)) / LOOKS_FILE).exists():
+        return []
+    return [
+        "Seeds were added to undecided rows after looking at their results, which the p-values here do not reckon with: "
+        "what may be claimed stands in the table of the looks."
+    ]
+
+
+def effects_below(
+    arms: Sequence[Arm], measured: Sequence[ArmValues], declared: Declared, metric: Metric, judging: Judging
+) -> EffectsTable | None:
+    """Estimate the effects of a factorial design; None where the study is none, or an arm finished on no two seeds."""
+    from search.report.effects_table import effects_of_arms, is_factorial, own_factors  # here: it imports this module
+
+    if not is_factorial(arms, declared) or any(len(each.values) < 2 for each in measured):
+        return None
+    return effects_of_arms(arms, declared, own_factors(arms, declared), metric, judging.correction)
 
 
 def phase_to_read(frame: pd.DataFrame, phase: str | None) -> str:
@@ -156,18 +211,22 @@ def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counte
 def row_of(arm: Arm, measured: ArmValues, is_baseline: bool, metric: Metric, absent: Counter[str]) -> dict[str, Any]:
     """Compute one row of the table, but for what compares it with the baseline."""
     values = measured.values
-    missing = Counter(status for status in measured.statuses if status != "ok") + absent
-    missing[f"without {metric.column}"] += measured.statuses.count("ok") - len(values)
+    n = len(values)
+    mean = float(values.sum()) / n if n else None
+    missing = Counter[str]()
+    if absent or n < len(measured.statuses):
+        missing = Counter(status for status in measured.statuses if status != "ok") + absent
+        missing[f"without {metric.column}"] += measured.statuses.count("ok") - n
     order = ("failed", "pruned", "infeasible", "interrupted", "unfinished", "absent", f"without {metric.column}")
     return {
         "arm": arm.label,
         "arch_hash": arm.arch_hash,
         "recipe_hash": arm.recipe_hash,
         "is_baseline": is_baseline,
-        "n": len(values),
+        "n": n,
         "missing": ", ".join(f"{missing[what]} {what}" for what in order if missing[what]) or None,
-        "mean": float(values.mean()) if len(values) else None,
-        "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
+        "mean": mean,
+        "sd": None if mean is None or n < 2 else sd_about(values, mean),
         "params": measured.params,
         "macs": measured.macs,
         "latency_ms": measured.latency_ms,
@@ -175,31 +234,40 @@ def row_of(arm: Arm, measured: ArmValues, is_baseline: bool, metric: Metric, abs
     }
 
 
+def sd_about(values: np.ndarray, mean: float) -> float:
+    """Standard deviation with n - 1 in the denominator; `np.std` costs ten times as much on a handful of values."""
+    deviations = values - mean
+    return math.sqrt(float(deviations @ deviations) / (len(values) - 1))
+
+
 def compared(
-    arms: Sequence[Arm], measured: Sequence[ArmValues], reference: Arm | None, metric: Metric
+    arms: Sequence[Arm], measured: Sequence[ArmValues], reference: Arm | None, metric: Metric, judging: Judging
 ) -> list[dict[str, Any]]:
     """Compute, for each arm, the columns that compare it with the baseline."""
-    nothing = PairedDifference(n=0, mean=None, sd=None, low=None, high=None, p_value=None)
     at = next((position for position, arm in enumerate(arms) if arm is reference), None)
-    results = [nothing] * len(arms) if at is None else differences(measured, measured[at])
+    results: list[PairedDifference | None] = [None] * len(arms)
+    facts: list[dict[str, Any]] = [dict.fromkeys(JUDGED) for _ in arms]
+    if at is not None:
+        both = zip(arms, differences(measured, measured[at]), strict=True)
+        results = [None if arm is arms[at] or not comparable(arm, arms[at]) else result for arm, result in both]
+        facts = judged(measured, measured[at], results, judging)
     rows = []
-    for arm, result in zip(arms, results, strict=True):
+    for arm, result, fact in zip(arms, results, facts, strict=True):
         words: str | None = None
-        if reference is None or arm is reference:
-            result = nothing
-        elif arm.recipe_hash == reference.recipe_hash:
-            words = verdict(result, higher_is_better=metric.higher_is_better)
-        else:
-            result, words = nothing, OTHER_RECIPE
+        if result is not None:
+            words = row_verdict(result, fact, judging, higher_is_better=metric.higher_is_better, unit=metric.unit)
+        elif reference is not None and arm is not reference:
+            words = OTHER_RECIPE
         rows.append(
             {
-                "n_paired": None if words in (None, OTHER_RECIPE) else result.n,
-                "diff": result.mean,
-                "ci_low": result.low,
-                "ci_high": result.high,
-                "p_value": result.p_value,
+                "n_paired": result.n if result else None,
+                "diff": result.mean if result else None,
+                "ci_low": result.low if result else None,
+                "ci_high": result.high if result else None,
+                "p_value": result.p_value if result else None,
                 "verdict": words,
             }
+            | fact
         )
     return rows
 

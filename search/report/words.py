@@ -13,6 +13,8 @@ __all__ = [
     "interval_decimals",
     "joined",
     "one_line",
+    "p_is",
+    "p_shown",
     "scaled",
     "signed",
     "significant",
@@ -64,6 +66,23 @@ def significant(value: float, digits: int = 3) -> str:
         return f"{value:.0f}"
     rounded = float(f"{value:.{digits - 1}e}")
     return f"{rounded:.{max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)}f}"
+
+
+def p_shown(p: float, alpha: float = 0.05) -> str:
+    """Format a p-value with two significant digits; more where rounding would move it over `alpha`."""
+    if p < 0.0001:
+        return "< 0.0001"
+    for digits in range(2, 17):
+        text = f"{float(f'{p:.{digits}g}'):.{digits + 4}f}".rstrip("0").rstrip(".")
+        if (float(text) <= alpha) == (p <= alpha):
+            break
+    return text
+
+
+def p_is(p: float) -> str:
+    """Say a p-value: "p = 0.012", "p < 0.0001"."""
+    text = p_shown(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def joined(items: Sequence[str]) -> str:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from search.ledger.result import write_atomic
+import pandas as pd
+
 from search.report.export import to_csv, to_latex, to_markdown
+from search.report.grid import Grid, make_grid
+from search.report.grid_latex import grid_to_latex
+from search.report.judging import Judging
 from search.report.load import load_study
+from search.report.save import parquet, write_whole
 from search.report.sources import all_sources, provenance_text
+from search.report.spec import TableSpec
 from search.report.table import AblationTable, ablation_table
+from search.report.table_html import table_to_html
+from search.report.trust_text import trust_notes
+from search.report.words import decimals_for, interval_decimals
 
-__all__ = ["FORMATS", "save_table", "write_tables"]
+__all__ = ["FORMATS", "PAPER_TEX", "paper_grid", "save_table", "study_table", "write_tables"]
 
-FORMATS = ("md", "tex", "csv")
+FORMATS = ("md", "tex", "csv", "html", "parquet")
+NAME = "ablation"
+PAPER_TEX = f"{NAME}_paper.tex"
 
 
 def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> AblationTable:
@@ -28,36 +40,101 @@ def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] 
         ValueError: as `load_study` and `ablation_table`.
         OSError: the files cannot be written.
     """
-    table = ablation_table(load_study(study_dir))
-    save_table(table, Path(out) if out is not None else Path(study_dir) / "tables")
+    frame = load_study(study_dir)
+    table = study_table(frame)
+    save_table(table, Path(out) if out is not None else Path(study_dir) / "tables", paper_grid(frame, table))
     return table
 
 
-def save_table(table: AblationTable, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+def study_table(
+    frame: pd.DataFrame,
+    metric: str | None = None,
+    baseline: str | None = None,
+    phase: str | None = None,
+    judging: Judging | None = None,
+) -> AblationTable:
+    """Make the table, as `ablation_table`, with what is known of proxy trust among its notes."""
+    table = ablation_table(frame, metric, baseline, phase, judging)
+    return replace(table, notes=[*table.notes, *trust_notes(frame, table)])
+
+
+def paper_grid(frame: pd.DataFrame, table: AblationTable) -> Grid | None:
+    """Make the grid behind the LaTeX for a paper: means with marks, parameters and MACs of the same arms.
+
+    It has the baseline, the correction and the digits of the table, and its conclusion among the comments. Latencies are
+    left to the table: a grid shows their mean over trials, the table their median.
+
+    Args:
+        frame: every trial of the study.
+        table: the table made of it.
+
+    Returns:
+        The grid, or None where the table has no row: no trial got as far as a network.
+    """
+    if not table.arms:
+        return None
+    finished = frame[(frame["phase"] == table.phase) & (frame["status"] == "ok")]
+    costs = [name for name in ("params", "macs") if finished[name].notna().any()]
+    own = [arm.label for arm in table.arms if arm.is_baseline] == [table.baseline]
+    grid = make_grid(
+        frame,
+        TableSpec(
+            name=NAME,
+            caption=table.title,
+            metrics=(table.metric.column, *costs),
+            baseline=None if own else table.baseline,
+            phase=table.phase,
+            correction=table.judging.correction,
+            margin=table.judging.margin,
+        ),
+    )
+    digits = decimals_for(table.data["sd"].dropna().tolist(), table.metric.decimals)
+    intervals = table.data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
+    shown = {table.metric.column: (digits, interval_decimals(intervals, digits))}
+    trust = [note for note in table.notes if note.startswith("Proxy trust")]
+    return replace(grid, digits=grid.digits | shown, legend=[table.conclusion, *grid.legend, *trust])
+
+
+def save_table(table: AblationTable, folder: Path, grid: Grid | None, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write `folder/ablation.<format>` for each format, each file whole or not at all.
 
-    The CSV holds numbers only: its conclusion and notes stand in `ablation.notes.txt` beside it. Which runs each row
-    comes from stands in `ablation.provenance.json`.
+    CSV and Parquet hold numbers only: their conclusion and notes stand in `ablation.notes.txt` beside the CSV. Which runs
+    each row comes from stands in `ablation.provenance.json`, and in the titles of the HTML's figures. There are two files
+    of LaTeX, of the same figures: `ablation_paper.tex` is the one for a paper, means with marks, parameters and MACs,
+    aligned by siunitx; `ablation.tex` has every column of the table and needs booktabs alone.
+
+    Args:
+        table: the table.
+        folder: created where it does not exist.
+        grid: what `paper_grid` makes of it; without one there is no LaTeX for a paper.
+        formats: some of `FORMATS`.
 
     Returns:
         The paths that were written.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {}
+    texts: dict[str, str] = {}
     if "md" in formats:
-        texts["ablation.md"] = to_markdown(table)
+        texts[f"{NAME}.md"] = to_markdown(table)
     if "tex" in formats:
-        texts["ablation.tex"] = to_latex(table)
+        texts[f"{NAME}.tex"] = to_latex(table)
+        if grid is not None:
+            texts[PAPER_TEX] = grid_to_latex(grid)
     if "csv" in formats:
-        texts["ablation.csv"] = to_csv(table)
-        texts["ablation.notes.txt"] = "\n".join([table.title, "", table.conclusion, "", *table.notes, ""])
+        texts[f"{NAME}.csv"] = to_csv(table)
+        texts[f"{NAME}.notes.txt"] = "\n".join([table.title, "", table.conclusion, "", *table.notes, ""])
+    sources = dict(zip((arm.label for arm in table.arms), all_sources(table.arms, table.metric.column), strict=True))
+    if "html" in formats:
+        texts[f"{NAME}.html"] = table_to_html(table, sources)
     if table.arms:
-        sources = all_sources(table.arms, table.metric.column)
-        cells = [
-            {"row": arm.label, "metric": table.metric.column, **each}
-            for arm, each in zip(table.arms, sources, strict=True)
-        ]
-        texts["ablation.provenance.json"] = provenance_text(table.title, cells)
-    for name, text in texts.items():
-        write_atomic(folder / name, text)
-    return [folder / name for name in texts]
+        cells = [{"row": label, "metric": table.metric.column, **each} for label, each in sources.items()]
+        texts[f"{NAME}.provenance.json"] = provenance_text(table.title, cells)
+    contents = {name: text.encode("utf-8", errors="backslashreplace") for name, text in texts.items()}
+    if "parquet" in formats:
+        contents[f"{NAME}.parquet"] = parquet(table.data)
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in contents]

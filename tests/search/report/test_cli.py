@@ -68,7 +68,8 @@ def test_prints_and_writes_everything(filled: Path) -> None:
     assert "stage3" in done.stdout
     folder = filled / "tables"
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("ablation.csv", "ablation.md", "ablation.notes.txt", "ablation.provenance.json", "ablation.tex")
+        *("ablation.csv", "ablation.html", "ablation.md", "ablation.notes.txt", "ablation.parquet"),
+        *("ablation.provenance.json", "ablation.tex", "ablation_paper.tex"),
     ]
     assert done.stderr.startswith(f"written: {folder / 'ablation.md'}")
     again = table(filled)

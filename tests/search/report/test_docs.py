@@ -11,11 +11,14 @@ import pytest
 import search
 from search.report.columns import COLUMNS
 from search.report.diff import DIFF_COLUMNS
+from search.report.effects_table import EFFECT_COLUMNS
 from search.report.factors import COLUMN_FACTORS
 from search.report.grid_text import GRID_COLUMNS
 from search.report.load import load_study
 from search.report.save import save_tidy
 from search.report.spec import CHOICES, TableSpec
+from search.report.table import DATA_COLUMNS
+from search.report.trust_text import TRUST_COLUMNS
 
 from .conftest import Add
 
@@ -34,7 +37,10 @@ def table_below(title: str) -> list[list[str]]:
     [
         ("The tidy frame", COLUMNS),
         ("Columns of a table's CSV", GRID_COLUMNS),
+        ("Columns of the ablation table's CSV", DATA_COLUMNS),
+        ("Columns of the effects' CSV", EFFECT_COLUMNS),
         ("Columns of a diff's CSV", DIFF_COLUMNS),
+        ("Proxy trust", TRUST_COLUMNS),
     ],
 )
 def test_columns(title: str, columns: dict[str, str]) -> None:

@@ -112,7 +112,7 @@ def test_an_interaction_with_an_empty_cell_is_not_made_up() -> None:
     result = factorial_effects(frame, "y", ["where", "branch"])
     assert result.terms["term"].tolist() == ["where", "branch"]
     assert result.notes == [
-        "where x branch cannot be estimated and is not in the model: 1 of its cells have no finished run"
+        "where x branch cannot be estimated and is not in the model: 1 of its cells has no finished run"
     ]
 
 
@@ -122,7 +122,11 @@ def test_aliased_terms_are_named() -> None:
     result = factorial_effects(frame, "y", ["branch", "again"])
     assert result.terms["term"].tolist() == ["branch"]
     assert (
-        "again cannot be estimated and is not in the model: it is aliased with the seeds or earlier terms"
+        "again is aliased with branch, as in a fraction of a factorial: what stands at branch may be either, or both"
+        in result.notes
+    )
+    assert (
+        "branch x again cannot be estimated and is not in the model: 2 of its cells have no finished run"
         in result.notes
     )
 

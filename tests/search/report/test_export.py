@@ -18,7 +18,7 @@ from search.report.escape import latex, markdown
 from search.report.export import render_text, to_csv, to_latex, to_markdown
 from search.report.load import load_study
 from search.report.table import AblationTable, ablation_table
-from search.report.words import decimals_for, int_ranges, one_line, scaled, signed, significant
+from search.report.words import decimals_for, int_ranges, one_line, p_is, p_shown, scaled, signed, significant
 
 from .conftest import Add
 
@@ -68,7 +68,7 @@ def test_markdown(table: AblationTable) -> None:
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split("|")[1].strip() == "arm"
     assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
-        *("plain (baseline)", "4", "-", "62.8 ± 1.3", "-", "-", "77.4 k", "1.23 M", "1.30", "0.500", "-")
+        *("plain (baseline)", "4", "-", "62.8 ± 1.3", "-", "-", "-", "-", "77.4 k", "1.23 M", "1.30", "0.500", "-")
     ]
     assert "better than the baseline" in lines[3]
 
@@ -190,3 +190,20 @@ def test_numbers_as_text() -> None:
     assert int_ranges([3, 1, 2, 7, 2]) == "1-3, 7"
     assert int_ranges(range(0, 40, 2)).endswith("22, and 8 more")
     assert one_line("boom\x1b[31m\nat line 3") == "boom [31m"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.012345, "0.012"),
+        (0.05, "0.05"),
+        (0.0501, "0.0501"),
+        (0.0500001, "0.0500001"),
+        (1.0, "1"),
+        (3e-9, "< 0.0001"),
+        (0.3, "0.3"),
+    ],
+)
+def test_a_p_value_is_not_rounded_over_the_limit(p: float, text: str) -> None:
+    assert p_shown(p) == text
+    assert p_is(p) in (f"p = {text}", f"p {text}")

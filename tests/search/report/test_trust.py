@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from search.report.trust import ProxyTrust, proxy_trust
 
@@ -48,6 +50,26 @@ def test_only_ranks_count_and_order_of_arms_does_not(values: list[int], random: 
     assert proxy_trust(one, -other, resamples=50).tau == pytest.approx(-here.tau)  # type: ignore[operator]
     if here.low is not None and here.high is not None:
         assert -1 <= here.low <= here.high <= 1
+
+
+@pytest.mark.parametrize("digits", [0, 3])  # with ties and without
+def test_the_interval_is_that_of_scipys_tau_resample_by_resample(digits: int) -> None:
+    rng = np.random.default_rng(3)
+    x = np.round(rng.normal(size=9), digits)
+    y = np.round(x + rng.normal(size=9), digits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn = stats.bootstrap(
+            (x, y),
+            lambda one, other: stats.kendalltau(one, other).statistic,
+            paired=True,
+            vectorized=False,
+            n_resamples=150,
+            rng=np.random.default_rng(0),
+            method="percentile",
+        ).bootstrap_distribution
+    result = proxy_trust(ranking(list(x)), ranking(list(y)), resamples=150)
+    assert (result.low, result.high) == pytest.approx(tuple(np.nanquantile(drawn, [0.025, 0.975])))
 
 
 def test_the_interval_narrows_with_more_arms() -> None:

@@ -1,0 +1,144 @@
+"""The options of `xvol-table`. Light: neither pandas nor scipy is loaded for `--help`."""
+
+from __future__ import annotations
+
+import argparse
+
+from search.report.metrics import COSTS, METRICS
+from search.report.paper import PAPER
+from search.report.spec import CHOICES
+
+__all__ = ["SPEC_OPTIONS", "STATISTICS", "parser"]
+
+EXAMPLES = """\
+examples:
+  xvol-table runs/digits                         print the table, write runs/digits/tables/ablation.{md,tex,csv,html,...}
+  xvol-table runs/digits --format tex --no-write the LaTeX alone, for a pipe
+  xvol-table runs/digits --baseline 'stage4: conv+pssa'  differences to another arm
+  xvol-table runs/digits --rows where --columns what --metrics test_top1 params   stages x branches
+  xvol-table runs/digits --spec tables/stages.yaml --paper stage_placement        as the file asks, the paper beside
+  xvol-table runs/a runs/b                       one table of several studies of one recipe
+  xvol-table --diff runs/a runs/b                what differs between two studies
+  xvol-table runs/digits --margin 0.5 --test wilcoxon   which arms are equivalent within half a point; ranks beside t
+  xvol-table runs/digits --effects where what    main effects and interactions of factors; its own without a name
+  xvol-table --trust runs/short runs/long        may the cheap study's ranking stand for the dear one's?
+  xvol-table runs/digits --wandb                 send the table to W&B, where the study's own runs are
+  xvol-table runs/digits --tidy digits.parquet   one row a trial x seed, for your own analysis
+
+Reads result.json files alone; torch is never imported. Any option of the group "table spec", and --format html or
+parquet, makes tables/<name>.{md,tex,html,csv,parquet}; --effects makes tables/effects.{md,tex,csv}. Exit status: 0; 2 where
+no table could be made; 1 where it was made, but W&B did not take it.
+"""
+SPEC_OPTIONS = (
+    "rows",
+    "columns",
+    "metrics",
+    "show",
+    "sort",
+    "digits",
+    "bold",
+    "paper",
+    "caption",
+    "name",
+)
+
+
+STATISTICS = ("correction", "margin", "test", "interval")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    command = argparse.ArgumentParser(
+        prog="xvol-table",
+        description="Ablation table of a study: mean, sd and n over seeds, paired difference to the baseline with\n"
+        "a 95% interval, what can be told from seed noise, size and latency.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("study", nargs="+", help="folder of a study, e.g. runs/digits; several are pooled")
+    command.add_argument(
+        "--metric",
+        metavar="NAME",
+        help=f"one of {', '.join(METRICS)} (default: test_top1 of the final phase, else val_top1)",
+    )
+    command.add_argument("--baseline", metavar="ARM", help="name or architecture hash of the arm to compare with")
+    command.add_argument(
+        "--phase", choices=("search", "final", "single"), help="trials to read (default: final where there are any)"
+    )
+    command.add_argument(
+        "--format",
+        choices=("md", "tex", "csv", "html", "parquet", "all"),
+        default="all",
+        help="print and write this form alone (parquet is written only); all (default) writes each form and prints the "
+        "table as text, or as Markdown where it has a spec",
+    )
+    command.add_argument("--out", metavar="DIR", help="folder for the files (default: <study>/tables)")
+    command.add_argument("--no-write", action="store_true", help="print only")
+    command.add_argument("--diff", action="store_true", help="compare two studies: arms in both, settings that differ")
+    command.add_argument("--tidy", metavar="FILE", help="write one row a trial x seed to a .parquet or .csv instead")
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="how far cheap rankings may stand for dear ones: of one study its search against its re-evaluation, its "
+        "budgets, and its epochs; of two the first, cheap one against the second; --out writes trust.txt and trust.csv",
+    )
+    add_wandb_options(command)
+    add_statistics_options(command)
+    add_spec_options(command)
+    return command
+
+
+def add_wandb_options(command: argparse.ArgumentParser) -> None:
+    """Add where a table is sent."""
+    group = command.add_argument_group("Weights & Biases")
+    group.add_argument("--wandb", action="store_true", help="send the table and its files, as the study's tracker says")
+    group.add_argument(
+        "--wandb-mode", choices=("online", "offline"), help="default: the study's; online where that is disabled"
+    )
+    group.add_argument("--wandb-project", metavar="NAME", help="default: the study's")
+    group.add_argument("--wandb-entity", metavar="NAME", help="default: the study's")
+
+
+def add_statistics_options(command: argparse.ArgumentParser) -> None:
+    """Add what is asked of the rows beside the paired t test."""
+    group = command.add_argument_group("statistics (docs/tables.md)")
+    group.add_argument(
+        "--correction", choices=CHOICES["correction"], help="of p-values over the rows, or over terms (default: holm)"
+    )
+    group.add_argument(
+        "--margin",
+        type=float,
+        metavar="M",
+        help="test rows for equivalence within plus or minus M, in the metric's unit; choose M before looking",
+    )
+    group.add_argument("--test", choices=CHOICES["test"], help="wilcoxon: signed ranks beside the t test (default: t)")
+    group.add_argument(
+        "--interval", choices=CHOICES["interval"], help="bootstrap: a BCa interval beside the t interval (default: t)"
+    )
+    group.add_argument(
+        "--effects",
+        nargs="*",
+        metavar="FACTOR",
+        help="effects and interactions of factors instead of a table of arms: those named (as --rows), else the design's own; "
+        "give the study first",
+    )
+
+
+def add_spec_options(command: argparse.ArgumentParser) -> None:
+    """Add the fields of a table spec."""
+    spec = command.add_argument_group("table spec (docs/tables.md)")
+    spec.add_argument("--spec", metavar="FILE", help="YAML file with fields of a table spec; the options below win")
+    spec.add_argument("--rows", metavar="FACTOR", help="arm (default), where, what, a column or a key of the overrides")
+    spec.add_argument("--columns", metavar="FACTOR", help="factor whose levels become columns")
+    spec.add_argument("--metrics", nargs="+", metavar="NAME", help=f"metrics, or costs: {', '.join(COSTS)}")
+    for name, words in (
+        ("show", "what a cell shows (default: mean_sd)"),
+        ("sort", "order of the rows (default: mean, the best first)"),
+        ("bold", "bold for the best and all that cannot be told from it (default), or none"),
+    ):
+        spec.add_argument(f"--{name}", choices=CHOICES[name], help=words)
+    spec.add_argument("--digits", type=int, metavar="N", help="digits after the point (default: as intervals allow)")
+    spec.add_argument("--no-marks", action="store_true", help="mark no significance")
+    spec.add_argument("--paper", metavar="TABLE", help=f"published figures beside ours: {', '.join(PAPER)}")
+    spec.add_argument("--caption", metavar="TEXT", help="title of the table")
+    spec.add_argument("--name", metavar="STEM", help="stem of the files (default: table, or the spec file's)")

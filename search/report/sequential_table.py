@@ -1,0 +1,271 @@
+"""The table of a design with looks: what was planned, each row's verdict, and the words that belong to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from search.ledger.result import write_atomic
+from search.report.arms import Arm, comparable, list_arms
+from search.report.declared import declared_by
+from search.report.escape import markdown
+from search.report.load import load_study
+from search.report.metrics import Metric, metric_named
+from search.report.sequential import (
+    FINISHED,
+    FOUND,
+    SEQUENTIAL_COLUMNS,
+    UNDECIDED,
+    WAITING,
+    LookPlan,
+    plan_looks,
+    sequential_verdicts,
+)
+from search.report.stats import BETTER, WORSE
+from search.report.words import counted, one_line, signed
+
+__all__ = [
+    "LOOKS_FILE",
+    "PHASE",
+    "SequentialTable",
+    "judged_arms",
+    "look_values",
+    "read_looks",
+    "render_sequential",
+    "sequential_table",
+    "write_sequential",
+]
+
+LOOKS_FILE = "looks.json"  # in the study's folder, written before the first look
+PHASE = "final"  # a design trains no other
+SPENDING_WORDS = {
+    "obrien_fleming": "an O'Brien-Fleming type alpha-spending function (Lan and DeMets 1983)",
+    "pocock": "a Pocock type alpha-spending function (Lan and DeMets 1983)",
+    "equal": "equal shares",
+}
+TEXT_WIDTH = 120
+HEADINGS = ("row", "verdict", "look", "n", "difference", "p", "finding if p <=", "repeated interval")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequentialTable:
+    """The verdicts of a design with looks, at full precision.
+
+    Attributes:
+        title: one line: study, metric, looks.
+        data: one row for each arm but the baseline, the best difference first, with the columns "arm" and
+            `SEQUENTIAL_COLUMNS`.
+        baseline: label of the baseline; None where it finished no seed, so that `data` is empty.
+        metric: what the differences are of.
+        plan: the looks, as they were written down.
+        notes: the method and how to read the table, one sentence or two each.
+    """
+
+    title: str
+    data: pd.DataFrame
+    baseline: str | None
+    metric: Metric
+    plan: LookPlan
+    notes: list[str]
+
+
+def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None:
+    """Read which looks a study was planned with, and the metric they compare; None for a study without looks.
+
+    Raises:
+        ValueError: the file is there and does not say it; the message names the file.
+    """
+    path = Path(study_dir) / LOOKS_FILE
+    try:
+        there: Any = json.loads(path.read_text(encoding="utf-8"))
+        plan = plan_looks(there["looks"], alpha=there["alpha"], spending=there["spending"])
+        return plan, metric_named(there["metric"]).column
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{path} does not say which looks were planned ({type(error).__name__}: {error}); run the study's command "
+            "again, which writes it anew"
+        ) from None
+
+
+def judged_arms(frame: pd.DataFrame, metric: str) -> list[Arm]:
+    """The baseline of a design, and the rows over which the error is kept.
+
+    A row has finished a seed at least, and is one that the ablation table compares with the baseline too: its recipe is the
+    baseline's, or the design varies the recipe.
+
+    Args:
+        frame: rows of `load_study`.
+        metric: a numeric column, e.g. "test_top1".
+    """
+    arms = list_arms(frame[frame["phase"] == PHASE], declared_by(frame))
+    arms = [arm for arm in arms if np.isfinite(arm.values(metric)).any()]
+    marked = [arm for arm in arms if arm.is_baseline]
+    return [arm for arm in arms if comparable(arm, marked[0])] if len(marked) == 1 else arms
+
+
+def look_values(arms: list[Arm], metric: str) -> tuple[pd.DataFrame, str | None]:
+    """Put the arms side by side, for `sequential_verdicts`.
+
+    Returns:
+        One column for each arm and one line for each seed in ascending order, NaN where a cell is missing, failed or
+        pruned; and the baseline's label, None where no arm, or more than one, is marked.
+    """
+    values = pd.DataFrame({arm.label: arm.values(metric) for arm in arms}, dtype=float).sort_index()
+    marked = [arm.label for arm in arms if arm.is_baseline]
+    return values, marked[0] if len(marked) == 1 else None
+
+
+def sequential_table(study_dir: str | os.PathLike[str]) -> SequentialTable | None:
+    """Make the table of verdicts of a study from what its folder holds; None for a study without looks.
+
+    Raises:
+        ValueError: as `load_study` and `read_looks`.
+    """
+    planned = read_looks(study_dir)
+    if planned is None:
+        return None
+    plan, column = planned
+    frame = load_study(study_dir)
+    metric = metric_named(column)
+    arms = judged_arms(frame, column)
+    values, baseline = look_values(arms, column)
+    table = sequential_verdicts(plan, values if baseline else pd.DataFrame({"": []}), baseline or "")
+    data = table.sort_values("mean", ascending=not metric.higher_is_better, kind="stable")  # as the ablation table
+    data = data.rename_axis("arm").reset_index().astype({"arm": "string"})
+    looks = ", ".join(map(str, plan.looks))
+    names = frame["study"].dropna().unique().tolist()
+    return SequentialTable(
+        title=f"{' + '.join(names) or study_dir}: sequential comparison, {metric.title}, looks at {looks} seeds",
+        data=data,
+        baseline=baseline,
+        metric=metric,
+        plan=plan,
+        notes=notes_of(plan, data, metric, baseline, frame, arms),
+    )
+
+
+def notes_of(
+    plan: LookPlan, data: pd.DataFrame, metric: Metric, baseline: str | None, frame: pd.DataFrame, arms: list[Arm]
+) -> list[str]:
+    """Name the method, and say how the table is to be read."""
+    if baseline is None:
+        return ["No single baseline finished a seed, so no row was looked at."]
+    level = f"{100 * (1 - plan.alpha):g}%"
+    notes = [
+        f"Method: paired t tests against the baseline ({one_line(baseline, 400)}) at looks fixed beforehand; the chance of any "
+        f"false finding over all looks and rows is at most {plan.alpha:g}, split over the looks by "
+        f"{SPENDING_WORDS[plan.spending]} and within a look over the undecided rows by Holm's procedure (1979). Repeated "
+        f"confidence intervals (Jennison and Turnbull 2000), {level} over all looks and rows together, in {metric.unit}.",
+        "These are the figures to report: p-values and intervals of the ablation table are those of a fixed number of "
+        "seeds and do not account for looking.",
+        "A row that was found got no more seeds, so rows have unequal numbers on purpose. A difference that ended early is "
+        "on average too large, since it was found while it looked large; its interval allows for that.",
+    ]
+    short = data.loc[data["verdict"].isin([WAITING, UNDECIDED]), "arm"].tolist()
+    if short:
+        notes.append(
+            f"Not yet at the next look: {', '.join(one_line(name, 400) for name in short)}: seeds are missing, because the study "
+            "goes on or too many of them failed."
+        )
+    mixed = {arm.recipe_hash for arm in arms} - {None}
+    if len(mixed) > 1:
+        notes.append(
+            f"The design varies the recipe: its cells have {len(mixed)} (data, training or backbone), and the difference of such a row "
+            "is that of its recipe too."
+        )
+    everyone = list_arms(frame[frame["phase"] == PHASE], declared_by(frame))
+    never = sorted({arm.label for arm in everyone} - {arm.label for arm in arms})
+    if never:
+        notes.append(
+            f"In no look, since no seed finished or the recipe is another: {', '.join(one_line(name, 400) for name in never)}."
+        )
+    return notes
+
+
+def cells_of(table: SequentialTable) -> list[tuple[str, ...]]:
+    """The table's cells as text, headings first."""
+    rows: list[tuple[str, ...]] = [HEADINGS]
+    digits = table.metric.decimals
+    each: list[Any] = list(table.data.itertuples(index=False))
+    for row in each:
+        low, high = ("-" if pd.isna(end) else signed(end, digits) for end in (row.low, row.high))
+        rows.append(
+            (
+                one_line(row.arm, 400),
+                words_of(row, table.metric),
+                "-" if pd.isna(row.look) else f"{row.look} of {len(table.plan.looks)}",
+                "-" if pd.isna(row.n) else str(row.n),
+                "-" if pd.isna(row.mean) else signed(row.mean, digits),
+                "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
+                "-" if pd.isna(row.bound) else f"{row.bound:.2g}",
+                "-" if pd.isna(row.low) else f"[{low}, {high}]",
+            )
+        )
+    return rows
+
+
+def words_of(row: Any, metric: Metric) -> str:
+    """A row's verdict for a reader."""
+    if row.verdict == FOUND:
+        return BETTER if (row.mean > 0) == metric.higher_is_better else WORSE
+    if row.verdict == WAITING:
+        return f"waiting for {counted(int(row.seeds_to_add), 'seed')} to the first look"
+    if row.verdict == UNDECIDED:
+        return f"undecided; {counted(int(row.seeds_to_add), 'more seed')} to the next look"
+    return FINISHED
+
+
+def render_sequential(table: SequentialTable) -> str:
+    """Format for a terminal: aligned, with the notes below."""
+    rows = cells_of(table)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = [
+        "  ".join(
+            text.ljust(width) if column < 2 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    notes = [textwrap.fill(note, TEXT_WIDTH, initial_indent="  ", subsequent_indent="    ") for note in table.notes]
+    return "\n".join([table.title, "", *(lines if len(rows) > 1 else []), "", "Notes", *notes])
+
+
+def to_markdown(table: SequentialTable) -> str:
+    """Format as a GitHub table with the notes below."""
+    rows = [[markdown(text) for text in row] for row in cells_of(table)]
+    marks = ["---" if column < 2 else "---:" for column in range(len(HEADINGS))]
+    lines = [f"| {' | '.join(row)} |" for row in (rows[0], marks, *rows[1:])]
+    return "\n".join(
+        [f"**{markdown(table.title)}**", "", *lines, "", *(f"- {markdown(note)}" for note in table.notes), ""]
+    )
+
+
+def write_sequential(study_dir: str | os.PathLike[str]) -> SequentialTable | None:
+    """Write `tables/sequential.md` and `tables/sequential.csv` of a study with looks; without looks write nothing.
+
+    The CSV holds numbers only, at full precision, with the columns "arm" and `SEQUENTIAL_COLUMNS`.
+
+    Returns:
+        The table, or None for a study without looks.
+
+    Raises:
+        ValueError: as `sequential_table`.
+        OSError: the files cannot be written.
+    """
+    table = sequential_table(study_dir)
+    if table is not None:
+        folder = Path(study_dir) / "tables"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "sequential.md", to_markdown(table))
+        assert list(table.data.columns) == ["arm", *SEQUENTIAL_COLUMNS]
+        write_atomic(folder / "sequential.csv", table.data.to_csv(index=False))
+    return table
