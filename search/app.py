@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from search.trial.recipe import COSTS
 
-__all__ = ["check", "facts", "score", "task"]
+__all__ = ["check", "check_values", "facts", "score", "task"]
 
 
 def task(config: DictConfig) -> float | tuple[float, ...]:
@@ -36,6 +36,14 @@ def check(config: DictConfig) -> dict[str, Any]:
     return check_trial(config)
 
 
+def check_values(config: DictConfig) -> None:
+    """Raise ValueError for what is wrong with a config on the face of it, without building the network."""
+    from search.trial.check import check_values
+    from search.trial.config import typed
+
+    check_values(typed(config))
+
+
 def score(config: DictConfig, names: Sequence[str]) -> dict[str, float]:
     """Zero-cost scores of the untrained network of `config`, by name, for a study's warm start."""
     from search.trial.check import score
@@ -51,6 +59,7 @@ def facts(config: DictConfig) -> dict[str, Any]:
 
 
 task.check = check  # type: ignore[attr-defined]  # where a study looks for them
+task.check_values = check_values  # type: ignore[attr-defined]
 task.score = score  # type: ignore[attr-defined]
 task.facts = facts  # type: ignore[attr-defined]
 task.costs = COSTS  # type: ignore[attr-defined]  # what a trial can state before it trains, for constraints

@@ -14,6 +14,7 @@ from search.space.design_options import Design
 
 __all__ = ["main"]
 
+LEAST_ALPHA = 1e-9  # a look with less finds nothing that a study would show
 EXAMPLES = """\
 examples:
   xvol-plan experiment=paper/branch_ablation
@@ -90,6 +91,8 @@ class _Plan(PlannedStudy):
         rows = [self.row(cell) for cell in made.cells]
         self.mark_twins(rows)
         feasible = [row for row in rows if row.reason is None]
+        if self.design.kind is not None:
+            self.find_finished(rows)
         runs = self.find_seconds(rows)
         self._print_sites(rows)
         self._print_cells(rows, made)
@@ -141,6 +144,9 @@ class _Plan(PlannedStudy):
         once = "" if self.sweeper["reuse"] == "none" else ", trained once, since results are reused"
         infeasible, twins = sum(row.reason is not None for row in rows), sum(row.twin is not None for row in rows)
         print(f"infeasible: {infeasible}; duplicates (same network and recipe): {twins}{once}")
+        unjudged = sorted({name for row in rows for name in row.unjudged})
+        if unjudged:
+            print(f"constraints on {', '.join(unjudged)}: not judged before running, since a plan takes no accelerator")
         recipes = Counter(row.recipe for row in rows if row.reason is None)
         if len(recipes) > 1:
             print(f"note: the cells have {len(recipes)} different recipes (data, training or backbone); tables say so")
@@ -151,41 +157,58 @@ class _Plan(PlannedStudy):
         print()
 
     def _print_hours(self, rows: list[Row]) -> None:
-        workers = self.given.workers or _workers(self.config)
         trained = [row for row in rows if self.is_trained(row)]
-        if self.design.kind is not None:
-            runs = f"{len(trained)} networks x {self.design.seeds} seeds"
-            counted = [(row, self.design.seeds) for row in trained]
-        else:
+        if self.design.kind is None:
             final = self.sweeper["final"]
             again = (final["top_k"] + 1) * final["seeds"] if final["top_k"] else 0
             search = self.sweeper["n_trials"] * self.sweeper["seeds_per_trial"]
-            runs = f"{search} trials of the search and at most {again} of the re-evaluation"
             each = (search + again) / max(1, len(trained))
-            counted = [(row, each) for row in trained]
-        count = round(sum(times for _, times in counted))
-        if any(row.seconds is None for row in trained):
-            print(f"Time: {runs} = {count} trials on {workers} worker(s); seconds of a trial are not known")
-            return
-        total = sum(times * (row.seconds or 0.0) for row, times in counted)
-        longest = max((row.seconds or 0.0 for row in trained), default=0.0)
-        wall = max(total / min(workers, max(count, 1)), longest)
-        print(
-            f"Time: {runs} = {count} trials, {_duration(total)} of work, about {_duration(wall)} on {workers} worker(s)"
-        )
+            runs = f"{search} trials of the search and at most {again} of the re-evaluation"
+            self._print_time("Time", runs, [(row, each) for row in trained])
+        else:
+            self._print_design_time("Time to the first look" if self.design.looks else "Time", trained, self.seeds())
+        if len(self.design.looks) > 1:
+            self._print_design_time(
+                "Time at most, if every row goes to the last look", trained, self.seeds(self.design.looks[-1])
+            )
         if any(row.source == "a few steps, here" for row in trained):
             print(
                 "      measured on one CPU worker alone; reading data and test images come on top, and workers share a machine"
             )
 
+    def _print_design_time(self, what: str, trained: list[Row], seeds: range) -> None:
+        counted = [(row, len(seeds) - len(row.finished.intersection(seeds))) for row in trained]
+        there = len(seeds) * len(trained) - sum(left for _, left in counted)
+        runs = f"{len(trained)} networks x {len(seeds)} seeds"
+        if there:
+            runs += f" = {len(seeds) * len(trained)} results, of which {there} are there and need no training; left"
+        self._print_time(what, runs, counted)
+
+    def _print_time(self, what: str, runs: str, counted: Sequence[tuple[Row, float]]) -> None:
+        workers = self.given.workers or _workers(self.config)
+        count = round(sum(times for _, times in counted))
+        needed = [(row, times) for row, times in counted if times]
+        if any(row.seconds is None for row, _ in needed):
+            print(f"{what}: {runs} = {count} trials on {workers} worker(s); seconds of a trial are not known")
+            return
+        total = sum(times * (row.seconds or 0.0) for row, times in needed)
+        longest = max((row.seconds or 0.0 for row, _ in needed), default=0.0)
+        wall = max(total / min(workers, max(count, 1)), longest)
+        print(
+            f"{what}: {runs} = {count} trials, {_duration(total)} of work, about {_duration(wall)} on {workers} worker(s)"
+        )
+
     def _print_resolution(self, feasible: list[Row], runs: list[Any]) -> None:
-        seeds = self.design.seeds
-        against = len({row.facts["arch_hash"] for row in feasible}) - 1
+        seeds = len(self.seeds())
+        against = len({(row.facts["arch_hash"], row.recipe) for row in feasible}) - 1
         base = feasible[0].facts["arch_hash"] if feasible and feasible[0].cell.is_baseline else None
         sd, source = self._noise(runs, base)
         if sd is None or seeds < 2:
             why = "at least 2 seeds are needed" if seeds < 2 else source
             print(f"Smallest difference that {seeds} seed(s) can resolve: unknown ({why})")
+            return
+        if self.design.looks:
+            self._print_looks(sd, source, against)
             return
         find = _power_function()
         alone = find(sd, seeds, self.given.alpha, self.given.power)
@@ -198,6 +221,24 @@ class _Plan(PlannedStudy):
             print(
                 f"  {every:.2f} points where all {against} differences to the baseline are corrected for (Bonferroni)"
             )
+
+    def _print_looks(self, sd: float, source: str, against: int) -> None:
+        from search.report.sequential import plan_looks
+
+        design, find = self.design, _power_function()
+        plan = plan_looks(design.looks, alpha=design.alpha, spending=design.spending)  # type: ignore[arg-type]
+        print(
+            f"Smallest difference that a look finds by itself with power {self.given.power:g} (alpha {plan.alpha:g} over all looks, "
+            f"{plan.spending}; sd of a paired difference {sd:.2f} points, {source}):"
+        )
+        for number, (seeds, alpha) in enumerate(zip(plan.looks, plan.alphas, strict=True), start=1):
+            each = [
+                find(sd, seeds, alpha / rows, self.given.power) if alpha > LEAST_ALPHA else None
+                for rows in (1, against)
+            ]
+            one, every = ("none" if value is None else f"{value:.2f} points" for value in each)
+            corrected = f"; {every} where all {against} rows are undecided" if against > 1 else ""
+            print(f"  look {number}, at {seeds} seeds: {one} for one row{corrected}")
 
     def _noise(self, runs: list[Any], baseline: str | None) -> tuple[float | None, str]:
         from search.planning import noise_of

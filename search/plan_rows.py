@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.space.design_options import Design, DesignOptions, design_of
+from search.ledger.index import Index
+from search.space.design_options import Design, DesignOptions, check_design, design_of, first_seeds
 from search.space.designs import Cell
 from search.space.parameters import Space
 
-__all__ = ["PlannedStudy", "Row"]
-
-KNOWN_BEFORE = ("params", "macs")  # costs that constraints are judged by here
+__all__ = ["PlannedStudy", "Row", "finished_seeds"]
 
 
 @dataclass
 class Row:
-    """A cell of the plan: the facts of its network, or the reason why it is infeasible."""
+    """A cell of the plan: the facts of its network, or the reason why it is infeasible.
+
+    Attributes:
+        finished: seeds of the design on which its result is there already.
+        unjudged: costs that a constraint limits and that cannot be known before running.
+    """
 
     cell: Cell
     facts: dict[str, Any]
@@ -28,6 +33,8 @@ class Row:
     twin: str | None = None
     seconds: float | None = None
     source: str = "unknown"
+    finished: set[int] = field(default_factory=set)
+    unjudged: list[str] = field(default_factory=list)
 
 
 class PlannedStudy:
@@ -42,9 +49,11 @@ class PlannedStudy:
         self.config, self.arguments = _composed(given)
         self.sweeper: Mapping[str, Any] = self.config.hydra.sweeper
         self.design = _design_options(self.sweeper)
+        check_design(self.design)
         self.space = self._space()
         self._facts: dict[tuple[str, ...], dict[str, Any]] = {}
         self._configs: dict[tuple[str, ...], Any] = {}
+        self._costs: dict[tuple[str, str], dict[str, Any]] = {}
 
     def _space(self) -> Space:
         from hydra.core.global_hydra import GlobalHydra
@@ -90,7 +99,6 @@ class PlannedStudy:
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
-        from search.study.constraints import parse_constraints
         from search.trial.config import recipe_hash
 
         try:
@@ -100,10 +108,34 @@ class PlannedStudy:
             return Row(cell, {}, reason=str(error).splitlines()[0])
         assert isinstance(plain, dict)
         row = Row(cell, facts, recipe_hash({str(name): value for name, value in plain.items()}))
-        for constraint in parse_constraints(self.sweeper.get("constraints"), None):
-            if constraint.name in KNOWN_BEFORE and row.reason is None:
-                row.reason = constraint.violation(facts)
+        self._judge(row)
         return row
+
+    def _judge(self, row: Row) -> None:
+        """Hold the row against the constraints as far as that takes no accelerator."""
+        from search.planning import costs_of, judged_costs
+        from search.study.constraints import parse_constraints
+        from search.trial.config import typed
+        from search.trial.recipe import COSTS
+
+        constraints = parse_constraints(self.sweeper.get("constraints"), COSTS)
+        if not constraints:
+            return
+        config = typed(self.compose(row.cell.overrides))
+        names = [constraint.name for constraint in constraints]
+        judged = judged_costs(config, names)
+        row.unjudged = [name for name in names if name not in judged]
+        try:
+            key = (row.facts["arch_hash"], row.recipe)
+            if key not in self._costs:
+                missing = [name for name in judged if name not in row.facts]
+                self._costs[key] = row.facts | (costs_of(config, missing) if missing else {})
+            broken = [
+                text for each in constraints if each.name in judged and (text := each.violation(self._costs[key]))
+            ]
+        except ValueError as error:
+            broken = [str(error).splitlines()[0]]
+        row.reason = "; ".join(broken) or None
 
     def mark_twins(self, rows: list[Row]) -> None:
         """Name in each row the first one of the same network and recipe, if that is another."""
@@ -117,12 +149,34 @@ class PlannedStudy:
         """Whether the study would train the cell, and not refuse it or take another's results."""
         return row.reason is None and (row.twin is None or self.sweeper["reuse"] == "none")
 
+    @property
+    def study_dir(self) -> Path:
+        """The study's folder."""
+        return Path(str(self.config.hydra.sweep.dir)).absolute()
+
+    def seeds(self, count: int | None = None) -> range:
+        """The seeds of the design: the first `count`, else those that every cell is trained on."""
+        first = self.design.first_seed
+        return range(first, first + (first_seeds(self.design) if count is None else count))
+
+    def find_finished(self, rows: list[Row]) -> None:
+        """Fill in which seeds of a design need no training."""
+        from search.trial.config import typed
+
+        seeds = self.seeds(self.design.looks[-1] if self.design.looks else None)
+        for row in rows:
+            if self.is_trained(row):
+                config = typed(self.compose(row.cell.overrides))
+                row.finished = finished_seeds(
+                    self.study_dir, config, row.facts["arch_hash"], row.recipe, seeds, self.sweeper["reuse"]
+                )
+
     def find_seconds(self, rows: list[Row]) -> list[Any]:
         """Fill in seconds; return earlier runs of the baseline's recipe."""
         from search.planning import device_kind, earlier_runs, measured_seconds, seconds_of
         from search.trial.config import typed
 
-        root = Path(str(self.config.hydra.sweep.dir)).absolute().parent
+        root = self.study_dir.parent
         by_recipe: dict[str, list[Any]] = {}
         for row in rows:
             if not self.is_trained(row):
@@ -141,6 +195,37 @@ class PlannedStudy:
             else:
                 row.source = f"unknown: it would run on {kind}, which a plan does not take; give --seconds"
         return by_recipe.get(rows[0].recipe, [])
+
+
+def finished_seeds(study_dir: Path, config: Any, arch: str, recipe: str, seeds: Iterable[int], reuse: str) -> set[int]:
+    """The seeds on which a final trial of that network and recipe need not be trained, since its result is there.
+
+    Args:
+        study_dir: the study's own results count in any case.
+        arch, recipe: hashes.
+        reuse: where else results are taken from: "all" studies beside this one, "study" or "none".
+    """
+    from search.trial.admission import fingerprint_of
+    from search.trial.checkpoint import CHECKPOINT_FILE, is_kept
+
+    own, beside = _index(study_dir), _index(study_dir.parent) if reuse == "all" else None
+    found = set()
+    for seed in seeds:
+        fingerprint = fingerprint_of(arch, recipe, seed, config.train.epochs, "final")
+        there = own.find(fingerprint, needs_test=True)
+        if there is None and beside is not None:
+            there = beside.find(fingerprint, needs_test=True)
+            kept = is_kept(config.checkpoint, "final")
+            if there is not None and kept and not there.with_name(CHECKPOINT_FILE).is_file():
+                there = None  # as a trial that is to keep weights would say
+        if there is not None:
+            found.add(seed)
+    return found
+
+
+@functools.lru_cache(maxsize=2)
+def _index(root: Path) -> Index:
+    return Index(root)
 
 
 def _composed(given: argparse.Namespace) -> tuple[Any, list[str]]:

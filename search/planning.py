@@ -9,6 +9,7 @@ import copy
 import functools
 import itertools
 import json
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -22,6 +23,7 @@ from search.ledger.paths import NO_TRIALS_INSIDE
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
 from search.space.architecture import PlacementConfig
 from search.trial.config import Config, typed
+from search.trial.recipe import CHEAP_COSTS, SCORE_PREFIX
 
 if TYPE_CHECKING:
     from search.trial.datasets.load import Data
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Noise",
+    "costs_of",
     "device_kind",
     "earlier_runs",
+    "judged_costs",
     "measured_seconds",
     "network_facts",
     "noise_of",
@@ -70,6 +74,40 @@ def network_facts(composed: Any) -> dict[str, Any]:
         "macs": xvol.count_macs(model, size),
         "sites": [site.fqn for site in sites_of(config)],
         "chosen": architecture.sites,
+    }
+
+
+def judged_costs(config: Config, names: Iterable[str]) -> list[str]:
+    """Those of `names` (costs that constraints may limit) that can be known without taking an accelerator.
+
+    Latency and memory are those of the device that trials run on; parameters, MACs and scores are the same everywhere.
+    """
+    return [name for name in names if name not in CHEAP_COSTS or device_kind(config) == CPU]
+
+
+def costs_of(config: Config, names: Iterable[str]) -> dict[str, float]:
+    """Measure costs of a config's network on the CPU, as its trial would before training.
+
+    Args:
+        names: of `search.trial.recipe.COSTS`, such as "params_fused", "latency_ms" or "zero_cost.naswot".
+
+    Raises:
+        ValueError: the config cannot run, or cannot tell such a cost.
+    """
+    import torch
+
+    from search.trial.admission import measure_before_training, value_of
+    from search.trial.model import build
+
+    torch.set_num_threads(config.threads)
+    data = _data(config)
+    model, _ = build(config, data.channels, len(data.classes), data.image_size)
+    result = TrialResult(study="", trial=0, phase="final", status="ok", seed=config.seed)
+    wanted = list(names)
+    measure_before_training(result, model, config, data, torch.device(CPU), wanted)
+    found = {name: value_of(result, name) for name in wanted}
+    return {
+        name: math.nan if value is None and name.startswith(SCORE_PREFIX) else value for name, value in found.items()
     }
 
 

@@ -14,10 +14,24 @@ from search.space.design_fraction import Fraction
 from search.space.designs import Cell, blocks
 from search.space.parameters import Space
 
-__all__ = ["KINDS", "Design", "DesignOptions", "Facts", "cells_of", "check_design", "design_of", "written_trials"]
+__all__ = [
+    "KINDS",
+    "SEEDS",
+    "Design",
+    "DesignOptions",
+    "Facts",
+    "cell_at",
+    "cells_of",
+    "check_design",
+    "design_of",
+    "first_seeds",
+    "written_trials",
+]
 
 KINDS = ("one_at_a_time", "leave_one_out", "add_one_in", "ladder", "factorial", "fractional", "random_matched")
 CONTROLS = ("none", *MATCHES)
+SEEDS = 5  # where neither `seeds` nor `looks` is given
+ALPHA, SPENDING = 0.05, "obrien_fleming"  # of `looks`
 Facts = Callable[[Sequence[str]], Mapping[str, Any]]
 """Overrides (behind those that all cells share) -> facts of the network they build: "params", "macs" of one image, "sites"
 (names of all), "chosen" (names of those with branches). ValueError where they build none."""
@@ -45,8 +59,13 @@ class DesignOptions:
         draw_seed: random_matched: of the draw.
         control: "params" or "macs": every cell with blocks also gets a plain-convolution network of the same cost.
         overrides: of every cell, before its own.
-        seeds: how many; seed i of one cell is paired with seed i of every other.
+        seeds: how many, 5 unless said otherwise; seed i of one cell is paired with seed i of every other.
         first_seed: the first of them.
+        looks: numbers of seeds at which rows are held against the baseline, ascending from 2 on, e.g. [5, 8, 12, 20]:
+            all cells are trained on the first number, and only rows that are undecided go on, with the baseline, to
+            the next. None for the same seeds in every cell. `seeds` is then left out, or is the first of them.
+        alpha: of the looks: chance of any false finding, over all looks and rows.
+        spending: of the looks: how alpha is split over them: obrien_fleming, pocock or equal.
         order_seed: of the order of cells inside each seed's block.
     """
 
@@ -62,8 +81,11 @@ class DesignOptions:
     draw_seed: int = 0
     control: str = "none"
     overrides: list[str] = field(default_factory=list)
-    seeds: int = 5
+    seeds: int | None = None
     first_seed: int = 1000
+    looks: list[int] = field(default_factory=list)
+    alpha: float = ALPHA
+    spending: str = SPENDING
     order_seed: int = 0
 
 
@@ -96,7 +118,7 @@ def check_design(options: DesignOptions) -> None:
     """Raise ValueError where a value is out of its range, or is of another kind of design."""
     where = "hydra.sweeper.design"
     if options.kind is None:
-        for name in ("factors", "baseline", *ONLY):
+        for name in ("factors", "baseline", "looks", *ONLY):
             if getattr(options, name):
                 raise ValueError(
                     f"{where}.{name} is given without a kind; choose design=one_at_a_time, or {', '.join(KINDS[1:])}"
@@ -114,8 +136,10 @@ def check_design(options: DesignOptions) -> None:
     if options.control not in CONTROLS:
         raise ValueError(f"{where}.control={options.control}: allowed are {', '.join(CONTROLS)}")
     for name, low in (("seeds", 1), ("first_seed", 0), ("count", 1)):
-        if getattr(options, name) < low:
-            raise ValueError(f"{where}.{name}={getattr(options, name)}: at least {low}")
+        given = getattr(options, name)
+        if given is not None and given < low:
+            raise ValueError(f"{where}.{name}={given}: at least {low}")
+    _check_looks(options, where)
     if options.kind == "random_matched":
         if options.factors or options.baseline:
             raise ValueError(
@@ -123,6 +147,32 @@ def check_design(options: DesignOptions) -> None:
             )
         if not options.arm:
             raise ValueError(f"{where}.arm: random_matched needs the overrides of an arm, e.g. ['placement=stage3']")
+
+
+def _check_looks(options: DesignOptions, where: str) -> None:
+    if not options.looks:
+        if (options.alpha, options.spending) != (ALPHA, SPENDING):
+            raise ValueError(
+                f"{where}.alpha and {where}.spending belong to looks, and none are given; add e.g. {where}.looks=[5,8,12,20], "
+                "or leave them out"
+            )
+        return
+    from search.report.sequential import plan_looks  # SciPy: not for other designs
+
+    try:
+        plan_looks(options.looks, alpha=options.alpha, spending=options.spending)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if options.seeds not in (None, options.looks[0]):
+        raise ValueError(
+            f"{where}.seeds={options.seeds} and {where}.looks={list(options.looks)}: the looks say how many seeds there are, "
+            f"{options.looks[0]} before the first one; leave seeds out ({where}.seeds=null), or give {options.looks[0]}"
+        )
+
+
+def first_seeds(options: DesignOptions) -> int:
+    """How many seeds every cell is trained on: all of them, or those before the first look."""
+    return options.looks[0] if options.looks else SEEDS if options.seeds is None else options.seeds
 
 
 def design_of(options: DesignOptions, space: Space | None = None, facts: Facts | None = None) -> Design:
@@ -171,26 +221,38 @@ def cells_of(options: DesignOptions, space: Space | None = None, facts: Facts | 
 
 
 def written_trials(
-    cells: Sequence[Cell], options: DesignOptions, fixed: Sequence[str] = (), seed_key: str = "seed"
+    cells: Sequence[Cell],
+    options: DesignOptions,
+    fixed: Sequence[str] = (),
+    seed_key: str = "seed",
+    counts: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Cells x seeds as user attributes for `Desk.write`, in the order of `blocks`.
 
     Args:
         fixed: overrides that all trials of the study share; they go first.
         seed_key: the config key that takes the seed.
+        counts: seeds of each cell by its name, where cells differ; by default `first_seeds` of each.
 
     Returns:
         "cell" (unique: its name and seed), "overrides" and "is_baseline" of each.
     """
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    number = {cell.name: first_seeds(options) if counts is None else counts[cell.name] for cell in cells}
+    seeds = range(options.first_seed, options.first_seed + max(number.values(), default=0))
     return [
         {
-            "cell": f"{cell.name}/{seed}",
+            "cell": cell_at(cell, seed),
             "overrides": [*fixed, *cell.overrides, f"{seed_key}={seed}"],
             "is_baseline": cell.is_baseline,
         }
         for cell, seed in blocks(cells, seeds, options.order_seed)
+        if seed - options.first_seed < number[cell.name]
     ]
+
+
+def cell_at(cell: Cell, seed: int) -> str:
+    """The name under which a cell on one seed stands in a study."""
+    return f"{cell.name}/{seed}"
 
 
 def _random_matched(options: DesignOptions, swept: Mapping[str, Any], facts: Facts | None) -> list[Cell]:

@@ -178,27 +178,31 @@ class Desk:
             return [self._frozen(trial.number) for trial in stale]
 
     def retry_failed(self) -> list[FrozenTrial]:
-        """Write down again the failed trials of a design; return them.
+        """Write down again the failed trials of a design; return them."""
+        with self.lock():
+            chosen = self.to_retry()
+            for frozen in chosen:
+                self._again(frozen, int(frozen.user_attrs.get(TRIES, 1)) + 1)
+            return chosen
+
+    def to_retry(self) -> list[FrozenTrial]:
+        """The failed trials of a design that `retry_failed` would run again.
 
         Not those that were tried as often as `max_retries` allows, and not those that failed twice for one reason:
         they would again.
         """
-        with self.lock():
-            trials = self.trials()
-            superseded = {trial.user_attrs.get(RETRY_OF) for trial in trials}
-            chosen = [
-                trial
-                for trial in trials
-                if trial.state == TrialState.FAIL
-                and not trial.user_attrs.get(INTERRUPTED)
-                and not trial.user_attrs.get(SKIPPED)
-                and trial.number not in superseded
-                and int(trial.user_attrs.get(TRIES, 1)) <= self.quota.max_retries
-                and not _failed_alike(trial, trials)
-            ]
-            for frozen in chosen:
-                self._again(frozen, int(frozen.user_attrs.get(TRIES, 1)) + 1)
-            return chosen
+        trials = self.trials()
+        superseded = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+        return [
+            trial
+            for trial in trials
+            if trial.state == TrialState.FAIL
+            and not trial.user_attrs.get(INTERRUPTED)
+            and not trial.user_attrs.get(SKIPPED)
+            and trial.number not in superseded
+            and int(trial.user_attrs.get(TRIES, 1)) <= self.quota.max_retries
+            and not _failed_alike(trial, trials)
+        ]
 
     def attempts(self, trial: Trial | FrozenTrial) -> list[FrozenTrial]:
         """The earlier attempts at `trial`, the latest first."""

@@ -1,9 +1,10 @@
-"""The re-evaluation that ends a study: which arms are trained again, and on which seeds."""
+"""The final phase, which reads test data: what it is, and which arms of a search are trained again on which seeds."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -12,8 +13,24 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.space.parameters import Space
 from search.study.options import FinalOptions
+from search.study.plan import Plan
 
-__all__ = ["best_arms", "final_cells"]
+__all__ = ["best_arms", "final_cells", "final_plan"]
+
+
+def final_plan(plan: Plan, cells: int) -> Plan:
+    """The phase that trains written-down cells to their end and reads test data."""
+    return replace(
+        plan,
+        optuna_name=f"{plan.study_name}.final",
+        phase="final",
+        sampler={"_target_": "optuna.samplers.RandomSampler"},
+        pruner=None,
+        custom_search_space=None,
+        # a failed cell is shown in the table, it does not hide the others
+        quota=replace(plan.quota, budget=cells, sampled=False, allowed_failures=None),
+        seeds_per_trial=1,
+    )
 
 
 def best_arms(study: optuna.Study, top_k: int) -> list[FrozenTrial]:

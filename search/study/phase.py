@@ -26,7 +26,7 @@ from search.study.plan import Plan, open_desk
 from search.study.recovery import recover
 from search.study.worker import Worker, WorkerReport
 
-__all__ = ["PhaseRun", "reasons"]
+__all__ = ["PhaseRun", "raise_if_nothing_worked", "reasons"]
 
 log = logging.getLogger("xvol")
 POLL_SECONDS = 1.0
@@ -161,6 +161,16 @@ def reasons(desk: Desk) -> str:
     failed = [trial for trial in counted if trial.user_attrs.get(REASON)]
     lines = [f"  trial {trial.number}: {trial.user_attrs[REASON]}" for trial in failed[:5]]
     return "\n".join([*lines, *([f"  and {len(failed) - 5} more"] if len(failed) > 5 else [])])
+
+
+def raise_if_nothing_worked(desk: Desk) -> None:
+    """Raise RuntimeError, with the reasons, where no trial came to its end with a value."""
+    now = desk.counts()
+    if now.complete == 0 and not any(trial.state == TrialState.COMPLETE for trial in desk.trials()):
+        raise RuntimeError(
+            f"none of {now.finished} trials came to its end ({now.failed} failed, {now.pruned} pruned, {now.skipped} skipped), "
+            f"so there is nothing to compare.\n{reasons(desk)}"
+        )
 
 
 def _is_basic(config: DictConfig) -> bool:

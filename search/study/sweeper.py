@@ -18,24 +18,24 @@ from optuna.trial import TrialState
 from search.ledger.paths import WORKERS
 from search.ledger.result import write_atomic
 from search.ledger.secrets import mask
-from search.space.design_options import Facts, design_of, written_trials
-from search.space.designs import Cell
 from search.space.parameters import Parameter, Space, parse_space
 from search.study.claims import Desk, Quota
+from search.study.compose import Composer
 from search.study.constraints import parse_constraints
-from search.study.finals import best_arms, final_cells
+from search.study.design_run import DesignRun
+from search.study.finals import best_arms, final_cells, final_plan
 from search.study.growth import current_name, grow
 from search.study.identity import claim_identity, is_known, write_identity
 from search.study.interrupts import Interrupts
 from search.study.liveness import check_shared_folder
-from search.study.marks import CELL, OVERRIDES
 from search.study.objectives import check_objectives
 from search.study.options import SweeperOptions, check_options, directions_of
-from search.study.phase import PhaseRun, reasons
+from search.study.phase import PhaseRun, raise_if_nothing_worked
 from search.study.plan import Plan, open_desk
 from search.study.proposal import custom_space
 from search.study.recovery import recover
 from search.study.samplers import is_grid, make_pruner, make_sampler
+from search.study.tables import write_study_tables
 from search.study.warm_start import first_points
 
 __all__ = ["StudyRun"]
@@ -52,7 +52,8 @@ class StudyRun:
         options: keys of `hydra.sweeper`.
         hydra_context, task, config: what Hydra hands to a sweeper. A task may have these attributes: `check`, called
             with a composed config before the study starts; it raises ValueError for what cannot run, and returns facts
-            ("arch_hash", "arm", "objectives", "senses"). `costs`: names it can state before training. `score`, called with
+            ("arch_hash", "arm", "objectives", "senses"). `check_values`: the same at once, for what can be told without
+            building the network. `costs`: names it can state before training. `score`, called with
             a config and names of zero-cost scores.
     """
 
@@ -65,6 +66,7 @@ class StudyRun:
         self.context, self.task = hydra_context, task
         self.storage = _as_written(config, merged.storage)
         self.config = _without_password(config, merged.storage)
+        self.composer = Composer(hydra_context.config_loader, self.config)
         self.study_dir = Path(str(config.hydra.sweep.dir)).absolute()
 
     def run(self, arguments: list[str]) -> dict[str, Any]:
@@ -88,8 +90,10 @@ class StudyRun:
         plan = self._plan(space)
         if design:
             with Interrupts(Path(plan.stop_file), owner=True) as interrupts:
-                self.phases = self._phases(interrupts)
-                return self._run_design(plan)
+                run = DesignRun(self.options, self.task, self._trial_config, self._phases(interrupts), self._opened)
+                desk = run.run(plan)
+                write_study_tables(self.study_dir)
+                return vars(desk.counts())
         points = space.grid() if is_grid(self.options.sampler) else None
         with Interrupts(Path(plan.stop_file), owner=True) as interrupts:
             self.phases = self._phases(interrupts)
@@ -99,10 +103,10 @@ class StudyRun:
             else:
                 self._warm_start(plan, desk)
                 self.phases.run(plan)
-            _raise_if_nothing_worked(desk)
+            raise_if_nothing_worked(desk)
             if self.options.final.top_k:
                 self._re_evaluate(desk, plan)
-            self._write_tables()
+            write_study_tables(self.study_dir)
             return vars(desk.counts())
 
     def _phases(self, interrupts: Interrupts) -> PhaseRun:
@@ -150,46 +154,6 @@ class StudyRun:
             storage=self.storage,
         )
 
-    def _run_design(self, search: Plan) -> dict[str, Any]:
-        """Train every cell of the design on every seed; more seeds, levels or factors go on where the study stands."""
-        options = self.options.design
-        design = design_of(options, search.space, self._facts(search.space))
-        for control in design.controls:
-            log.info("control of %s", control)
-        if design.fraction is not None:
-            log.info("%s", design.fraction.describe())
-        written = written_trials(design.cells, options, search.space.fixed, self.options.final.seed_key)
-        plan = replace(_final(search, len(written)), space=Space((), search.space.fixed))
-        plan, desk = self._opened(plan, lambda: self._check_cells(design.cells, search.space.fixed))
-        _refuse_other_cells(desk, written)
-        log.info("design %s: %d cells on %d seeds", options.kind, len(design.cells), options.seeds)
-        self.phases.run(plan, lambda desk: desk.write(written))
-        _raise_if_nothing_worked(desk)
-        self._write_tables()
-        return vars(desk.counts())
-
-    def _facts(self, space: Space) -> Facts | None:
-        """What the application can tell of a network, for controls and matched placements."""
-        facts = getattr(self.task, "facts", None)
-        if facts is None:
-            return None
-        return lambda lines: facts(_task_config(self._compose([*space.fixed, *lines])))
-
-    def _check_cells(self, cells: Sequence[Cell], fixed: Sequence[str]) -> dict[str, Any]:
-        """Check the baseline, which must run; tell which other cells cannot, since they will be shown as failed."""
-        check = getattr(self.task, "check", None)
-        for cell in cells:
-            config = _task_config(self._compose([*fixed, *cell.overrides]))
-            if check is None:
-                continue
-            try:
-                check(config)
-            except ValueError as error:
-                if cell.is_baseline:
-                    raise
-                log.warning("cell %s cannot run, and will be shown as failed: %s", cell.name, mask(str(error)))
-        return {}
-
     def _opened(self, plan: Plan, check: Callable[[], dict[str, Any]]) -> tuple[Plan, Desk]:
         """Check what is new, then open the study, or the one that it grew into."""
         config, search = self._identity(plan.space)
@@ -217,7 +181,11 @@ class StudyRun:
         return plan, desk
 
     def _compose(self, overrides: tuple[str, ...] | list[str]) -> DictConfig:
-        return self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        return self.composer.compose(overrides)
+
+    def _trial_config(self, overrides: Sequence[str]) -> DictConfig:
+        """What a trial with these overrides is given."""
+        return _task_config(self._compose(list(overrides)))
 
     def _identity(self, space: Space) -> tuple[dict[str, Any], dict[str, Any]]:
         config = OmegaConf.to_container(_task_config(self._compose(space.fixed)), resolve=True)
@@ -236,7 +204,12 @@ class StudyRun:
         check: Callable[[DictConfig], dict[str, Any]] | None = getattr(self.task, "check", None)
         variations = _variations(space)  # without a check, one of them shows whether the keys compose
         candidates = [baseline, *variations[: MAX_CHECKS if check else 1]]
-        configs = [_task_config(self._compose(overrides)) for overrides in candidates]
+        check_values = getattr(self.task, "check_values", None)  # what can be told without building a network
+        configs: list[DictConfig] = []
+        for overrides in candidates:
+            configs.append(self._trial_config(overrides))
+            if check_values is not None:
+                check_values(configs[-1])
         if check is None:
             return {}
         log.info("checking %d configurations of the study before it starts", len(configs))
@@ -259,23 +232,11 @@ class StudyRun:
         options = self.options.final
         baseline_hash = search.study.user_attrs.get(BASELINE_HASH)
         cells = final_cells(best_arms(search.study, options.top_k), plan.space, options, baseline_hash)
-        final = replace(_final(plan, len(cells)), constraints=())
+        final = replace(final_plan(plan, len(cells)), constraints=())
         log.info(
             "final: %d arms, the baseline among them, on %d fresh seeds", len(cells) // options.seeds, options.seeds
         )
         self.phases.run(final, lambda desk: desk.write(cells))
-
-    def _write_tables(self) -> None:
-        if not any(self.study_dir.glob("*/*/result.json")):
-            return  # a task of another application, which keeps no ledger
-        from search.report.export import render_text
-        from search.report.write import write_tables
-
-        table = write_tables(self.study_dir)
-        print(
-            f"\n{render_text(table)}\n\nRun folder: {self.study_dir}\nTables:     {self.study_dir / 'tables'}",
-            flush=True,
-        )
 
 
 def _without_password(config: DictConfig, storage: str | None) -> DictConfig:
@@ -291,34 +252,6 @@ def _without_password(config: DictConfig, storage: str | None) -> DictConfig:
         config.hydra.overrides.hydra = [*kept, f"hydra.sweeper.storage='{mask(storage)}'"]
         config.hydra.sweeper.storage = mask(storage)
     return config
-
-
-def _final(plan: Plan, cells: int) -> Plan:
-    """The phase that trains written-down cells to their end and reads test data."""
-    return replace(
-        plan,
-        optuna_name=f"{plan.study_name}.final",
-        phase="final",
-        sampler={"_target_": "optuna.samplers.RandomSampler"},
-        pruner=None,
-        custom_search_space=None,
-        # a failed cell is shown in the table, it does not hide the others
-        quota=replace(plan.quota, budget=cells, sampled=False, allowed_failures=None),
-        seeds_per_trial=1,
-    )
-
-
-def _refuse_other_cells(desk: Desk, written: Sequence[Mapping[str, Any]]) -> None:
-    """A cell of this name that was trained with other overrides is another cell."""
-    known = {trial.user_attrs.get(CELL): trial.user_attrs.get(OVERRIDES) for trial in desk.trials()}
-    for cell in written:
-        before = known.get(cell[CELL], cell[OVERRIDES])
-        if before != cell[OVERRIDES]:
-            differ = sorted(set(before or ()) ^ set(cell[OVERRIDES]))
-            raise ValueError(
-                f"cell {cell[CELL]} of the design was trained with other overrides before ({', '.join(differ)} differ); "
-                "give the level another label, or the study another hydra.sweeper.study_name"
-            )
 
 
 def _refuse_while_running(desk: Desk, plan: Plan) -> None:
@@ -361,12 +294,3 @@ def _variations(space: Space) -> list[list[str]]:
     first = {name: values[0] for name, values in levels.items()}
     points = [first, *({**first, name: value} for name, values in levels.items() for value in values[1:])]
     return [space.overrides(point) for point in points]
-
-
-def _raise_if_nothing_worked(desk: Desk) -> None:
-    now = desk.counts()
-    if now.complete == 0 and not any(trial.state == TrialState.COMPLETE for trial in desk.trials()):
-        raise RuntimeError(
-            f"none of {now.finished} trials came to its end ({now.failed} failed, {now.pruned} pruned, {now.skipped} skipped), "
-            f"so there is nothing to compare.\n{reasons(desk)}"
-        )

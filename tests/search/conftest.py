@@ -42,6 +42,8 @@ class WandbRun:
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    job_type: str = ""
+    artifacts: dict[str, tuple[str, set[str]]] = field(default_factory=dict)  # type and files, by name
     exit_code: int | None = None
 
 
@@ -80,6 +82,10 @@ def _read_run(file: Path) -> WandbRun:
                 "tags": list(run.tags),
             }
             found.config |= values(run.config.update)
+            found.job_type = run.job_type
+        elif kind == "artifact":
+            files = {entry.path for entry in record.artifact.manifest.contents}
+            found.artifacts[record.artifact.name] = (record.artifact.type, files)
         elif kind == "config":
             found.config |= values(record.config.update)
         elif kind == "summary":

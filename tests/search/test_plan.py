@@ -13,8 +13,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from search.config import config_folder
 from search.ledger.result import TrialResult, write_result
 from search.plan import main
-from search.planning import earlier_runs, measured_seconds, network_facts, noise_of, seconds_of, sites_of
-from search.space.design_options import KINDS, DesignOptions, cells_of, check_design
+from search.plan_rows import finished_seeds
+from search.planning import (
+    costs_of,
+    earlier_runs,
+    judged_costs,
+    measured_seconds,
+    network_facts,
+    noise_of,
+    seconds_of,
+    sites_of,
+)
+from search.space.design_options import KINDS, DesignOptions, cells_of, check_design, first_seeds
 from search.space.designs import Cell
 from search.study.options import SweeperOptions, check_options
 from search.trial.check import check_values
@@ -89,7 +99,7 @@ def test_an_experiment_of_the_paper_states_its_command_and_could_start(composed:
     assert config.hydra.sweeper.study_name == name.replace("/", "_")
     assert config.data.name == "cifar10"
     assert config.hydra.runtime.choices.design == name
-    assert options.seeds >= 5
+    assert first_seeds(options) >= 5
     cells = cells_of(options)
     for cell in cells:
         check_values(typed(without_hydra(composed(f"experiment={name}", *cell.overrides))))
@@ -226,6 +236,80 @@ def test_a_search_is_planned_by_its_levels(capsys: pytest.CaptureFixture[str], t
     assert "8 trials of the search and at most 12 of the re-evaluation = 20 trials" in text
     assert main(["data=digits", runs]) == 2
     assert "there is nothing to plan" in capsys.readouterr().err
+
+
+def test_looks_are_planned_with_their_hours_and_what_each_resolves(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    looks = "hydra.sweeper.design.looks=[3,5,8]"
+    arguments = ["design=ladder", *FIXED, "placement=none,stage3,stage4", looks, f"hydra.sweep.dir={tmp_path}/study"]
+    assert main([*arguments, "branch.use=conv+pssa,pssa", "--sd", "0.5", "--workers", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "Time to the first look: 3 networks x 3 seeds = 9 trials, 108 s of work, about 54 s on 2 worker(s)" in text
+    assert "Time at most, if every row goes to the last look: 3 networks x 8 seeds = 24 trials, 4.8 min of work" in text
+    assert "alpha 0.05 over all looks, obrien_fleming; sd of a paired difference 0.50 points, as given" in text
+    found = [
+        (float(one), float(every))
+        for one, every in re.findall(
+            r"look \d, at \d seeds: (\S+) points for one row; (\S+) points where all 2 rows", text
+        )
+    ]
+    assert len(found) == 3
+    assert found == sorted(found, reverse=True)
+    assert all(one < every for one, every in found)
+    assert main([*arguments, "hydra.sweeper.design.seeds=5"]) == 2
+    assert "leave seeds out" in capsys.readouterr().err
+
+
+def test_results_that_are_there_need_no_training(
+    composed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from search.trial.admission import fingerprint_of
+    from search.trial.config import recipe_hash
+
+    composition = composed("data=digits")
+    facts, config = network_facts(composition), typed(composition)
+    recipe = recipe_hash(OmegaConf.to_container(composition, resolve=True))  # type: ignore[arg-type]
+    for number, seed in enumerate([1000, 1001, 1004]):
+        mark = fingerprint_of(facts["arch_hash"], recipe, seed, config.train.epochs, "final")
+        write(tmp_path, number, facts["arch_hash"], seed, 50.0, recipe_hash=recipe, fingerprint=mark)
+        if seed != 1004:  # without its weights a result cannot stand for a trial that keeps them
+            (tmp_path / "earlier" / "final" / f"{number:04d}-s{seed}" / "checkpoint.pt").touch()
+    study = tmp_path / "study"
+
+    def seeds(folder: Path, reuse: str) -> set[int]:
+        return finished_seeds(folder, config, facts["arch_hash"], recipe, range(1000, 1005), reuse)
+
+    assert seeds(study, "all") == {1000, 1001}
+    assert seeds(study, "study") == set()
+    assert seeds(tmp_path / "earlier", "none") == {1000, 1001, 1004}
+    assert main(["design=one_at_a_time", *FIXED, "placement=none,stage3", f"hydra.sweep.dir={study}"]) == 0
+    text = capsys.readouterr().out
+    assert "2 networks x 5 seeds = 10 results, of which 2 are there and need no training; left = 8 trials, 96 s" in text
+
+
+def test_constraints_are_judged_where_no_accelerator_is_needed(
+    composed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = ("params_fused", "latency_ms", "train_memory_mb", "zero_cost.naswot")
+    config = typed(composed("data=digits", "device=cpu"))
+    assert judged_costs(config, names) == list(names)
+    assert judged_costs(typed(composed("data=digits", "device=cuda")), names) == ["params_fused", "zero_cost.naswot"]
+    costs = costs_of(config, names)
+    assert set(costs) == set(names)
+    assert all(value > 0 for value in costs.values())
+    given = ["design=one_at_a_time", *FIXED, "placement=none,stage3", f"hydra.sweep.dir={tmp_path}/study"]
+    limits = "hydra.sweeper.constraints={params_fused: '<=78000', latency_ms: '<=1e-6', train_memory_mb: '<=1'}"
+    assert main([*given, limits, "device=cuda"]) == 1
+    text = capsys.readouterr().out
+    assert re.search(r"1 +placement=stage3 +infeasible: params_fused \d+ is above 78000", text)
+    assert "constraints on latency_ms, train_memory_mb: not judged before running" in text
+    assert main([*given, limits, "device=cpu"]) == 1
+    assert re.search(
+        r"0 +baseline +infeasible: latency_ms \S+ is above 1e-06; train_memory_mb", capsys.readouterr().out
+    )
+    assert main([*given, "hydra.sweeper.constraints={latency: 3}"]) == 2
+    assert "hydra.sweeper.constraints.latency: allowed are params" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

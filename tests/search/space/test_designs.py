@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from search.space.design_control import matched_control
 from search.space.design_factors import Factor, factors_of_space, read_factors
 from search.space.design_fraction import Fraction, find_fraction
-from search.space.design_options import KINDS, DesignOptions, cells_of, check_design, design_of, written_trials
+from search.space.design_options import (
+    KINDS,
+    DesignOptions,
+    cells_of,
+    check_design,
+    design_of,
+    first_seeds,
+    written_trials,
+)
 from search.space.designs import (
     Cell,
     add_one_in,
@@ -413,3 +421,41 @@ def test_read_factors_are_taken_as_they_are() -> None:
     read = read_factors({"x": ["a=1", "a=2"]})
     assert all(isinstance(factor, Factor) for factor in read)
     assert one_at_a_time(read) == one_at_a_time({"x": ["a=1", "a=2"]})
+
+
+def test_looks_say_how_many_seeds_there_are() -> None:
+    assert first_seeds(DesignOptions(kind="ladder")) == 5
+    assert first_seeds(DesignOptions(kind="ladder", seeds=7)) == 7
+    for seeds in (None, 4):
+        options = DesignOptions(kind="ladder", looks=[4, 9], seeds=seeds)
+        check_design(options)
+        assert first_seeds(options) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (DesignOptions(looks=[5, 8]), "looks is given without a kind"),
+        (DesignOptions(kind="ladder", looks=[8, 5]), r"hydra\.sweeper\.design: looks must be ascending"),
+        (DesignOptions(kind="ladder", looks=[1, 5]), "from 2 on"),
+        (DesignOptions(kind="ladder", looks=[5, 8], seeds=6), r"seeds=6 and .*looks=\[5, 8\].*or give 5"),
+        (DesignOptions(kind="ladder", looks=[5, 8], alpha=5.0), "alpha must lie between 0 and 1"),
+        (DesignOptions(kind="ladder", looks=[5, 8], spending="linear"), "unknown spending function 'linear'"),
+        (DesignOptions(kind="ladder", alpha=0.1), "belong to looks, and none are given"),
+        (DesignOptions(kind="ladder", seeds=0), "seeds=0: at least 1"),
+    ],
+)
+def test_wrong_looks_are_told(options: DesignOptions, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_design(options)
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.integers(0, 3))
+def test_cells_with_more_seeds_keep_the_order_of_the_others(numbers: list[int], order_seed: int) -> None:
+    cells = [Cell(f"c{i}", (f"c={i}",), is_baseline=not i) for i in range(len(numbers))]
+    options = DesignOptions(kind="ladder", seeds=max(numbers), order_seed=order_seed)
+    counts = {cell.name: number for cell, number in zip(cells, numbers, strict=True)}
+    some = written_trials(cells, options, counts=counts)
+    assert Counter(each["cell"].partition("/")[0] for each in some) == counts
+    everything = [each["cell"] for each in written_trials(cells, options)]
+    assert [name for name in everything if name in {each["cell"] for each in some}] == [each["cell"] for each in some]

@@ -1,5 +1,6 @@
 """A Hydra application without torch, to be run under the sweeper: the objective is a parabola with faults on demand."""
 
+import math
 import os
 import signal
 import time
@@ -33,11 +34,13 @@ def main(config: DictConfig) -> float | tuple[float, ...]:
         except RuntimeError:
             if config.soft:
                 raise
-    if config.fault == "raise" and config.x in config.faulty:
+    unlucky = config.x in config.faulty and (not config.unlucky or config.seed in config.unlucky)
+    if config.fault == "raise" and unlucky:
         raise RuntimeError(f"no luck at x={config.x}")
     if config.fault == "no number" and config.x in config.faulty:
         return float("nan")
-    if config.fault == "kill" and config.x in config.faulty and not Path(config.trace + ".killed").exists():
+    there = [config.x, config.seed] == list(config.kill_at)
+    if (there or (config.fault == "kill" and unlucky)) and not Path(config.trace + ".killed").exists():
         Path(config.trace + ".killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     for epoch in range(1, 5):
@@ -50,6 +53,10 @@ def main(config: DictConfig) -> float | tuple[float, ...]:
         result = TrialResult(
             study="toy", trial=channel.number, phase=channel.phase, status="ok", seed=config.seed, val_top1=value
         )
+        if channel.phase == "final":
+            result.test_top1 = value + config.jitter * math.sin(11 * config.x + 7 * config.seed)
+            result.arm, result.arch_hash = f"x={config.x}", f"hash of {config.x}"
+            result.is_baseline = channel.is_baseline
         write_result(output, result)
     if config.fault == "kill late" and config.x in config.faulty and not Path(config.trace + ".killed").exists():
         Path(config.trace + ".killed").touch()

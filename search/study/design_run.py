@@ -1,0 +1,143 @@
+"""A study that is a design: every cell trained on every seed, or in looks on as many as its row needs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.types import TaskFunction
+from omegaconf import DictConfig
+
+from search.ledger.design_file import write_design
+from search.ledger.secrets import mask
+from search.space.design_options import Facts, design_of, first_seeds, written_trials
+from search.space.designs import Cell
+from search.space.parameters import Space
+from search.study.claims import Desk
+from search.study.finals import final_plan
+from search.study.looks import claim_looks, next_step, standing
+from search.study.marks import CELL, OVERRIDES
+from search.study.options import SweeperOptions
+from search.study.phase import PhaseRun, raise_if_nothing_worked
+from search.study.plan import Plan
+
+if TYPE_CHECKING:
+    from search.report.sequential import LookPlan
+
+__all__ = ["DesignRun"]
+
+log = logging.getLogger("xvol")
+Opened = Callable[[Plan, Callable[[], dict[str, Any]]], tuple[Plan, Desk]]
+
+
+class DesignRun:
+    """Runs the cells of `options.design`.
+
+    Args:
+        options: keys of `hydra.sweeper`.
+        task: the application; its attributes `facts` and `check` are asked where it has them.
+        config: composes what a trial with such overrides is given.
+        phases: runs what is written down.
+        opened: checks what is new by calling its second argument, and opens the study.
+    """
+
+    def __init__(
+        self,
+        options: SweeperOptions,
+        task: TaskFunction,
+        config: Callable[[Sequence[str]], DictConfig],
+        phases: PhaseRun,
+        opened: Opened,
+    ) -> None:
+        self._options, self._design = options, options.design
+        self._task, self._config, self._phases, self._opened = task, config, phases, opened
+
+    def run(self, search: Plan) -> Desk:
+        """Run, or go on with, the design; more seeds, levels or factors go on where the study stands.
+
+        Raises:
+            ValueError, RuntimeError, KeyboardInterrupt: as `StudyRun.run`.
+        """
+        options, fixed = self._design, search.space.fixed
+        design = design_of(options, search.space, self._facts(fixed))
+        for control in design.controls:
+            log.info("control of %s", control)
+        if design.fraction is not None:
+            log.info("%s", design.fraction.describe())
+        written = self._written(design.cells, fixed)
+        plan = replace(final_plan(search, len(written)), space=Space((), fixed))
+        plan, desk = self._opened(plan, lambda: self._check_cells(design.cells, fixed))
+        looks = claim_looks(desk, Path(plan.study_dir), options, design.cells, plan.quota.max_retries)
+        _refuse_other_cells(desk, written)
+        write_design(Path(plan.study_dir), str(options.kind), design.cells, fixed, self._options.final.seed_key)
+        several = f", looks at {', '.join(map(str, looks.looks))} seeds" if looks else ""
+        log.info("design %s: %d cells on %d seeds%s", options.kind, len(design.cells), first_seeds(options), several)
+        if looks is None:
+            self._phases.run(plan, lambda desk: desk.write(written))
+            raise_if_nothing_worked(desk)
+        else:
+            self._run_looks(plan, desk, design.cells, looks)
+        return desk
+
+    def _run_looks(self, plan: Plan, desk: Desk, cells: Sequence[Cell], looks: LookPlan) -> None:
+        """Train, look, and add seeds to the rows that are undecided, until none is or no look is left."""
+        counts = {cell.name: first_seeds(self._design) for cell in cells}
+        while True:
+            written = self._written(cells, plan.space.fixed, counts)
+            self._train(plan, desk, written)
+            raise_if_nothing_worked(desk)
+            now = standing(desk, Path(plan.study_dir), looks, cells, self._design.first_seed)
+            step = next_step(looks, now, self._design.first_seed)
+            log.info("%s", step.text)
+            if not step.counts:
+                return
+            counts = {name: max(count, step.counts.get(name, 0)) for name, count in counts.items()}
+
+    def _train(self, plan: Plan, desk: Desk, written: Sequence[Mapping[str, Any]]) -> None:
+        """Train what is written down; what failed is run again now, since after the look its seed is lost."""
+        names = {trial.user_attrs.get(CELL) for trial in desk.trials()} | {cell[CELL] for cell in written}
+        plan = replace(plan, quota=replace(plan.quota, budget=len(names)))
+        self._phases.run(plan, lambda desk: desk.write(written))
+        while desk.to_retry():
+            self._phases.run(plan, lambda desk: desk.write(written))
+
+    def _written(
+        self, cells: Sequence[Cell], fixed: Sequence[str], counts: Mapping[str, int] | None = None
+    ) -> list[dict[str, Any]]:
+        return written_trials(cells, self._design, fixed, self._options.final.seed_key, counts)
+
+    def _facts(self, fixed: Sequence[str]) -> Facts | None:
+        """What the application can tell of a network, for controls and matched placements."""
+        facts = getattr(self._task, "facts", None)
+        return None if facts is None else lambda lines: facts(self._config([*fixed, *lines]))
+
+    def _check_cells(self, cells: Sequence[Cell], fixed: Sequence[str]) -> dict[str, Any]:
+        """Check the baseline, which must run; tell which other cells cannot, since they will be shown as failed."""
+        check = getattr(self._task, "check", None)
+        for cell in cells:
+            config = self._config([*fixed, *cell.overrides])
+            if check is None:
+                continue
+            try:
+                check(config)
+            except ValueError as error:
+                if cell.is_baseline:
+                    raise
+                log.warning("cell %s cannot run, and will be shown as failed: %s", cell.name, mask(str(error)))
+        return {}
+
+
+def _refuse_other_cells(desk: Desk, written: Sequence[Mapping[str, Any]]) -> None:
+    """A cell of this name that was trained with other overrides is another cell."""
+    known = {trial.user_attrs.get(CELL): trial.user_attrs.get(OVERRIDES) for trial in desk.trials()}
+    for cell in written:
+        before = known.get(cell[CELL], cell[OVERRIDES])
+        if before != cell[OVERRIDES]:
+            differ = sorted(set(before or ()) ^ set(cell[OVERRIDES]))
+            raise ValueError(
+                f"cell {cell[CELL]} of the design was trained with other overrides before ({', '.join(differ)} differ); "
+                "give the level another label, or the study another hydra.sweeper.study_name"
+            )
