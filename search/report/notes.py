@@ -209,7 +209,15 @@ def latency_note(trials: pd.DataFrame) -> list[str]:
         return []
     batches = sorted({int(size) for size in measured["latency_batch"].dropna()})
     of = f"one batch of {joined([str(size) for size in batches])}" if batches else "one batch"
-    return [f"Latency: milliseconds for {of}, as trained and fused; median over the arm's finished trials."]
+    note = f"Latency: milliseconds for {of}, as trained and fused; median over the arm's finished trials."
+    ok = measured["status"] == "ok"
+    reused = int((ok & measured["reused_from"].notna()).sum())
+    if 0 < reused < int(ok.sum()):
+        note += (
+            f" {reused} of {int(ok.sum())} were taken over from earlier runs and measured then: what the machine did "
+            "besides may differ, so do not compare these latencies with the others."
+        )
+    return [note]
 
 
 def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[str]:

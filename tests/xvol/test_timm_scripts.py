@@ -1,5 +1,6 @@
 """What timm's train.py, validate.py and benchmark.py ask of a model, in the order in which they ask it."""
 
+import copy
 from argparse import Namespace
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.data import resolve_data_config
+from timm.layers import convert_splitbn_model
 from timm.models import load_checkpoint, model_parameters, resolve_model_input_args, resume_checkpoint
 from timm.optim import create_optimizer_v2
+from timm.task import ClassificationTask, load_task_ema_checkpoint, resume_task_checkpoint
 from timm.utils import CheckpointSaver, ModelEmaV3, dispatch_clip_grad, reparameterize_model
 from torch import nn
 
@@ -18,14 +21,14 @@ import xvol
 NAME = "xvol_resnet18.stage3"
 
 
-def built_as_train_does(name: str = NAME, **model_kwargs: object) -> nn.Module:
+def built_as_train_does(name: str = NAME, drop_path_rate: float = 0.1, **model_kwargs: object) -> nn.Module:
     return timm.create_model(
         name,
         pretrained=False,
         in_chans=3,
         num_classes=5,
         drop_rate=0.0,
-        drop_path_rate=0.1,
+        drop_path_rate=drop_path_rate,
         drop_block_rate=None,
         global_pool=None,
         bn_momentum=None,
@@ -116,6 +119,58 @@ def test_weights_of_the_plain_host(tmp_path: Path) -> None:
         assert torch.equal(model(images), plain(images))
 
 
+def test_pretrained_weights_from_a_file(tmp_path: Path) -> None:
+    """train.py's --pretrained-path, with another number of classes than the file's."""
+    plain = timm.create_model("resnet18", num_classes=7).eval()
+    torch.save(plain.state_dict(), tmp_path / "plain.pth")
+    overlay = {"file": str(tmp_path / "plain.pth"), "num_classes": -1}
+    model = timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=5).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model.forward_features(images), plain.forward_features(images))
+        assert model(images).shape == (2, 5)
+
+
+def test_a_task_trains_and_goes_on(tmp_path: Path) -> None:
+    """How train.py has done it since timm.task: the task holds the model and its moving average."""
+
+    def started() -> tuple[ClassificationTask, torch.optim.Optimizer]:
+        task = ClassificationTask(model=built_as_train_does(gamma=0.5), device=torch.device("cpu"), verbose=False)
+        return task, create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=0.01, momentum=0.9)
+
+    task, optimizer = started()
+    task.setup_ema(decay=0.5)
+    task.get_trainable_module().train()
+    task(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))["loss"].backward()
+    optimizer.step()
+    task.update_ema(step=1)
+    saver = CheckpointSaver(
+        task.get_trainable_module(), optimizer, args=Namespace(model=NAME), checkpoint_dir=tmp_path, task=task
+    )
+    saver.save_checkpoint(0, metric=20.0)
+
+    again, optimizer = started()
+    assert resume_task_checkpoint(again, str(tmp_path / "last.pth.tar"), optimizer=optimizer, log_info=False) == 1
+    again.setup_ema(decay=0.5)
+    load_task_ema_checkpoint(again, str(tmp_path / "last.pth.tar"))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        plain, smooth = (task.get_eval_model(ema=ema).eval()(images) for ema in (False, True))
+        assert torch.equal(again.get_eval_model().eval()(images), plain)
+        assert torch.equal(again.get_eval_model(ema=True).eval()(images), smooth)
+        assert not torch.equal(plain, smooth)
+
+
+def test_split_norms_keep_to_their_part_of_the_batch() -> None:
+    """train.py's --split-bn: the norms of the blocks are replaced with the others."""
+    model = built_as_train_does(gamma=1.0, drop_path_rate=0.0)
+    split = convert_splitbn_model(copy.deepcopy(model), 2).train()
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        parts = [copy.deepcopy(model).train()(part) for part in images.chunk(2)]
+        torch.testing.assert_close(split(images), torch.cat(parts), rtol=1e-5, atol=1e-6)
+
+
 def test_the_fused_form_is_refused_with_the_way_out(tmp_path: Path) -> None:
     torch.save(xvol.fuse(built_as_train_does()).state_dict(), tmp_path / "fused.pth")
     with pytest.raises(RuntimeError, match=r"layer3.0.conv1.*fused \(deploy\) form.*load it into the fused model"):
@@ -148,6 +203,16 @@ def test_benchmark_builds_moves_and_counts() -> None:
         y = model.eval()(torch.randn(1, 3, 32, 32, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last))
     assert y.shape == (1, 1000)
     assert y.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_a_profiler_may_trace_it() -> None:
+    """What fvcore does for benchmark.py's --bench profile; under a trace the numbers in a shape are tensors."""
+    model = built_as_train_does(branches=["conv", "pssa", "pssa_inner", "gap_query"], gamma=1.0).eval()
+    images = torch.randn(1, 3, 32, 32)
+    traced = torch.jit.trace(model, images, check_trace=False)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(images), model(images))
 
 
 def test_features() -> None:

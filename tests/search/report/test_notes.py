@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from search.report.load import load_study
-from search.report.notes import trial_counts
+from search.report.notes import latency_note, trial_counts
 
 from .conftest import Add
 
@@ -20,3 +20,13 @@ def test_results_that_were_taken_from_elsewhere_are_counted_apart(study: Path, a
 def test_a_phase_without_reuse_says_nothing_of_it(study: Path, add: Add) -> None:
     add(val_top1=1.0)
     assert trial_counts(load_study(study)) == "Phase final: 1 trial (1 ok)."
+
+
+def test_latencies_of_another_day_are_not_compared(study: Path, add: Add) -> None:
+    add(val_top1=1.0, latency_ms=2.0, latency_batch=8)
+    (alone,) = latency_note(load_study(study))
+    assert "taken over" not in alone
+    add(val_top1=1.0, latency_ms=9.0, latency_batch=8, reused_from="demo/trials/0000-s0/result.json")
+    (both,) = latency_note(load_study(study))
+    assert both.startswith(alone)
+    assert "1 of 2 were taken over from earlier runs and measured then" in both
