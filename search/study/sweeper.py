@@ -19,6 +19,7 @@ from search.ledger.paths import WORKERS
 from search.ledger.result import write_atomic
 from search.ledger.secrets import mask
 from search.space.parameters import Parameter, Space, parse_space
+from search.study.best import write_best
 from search.study.claims import Desk, Quota
 from search.study.compose import Composer
 from search.study.constraints import parse_constraints
@@ -104,6 +105,7 @@ class StudyRun:
                 self._warm_start(plan, desk)
                 self.phases.run(plan)
             raise_if_nothing_worked(desk)
+            write_best(desk.study, self.study_dir)
             if self.options.final.top_k:
                 self._re_evaluate(desk, plan)
             write_study_tables(self.study_dir)

@@ -141,9 +141,10 @@ def test_a_task_trains_and_goes_on(tmp_path: Path) -> None:
     task, optimizer = started()
     task.setup_ema(decay=0.5)
     task.get_trainable_module().train()
-    task(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))["loss"].backward()
-    optimizer.step()
-    task.update_ema(step=1)
+    for step in (1, 2):  # the average of the first is the model itself
+        task(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))["loss"].backward()
+        optimizer.step()
+        task.update_ema(step=step)
     saver = CheckpointSaver(
         task.get_trainable_module(), optimizer, args=Namespace(model=NAME), checkpoint_dir=tmp_path, task=task
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -166,6 +167,9 @@ def test_a_sphere_from_the_command_line(tmp_path: Path) -> None:
         assert 1 <= point["d"] <= 100
         assert point["e"] in ("adam", "sgd")
         assert 1.0 <= point["f"] <= 2.0
+    best = min(app.trials(), key=lambda trial: trial.value or 0.0)
+    written = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    assert written == {"name": "optuna", "best_params": best.params, "best_value": best.value}
 
 
 def test_a_conditional_space_in_code(tmp_path: Path) -> None:
