@@ -66,9 +66,9 @@ def shifted(k_BCHW: Tensor, *, directions: int, shift: int, stride: int, border:
 
 def tap_window(taps_ND: Tensor) -> Tensor:
     """Taps as depthwise kernels: (N, D) to (N, 1, 3, 3), zero where there is no direction."""
-    places = POSITIONS[taps_ND.shape[1]]
-    zero_N = taps_ND.new_zeros(taps_ND.shape[0])
-    columns = [taps_ND[:, places.index(position)] if position in places else zero_N for position in range(9)]
+    taps_N = taps_ND.unbind(dim=1)  # how many is a plain number under torch.jit.trace too, where no shape is one
+    places, zero_N = POSITIONS[len(taps_N)], torch.zeros_like(taps_N[0])
+    columns = [taps_N[places.index(position)] if position in places else zero_N for position in range(9)]
     return torch.stack(columns, dim=1).view(-1, 1, 3, 3)
 
 
