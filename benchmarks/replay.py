@@ -6,10 +6,12 @@
 The table (benchmarks/space_table.py trains it) has the columns of the point's parameters, then `arch_hash`, `seed` and
 `val_top1`, then whatever else. An empty parameter cell means that the parameter makes no difference at that point.
 
-A strategy is *there* with its first training of an arm whose mean over all seeds is at most one standard error of the
-best arm's mean below it. In one repeat every arm has one value, that of a seed drawn for it: what a search that trains
-each arm once sees, and sees again where it trains the arm again. Strategies are paired: a repeat draws the same values
-for all of them.
+A search trains every arm on one seed, so what that seed does to all arms alike is no noise to it: each value is taken less
+the mean of its seed over the arms (plus the mean of all). What is left over, beyond the arms' means, is noise; its standard
+deviation is pooled over arms, with (arms - 1)(seeds - 1) degrees of freedom. A strategy is *there* with its first training
+of an arm whose mean over all seeds is at most one standard error (noise over the root of the number of seeds) below the
+best arm's. In one repeat every arm has one value, that of a seed drawn for it: what a search that trains each arm once sees,
+and sees again where it trains the arm again. Strategies are paired: a repeat draws the same values for all of them.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A trained space: its parameters with their choices, and each arm's values, one a seed."""
+    """A trained space: its parameters with their choices, and each arm's values, one a seed, less what the seed does to all."""
 
     space: Mapping[str, tuple[str, ...]]
     points: tuple[tuple[tuple[str, ...], str], ...]
@@ -56,7 +58,7 @@ class Table:
         """Read the CSV.
 
         Raises:
-            ValueError: a column is missing, a point of the space has no row, or an arm has fewer than two seeds.
+            ValueError: a column is missing, a point of the space has no row, or the arms do not share two seeds or more.
         """
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -71,12 +73,17 @@ class Table:
         by_seed: dict[str, dict[str, float]] = {}
         for row in rows:
             by_seed.setdefault(row["arch_hash"], {})[row["seed"]] = float(row["val_top1"])
-        few = sorted(arm for arm, values in by_seed.items() if len(values) < 2)
-        if few:
+        seeds = sorted(set().union(*by_seed.values()))
+        uneven = sorted(arm for arm, values in by_seed.items() if set(values) != set(seeds))
+        if uneven or len(seeds) < 2:
             raise ValueError(
-                f"{path}: noise needs two seeds of each arm at least; fewer are there of {', '.join(few[:5])}"
+                f"{path}: noise needs two seeds at least, the same for each arm; seeds are {', '.join(seeds)}"
+                + (f", and not all are there of {', '.join(uneven[:5])}" if uneven else "")
             )
-        table = cls(space, tuple(points.items()), {arm: tuple(found.values()) for arm, found in by_seed.items()})
+        grand = statistics.fmean(values[seed] for values in by_seed.values() for seed in seeds)
+        effect = {seed: statistics.fmean(values[seed] for values in by_seed.values()) - grand for seed in seeds}
+        centred = {arm: tuple(values[seed] - effect[seed] for seed in seeds) for arm, values in by_seed.items()}
+        table = cls(space, tuple(points.items()), centred)
         for point in _product(space):
             table.arm(point)
         return table
@@ -92,11 +99,17 @@ class Table:
         """The mean of each arm over its seeds."""
         return {arm: statistics.fmean(values) for arm, values in self.values.items()}
 
+    def noise(self) -> float:
+        """The standard deviation of one value around its arm's mean, pooled over arms; seeds are taken out already."""
+        means, seeds = self.means(), len(next(iter(self.values.values())))
+        squares = sum((value - means[arm]) ** 2 for arm, values in self.values.items() for value in values)
+        return float((squares / ((len(means) - 1) * (seeds - 1))) ** 0.5)
+
     def good(self) -> tuple[set[str], str, float]:
-        """The arms within noise of the best, the best arm, and the standard error of its mean."""
+        """The arms within noise of the best, the best arm, and the standard error of a mean."""
         means = self.means()
         best = max(means, key=means.__getitem__)
-        error = statistics.stdev(self.values[best]) / len(self.values[best]) ** 0.5
+        error = self.noise() / len(self.values[best]) ** 0.5
         return {arm for arm, mean in means.items() if mean >= means[best] - error}, best, error
 
 
@@ -225,7 +238,7 @@ def replay(table: Table, repeats: int, most: int) -> Row:
         "best": {"arm": best, "point": _point_of(table, best), "mean": means[best], "standard_error": error},
         "good_arms": len(good),
         "spread_of_means": statistics.stdev(means.values()),
-        "noise": statistics.fmean(statistics.variance(values) for values in table.values.values()) ** 0.5,
+        "noise": table.noise(),
         "repeats": repeats,
         "most": most,
         "rows": rows,

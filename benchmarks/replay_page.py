@@ -21,7 +21,8 @@ def render(found: Row) -> str:
         "# Trainings until a search is within noise of the best",
         "",
         f"{found['arms']} arms behind {found['points']} points, {'/'.join(map(str, found['seeds']))} seeds each; sd of the "
-        f"arms' means {found['spread_of_means']:.2f}, sd between seeds {found['noise']:.2f}. Best arm: {best['point']}, "
+        f"arms' means {found['spread_of_means']:.2f}, sd of one training around its arm's mean {found['noise']:.2f} (what a "
+        f"seed does to all arms taken out). Best arm: {best['point']}, "
         f"mean {best['mean']:.2f}, standard error {best['standard_error']:.2f}; {found['good_arms']} arm(s) are within that of it.",
         "",
         f"Mean of {found['repeats']} paired repeats, [95 % bootstrap interval]; at most {found['most']} trainings. Differences "
