@@ -153,12 +153,22 @@ class Desk:
             for point in points[: max(0, self._owed(self.counts()))]:
                 self.study.enqueue_trial(dict(point))
 
-    def interrupt(self, trial: Trial, reason: str) -> None:
-        """Take back a trial that was stopped from outside, and write the same one down again; it is not blamed."""
+    def interrupt(self, trial: Trial, reason: str, counted: bool = False) -> FrozenTrial:
+        """Take back a trial that was stopped from outside, and write the same one down again; return it as it now stands.
+
+        Args:
+            counted: whether this counts as one of its tries: after `max_retries` of them it failed. A trial that the
+                user stopped is not blamed.
+        """
         with self.lock():
             frozen = self._frozen(trial.number)
-            self._end(frozen, reason)
-            self._again(frozen, int(frozen.user_attrs.get(TRIES, 1)))
+            tries = int(frozen.user_attrs.get(TRIES, 1))
+            if counted and tries > self.quota.max_retries:
+                self._end(frozen, f"{reason}, {tries} times in a row", interrupted=False)
+            else:
+                self._end(frozen, reason)
+                self._again(frozen, tries + counted)
+            return self._frozen(trial.number)
 
     def recover(self) -> list[FrozenTrial]:
         """Take back the running trials whose worker is dead, and return them as they now stand.

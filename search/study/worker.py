@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import Trial, TrialState
 
 from search.channel import Infeasible, InFlight, Pruned, Stopped, opened
+from search.ledger.disk import is_disk_full, wait_for_space
 from search.ledger.index import Index
 from search.ledger.paths import trial_subdir
 from search.ledger.secrets import mask
@@ -205,6 +206,9 @@ class _Shift:
             )  # a cell of a design is wanted all the same: later, from the ledger
             time.sleep(1.0)
             return
+        if is_disk_full(outcome):
+            self._wait_for_space(trial, name, mask(f"the disk is full: {outcome}"))
+            return
         if channel is not None and channel.skip:
             trial.set_user_attr(SKIPPED, channel.skip)
         if isinstance(outcome, Pruned | optuna.TrialPruned):
@@ -219,6 +223,14 @@ class _Shift:
         else:
             log.error("%s failed: %s (the study goes on)", name, reason)
         study.tell(trial, state=TrialState.FAIL)
+
+    def _wait_for_space(self, trial: Trial, name: str, reason: str) -> None:
+        """Wait as long as for a storage that went away; then the trial goes on from its last saved state."""
+        folder, patience = Path(self.plan.study_dir), self.plan.patience_seconds
+        log.warning("%s: %s; waiting for room in %s, up to %g s", name, reason, folder, patience)
+        if wait_for_space(folder, patience, lambda: self.interrupts.requested):
+            log.warning("%s: there is room again; the trial goes on", name)
+        close_ledger(self.plan, self.desk.interrupt(trial, reason, counted=True))
 
 
 def _outcome_of(task: TaskFunction) -> Callable[[DictConfig], Any]:

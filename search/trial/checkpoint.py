@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,10 +26,19 @@ def is_kept(when: str, phase: Phase) -> bool:
 
 
 def save_checkpoint(network: nn.Module, folder: Path) -> Path:
-    """Write the state dict of `network`, its tensors on the CPU, to `folder/checkpoint.pt`; return the path."""
+    """Write the state dict of `network`, its tensors on the CPU, to `folder/checkpoint.pt`; return the path.
+
+    Raises:
+        OSError: it cannot be written; torch's writer tells no more of a full disk than that it failed.
+    """
     state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     path = folder / CHECKPOINT_FILE
-    write_whole(path, lambda temporary: torch.save(state, temporary))
+    try:
+        write_whole(path, lambda temporary: torch.save(state, temporary))
+    except RuntimeError as error:
+        if not re.search("inline_container|PytorchStreamWriter", str(error)):
+            raise
+        raise OSError(errno.ENOSPC, "torch could not write all of it: is the disk full?", str(path)) from error
     return path
 
 

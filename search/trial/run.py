@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import re
@@ -15,6 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from search.channel import Channel, Infeasible, InFlight, Pruned, Stopped, current
+from search.ledger.disk import is_disk_full
 from search.ledger.record import Record
 from search.ledger.result import TrialResult, write_atomic
 from search.ledger.secrets import mask
@@ -61,7 +63,8 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         Infeasible: the study refused the network before it was trained; recorded as "infeasible".
         InFlight: another worker is training the same trial; recorded as "interrupted".
         Stopped: the study asked running trials to stop; recorded as "interrupted", with its state saved.
-        Exception: whatever went wrong; recorded as "failed", with its reason, before it is raised again.
+        Exception: whatever went wrong; recorded as "failed", with its reason, before it is raised again. A full disk is
+            recorded as "interrupted", where that can still be written, and the saved state is kept.
     """
     channel = current()
     config = typed(composed)
@@ -102,9 +105,11 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         result.status, result.reason = "interrupted", mask(str(stop))
         raise
     except BaseException as error:
-        result.status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit) or is_disk_full(error)
+        result.status = "interrupted" if stopped else "failed"  # what is interrupted keeps its saved state
         result.reason = _reason(error, config)
-        write_atomic(folder / ERROR_FILE, mask(traceback.format_exc()))
+        with contextlib.suppress(OSError):  # on a full disk the reason matters more than the trace
+            write_atomic(folder / ERROR_FILE, mask(traceback.format_exc()))
         raise
     finally:
         record.close()  # first: what W&B does, or a Ctrl-C while it uploads, cannot take the result away

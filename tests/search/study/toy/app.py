@@ -1,5 +1,6 @@
 """A Hydra application without torch, to be run under the sweeper: the objective is a parabola with faults on demand."""
 
+import errno
 import math
 import os
 import signal
@@ -37,6 +38,12 @@ def main(config: DictConfig) -> float | tuple[float, ...]:
     unlucky = config.x in config.faulty and (not config.unlucky or config.seed in config.unlucky)
     if config.fault == "raise" and unlucky:
         raise RuntimeError(f"no luck at x={config.x}")
+    once = config.fault == "full" and not Path(config.trace + ".full").exists()
+    if (once or config.fault == "always full") and unlucky:
+        Path(config.trace + ".full").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if config.fault == "write":
+        (Path(HydraConfig.get().runtime.output_dir) / "weights").write_bytes(bytes(1 << 18))
     if config.fault == "no number" and config.x in config.faulty:
         return float("nan")
     there = [config.x, config.seed] == list(config.kill_at)

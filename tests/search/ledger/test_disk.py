@@ -1,0 +1,73 @@
+"""A full disk: told from other errors, and waited for."""
+
+import errno
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from search.ledger import disk
+from search.ledger.disk import is_disk_full, wait_for_space
+
+from ...tmpfs import tmpfs
+
+
+def caught(raise_it: object) -> BaseException:
+    try:
+        raise_it()  # type: ignore[operator]
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def fill(path: str = "/dev/full") -> None:
+    with open(path, "wb") as file:
+        file.write(b"x")
+
+
+def test_what_says_that_a_disk_is_full() -> None:
+    def behind(cause: bool) -> None:
+        try:
+            fill()
+        except OSError as error:
+            if cause:
+                raise RuntimeError("torch's words") from error
+            raise ValueError("something else is wrong") from None
+
+    assert is_disk_full(caught(fill))
+    assert is_disk_full(caught(lambda: behind(True)))
+    assert not is_disk_full(caught(lambda: behind(False)))
+    assert is_disk_full(OSError(errno.EDQUOT, "quota"))
+    assert not is_disk_full(OSError(errno.ENOENT, "no file"))
+    assert not is_disk_full(ValueError("no"))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    with tmpfs(tmp_path / "small", mebibytes=3) as folder:
+        yield folder
+
+
+def test_room_is_waited_for(small: Path) -> None:
+    assert wait_for_space(small, 0)
+    assert list(small.iterdir()) == []
+    (small / "filler").write_bytes(bytes(5 << 19))
+    began = time.monotonic()
+    assert not wait_for_space(small, 0.3)
+    assert time.monotonic() - began >= 0.3
+    assert not wait_for_space(small, 60, lambda: True)
+    threading.Timer(0.5, (small / "filler").unlink).start()
+    assert wait_for_space(small, 60)
+
+
+def test_a_folder_that_is_not_there_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        wait_for_space(tmp_path / "nowhere", 1)
+
+
+def test_the_probe_leaves_nothing_behind(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "_ROOM", 10 << 20)
+    assert not wait_for_space(small, 0)
+    assert list(small.iterdir()) == []
