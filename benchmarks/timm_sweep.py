@@ -78,7 +78,7 @@ def main() -> None:
         end = time.monotonic() + 60 * given.minutes
         for name in names:
             if name not in done and time.monotonic() < end:
-                _append(given.results, _one(name, survey[name], given))
+                _append(given.results, _one(name, survey[name], given.timeout, given.at_most_params, given.gib))
     if given.results == RESULTS and given.shard == (1, 1):  # shards end at different times: --render when all have
         render(_read(RESULTS), survey, ROOT)
 
@@ -140,20 +140,18 @@ def _is_convolutional(model: nn.Module) -> bool:
     return any(max(conv.kernel_size) > max(1, max(conv.stride)) for conv in convs)
 
 
-def _one(name: str, known: Row, given: argparse.Namespace) -> Row:
+def _one(name: str, known: Row, timeout: float, most_params: float, gib: int) -> Row:
     """Run one model in a process of its own."""
     row = {key: known[key] for key in ("model", "family", "params")}
-    if given.at_most_params < known["params"] < 1 << 40:
-        return row | {"status": f"skipped: above {given.at_most_params / 1e6:.0f} M parameters"}
+    if most_params < known["params"] < 1 << 40:
+        return row | {"status": f"skipped: above {most_params / 1e6:.0f} M parameters"}
     ours, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(name, theirs, given.gib), daemon=True)
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(name, theirs, gib), daemon=True)
     start = time.monotonic()
     process.start()
     theirs.close()
     try:
-        found = (
-            ours.recv() if ours.poll(given.timeout) else {"status": f"failed: more than {given.timeout:.0f} seconds"}
-        )
+        found = ours.recv() if ours.poll(timeout) else {"status": f"failed: more than {timeout:.0f} seconds"}
     except EOFError:
         found = {"status": "failed: the process died, most likely for memory"}
     process.kill()

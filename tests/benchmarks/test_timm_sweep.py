@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 warnings.simplefilter("ignore")
 known = {{"model": {model!r}, "family": "resnet", "params": {params}}}
 import json
-print(json.dumps(timm_sweep._one({model!r}, known, 100.0, 1e7)))
+print(json.dumps(timm_sweep._one({model!r}, known, 100.0, 1e7, 9)))
 """
 
 
