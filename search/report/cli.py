@@ -58,11 +58,12 @@ def made(options: argparse.Namespace) -> tuple[Any, ...]:
         return grid_made(options, changes, frame, folder)
     from search.report.export import render_text, to_csv, to_latex, to_markdown
     from search.report.judging import Judging
-    from search.report.write import FORMATS, paper_grid, save_table, study_table
+    from search.report.table import ablation_table
+    from search.report.write import FORMATS, paper_grid, save_table, with_trust
 
     refuse_shared_folder(options)
     given = {name: getattr(options, name) for name in STATISTICS if getattr(options, name) is not None}
-    table = study_table(frame, options.metric, options.baseline, options.phase, Judging(**given))
+    table = with_trust(ablation_table(frame, options.metric, options.baseline, options.phase, Judging(**given)), frame)
     forms = FORMATS if options.format == "all" else (options.format,)
     written = [] if options.no_write else save_table(table, folder, paper_grid(frame, table), forms)
     render = {"all": render_text, "md": to_markdown, "tex": to_latex, "csv": to_csv}[options.format]

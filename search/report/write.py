@@ -12,7 +12,6 @@ import pandas as pd
 from search.report.export import to_csv, to_latex, to_markdown
 from search.report.grid import Grid, make_grid
 from search.report.grid_latex import grid_to_latex
-from search.report.judging import Judging
 from search.report.load import load_study
 from search.report.save import parquet, write_whole
 from search.report.sources import all_sources, provenance_text
@@ -22,7 +21,7 @@ from search.report.table_html import table_to_html
 from search.report.trust_text import trust_notes
 from search.report.words import decimals_for, interval_decimals
 
-__all__ = ["FORMATS", "PAPER_TEX", "paper_grid", "save_table", "study_table", "write_tables"]
+__all__ = ["FORMATS", "PAPER_TEX", "paper_grid", "save_table", "with_trust", "write_tables"]
 
 FORMATS = ("md", "tex", "csv", "html", "parquet")
 NAME = "ablation"
@@ -41,20 +40,13 @@ def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] 
         OSError: the files cannot be written.
     """
     frame = load_study(study_dir)
-    table = study_table(frame)
+    table = with_trust(ablation_table(frame), frame)
     save_table(table, Path(out) if out is not None else Path(study_dir) / "tables", paper_grid(frame, table))
     return table
 
 
-def study_table(
-    frame: pd.DataFrame,
-    metric: str | None = None,
-    baseline: str | None = None,
-    phase: str | None = None,
-    judging: Judging | None = None,
-) -> AblationTable:
-    """Make the table, as `ablation_table`, with what is known of proxy trust among its notes."""
-    table = ablation_table(frame, metric, baseline, phase, judging)
+def with_trust(table: AblationTable, frame: pd.DataFrame) -> AblationTable:
+    """Add what is known of proxy trust to the notes of a table that was made of `frame`."""
     return replace(table, notes=[*table.notes, *trust_notes(frame, table)])
 
 

@@ -6,6 +6,7 @@ trial, is what keeps slots from waiting for each other.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import statistics
@@ -24,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import Trial, TrialState
 
 from search.channel import Infeasible, InFlight, Pruned, Stopped, opened
-from search.ledger.disk import is_disk_full, wait_for_space
+from search.ledger.disk import is_disk_full, try_room
 from search.ledger.index import Index
 from search.ledger.paths import trial_subdir
 from search.ledger.secrets import mask
@@ -35,6 +36,7 @@ from search.study.job import run_job
 from search.study.job_child import progress
 from search.study.liveness import Pulse, host_id
 from search.study.marks import FOLDER, OVERRIDES, REASON, RETRY_OF, SKIPPED
+from search.study.patience import Patience, StorageGone
 from search.study.plan import Plan, open_desk
 from search.study.proposal import custom_space, suggest
 from search.study.pruning import Pruning
@@ -225,11 +227,12 @@ class _Shift:
         study.tell(trial, state=TrialState.FAIL)
 
     def _wait_for_space(self, trial: Trial, name: str, reason: str) -> None:
-        """Wait as long as for a storage that went away; then the trial goes on from its last saved state."""
-        folder, patience = Path(self.plan.study_dir), self.plan.patience_seconds
-        log.warning("%s: %s; waiting for room in %s, up to %g s", name, reason, folder, patience)
-        if wait_for_space(folder, patience, lambda: self.interrupts.requested):
-            log.warning("%s: there is room again; the trial goes on", name)
+        """Wait as long as for a storage that went away, and write the trial down again."""
+        folder = Path(self.plan.study_dir)
+        log.warning("%s: %s; it goes on from its last saved state once there is room", name, reason)
+        patience = Patience(f"the disk of {folder}", self.plan.patience_seconds)
+        with contextlib.suppress(StorageGone):
+            patience.call(lambda: None if self.interrupts.requested else try_room(folder))
         close_ledger(self.plan, self.desk.interrupt(trial, reason, counted=True))
 
 

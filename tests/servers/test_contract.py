@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from search.study import liveness
 from search.study.liveness import check_shared_folder, host_id, is_alive
 from search.study.locks import study_lock
 from search.study.storage import open_storage
+
+from ..tmpfs import tmpfs
 
 ACTOR = Path(__file__).parent / "actor.py"
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")
@@ -190,14 +191,8 @@ def test_a_killed_worker_is_found_dead(store: Store, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("no small disk can be mounted here: that takes root")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+    with tmpfs(tmp_path / "disk", mebibytes=1) as disk:
+        yield disk
 
 
 @pytest.mark.servers

@@ -1,4 +1,4 @@
-"""A full disk: told from other errors, and waited for."""
+"""A full disk: told from other errors, and waited for as a storage is."""
 
 import errno
 import threading
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from search.ledger import disk
-from search.ledger.disk import is_disk_full, wait_for_space
+from search.ledger.disk import is_disk_full, try_room
+from search.study.patience import Patience, StorageGone
 
 from ...tmpfs import tmpfs
 
@@ -50,24 +50,27 @@ def small(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_room_is_waited_for(small: Path) -> None:
-    assert wait_for_space(small, 0)
+def test_room_is_there_or_not(small: Path) -> None:
+    try_room(small)
     assert list(small.iterdir()) == []
     (small / "filler").write_bytes(bytes(5 << 19))
+    with pytest.raises(OSError, match="No space left") as caught:
+        try_room(small)
+    assert is_disk_full(caught.value)
+    assert [path.name for path in small.iterdir()] == ["filler"]
+
+
+def test_room_is_waited_for_as_for_a_storage(small: Path) -> None:
+    (small / "filler").write_bytes(bytes(5 << 19))
     began = time.monotonic()
-    assert not wait_for_space(small, 0.3)
+    with pytest.raises(StorageGone, match="the disk"):
+        Patience("the disk", 0.3).call(try_room, small)
     assert time.monotonic() - began >= 0.3
-    assert not wait_for_space(small, 60, lambda: True)
     threading.Timer(0.5, (small / "filler").unlink).start()
-    assert wait_for_space(small, 60)
+    Patience("the disk", 60).call(try_room, small)
 
 
 def test_a_folder_that_is_not_there_is_no_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        wait_for_space(tmp_path / "nowhere", 1)
-
-
-def test_the_probe_leaves_nothing_behind(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "_ROOM", 10 << 20)
-    assert not wait_for_space(small, 0)
-    assert list(small.iterdir()) == []
+    with pytest.raises(OSError, match="No such file") as caught:
+        Patience("the disk", 60).call(try_room, tmp_path / "nowhere")
+    assert not is_disk_full(caught.value)

@@ -19,8 +19,8 @@ from search.report.grid_text import GRID_COLUMNS
 from search.report.load import load_study
 from search.report.mirror import mirror_study, mirror_table, study_tracker
 from search.report.spec import spec_of
-from search.report.table import DATA_COLUMNS
-from search.report.write import study_table, write_tables
+from search.report.table import DATA_COLUMNS, ablation_table
+from search.report.write import write_tables
 
 from .conftest import Add
 
@@ -102,9 +102,11 @@ def test_a_table_by_its_spec(filled: Path, caught: Caught, tmp_path: Path) -> No
 
 def test_a_disabled_tracker_sends_nothing(study: Path, add: Add, caught: Caught) -> None:
     add("plain", 0, test_top1=60.0)
-    assert mirror_study(study, study_table(load_study(study))) is None  # no config at all: another application's task
+    assert (
+        mirror_study(study, ablation_table(load_study(study))) is None
+    )  # no config at all: another application's task
     (study / "multirun.yaml").write_text("tracker: {mode: disabled}\n")
-    assert mirror_study(study, study_table(load_study(study))) is None
+    assert mirror_study(study, ablation_table(load_study(study))) is None
     assert caught == []
     (study / "multirun.yaml").write_text("tracker: {mode: offline}\n")
     assert study_tracker(study, load_study(study)) == TrackerConfig()

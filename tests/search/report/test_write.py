@@ -10,8 +10,8 @@ import pytest
 
 from search.report.cli import main
 from search.report.load import load_study
-from search.report.table import DATA_COLUMNS
-from search.report.write import FORMATS, paper_grid, save_table, study_table, write_tables
+from search.report.table import DATA_COLUMNS, ablation_table
+from search.report.write import FORMATS, paper_grid, save_table, with_trust, write_tables
 
 from .conftest import Add
 from .test_trust_cases import history
@@ -62,7 +62,7 @@ def test_another_baseline_correction_and_metric_are_those_of_both(study: Path, a
         for position, arm in enumerate(("plain", "stage3", "stage4")):
             add(arm, seed, phase="search", val_loss=1.0 + position / 7 + seed / 10)
     frame = load_study(study)
-    table = study_table(frame, "val_loss", "stage3", "search")
+    table = with_trust(ablation_table(frame, "val_loss", "stage3", "search"), frame)
     grid = paper_grid(frame, table)
     assert [metric.column for metric in grid.metrics] == ["val_loss"]  # parameters are not on record
     assert grid.rows[0].name == "stage3"
@@ -80,7 +80,7 @@ def test_a_study_in_which_nothing_finished(study: Path, add: Add) -> None:
 
 def test_some_forms_alone(filled: Path, tmp_path: Path) -> None:
     frame = load_study(filled)
-    table = study_table(frame)
+    table = with_trust(ablation_table(frame), frame)
     written = save_table(table, tmp_path / "out", paper_grid(frame, table), ("tex",))
     assert {path.name for path in written} == {"ablation.tex", "ablation_paper.tex", "ablation.provenance.json"}
     assert set(written) == set((tmp_path / "out").iterdir())

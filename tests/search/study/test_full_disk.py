@@ -17,7 +17,7 @@ def states(toy: Toy) -> list[str]:
 def test_a_trial_that_meets_a_full_disk_is_run_again(toy: Toy) -> None:
     done = toy.run("fault=full", "faulty=[0,1,2,3]", "x=range(0,4)", "hydra.sweeper.n_trials=3")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "there is room again; the trial goes on" in done.stdout + done.stderr
+    assert "it goes on from its last saved state once there is room" in done.stdout + done.stderr
     trials = toy.study().trials
     assert [trial.state for trial in trials].count(TrialState.COMPLETE) == 3
     (lost,) = [trial for trial in trials if trial.state == TrialState.FAIL]

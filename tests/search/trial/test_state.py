@@ -8,13 +8,10 @@ import os
 import pickle
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -343,46 +340,6 @@ def test_the_state_of_a_trial_that_has_ended_is_removed(small: Small, tmp_path: 
         run_trial(placed, tmp_path)
     assert read_result(tmp_path / "result.json").status == ending
     assert not (tmp_path / STATE_FILE).exists()
-
-
-@contextmanager
-def full_disk(free: int) -> Iterator[None]:
-    """No file may grow beyond `free` bytes: a real error of the operating system in the middle of a write."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_costs_the_state_and_not_the_trial(
-    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = small("train.epochs=2", "train.state_every_seconds=0")
-    with full_disk(100_000), caplog.at_level(logging.WARNING, "xvol"):
-        result = train(config, tmp_path / "full")
-    assert (result.status, result.epochs) == ("ok", 2)
-    warnings = [record.getMessage() for record in caplog.records if "could not be saved" in record.getMessage()]
-    assert len(warnings) == 2
-    assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["history.csv", "result.json"]
-    with full_disk(100_000), opened(Halting(3)), pytest.raises(Stopped, match="could not be saved"):
-        run_trial(config, tmp_path / "stopped")
-    stopped = read_result(tmp_path / "stopped" / "result.json")
-    assert (stopped.status, stopped.reason) == (
-        "interrupted",
-        "stopped at epoch 1, step 3; its state could not be saved",
-    )
-
-
-def test_a_disk_that_fills_up_leaves_the_last_state(small: Small, stopped: Path) -> None:
-    config, content = small(*RANDOM), (stopped / STATE_FILE).read_bytes()
-    second, third = stopped.parent / "second", stopped.parent / "third"
-    with full_disk(100_000), opened(Halting(1, resume_from=str(stopped))), pytest.raises(Stopped):
-        run_trial(config, second)
-    assert (second / STATE_FILE).read_bytes() == content
-    assert train(config, third, Halting(resume_from=str(second))).resumed_from == str(second)
-    assert_equal_trials(stopped.parent / "whole", third)
 
 
 def test_generators_are_put_back() -> None:
