@@ -10,9 +10,9 @@ export OMP_NUM_THREADS ?= 1
 demo: $(VENV)/.installed
 	$(BIN)/python -m search -m experiment=digits_demo
 	@echo
-	@echo "Offline W&B runs: $$(ls -d runs/digits_demo/*/*/wandb/offline-run-* 2>/dev/null | wc -l) below runs/digits_demo/{trials,final}/*/wandb/"
+	@echo "Offline W&B runs: $$(ls -d runs/digits_demo/wandb/offline-run-* runs/digits_demo/*/*/wandb/offline-run-* 2>/dev/null | wc -l) below runs/digits_demo/{trials,final}/*/wandb/, the table's in runs/digits_demo/wandb/"
 	@echo "  look at one:    $(BIN)/wandb leet runs/digits_demo/trials/0000-s0/wandb/latest-run"
-	@echo "  upload them:    $(BIN)/wandb sync runs/digits_demo/*/*/wandb/offline-run-*"
+	@echo "  upload them:    $(BIN)/wandb sync runs/digits_demo/wandb/offline-run-* runs/digits_demo/*/*/wandb/offline-run-*"
 	@echo "The table again:  $(BIN)/xvol-table runs/digits_demo"
 
 test: $(VENV)/.installed-dev
