@@ -255,11 +255,6 @@ def _design_options(sweeper: Mapping[str, Any]) -> DesignOptions:
 
 def _levels(space: Space) -> list[Cell]:
     """The first point of a search space, and each other level (of an interval: its ends) of one parameter at a time."""
-    levels = {p.name: p.levels() or [p.distribution.low, p.distribution.high] for p in space.parameters}  # type: ignore[attr-defined]
-    first = {p.name: p.override(levels[p.name][0]) for p in space.parameters}
-    cells = [Cell("first point", tuple(first.values()))]
-    for parameter in space.parameters:
-        for value in levels[parameter.name][1:]:
-            line = parameter.override(value)
-            cells.append(Cell(line, tuple({**first, parameter.name: line}.values())))
-    return cells
+    first, *others = (tuple(p.override(point[p.name]) for p in space.parameters) for point in space.variations())
+    changed = [next(line for line, old in zip(lines, first, strict=True) if line != old) for lines in others]
+    return [Cell("first point", first), *map(Cell, changed, others)]

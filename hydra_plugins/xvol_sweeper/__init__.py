@@ -13,8 +13,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from search.study.keys import refuse_unknown_keys
-from search.study.options import SweeperOptions
+from search.space.parameters import parse_space
+from search.study.mistakes import refuse_unknown_keys, refuse_wrong_values
+from search.study.options import SweeperOptions, check_options, read_options
 
 ConfigStore.instance().store(group="hydra/sweeper", name="xvol", node=SweeperOptions, provider="xvol")
 
@@ -33,7 +34,14 @@ class XvolSweeper(Sweeper):
     def sweep(self, arguments: Sequence[str]) -> Any:
         """Run the study that the configuration and `arguments` describe."""
         assert self._parts is not None, "Hydra calls setup() before sweep()"
-        refuse_unknown_keys(self._parts[2], arguments)
-        from search.study.sweeper import StudyRun  # optuna: not before the keys are right
+        context, task, config = self._parts
+        refuse_unknown_keys(config, arguments)
+        options = read_options(self._options)
+        check_options(options)
+        space = parse_space(arguments, options.params or {}, context.config_loader)
+        check_values = getattr(task, "check_values", None)
+        if check_values is not None and options.design.kind is None:  # a design shows what cannot run as failed cells
+            refuse_wrong_values(config, space, context.config_loader, check_values)
+        from search.study.sweeper import StudyRun  # optuna: not before all is right that can be told without it
 
-        return StudyRun(self._options, *self._parts).run(list(arguments))
+        return StudyRun(options, context, task, config).run(space)

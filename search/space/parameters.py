@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,22 +26,38 @@ MAX_GRID = 100_000
 
 @dataclass(frozen=True)
 class Parameter:
-    """One thing that may vary.
+    """One thing that may vary: choices, where there are `texts`, or else the numbers from `low` to `high`.
 
     Attributes:
         key: the config key as in an override, with its `+` or `++` where given.
-        distribution: what Optuna samples.
-        texts: for a categorical parameter, how each choice is written in an override.
+        texts: each choice, and how it is written in an override.
+        low, high: smallest and largest number, both integers or both floats.
+        step: distance of two numbers; None for all floats between.
+        log: whether they are spread over the logarithm.
     """
 
     key: str
-    distribution: BaseDistribution
     texts: tuple[tuple[Value, str], ...] = ()
+    low: int | float = 0
+    high: int | float = 0
+    step: int | float | None = None
+    log: bool = False
 
     @property
     def name(self) -> str:
         """The parameter's stable name in the study: its config key without `+`."""
         return self.key.lstrip("+")
+
+    @cached_property
+    def distribution(self) -> BaseDistribution:
+        """What Optuna samples."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.texts:
+            return CategoricalDistribution([choice for choice, _ in self.texts])
+        if isinstance(self.low, int):
+            return IntDistribution(self.low, int(self.high), log=self.log, step=int(self.step or 1))
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def override(self, value: Value) -> str:
         """The override that sets `value`, which must come from the distribution."""
@@ -51,17 +68,18 @@ class Parameter:
 
     def levels(self) -> list[Value] | None:
         """All values in order where they can be counted, else None."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+        if self.texts:
+            return [choice for choice, _ in self.texts]
+        if self.log or self.step is None:
+            return None
+        if isinstance(self.low, int):
+            return list(range(self.low, int(self.high) + 1, int(self.step)))
+        step, low = Decimal(str(self.step)), Decimal(str(self.low))
+        return [float(low + step * i) for i in range(int((Decimal(str(self.high)) - low) / step) + 1)]
 
-        dist = self.distribution
-        if isinstance(dist, CategoricalDistribution):
-            return list(dist.choices)
-        if isinstance(dist, IntDistribution) and not dist.log:
-            return list(range(dist.low, dist.high + 1, dist.step))
-        if isinstance(dist, FloatDistribution) and dist.step is not None:
-            step, low = Decimal(str(dist.step)), Decimal(str(dist.low))
-            return [float(low + step * i) for i in range(int((Decimal(str(dist.high)) - low) / step) + 1)]
-        return None
+    def ends(self) -> list[Value]:
+        """All values in order, or the two ends where they cannot be counted."""
+        return self.levels() or list(dict.fromkeys((self.low, self.high)))
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,11 @@ class Space:
         if not levels or any(each is None for each in levels):
             return None
         return math.prod(len(each) for each in levels if each is not None)
+
+    def variations(self) -> list[dict[str, Value]]:
+        """The first point, and each other level (of what cannot be counted: the ends) of one parameter at a time."""
+        first = {parameter.name: parameter.ends()[0] for parameter in self.parameters}
+        return [first, *({**first, p.name: value} for p in self.parameters for value in p.ends()[1:])]
 
     def grid(self) -> list[dict[str, Value]]:
         """Every point, in the order of nested loops over the parameters.
@@ -186,7 +209,6 @@ def _parameter(override: Override) -> Parameter:
 
 def _choice(override: Override) -> Parameter:
     from hydra.core.override_parser.types import ChoiceSweep, QuotedString
-    from optuna.distributions import CategoricalDistribution
 
     sweep = override.value()
     if not isinstance(sweep, ChoiceSweep):
@@ -202,17 +224,11 @@ def _choice(override: Override) -> Parameter:
         texts.setdefault((type(value), value), text)
     if "log" in sweep.tags:
         raise ValueError(f"{override.input_line}: tag(log) goes with interval(...) or range(...), not with choice(...)")
-    choices = [value for _, value in texts]
-    return Parameter(
-        override.get_key_element(),
-        CategoricalDistribution(choices),
-        tuple((value, text) for (_, value), text in texts.items()),
-    )
+    return Parameter(override.get_key_element(), tuple((value, text) for (_, value), text in texts.items()))
 
 
 def _range(override: Override) -> Parameter:
     from hydra.core.override_parser.types import RangeSweep
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     sweep = override.value()
     assert isinstance(sweep, RangeSweep)
@@ -220,7 +236,7 @@ def _range(override: Override) -> Parameter:
     if not values:
         raise ValueError(f"{override.input_line}: the range is empty")
     if sweep.shuffle:  # the order of a shuffled range is its own: levels, not a line
-        return Parameter(key, CategoricalDistribution(values), tuple((value, str(value)) for value in values))
+        return Parameter(key, tuple((value, str(value)) for value in values))
     log, low, high = "log" in sweep.tags, min(values), max(values)
     step = abs(sweep.step)
     if log and low <= 0:
@@ -228,12 +244,12 @@ def _range(override: Override) -> Parameter:
     if all(isinstance(value, int) for value in values):
         if log and step != 1:
             raise ValueError(f"{override.input_line}: Optuna's logarithmic integers take step 1, got {step}")
-        return Parameter(key, IntDistribution(int(low), int(high), log=log, step=int(step)))
+        return Parameter(key, low=int(low), high=int(high), step=int(step), log=log)
     if log:
         raise ValueError(
             f"{override.input_line}: a logarithmic range of floats has no step; write tag(log, interval(...))"
         )
-    return Parameter(key, FloatDistribution(float(low), float(high), step=float(step)))
+    return Parameter(key, low=float(low), high=float(high), step=float(step))
 
 
 def _range_values(sweep: RangeSweep, line: str | None) -> list[int | float]:
@@ -249,7 +265,6 @@ def _range_values(sweep: RangeSweep, line: str | None) -> list[int | float]:
 
 def _interval(override: Override) -> Parameter:
     from hydra.core.override_parser.types import IntervalSweep
-    from optuna.distributions import FloatDistribution, IntDistribution
 
     sweep = override.value()
     assert isinstance(sweep, IntervalSweep)
@@ -261,5 +276,5 @@ def _interval(override: Override) -> Parameter:
     if log and sweep.start <= 0:
         raise ValueError(f"{override.input_line}: a logarithmic interval begins above 0, got {sweep.start}")
     if isinstance(sweep.start, int) and isinstance(sweep.end, int):
-        return Parameter(key, IntDistribution(int(sweep.start), int(sweep.end), log=log))
-    return Parameter(key, FloatDistribution(float(sweep.start), float(sweep.end), log=log))
+        return Parameter(key, low=int(sweep.start), high=int(sweep.end), step=1, log=log)
+    return Parameter(key, low=float(sweep.start), high=float(sweep.end), log=log)

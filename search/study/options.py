@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "WarmStartOptions",
     "check_options",
     "directions_of",
+    "read_options",
 ]
 
 DIRECTIONS = ("minimize", "maximize")
@@ -127,6 +129,19 @@ def directions_of(options: SweeperOptions) -> list[str]:
     if not given:
         raise ValueError("hydra.sweeper.direction=[]: give one direction for each objective")
     return given
+
+
+def read_options(options: Mapping[str, Any]) -> SweeperOptions:
+    """`options` under the types of `SweeperOptions`.
+
+    Raises:
+        omegaconf.errors.OmegaConfBaseException: a key that is none of them, or a value of another type.
+    """
+    from omegaconf import OmegaConf
+
+    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweeperOptions), dict(options)))
+    assert isinstance(merged, SweeperOptions)
+    return merged
 
 
 def check_options(options: SweeperOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from search.ledger.paths import WORKERS
 from search.ledger.result import write_atomic
 from search.ledger.secrets import mask
-from search.space.parameters import Parameter, Space, parse_space
+from search.space.parameters import Parameter, Space
 from search.study.best import write_best
 from search.study.claims import Desk, Quota
 from search.study.compose import Composer
@@ -29,8 +29,9 @@ from search.study.growth import current_name, grow
 from search.study.identity import claim_identity, is_known, write_identity
 from search.study.interrupts import Interrupts
 from search.study.liveness import check_shared_folder
+from search.study.mistakes import MAX_CHECKS
 from search.study.objectives import check_objectives
-from search.study.options import SweeperOptions, check_options, directions_of
+from search.study.options import SweeperOptions, directions_of
 from search.study.phase import PhaseRun, raise_if_nothing_worked
 from search.study.plan import Plan, open_desk
 from search.study.proposal import custom_space
@@ -43,14 +44,13 @@ __all__ = ["StudyRun"]
 
 log = logging.getLogger("xvol")
 BASELINE_HASH = "baseline_hash"
-MAX_CHECKS = 64  # configurations that are built before a study starts
 
 
 class StudyRun:
     """Runs the study that the sweeper's options and a command line describe.
 
     Args:
-        options: keys of `hydra.sweeper`.
+        options: keys of `hydra.sweeper`, checked.
         hydra_context, task, config: what Hydra hands to a sweeper. A task may have these attributes: `check`, called
             with a composed config before the study starts; it raises ValueError for what cannot run, and returns facts
             ("arch_hash", "arm", "objectives", "senses"). `check_values`: the same at once, for what can be told without
@@ -59,19 +59,17 @@ class StudyRun:
     """
 
     def __init__(
-        self, options: Mapping[str, Any], hydra_context: HydraContext, task: TaskFunction, config: DictConfig
+        self, options: SweeperOptions, hydra_context: HydraContext, task: TaskFunction, config: DictConfig
     ) -> None:
-        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweeperOptions), dict(options)))
-        assert isinstance(merged, SweeperOptions)
-        self.options = merged
+        self.options = options
         self.context, self.task = hydra_context, task
-        self.storage = _as_written(config, merged.storage)
-        self.config = _without_password(config, merged.storage)
+        self.storage = _as_written(config, options.storage)
+        self.config = _without_password(config, options.storage)
         self.composer = Composer(hydra_context.config_loader, self.config)
         self.study_dir = Path(str(config.hydra.sweep.dir)).absolute()
 
-    def run(self, arguments: list[str]) -> dict[str, Any]:
-        """Run, or go on with, the study; return its counts.
+    def run(self, space: Space) -> dict[str, Any]:
+        """Run, or go on with, the study over `space`; return its counts.
 
         Raises:
             ValueError: what the user asked for cannot be run.
@@ -80,8 +78,6 @@ class StudyRun:
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        check_options(self.options)
-        space = parse_space(arguments, self.options.params or {}, self.context.config_loader)
         design = self.options.design.kind is not None
         if not space.parameters and not self.options.custom_search_space and not design:
             raise ValueError(
@@ -204,7 +200,9 @@ class StudyRun:
         """Compose, and let the task check, the baseline and each level of each parameter; return the baseline's facts."""
         baseline = [*space.fixed, *self.options.final.baseline, *self.options.final.overrides]
         check: Callable[[DictConfig], dict[str, Any]] | None = getattr(self.task, "check", None)
-        variations = _variations(space)  # without a check, one of them shows whether the keys compose
+        variations = [
+            space.overrides(point) for point in space.variations()
+        ]  # without a check, one of them shows whether the keys compose
         candidates = [baseline, *variations[: MAX_CHECKS if check else 1]]
         check_values = getattr(self.task, "check_values", None)  # what can be told without building a network
         configs: list[DictConfig] = []
@@ -288,11 +286,3 @@ def _plain(value: Any) -> dict[str, Any] | None:
 
 def _shown(parameter: Parameter) -> str:
     return optuna.distributions.distribution_to_json(parameter.distribution)
-
-
-def _variations(space: Space) -> list[list[str]]:
-    """The first point of the space, and each other level of one parameter at a time."""
-    levels = {p.name: p.levels() or [p.distribution.low, p.distribution.high] for p in space.parameters}  # type: ignore[attr-defined]
-    first = {name: values[0] for name, values in levels.items()}
-    points = [first, *({**first, name: value} for name, values in levels.items() for value in values[1:])]
-    return [space.overrides(point) for point in points]

@@ -1,0 +1,169 @@
+"""Misspelt keys of a sweep, and values that no trial takes: refused before Optuna is loaded."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from search.config import config_folder, register
+from search.space.parameters import parse_space
+from search.study.mistakes import MAX_CHECKS, refuse_unknown_keys, refuse_wrong_values
+
+
+@dataclass
+class Inner:
+    size: int = 1
+    table: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Whole:
+    inner: Inner = field(default_factory=Inner)
+    loose: dict[str, Any] = field(default_factory=dict)
+
+
+def config() -> DictConfig:
+    made = OmegaConf.structured(Whole)
+    assert isinstance(made, DictConfig)
+    return made
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inner.size=1,2",
+        "inner.table.a=choice(1,2)",
+        "loose.a.b=range(1,3)",
+        "+inner.siz=1,2",
+        "inner@there=a,b",
+        "inner/size=a,b",
+        "group=a,b",
+        "hydra.launcher.nosuch=1,2",
+        "~inner.siz",
+    ],
+)
+def test_what_may_be_right_is_left_to_hydra(line: str) -> None:
+    refuse_unknown_keys(config(), [line])
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "kind"), [("inner.siz=1,2", "siz", "Inner"), ("iner.size=1", "iner", "Whole")]
+)
+def test_a_key_that_the_dataclass_lacks_is_refused(line: str, name: str, kind: str) -> None:
+    with pytest.raises(ConfigCompositionException, match=rf"Could not override .*\nKey '{name}' not in '{kind}'"):
+        refuse_unknown_keys(config(), ["inner.size=1,2", line])
+
+
+def told_by(command: list[str], folder: Path) -> str:
+    """What `python -m search` says to a mistake, having loaded nothing heavy and written nothing."""
+    code = (
+        "import sys\nfrom search.__main__ import main\nsys.argv = ['search', *sys.argv[1:]]\n"
+        "try: main()\nfinally: print(sorted({'optuna', 'torch', 'pandas'} & set(sys.modules)))"
+    )
+    full = [sys.executable, "-c", code, "-m", *command, f"hydra.sweep.dir={folder}"]
+    done = subprocess.run(full, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "[]\n"), done.stderr
+    assert not list(folder.iterdir())
+    return done.stderr
+
+
+def test_the_command_tells_a_wrong_key_before_it_loads_optuna(tmp_path: Path) -> None:
+    told = told_by(["placement.polcy=choice(none,stage3)"], tmp_path)
+    assert "Key 'polcy' not in 'PlacementConfig'\nDid you mean policy?" in told
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["placement.policy=choice(none,stage9)"], "'stage9' selects nothing"),
+        (["experiment=cifar10_stages", "placement.policy=none,stage9"], "'stage9' selects nothing"),
+        (["+hydra.sweeper.params={train.lr: 'interval(-1, 0.1)'}"], "train.lr"),
+        (["train.lr=0.1,0.2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: at least 1"),
+        (["train.lr=glob(*)"], "is not searched"),
+    ],
+)
+def test_the_command_tells_a_wrong_value_before_it_loads_optuna(
+    tmp_path: Path, command: list[str], message: str
+) -> None:
+    assert message in told_by(command, tmp_path)
+
+
+Master = Callable[[list[str]], tuple[ConfigLoader, DictConfig]]
+
+
+@pytest.fixture
+def master() -> Iterator[Master]:
+    """Hydra's loader, and the config of a sweep with such overrides."""
+    register()
+
+    def made(lines: list[str]) -> tuple[ConfigLoader, DictConfig]:
+        loader = GlobalHydra.instance().config_loader()
+        return loader, loader.load_configuration("config", ["hydra.sweeper.study_name=toy", *lines], RunMode.MULTIRUN)
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="xvol"):
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("lines", "params"),
+    [
+        (["placement.policy=choice(none,stage3)"], {}),
+        (["data=digits", "seed=7", "train.lr=tag(log,interval(0.01,0.1))", "train.epochs=range(1,4)"], {}),
+        (["experiment=cifar10_stages", "placement.policy=none,stage2"], {"train.lr": 0.25, "seed": "choice(1,2)"}),
+        (["++branch.options.pssa.rank=1,2", "placement.at={stage3: pssa},{}"], {"~placement.at": ""}),
+        (["train.weight_decay=${train.lr},0"], {}),
+        (["seed=1"], {}),
+    ],
+)
+def test_what_is_checked_is_what_hydra_composes(master: Master, lines: list[str], params: dict[str, Any]) -> None:
+    loader, config = master(lines)
+    space = parse_space(lines, params, loader)
+    seen: list[DictConfig] = []
+    refuse_wrong_values(config, space, loader, seen.append)
+    composed = [loader.load_sweep_config(config, space.overrides(point)) for point in space.variations()]
+    assert [OmegaConf.to_yaml(each) for each in seen] == [
+        OmegaConf.to_yaml(OmegaConf.masked_copy(each, [str(key) for key in each if key != "hydra"]))
+        for each in composed
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "params"),
+    [
+        (["placement=stage2,stage3", "placement.policy=none,stage9"], {}),  # each choice brings other values
+        (["seed=1,2"], {"data": "digits"}),
+        ([], {"hydra.job.name": "a,b"}),
+        (["train.lr=a,b"], {}),
+    ],
+)
+def test_what_hydra_must_compose_is_left_to_it(master: Master, lines: list[str], params: dict[str, Any]) -> None:
+    loader, config = master(lines)
+    refuse_wrong_values(config, parse_space(lines, params, loader), loader, lambda _: pytest.fail("was checked"))
+
+
+def test_what_cannot_be_resolved_here_is_left_to_the_full_check(
+    master: Master,
+) -> None:
+    loader, config = master([])
+    space = parse_space(["data.root=a,'${no.such}'"], {}, loader)
+    refuse_wrong_values(config, space, loader, OmegaConf.resolve)
+
+
+def test_only_so_many_levels_are_looked_at(
+    master: Master,
+) -> None:
+    loader, config = master([])
+    seen: list[DictConfig] = []
+    refuse_wrong_values(config, parse_space(["seed=range(0,1000)"], {}, loader), loader, seen.append)
+    assert [trial.seed for trial in seen] == list(range(MAX_CHECKS))
