@@ -23,6 +23,7 @@ import resource
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from torch.utils._pytree import tree_leaves
 import xvol  # isort: skip  # before timm, where torch is a CPU build
 import timm
 from surgery_page import render
+from timm.utils.model import reparameterize_model
 
 from xvol.sites import refused
 
@@ -43,6 +45,7 @@ SURVEY = ROOT / "runs" / "timm_sweep" / "survey.jsonl"
 
 TRIES = ((2, 0.1), (2, 0.01), (2, 0.001), (8, 0.1), (8, 0.01), (8, 0.001))  # images, gamma
 MOST_LOGIT = 1e12
+LARGE = 1e9  # parameters
 EDGES = (64, 96, 128, 160, 192, 224, 256)
 SPEC = xvol.BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}})
 
@@ -234,7 +237,11 @@ def _fused(twin: nn.Module, size: tuple[int, int, int]) -> Row:
     1x1, where a norm divides by the difference of two numbers, so that eight images are tried.
     """
     row: Row = {}
-    for dtype in (torch.float64, torch.float32):
+    dtypes = [torch.float64, torch.float32]
+    large = (
+        xvol.count_params(twin) > LARGE
+    )  # two of them in float64 fill a machine: fused in place, once all else is done
+    for dtype in reversed(dtypes) if large else dtypes:
         bits = str(dtype)[-2:]
         for images, gamma in TRIES:
             torch.manual_seed(2)
@@ -242,22 +249,39 @@ def _fused(twin: nn.Module, size: tuple[int, int, int]) -> Row:
             try:
                 _wake(twin.to(dtype), gamma)
                 _run(twin, x_BCHW, training=True)
-                y, z = (_run(each, x_BCHW, training=False) for each in (twin, xvol.fuse(twin.eval())))
+                y = _run(twin, x_BCHW, training=False)
+                scale = max(float(leaf.abs().max()) for leaf in y)
+                if not 0 < scale < MOST_LOGIT:
+                    continue
+                row["felt"] = _worst(y, _silent(twin, x_BCHW)) / scale
+                fuse = partial(reparameterize_model, inplace=True) if large and bits == "64" else xvol.fuse
+                row[f"fused_error_{bits}"] = _worst(y, _run(fuse(twin.eval()), x_BCHW, training=False)) / scale
             except RuntimeError as error:
                 row[f"fused_note_{bits}"] = f"{error}"[:200]
                 break
-            scale = max(float(leaf.abs().max()) for leaf in y)
-            if 0 < scale < MOST_LOGIT:
-                worst = max(float((a - b).abs().max()) for a, b in zip(y, z, strict=True))
-                row[f"fused_error_{bits}"] = worst / scale
-                _each(twin, xvol.XVolution2d, lambda block: nn.init.zeros_(block.norms["pssa"].weight))
-                silent = _run(twin, x_BCHW, training=False)
-                row["felt"] = max(float((a - b).abs().max()) for a, b in zip(y, silent, strict=True)) / scale
-                row[f"fused_images_{bits}"], row[f"fused_gamma_{bits}"] = images, gamma
-                break
+            row[f"fused_images_{bits}"], row[f"fused_gamma_{bits}"] = images, gamma
+            break
         else:
             row[f"fused_note_{bits}"] = f"logits up to {scale:.0e} with every gamma and number of images that was tried"
     return row
+
+
+def _worst(y: list[Tensor], z: list[Tensor]) -> float:
+    """Largest absolute difference."""
+    return max(float((a - b).abs().max()) for a, b in zip(y, z, strict=True))
+
+
+def _silent(twin: nn.Module, x_BCHW: Tensor) -> list[Tensor]:
+    """What `twin` gives in eval mode with its branches fallen silent; they speak again afterwards."""
+    gammas = [m.norms["pssa"].weight for m in twin.modules() if isinstance(m, xvol.XVolution2d)]
+    voices = [gamma.detach().clone() for gamma in gammas]
+    with torch.no_grad():
+        for gamma in gammas:
+            gamma.zero_()
+        y = _run(twin, x_BCHW, training=False)
+        for gamma, voice in zip(gammas, voices, strict=True):
+            gamma.copy_(voice)
+    return y
 
 
 def _wake(model: nn.Module, gamma: float) -> None:
