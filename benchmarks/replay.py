@@ -152,7 +152,7 @@ def strategies() -> list[Strategy]:
         Strategy("TPE + dedup", lambda seed: TPESampler(seed=seed), True, False),
     ]
     try:
-        from search.study.evolution import EvolutionSampler
+        from search.study.sampling.evolution import EvolutionSampler
     except ImportError as error:
         print(f"WITHOUT evolution: {error}", file=sys.stderr)
         return found

@@ -25,7 +25,7 @@ from typing import Any
 SEEDS = 5
 READER = """
 import json, resource, sys, time
-from search.report.load import load_study
+from search.report.reading.load import load_study
 from search.report.table import ablation_table
 from search.report.export import render_text, to_csv, to_markdown
 def now(): return time.perf_counter(), time.process_time()

@@ -7,9 +7,9 @@ import pandas as pd
 from scipy import stats
 from statistics_simulate import Row, agree, line, study
 
-from search.report.effects import factorial_effects
-from search.report.sequential import FOUND, LookPlan, plan_looks, sequential_verdicts
-from search.report.trust import proxy_trust
+from search.report.effects.effects import factorial_effects
+from search.report.statistics.sequential import FOUND, LookPlan, plan_looks, sequential_verdicts
+from search.report.trust.trust import proxy_trust
 
 __all__ = ["factorials", "sequences", "trusts"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.report.load import load_study
+    from search.report.reading.load import load_study
 
 __all__ = ["load_study"]
 
@@ -19,6 +19,6 @@ __all__ = ["load_study"]
 def __getattr__(name: str) -> Any:
     if name != "load_study":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from search.report.load import load_study
+    from search.report.reading.load import load_study
 
     return load_study

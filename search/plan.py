@@ -223,7 +223,7 @@ class _Plan(PlannedStudy):
             )
 
     def _print_looks(self, sd: float, source: str, against: int) -> None:
-        from search.report.sequential import plan_looks
+        from search.report.statistics.sequential import plan_looks
 
         design, find = self.design, _power_function()
         plan = plan_looks(design.looks, alpha=design.alpha, spending=design.spending)  # type: ignore[arg-type]
@@ -252,13 +252,13 @@ class _Plan(PlannedStudy):
 
 
 def _workers(config: Any) -> int:
-    from search.study.launcher import worker_count
+    from search.study.launching.launcher import worker_count
 
     return worker_count(config.hydra.launcher, int(config.hydra.sweeper.n_jobs))
 
 
 def _power_function() -> Callable[[float, int, float, float], float]:
-    from search.report.power import minimum_detectable_difference
+    from search.report.statistics.power import minimum_detectable_difference
 
     return lambda sd, n, alpha, power: minimum_detectable_difference(sd, n, alpha=alpha, target=power)
 

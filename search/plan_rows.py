@@ -114,7 +114,7 @@ class PlannedStudy:
     def _judge(self, row: Row) -> None:
         """Hold the row against the constraints as far as that takes no accelerator."""
         from search.planning import costs_of, judged_costs
-        from search.study.constraints import parse_constraints
+        from search.study.sampling.constraints import parse_constraints
         from search.trial.config import typed
         from search.trial.recipe import COSTS
 

@@ -1,4 +1,4 @@
-"""The face of `search.study.launcher` that Hydra finds: plugins are looked for in this namespace alone.
+"""The face of `search.study.launching.launcher` that Hydra finds: plugins are looked for in this namespace alone.
 
 Hydra runs this module at each scan for plugins, so nothing heavy is imported here.
 """
@@ -14,13 +14,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from search.study.slots import LocalLauncherOptions
+from search.study.launching.slots import LocalLauncherOptions
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherOptions, provider="xvol")
 
 
 class LocalLauncher(Launcher):
-    """Runs each job in a fresh process of this machine; see `search.study.launcher`."""
+    """Runs each job in a fresh process of this machine; see `search.study.launching.launcher`."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -32,7 +32,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; return what became of them, in their order."""
-        from search.study.launcher import launch
+        from search.study.launching.launcher import launch
 
         assert self._parts is not None, "Hydra calls setup() before launch()"
         return launch(self._options, *self._parts, job_overrides, initial_job_idx)

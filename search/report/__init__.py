@@ -12,17 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.report.effects import factorial_effects
-    from search.report.effects_table import effects_table
-    from search.report.equivalence import equivalence
+    from search.report.effects.effects import factorial_effects
+    from search.report.effects.table import effects_table
     from search.report.export import render_text, to_csv, to_latex, to_markdown
-    from search.report.inference import RowOptions, row_statistics
     from search.report.judging import Judging
-    from search.report.load import load_study
-    from search.report.sequential import plan_looks, sequential_verdicts
-    from search.report.stats import PairedDifference, paired_difference, verdict
+    from search.report.reading.load import load_study
+    from search.report.statistics.equivalence import equivalence
+    from search.report.statistics.inference import RowOptions, row_statistics
+    from search.report.statistics.sequential import plan_looks, sequential_verdicts
+    from search.report.statistics.stats import PairedDifference, paired_difference, verdict
     from search.report.table import AblationTable, ablation_table
-    from search.report.trust import proxy_trust
+    from search.report.trust.trust import proxy_trust
     from search.report.write import write_tables
 
 __all__ = [
@@ -51,23 +51,23 @@ __all__ = [
 _HOME = {
     "AblationTable": "table",
     "Judging": "judging",
-    "PairedDifference": "stats",
-    "RowOptions": "inference",
+    "PairedDifference": "statistics.stats",
+    "RowOptions": "statistics.inference",
     "ablation_table": "table",
-    "effects_table": "effects_table",
-    "equivalence": "equivalence",
-    "factorial_effects": "effects",
-    "load_study": "load",
-    "paired_difference": "stats",
-    "plan_looks": "sequential",
-    "proxy_trust": "trust",
+    "effects_table": "effects.table",
+    "equivalence": "statistics.equivalence",
+    "factorial_effects": "effects.effects",
+    "load_study": "reading.load",
+    "paired_difference": "statistics.stats",
+    "plan_looks": "statistics.sequential",
+    "proxy_trust": "trust.trust",
     "render_text": "export",
-    "row_statistics": "inference",
-    "sequential_verdicts": "sequential",
+    "row_statistics": "statistics.inference",
+    "sequential_verdicts": "statistics.sequential",
     "to_csv": "export",
     "to_latex": "export",
     "to_markdown": "export",
-    "verdict": "stats",
+    "verdict": "statistics.stats",
     "write_tables": "write",
 }
 

@@ -44,7 +44,7 @@ def made(options: argparse.Namespace) -> tuple[Any, ...]:
         return trust_made(options, changes)
     if options.diff:
         return diff_made(options, changes)
-    from search.report.pool import load_pooled
+    from search.report.reading.pool import load_pooled
 
     frame = load_pooled(options.study, options.phase)
     if options.tidy:
@@ -78,7 +78,7 @@ def spec_changes(options: argparse.Namespace) -> dict[str, Any]:
 
 def grid_made(options: argparse.Namespace, changes: dict[str, Any], frame: Any, folder: Path) -> tuple[Any, ...]:
     """Make a table by its spec."""
-    from search.report.grid import make_grid
+    from search.report.grid.grid import make_grid
     from search.report.save import GRID_FORMATS, grid_text, save_grid
     from search.report.spec import read_spec, spec_of
 
@@ -112,8 +112,8 @@ def effects_made(
     options: argparse.Namespace, changes: dict[str, Any], frame: Any, folder: Path
 ) -> tuple[str, list[Path]]:
     """Estimate the effects of factors."""
-    from search.report.effects_table import effects_table
-    from search.report.effects_text import EFFECT_FORMATS, formatted, save_effects
+    from search.report.effects.table import effects_table
+    from search.report.effects.text import EFFECT_FORMATS, formatted, save_effects
 
     unused = [
         f"--{name}"
@@ -133,7 +133,7 @@ def effects_made(
 
 def trust_made(options: argparse.Namespace, changes: dict[str, Any]) -> tuple[str, list[Path]]:
     """Compare rankings; with --out, write trust.txt and trust.csv there."""
-    from search.report.trust_text import trust_report
+    from search.report.trust.text import trust_report
 
     unused = [f"--{name}" for name in ("spec", "tidy", "baseline", "diff", *STATISTICS) if getattr(options, name)]
     unused += [f"--{name.replace('marks', 'no-marks')}" for name in changes] + ["--effects"] * (

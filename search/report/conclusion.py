@@ -9,7 +9,7 @@ import pandas as pd
 from search.report.judging import CORRECTIONS, Judging, within
 from search.report.metrics import Metric
 from search.report.resolution import resolution
-from search.report.stats import AFTER_CORRECTION, ALPHA, BETTER, CONSTANT, EQUAL, UNDECIDED, WORSE
+from search.report.statistics.stats import AFTER_CORRECTION, ALPHA, BETTER, CONSTANT, EQUAL, UNDECIDED, WORSE
 from search.report.words import counted, interval_decimals, joined, p_is, signed, significant
 
 __all__ = ["conclusion"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from search.ledger.design_file import DeclaredCell, DeclaredDesign, read_design
-from search.report.settings import RECIPE_PARTS
+from search.report.reading.settings import RECIPE_PARTS
 
 if TYPE_CHECKING:
     from search.report.arms import Arm

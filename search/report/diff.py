@@ -13,13 +13,13 @@ import pandas as pd
 from scipy import stats
 
 from search.report.arms import Arm, list_arms
+from search.report.chosen import metric_to_read, phase_to_read
 from search.report.escape import markdown
-from search.report.load import load_study
 from search.report.metrics import Metric
-from search.report.pool import recipe_folders
-from search.report.settings import differing, flat, recipe_settings
-from search.report.stats import CONFIDENCE, difference
-from search.report.table import metric_to_read, phase_to_read
+from search.report.reading.load import load_study
+from search.report.reading.pool import recipe_folders
+from search.report.reading.settings import differing, flat, recipe_settings
+from search.report.statistics.stats import CONFIDENCE, difference
 from search.report.words import counted, interval_decimals, joined, signed
 
 __all__ = ["DIFF_COLUMNS", "StudyDiff", "diff_studies", "diff_to_markdown"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from search.report.effects_text import effects_text, effects_to_markdown
+from search.report.effects.text import effects_text, effects_to_markdown
 from search.report.escape import latex, markdown
 from search.report.layout import Column, filled, latex_tabular, markdown_table, plain_table
 from search.report.table import AblationTable

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.report.corrections import Correction, adjusted_p_values, error_of_a_row
-from search.report.effect_size import hedges_factor
-from search.report.equivalence import equivalence
-from search.report.inference import bootstrap_interval, wilcoxon_p_value
-from search.report.power import minimum_detectable_difference, seeds_needed_each
 from search.report.spec import CHOICES
-from search.report.stats import ALPHA, BETTER, WORSE, PairedDifference, verdict
+from search.report.statistics.corrections import Correction, adjusted_p_values, error_of_a_row
+from search.report.statistics.effect_size import hedges_factor
+from search.report.statistics.equivalence import equivalence
+from search.report.statistics.inference import bootstrap_interval, wilcoxon_p_value
+from search.report.statistics.power import minimum_detectable_difference, seeds_needed_each
+from search.report.statistics.stats import ALPHA, BETTER, WORSE, PairedDifference, verdict
 from search.report.values import ArmValues
 
 __all__ = ["CORRECTIONS", "JUDGED", "POWER", "RESAMPLES", "Judging", "judged", "row_verdict", "within"]

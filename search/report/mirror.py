@@ -17,9 +17,9 @@ import yaml
 from search.ledger.secrets import mask
 from search.ledger.table_run import Rows, Sent, StudyTable, send_table
 from search.ledger.tracker import TrackerConfig, check_tracker
-from search.report.grid import Grid
-from search.report.grid_text import GRID_COLUMNS, table_rows
-from search.report.load import load_study
+from search.report.grid.grid import Grid
+from search.report.grid.text import GRID_COLUMNS, table_rows
+from search.report.reading.load import load_study
 from search.report.save import save_tidy
 from search.report.table import AblationTable
 

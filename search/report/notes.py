@@ -12,7 +12,7 @@ import pandas as pd
 from search.report.arms import Arm
 from search.report.judging import CORRECTIONS, POWER, RESAMPLES, Judging
 from search.report.metrics import Metric
-from search.report.stats import ALPHA
+from search.report.statistics.stats import ALPHA
 from search.report.words import counted, int_ranges, joined, one_line
 
 __all__ = ["table_notes"]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from search.report.judging import POWER, Judging
 from search.report.metrics import Metric
-from search.report.power import MAX_SEEDS
+from search.report.statistics.power import MAX_SEEDS
 from search.report.words import counted, joined
 
 __all__ = ["resolution"]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from search.report.grid import Grid
-from search.report.grid_html import grid_to_html
-from search.report.grid_latex import grid_to_latex
-from search.report.grid_text import grid_data, grid_to_markdown
+from search.report.grid.grid import Grid
+from search.report.grid.html import grid_to_html
+from search.report.grid.latex import grid_to_latex
+from search.report.grid.text import grid_data, grid_to_markdown
 from search.report.sources import provenance_text
 
 __all__ = ["GRID_FORMATS", "grid_sources", "grid_text", "save_grid", "save_tidy"]

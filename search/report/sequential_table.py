@@ -16,9 +16,9 @@ from search.ledger.result import write_atomic
 from search.report.arms import Arm, comparable, list_arms
 from search.report.declared import declared_by
 from search.report.escape import markdown
-from search.report.load import load_study
 from search.report.metrics import Metric, metric_named
-from search.report.sequential import (
+from search.report.reading.load import load_study
+from search.report.statistics.sequential import (
     FINISHED,
     FOUND,
     SEQUENTIAL_COLUMNS,
@@ -28,7 +28,7 @@ from search.report.sequential import (
     plan_looks,
     sequential_verdicts,
 )
-from search.report.stats import BETTER, WORSE
+from search.report.statistics.stats import BETTER, WORSE
 from search.report.words import counted, one_line, signed
 
 __all__ = [

@@ -36,7 +36,7 @@ class TableSpec:
     Attributes:
         name: stem of the files, e.g. "stages" for tables/stages.tex; letters, digits, `.`, `_` and `-`.
         caption: title; by default the study, the phase and the metrics.
-        rows: what a row is: "arm", or a factor; see `search/report/factors.py`.
+        rows: what a row is: "arm", or a factor; see `search/report/effects/factors.py`.
         columns: a factor whose levels become columns (a pivot with a two-row header); None for one column a metric.
         metrics: columns of the ledger, those of `METRICS` or `COSTS`; by default the one the phase is judged by.
         show: "mean_sd", "mean", "diff" (to the baseline), or "diff_interval".

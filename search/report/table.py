@@ -7,23 +7,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from search.report.arms import Arm, comparable, find_arm, list_arms
+from search.report.chosen import marked_baseline, metric_to_read, phase_to_read
 from search.report.conclusion import conclusion
 from search.report.declared import Declared, declared_by
+from search.report.effects.table import EffectsTable, effects_of_arms, is_factorial, own_factors
 from search.report.judging import JUDGED, Judging, judged, row_verdict
-from search.report.metrics import METRICS, Metric, metric_named
+from search.report.metrics import Metric
 from search.report.notes import table_notes
-from search.report.paired import differences
-from search.report.stats import PairedDifference
+from search.report.statistics.paired import differences
+from search.report.statistics.stats import PairedDifference
 from search.report.values import ArmValues, arm_values
-
-if TYPE_CHECKING:
-    from search.report.effects_table import EffectsTable
 
 __all__ = ["DATA_COLUMNS", "AblationTable", "ablation_table"]
 
@@ -159,45 +158,9 @@ def effects_below(
     arms: Sequence[Arm], measured: Sequence[ArmValues], declared: Declared, metric: Metric, judging: Judging
 ) -> EffectsTable | None:
     """Estimate the effects of a factorial design; None where the study is none, or an arm finished on no two seeds."""
-    from search.report.effects_table import effects_of_arms, is_factorial, own_factors  # here: it imports this module
-
     if not is_factorial(arms, declared) or any(len(each.values) < 2 for each in measured):
         return None
     return effects_of_arms(arms, declared, own_factors(arms, declared), metric, judging.correction)
-
-
-def phase_to_read(frame: pd.DataFrame, phase: str | None) -> str:
-    """Return the phase asked for, or the one whose numbers are worth the most."""
-    present = [name for name in ("final", "search", "single") if (frame["phase"] == name).any()]
-    if not present:
-        lost = "; ".join(frame.attrs.get("unreadable", []))
-        raise ValueError(f"{frame.attrs.get('path', 'the study')} holds no trial that could be read. {lost}".strip())
-    if phase is None:
-        return present[0]
-    if phase not in present:
-        raise ValueError(f"there is no trial of phase '{phase}'; phases with trials: {', '.join(present)}")
-    return phase
-
-
-def metric_to_read(trials: pd.DataFrame, phase: str, name: str | None) -> Metric:
-    """Return the metric asked for, or the one the phase is judged by."""
-    ok = trials[trials["status"] == "ok"]
-    measured = [column for column in METRICS if ok[column].notna().any()]
-    if name is not None:
-        metric = metric_named(name)
-        if len(ok) and name not in measured:
-            raise ValueError(
-                f"no finished trial of phase '{phase}' has {name}; metrics with values: {', '.join(measured) or 'none'}"
-            )
-        return metric
-    wanted = "test_top1" if phase == "final" else "val_top1"
-    return METRICS["val_top1" if wanted not in measured and "val_top1" in measured else wanted]
-
-
-def marked_baseline(arms: Sequence[Arm]) -> Arm | None:
-    """Return the arm the study marked as its baseline; None where none, or more than one, is marked."""
-    marked = [arm for arm in arms if arm.is_baseline]
-    return marked[0] if len(marked) == 1 else None
 
 
 def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counter[str]]:

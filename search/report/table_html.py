@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from search.report import effects_text
+from search.report.effects import text as effects_text
 from search.report.export import columns_of
-from search.report.grid_html import STYLE
+from search.report.grid.html import STYLE
 from search.report.layout import Column
 from search.report.sources import sources_title
 from search.report.table import AblationTable

@@ -10,15 +10,15 @@ from pathlib import Path
 import pandas as pd
 
 from search.report.export import to_csv, to_latex, to_markdown
-from search.report.grid import Grid, make_grid
-from search.report.grid_latex import grid_to_latex
-from search.report.load import load_study
+from search.report.grid.grid import Grid, make_grid
+from search.report.grid.latex import grid_to_latex
+from search.report.reading.load import load_study
 from search.report.save import parquet, write_whole
 from search.report.sources import all_sources, provenance_text
 from search.report.spec import TableSpec
 from search.report.table import AblationTable, ablation_table
 from search.report.table_html import table_to_html
-from search.report.trust_text import trust_notes
+from search.report.trust.text import trust_notes
 from search.report.words import decimals_for, interval_decimals
 
 __all__ = ["FORMATS", "PAPER_TEX", "paper_grid", "save_table", "with_trust", "write_tables"]

@@ -157,7 +157,7 @@ def _check_looks(options: DesignOptions, where: str) -> None:
                 "or leave them out"
             )
         return
-    from search.report.sequential import plan_looks  # SciPy: not for other designs
+    from search.report.statistics.sequential import plan_looks  # SciPy: not for other designs
 
     try:
         plan_looks(options.looks, alpha=options.alpha, spending=options.spending)  # type: ignore[arg-type]

@@ -20,7 +20,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.ledger.paths import WORKERS
 from search.study.liveness import host_id, is_alive
-from search.study.locks import study_lock
 from search.study.marks import (
     BASELINE,
     CELL,
@@ -32,6 +31,7 @@ from search.study.marks import (
     TRIES,
     WORKER,
 )
+from search.study.storage.locks import study_lock
 from search.study.tally import Counts, Tally
 
 __all__ = ["Desk", "Quota"]

@@ -25,7 +25,7 @@ from search.study.phase import PhaseRun, raise_if_nothing_worked
 from search.study.plan import Plan
 
 if TYPE_CHECKING:
-    from search.report.sequential import LookPlan
+    from search.report.statistics.sequential import LookPlan
 
 __all__ = ["DesignRun"]
 

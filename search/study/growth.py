@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.space.parameters import Parameter
 from search.study.marks import WORKER
-from search.study.pruning import REPORTED
+from search.study.sampling.pruning import REPORTED
 
 __all__ = ["SUCCESSOR", "current_name", "grow"]
 

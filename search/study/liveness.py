@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.ledger.paths import WORKERS
 from search.ledger.result import write_atomic
-from search.study.locks import FileLock, is_held, study_lock
+from search.study.storage.locks import FileLock, is_held, study_lock
 
 if TYPE_CHECKING:
     import optuna

@@ -1,7 +1,7 @@
 """The looks of a design: what is written down before the first one, and which cells get seeds after each.
 
 Who goes on is a function of the looks and of what the ledger holds, so an interrupted study, or a second command that
-joins, comes to the same. Three rules keep the error rate of `search/report/sequential.py`:
+joins, comes to the same. Three rules keep the error rate of `search/report/statistics/sequential.py`:
 
 - Looks, alpha, spending, cells and first seed are written down before anything is trained, and never change.
 - A cell that failed is run again, as often as `max_retries` allows, before the look, and never after it. What is lost
@@ -28,7 +28,7 @@ from search.study.marks import CELL, INTERRUPTED
 if TYPE_CHECKING:
     import pandas as pd
 
-    from search.report.sequential import LookPlan
+    from search.report.statistics.sequential import LookPlan
 
 __all__ = ["METRIC", "Standing", "Step", "claim_looks", "next_step", "spare_seeds", "standing"]
 
@@ -49,8 +49,8 @@ def claim_looks(
     Raises:
         ValueError: the study was planned with other looks, or without any.
     """
-    from search.report.sequential import plan_looks
     from search.report.sequential_table import LOOKS_FILE
+    from search.report.statistics.sequential import plan_looks
 
     mine: dict[str, Any] | None = None
     if options.looks:
@@ -111,9 +111,9 @@ def standing(desk: Desk, study_dir: Path, plan: LookPlan, cells: Sequence[Cell],
     Raises:
         ValueError: the application keeps no ledger, or none with `METRIC`.
     """
-    from search.report.load import load_study
-    from search.report.sequential import sequential_verdicts
+    from search.report.reading.load import load_study
     from search.report.sequential_table import judged_arms, look_values
+    from search.report.statistics.sequential import sequential_verdicts
 
     trials = desk.trials()  # before the ledger is read: what has ended here has its result there
     try:
@@ -164,7 +164,7 @@ class Step:
 
 def next_step(plan: LookPlan, now: Standing, first_seed: int) -> Step:
     """Which cells get how many seeds, as a function of the plan and of the seeds that have ended."""
-    from search.report.sequential import FOUND, UNDECIDED, WAITING
+    from search.report.statistics.sequential import FOUND, UNDECIDED, WAITING
     from search.report.words import counted, joined
 
     looks, total = plan.looks, len(now.verdicts)

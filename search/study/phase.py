@@ -18,8 +18,8 @@ from search.ledger.paths import WORKERS
 from search.ledger.record import supersede
 from search.ledger.secrets import mask
 from search.study.claims import Desk
-from search.study.interrupts import Interrupts
-from search.study.launcher import worker_count
+from search.study.launching.interrupts import Interrupts
+from search.study.launching.launcher import worker_count
 from search.study.marks import FOLDER, REASON, SKIPPED
 from search.study.options import SweeperOptions
 from search.study.plan import Plan, open_desk

@@ -15,9 +15,9 @@ from optuna.storages import BaseStorage
 from search.ledger.result import Phase
 from search.space.parameters import Space
 from search.study.claims import Desk, Quota
-from search.study.constraints import Constraint
-from search.study.samplers import make_sampler
-from search.study.storage import open_storage
+from search.study.sampling.constraints import Constraint
+from search.study.sampling.samplers import make_sampler
+from search.study.storage.opening import open_storage
 
 __all__ = ["Plan", "open_desk", "storage_of"]
 

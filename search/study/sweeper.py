@@ -21,24 +21,24 @@ from search.ledger.secrets import mask
 from search.space.parameters import Parameter, Space
 from search.study.best import write_best
 from search.study.claims import Desk, Quota
-from search.study.compose import Composer
-from search.study.constraints import parse_constraints
 from search.study.design_run import DesignRun
 from search.study.finals import best_arms, final_cells, final_plan
 from search.study.growth import current_name, grow
 from search.study.identity import claim_identity, is_known, write_identity
-from search.study.interrupts import Interrupts
+from search.study.launching.compose import Composer
+from search.study.launching.interrupts import Interrupts
 from search.study.liveness import check_shared_folder
 from search.study.mistakes import MAX_CHECKS
 from search.study.objectives import check_objectives
 from search.study.options import SweeperOptions, directions_of
 from search.study.phase import PhaseRun, raise_if_nothing_worked
 from search.study.plan import Plan, open_desk
-from search.study.proposal import custom_space
 from search.study.recovery import recover
-from search.study.samplers import is_grid, make_pruner, make_sampler
+from search.study.sampling.constraints import parse_constraints
+from search.study.sampling.proposal import custom_space
+from search.study.sampling.samplers import is_grid, make_pruner, make_sampler
+from search.study.sampling.warm_start import first_points
 from search.study.tables import write_study_tables
-from search.study.warm_start import first_points
 
 __all__ = ["StudyRun"]
 

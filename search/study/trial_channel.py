@@ -13,10 +13,10 @@ from search.ledger.index import Index
 from search.ledger.paths import STATE_FILE, trial_subdir
 from search.ledger.result import RESULT_FILE, read_result
 from search.study.claims import Desk
-from search.study.constraints import Constraint
 from search.study.marks import BASELINE, INTERRUPTED, REASON, RUNS, SKIPPED, TRIES
 from search.study.plan import Plan
-from search.study.pruning import Pruning
+from search.study.sampling.constraints import Constraint
+from search.study.sampling.pruning import Pruning
 
 __all__ = ["StudyChannel"]
 

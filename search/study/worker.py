@@ -29,19 +29,19 @@ from search.ledger.disk import is_disk_full, try_room
 from search.ledger.index import Index
 from search.ledger.paths import trial_subdir
 from search.ledger.secrets import mask
-from search.study.compose import Composer
-from search.study.deadline import Deadline
-from search.study.interrupts import Interrupts
-from search.study.job import run_job
-from search.study.job_child import progress
+from search.study.launching.compose import Composer
+from search.study.launching.deadline import Deadline
+from search.study.launching.interrupts import Interrupts
+from search.study.launching.job import run_job
+from search.study.launching.job_child import progress
 from search.study.liveness import Pulse, host_id
 from search.study.marks import FOLDER, OVERRIDES, REASON, RETRY_OF, SKIPPED
-from search.study.patience import Patience, StorageGone
 from search.study.plan import Plan, open_desk
-from search.study.proposal import custom_space, suggest
-from search.study.pruning import Pruning
 from search.study.recovery import close_ledger, recover
-from search.study.samplers import make_sampler
+from search.study.sampling.proposal import custom_space, suggest
+from search.study.sampling.pruning import Pruning
+from search.study.sampling.samplers import make_sampler
+from search.study.storage.patience import Patience, StorageGone
 from search.study.trial_channel import StudyChannel
 
 __all__ = ["Worker", "WorkerReport"]

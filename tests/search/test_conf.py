@@ -15,7 +15,7 @@ from optuna.distributions import FloatDistribution
 from search.config import config_folder
 from search.space.parameters import Space, parse_space
 from search.study.options import SweeperOptions, check_options
-from search.study.samplers import is_grid, make_pruner, make_sampler
+from search.study.sampling.samplers import is_grid, make_pruner, make_sampler
 from search.trial.check import check_trial, check_values
 from search.trial.config import typed
 

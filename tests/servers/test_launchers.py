@@ -14,7 +14,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.study.storage import open_storage
+from search.study.storage.opening import open_storage
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(400)]
 APP = Path(__file__).parents[1] / "search" / "study" / "toy" / "app.py"

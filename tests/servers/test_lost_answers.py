@@ -15,7 +15,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.study.storage import open_storage
+from search.study.storage.opening import open_storage
 
 pytestmark = [pytest.mark.servers, pytest.mark.filterwarnings("ignore:Heartbeat of storage")]
 

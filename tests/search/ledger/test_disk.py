@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from search.ledger.disk import is_disk_full, try_room
-from search.study.patience import Patience, StorageGone
+from search.study.storage.patience import Patience, StorageGone
 
 from ...tmpfs import tmpfs
 

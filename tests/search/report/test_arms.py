@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search.report.arms import find_arm, list_arms
-from search.report.load import load_study
+from search.report.reading.load import load_study
 
 from .conftest import Add
 

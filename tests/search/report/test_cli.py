@@ -18,10 +18,10 @@ ROOT = Path(search.__file__).parents[1]
 NO_TORCH = """
 import importlib, pkgutil, sys
 import search.report
-for module in pkgutil.iter_modules(search.report.__path__):
-    importlib.import_module(f"search.report.{module.name}")
-for name in search.report.__all__:
-    getattr(search.report, name)
+for module in pkgutil.walk_packages(search.report.__path__, "search.report."):
+    importlib.import_module(module.name)
+for name in search.report.__all__:  # a module of the same name would hide the function
+    assert callable(getattr(search.report, name)), name
 heavy = {"torch", "timm", "torchvision", "xvol", "optuna", "hydra", "omegaconf", "wandb"} & set(sys.modules)
 sys.exit(f"imported: {heavy}" if heavy else 0)
 """

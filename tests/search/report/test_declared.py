@@ -10,12 +10,12 @@ import pytest
 from search.ledger.design_file import DESIGN_FILE, write_design
 from search.report.arms import find_arm, list_arms
 from search.report.declared import declared_by, recipe_factors
-from search.report.effects_table import effects_table, is_factorial
+from search.report.effects.table import effects_table, is_factorial
 from search.report.export import render_text, to_latex, to_markdown
-from search.report.grid import make_grid
-from search.report.load import load_study
+from search.report.grid.grid import make_grid
+from search.report.reading.load import load_study
 from search.report.spec import spec_of
-from search.report.stats import paired_difference
+from search.report.statistics.stats import paired_difference
 from search.report.table import ablation_table
 from search.space.designs import Cell, factorial, fractional
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 import search
-from search.report.columns import COLUMNS
 from search.report.diff import DIFF_COLUMNS
-from search.report.effects_table import EFFECT_COLUMNS
-from search.report.factors import COLUMN_FACTORS
-from search.report.grid_text import GRID_COLUMNS
-from search.report.load import load_study
+from search.report.effects.factors import COLUMN_FACTORS
+from search.report.effects.table import EFFECT_COLUMNS
+from search.report.grid.text import GRID_COLUMNS
+from search.report.reading.columns import COLUMNS
+from search.report.reading.load import load_study
 from search.report.save import save_tidy
 from search.report.spec import CHOICES, TableSpec
 from search.report.table import DATA_COLUMNS
-from search.report.trust_text import TRUST_COLUMNS
+from search.report.trust.text import TRUST_COLUMNS
 
 from .conftest import Add
 

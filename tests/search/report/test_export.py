@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from search.report.escape import latex, markdown
 from search.report.export import render_text, to_csv, to_latex, to_markdown
-from search.report.load import load_study
+from search.report.reading.load import load_study
 from search.report.table import AblationTable, ablation_table
 from search.report.words import decimals_for, int_ranges, one_line, p_is, p_shown, scaled, signed, significant
 

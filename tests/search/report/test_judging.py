@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.report.conclusion import conclusion
-from search.report.corrections import Correction
 from search.report.export import render_text
-from search.report.inference import RowOptions, row_statistics
 from search.report.judging import JUDGED, Judging, judged, row_verdict
-from search.report.load import load_study
 from search.report.metrics import METRICS
-from search.report.paired import differences
-from search.report.stats import ALPHA, BETTER, WORSE
+from search.report.reading.load import load_study
+from search.report.statistics.corrections import Correction
+from search.report.statistics.inference import RowOptions, row_statistics
+from search.report.statistics.paired import differences
+from search.report.statistics.stats import ALPHA, BETTER, WORSE
 from search.report.table import DATA_COLUMNS, AblationTable, ablation_table
 from search.report.values import ArmValues
 

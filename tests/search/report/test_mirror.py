@@ -14,10 +14,10 @@ import search.report.mirror as module
 from search.ledger.table_run import Sent, StudyTable
 from search.ledger.tracker import TrackerConfig
 from search.report.cli import main
-from search.report.grid import make_grid
-from search.report.grid_text import GRID_COLUMNS
-from search.report.load import load_study
+from search.report.grid.grid import make_grid
+from search.report.grid.text import GRID_COLUMNS
 from search.report.mirror import mirror_study, mirror_table, study_tracker
+from search.report.reading.load import load_study
 from search.report.spec import spec_of
 from search.report.table import DATA_COLUMNS, ablation_table
 from search.report.write import write_tables

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from search.report.load import load_study
 from search.report.notes import latency_note, trial_counts
+from search.report.reading.load import load_study
 
 from .conftest import Add
 

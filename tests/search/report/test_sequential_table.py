@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from search.report.sequential import FINISHED, FOUND, SEQUENTIAL_COLUMNS, plan_looks, sequential_verdicts
 from search.report.sequential_table import (
     LOOKS_FILE,
     read_looks,
@@ -16,6 +15,7 @@ from search.report.sequential_table import (
     sequential_table,
     write_sequential,
 )
+from search.report.statistics.sequential import FINISHED, FOUND, SEQUENTIAL_COLUMNS, plan_looks, sequential_verdicts
 
 from .conftest import Add
 

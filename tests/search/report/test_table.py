@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from search.report.load import load_study
+from search.report.reading.load import load_study
 from search.report.sequential_table import LOOKS_FILE
 from search.report.table import DATA_COLUMNS, AblationTable, ablation_table
 

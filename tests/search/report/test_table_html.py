@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search.report.export import columns_of
-from search.report.load import load_study
+from search.report.reading.load import load_study
 from search.report.sources import all_sources
 from search.report.table import AblationTable, ablation_table
 from search.report.table_html import table_to_html

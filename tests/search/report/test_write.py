@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from search.report.cli import main
-from search.report.load import load_study
+from search.report.reading.load import load_study
 from search.report.table import DATA_COLUMNS, ablation_table
 from search.report.write import FORMATS, paper_grid, save_table, with_trust, write_tables
 
 from .conftest import Add
-from .test_trust_cases import history
+from .trust.test_cases import history
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.study.storage import open_storage
+from search.study.storage.opening import open_storage
 
 APP = Path(__file__).parent / "toy" / "app.py"
 

@@ -9,8 +9,8 @@ from optuna.trial import TrialState
 
 from search.ledger.paths import WORKERS
 from search.study.claims import Desk, Quota
-from search.study.locks import FileLock
 from search.study.marks import CELL, INTERRUPTED, REASON, SKIPPED, WORKER
+from search.study.storage.locks import FileLock
 
 MakeDesk = Callable[..., Desk]
 NOBODY = "nobody.lock"

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.space.parameters import Parameter, parse_space
 from search.study.growth import METRIC_NAMES, SUCCESSOR, current_name, grow
-from search.study.samplers import make_sampler
-from search.study.storage import open_storage
+from search.study.sampling.samplers import make_sampler
+from search.study.storage.opening import open_storage
 
 OLD = ["at.one=choice(conv,pssa)", "depth=range(1,4)", "lr=tag(log,interval(0.001,0.1))"]
 NEW = [

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.report.sequential import FINISHED, FOUND, plan_looks, sequential_verdicts
 from search.report.sequential_table import LOOKS_FILE, read_looks
+from search.report.statistics.sequential import FINISHED, FOUND, plan_looks, sequential_verdicts
 from search.space.design_options import DesignOptions
 from search.space.designs import Cell
 from search.space.parameters import Space

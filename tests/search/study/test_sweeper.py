@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from optuna.trial import TrialState
 
-from search.study.deadline import EXIT_HUNG
+from search.study.launching.deadline import EXIT_HUNG
 from search.study.tally import count
 
 from .conftest import Toy

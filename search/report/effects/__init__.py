@@ -1,0 +1,1 @@
+"""Designs of several factors: main effects and interactions."""

@@ -1,0 +1,1 @@
+"""A table as its spec asks for it: rows, columns, marks and legend, as Markdown, LaTeX and HTML."""

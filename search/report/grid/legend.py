@@ -1,0 +1,129 @@
+"""The sentences under a table that say what its marks mean and what is not in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from search.report.arms import Arm, comparable
+from search.report.judging import POWER
+from search.report.metrics import METRICS, Metric
+from search.report.notes import recipe_note
+from search.report.paper import PaperTable
+from search.report.spec import TableSpec
+from search.report.statistics.stats import ALPHA
+from search.report.words import counted, joined, significant
+
+if TYPE_CHECKING:
+    from search.report.grid.grid import Cell, GridRow
+
+__all__ = ["footnotes", "legend_of"]
+
+SHOWN = {
+    "mean_sd": "mean ± standard deviation over seeds",
+    "mean": "mean over seeds",
+    "diff": "difference to the baseline, paired by seed (the baseline's row: its mean)",
+    "diff_interval": "difference to the baseline, paired by seed, with a 95% t interval of its own (not corrected for "
+    "the number of rows; the baseline's row: its mean)",
+}
+CORRECTION = {
+    "holm": "corrected by Holm's method over the {rows} of a metric (family-wise error)",
+    "bonferroni": "corrected by Bonferroni's method over the {rows} of a metric (family-wise error)",
+    "bh": "corrected by the method of Benjamini and Hochberg over the {rows} of a metric (false discovery rate)",
+    "none": "not corrected for the number of rows",
+}
+
+
+def footnotes(cells: Sequence[Cell]) -> dict[str, str]:
+    """Give a letter to each way in which seeds of a cell are missing."""
+    ways = dict.fromkeys(cell.missing for cell in cells if cell.missing)
+    return {way: chr(ord("a") + number) if number < 26 else f"n{number}" for number, way in enumerate(ways)}
+
+
+def legend_of(
+    rows: Sequence[GridRow],
+    metrics: Sequence[Metric],
+    reference: Arm | None,
+    spec: TableSpec,
+    notes: dict[str, str],
+    paper: PaperTable | None,
+    frame: pd.DataFrame,
+    trials: pd.DataFrame,
+) -> list[str]:
+    """Write the legend of a table; see `make_grid` for what the arguments are."""
+    cells = [cell for row in rows for cell in row.cells if cell is not None]
+    judged = [metric for metric in metrics if metric.column in METRICS]
+    phase = trials["phase"].iloc[0]
+    said = [f"Shown: {SHOWN[spec.show]}; n = {seeds_text([cell.n for cell in cells if cell.metric is metrics[0]])}."]
+    said += [f"{metric.title}: {metric.meaning}." for metric in metrics]
+    if phase != "final":
+        said.append(f"Trials of phase '{phase}': the numbers that chose the arms, not a re-evaluation on fresh seeds.")
+    compared = sum(cell.result is not None for cell in cells if judged and cell.metric is judged[0])
+    words = CORRECTION[spec.correction].format(rows=counted(compared, "comparison"))
+    if judged and reference is not None and spec.marks:
+        said.append(
+            f"* p < 0.05, ** p < 0.01, *** p < 0.001 against the baseline ({reference.label}): two-sided paired t test "
+            f"over the seeds both finished, {words}."
+        )
+    if judged and reference is not None and spec.margin is not None and spec.marks:
+        said.append(
+            f"=: equivalent to the baseline within ±{spec.margin:g} ({joined([metric.unit for metric in judged])}): two one-sided "
+            f"paired t tests, p at most {ALPHA:g}, corrected likewise."
+        )
+    if judged and reference is not None:
+        said += power_of(cells, judged)
+    elif judged:
+        said.append("No arm, or more than one, is marked as the baseline: no difference and no mark is given.")
+    if spec.bold == "best":
+        likewise = CORRECTION[spec.correction].format(rows="comparisons with the best")
+        said.append(
+            "Bold: the best mean of a metric and every arm that cannot be told from it (two-sided paired t test against "
+            f"the best, p >= 0.05, {likewise}); of costs the smallest."
+        )
+    said += [f"{letter}: not averaged: {way}." for way, letter in notes.items()]
+    foreign = [
+        cell.arm.label
+        for cell in cells
+        if reference is not None and judged and cell.metric is judged[0] and not comparable(cell.arm, reference)
+    ]
+    if foreign:
+        said.append(f"Trained by another recipe than the baseline, not compared: {joined(foreign)}.")
+    said += recipe_note(list({id(cell.arm): cell.arm for cell in cells}.values()))
+    lost = trials[trials["status"].isin(["unfinished"])]
+    if len(lost):
+        said.append(f"{counted(len(lost), 'trial')} left no result (killed, or still running).")
+    if paper is not None:
+        said.append(
+            f"Paper: {paper.source}. Its data and networks are not ours: the order is to be compared, not the size."
+        )
+        shown = {row.paper for row in rows}
+        unmatched = [name for name, texts in paper.rows.items() if texts not in shown]
+        if unmatched:
+            said.append(f"Published rows that no row of ours stands for: {joined(unmatched)}.")
+    said += [f"Unreadable, left out: {message}" for message in frame.attrs.get("unreadable", [])]
+    return said
+
+
+def power_of(cells: Sequence[Cell], metrics: Sequence[Metric]) -> list[str]:
+    """Say what the seeds of undecided cells can find."""
+    said = []
+    for metric in metrics:
+        of = [cell for cell in cells if cell.metric is metric and cell.result is not None and cell.p_corrected > ALPHA]
+        found = [float(cell.facts["mdd"]) for cell in of if cell.facts["mdd"] is not None]
+        if found:
+            low, high = (significant(value, 2) for value in (min(found), max(found)))
+            pairs = seeds_text([cell.result.n for cell in of if cell.result is not None])
+            said.append(
+                f"{metric.title}: with the spread that was measured, {pairs} find a true difference of "
+                f"{low if low == high else f'{low} to {high}'} {metric.unit} with a power of {POWER:.0%} at the error that the "
+                "correction leaves to each row."
+            )
+    return said
+
+
+def seeds_text(counts: Sequence[int]) -> str:
+    """Say how many seeds the cells have."""
+    low, high = (min(counts), max(counts)) if counts else (0, 0)
+    return counted(high, "seed") if low == high else f"{low} to {high} seeds"

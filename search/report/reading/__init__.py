@@ -1,0 +1,1 @@
+"""From the folders of trials to one tidy, checked data frame."""

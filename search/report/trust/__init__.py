@@ -1,0 +1,1 @@
+"""Whether a short budget ranks the arms as a long one does."""

@@ -1,0 +1,164 @@
+"""May a cheap ranking stand for a dear one? Kendall's tau between two budgets, with an interval, and top-k overlap."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from search.report.statistics.stats import CONFIDENCE
+
+__all__ = ["FEWEST_ARMS", "ProxyTrust", "proxy_trust"]
+
+FEWEST_ARMS = 5
+"""Below this many arms a bootstrap over arms has too few distinct resamples to give an interval."""
+MANY_ARMS, FEWEST_RESAMPLES = 200, 200  # above so many arms fewer resamples do: the work grows with the arms' square
+BATCH = 500  # resamples at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyTrust:
+    """How well the ranking at a cheap budget agrees with the ranking at a dear one. What is not defined is None.
+
+    Attributes:
+        n: arms that both rankings have.
+        tau: Kendall's tau-b, -1 to 1; None below 2 arms or where all arms of one ranking are tied.
+        low, high: percentile bootstrap interval over arms; it speaks of arms like these, and takes each mean as it is:
+            seed noise in the means is part of what lowers tau, not of the interval.
+        p_value: two-sided test of tau = 0; exact where there are no ties.
+        k: how many of the best are looked at.
+        top_k: names of the arms that are among the best k in both rankings.
+        overlap: their number over k.
+        overlap_by_chance: what two unrelated rankings of n arms would share on average, k / n.
+        overlap_p: chance that unrelated rankings share as many or more (hypergeometric).
+        regret: how much worse than the best arm the cheap ranking's winner is at the dear budget, in the unit of the
+            metric; zero or above.
+        note: why something above is None, or what to be careful about; empty where there is nothing to say.
+    """
+
+    n: int
+    tau: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    k: int
+    top_k: tuple[str, ...]
+    overlap: float | None
+    overlap_by_chance: float | None
+    overlap_p: float | None
+    regret: float | None
+    note: str
+
+
+def proxy_trust(
+    cheap: pd.Series[float],
+    dear: pd.Series[float],
+    *,
+    k: int = 3,
+    higher_is_better: bool = True,
+    confidence: float = CONFIDENCE,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> ProxyTrust:
+    """Compare two rankings of the same arms.
+
+    Args:
+        cheap, dear: mean of each arm at the small and at the large budget, indexed by arm. Arms without a finite mean in
+            both are left out, and counted in the note.
+        k: how many of the best to compare; at most the number of arms is used.
+        higher_is_better: which arms are the best.
+        confidence: of the interval of tau.
+        resamples: of the bootstrap over arms; above 200 arms fewer are drawn, but not fewer than 200.
+        seed: the same seed gives the same interval.
+
+    Raises:
+        ValueError: an arm that occurs twice, or k below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    for name, ranking in (("cheap", cheap), ("dear", dear)):
+        if not ranking.index.is_unique:
+            twice = sorted(set(ranking.index[ranking.index.duplicated()].map(str)))
+            raise ValueError(f"the {name} ranking has more than one value for {', '.join(twice)}: keep one of them")
+    both = pd.concat({"cheap": cheap, "dear": dear}, axis=1, join="outer").astype(float)
+    finite = np.isfinite(both.to_numpy()).all(axis=1)
+    notes = [f"{int((~finite).sum())} arms are in one ranking only"] if not finite.all() else []
+    both = (both[finite] if higher_is_better else -both[finite]).sort_index()
+    n = len(both)
+    k = min(k, n)
+    why_not = ""
+    if n < 2:
+        why_not = f"{n} shared arms: 2 are the fewest to rank"
+    elif both["cheap"].nunique() == 1 or both["dear"].nunique() == 1:
+        why_not = "all arms are tied in one ranking: there is no order to compare"
+    if why_not:
+        undefined = dict.fromkeys(
+            ("tau", "low", "high", "p_value", "overlap", "overlap_by_chance", "overlap_p", "regret")
+        )
+        return ProxyTrust(n=n, k=k, top_k=(), note="; ".join([*notes, why_not]), **undefined)
+    test = stats.kendalltau(both["cheap"], both["dear"])
+    tau = float(np.clip(test.statistic, -1, 1))
+    interval, why = tau_interval(both, tau, confidence, resamples, seed)
+    notes += [why] if why else []
+    best = [set(both[name].sort_values(ascending=False, kind="stable").index[:k]) for name in ("cheap", "dear")]
+    for name in ("cheap", "dear"):
+        ordered = np.sort(both[name].to_numpy())[::-1]
+        if k < n and ordered[k - 1] == ordered[k]:
+            notes.append(f"a tie at place {k} of the {name} ranking was broken by name")
+    shared = best[0] & best[1]
+    return ProxyTrust(
+        n=n,
+        tau=tau,
+        low=interval[0] if interval else None,
+        high=interval[1] if interval else None,
+        p_value=float(test.pvalue),
+        k=k,
+        top_k=tuple(sorted(map(str, shared))),
+        overlap=len(shared) / k,
+        overlap_by_chance=k / n,
+        overlap_p=float(stats.hypergeom.sf(len(shared) - 1, n, k, k)),
+        regret=float(both["dear"].max() - both["dear"].iloc[both["cheap"].argmax()]),
+        note="; ".join(notes),
+    )
+
+
+def tau_interval(
+    both: pd.DataFrame, tau: float, confidence: float, resamples: int, seed: int
+) -> tuple[tuple[float, float] | None, str | None]:
+    """Resample arms with SciPy; return the interval, or the reason why there is none."""
+    if len(both) < FEWEST_ARMS:
+        return None, f"no interval of tau: {len(both)} arms, {FEWEST_ARMS} are the fewest to resample"
+    if math.isclose(abs(tau), 1):
+        return None, "no interval of tau: the rankings agree (or disagree) in every pair, so every resample does too"
+    cheap, dear = both["cheap"].to_numpy(), both["dear"].to_numpy()
+    resamples = min(resamples, max(FEWEST_RESAMPLES, resamples * MANY_ARMS // len(both)))
+    # Arms are resampled, not values: a resample is how often each arm was drawn, and tau-b over all resamples is three
+    # matrix products, where `scipy.stats.kendalltau` takes half a millisecond a resample.
+    orders = [np.sign(np.subtract.outer(ranking, ranking)) for ranking in (cheap, dear)]
+    agree, strict = orders[0] * orders[1], [np.abs(order) for order in orders]
+
+    def statistic(drawn: np.ndarray, axis: int) -> np.ndarray:
+        times = np.apply_along_axis(np.bincount, axis, drawn.astype(np.int64), minlength=len(both)).astype(float)
+        above, left, right = (((times @ pairs) * times).sum(axis=axis) for pairs in (agree, *strict))
+        return np.asarray(above / np.sqrt(left * right))
+
+    # The interval is taken from the distribution, not from `confidence_interval`: a resample in which a ranking is one
+    # tie has no tau (NaN), and SciPy would make the whole interval NaN for it.
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore")
+        drawn = stats.bootstrap(
+            (np.arange(len(both)),),
+            statistic,
+            vectorized=True,
+            batch=BATCH,
+            n_resamples=resamples,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    return (max(float(low), -1.0), min(float(high), 1.0)), None

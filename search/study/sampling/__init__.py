@@ -1,0 +1,1 @@
+"""What is tried next, what is refused before it trains, and what is stopped early."""

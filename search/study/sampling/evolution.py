@@ -1,0 +1,229 @@
+"""Regularised (aging) evolution over placements, as an Optuna sampler without a state of its own.
+
+After Real et al., "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019, algorithm 1: the
+population is the last trials that came to their end, so the oldest dies whatever its value; the best of a random
+sample of it becomes the parent of one child, which differs by one mutation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from random import Random
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.storages import BaseStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study.marks import SKIPPED
+from search.study.sampling.mutations import Point, mutate, random_value
+
+__all__ = ["EvolutionSampler"]
+
+Known = frozenset[tuple[str, str, Any]]
+
+
+class EvolutionSampler(BaseSampler):
+    """Proposes a mutant of a good trial, and no point twice where it can help it.
+
+    The population is read from the study at each proposal, so any number of workers share it, and a resumed study goes
+    on with it. Complete trials alone are in it. A pruned trial has no final value, so it is no parent, but its point is
+    not proposed again; nor is that of a running or waiting trial, or of one refused as infeasible. Failed ones are as if
+    they had never been. With several objectives the tournament is won by the lower front of non-domination, and within
+    a front by the larger crowding distance, both within the population (Deb et al., NSGA-II, 2002). A trial that breaks
+    a constraint loses to each that breaks less of it.
+
+    A parameter that the parent does not have, as in a conditional space, is drawn uniformly.
+
+    Args:
+        population_size: complete trials that may be parents.
+        tournament_size: how many of them, drawn without replacement, compete to be one.
+        mutations: mutations of a child.
+        plain: choices of a site that mean "nothing placed".
+        n_startup_trials: complete trials before the first mutant; until then points are drawn uniformly.
+        attempts: how often a point is drawn again that the study has already; every eighth of them adds a mutation.
+        seed: of the proposals; None takes another at each start.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        population_size: int = 20,
+        tournament_size: int = 5,
+        mutations: int = 1,
+        plain: str | Sequence[Any] = ("conv", "none"),
+        n_startup_trials: int = 10,
+        attempts: int = 64,
+        seed: int | None = None,
+    ) -> None:
+        given = {
+            "population_size": population_size,
+            "tournament_size": tournament_size,
+            "mutations": mutations,
+            "n_startup_trials": n_startup_trials,
+            "attempts": attempts,
+        }
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r}: give a whole number from 1")
+        if tournament_size > population_size:
+            raise ValueError(
+                f"tournament_size={tournament_size} is more than population_size={population_size}, from which it is drawn"
+            )
+        self._population_size, self._tournament_size, self._mutations = population_size, tournament_size, mutations
+        self._plain = (plain,) if isinstance(plain, str) else tuple(plain)
+        self._n_startup, self._attempts = n_startup_trials, attempts
+        self._rng = Random(seed)
+        self._independent = RandomSampler(seed=self._rng.getrandbits(32))
+        self._cache = _Points()
+
+    def reseed_rng(self) -> None:
+        """Take another seed, as Optuna asks of each of its threads."""
+        self._rng.seed()
+        self._independent.reseed_rng()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Every parameter of the study, as its latest trial had it."""
+        self._cache.read(study)
+        return dict(self._cache.space)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A child of the population, or a random point at the beginning; fixed parameters stay what they are."""
+        if not search_space:
+            return {}
+        fixed: Point = dict(trial.system_attrs.get("fixed_params") or {})
+        complete = self._cache.complete
+        parents = complete[-self._population_size :] if len(complete) >= self._n_startup else []
+        order = _ranked(parents, study.directions)
+        child: Point = {}
+        for attempt in range(self._attempts):
+            if order:
+                extra = attempt * 8 // self._attempts
+                child = self._child(order, search_space, fixed, self._mutations + extra)
+            else:
+                child = {name: random_value(dist, self._rng) for name, dist in search_space.items()}
+            if not self._cache.is_known({**child, **fixed}, trial.number):
+                break
+        return {name: value for name, value in child.items() if name not in fixed}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A uniform draw, for a parameter that the parent does not have."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def _child(
+        self, order: list[FrozenTrial], space: dict[str, BaseDistribution], fixed: Collection[str], mutations: int
+    ) -> Point:
+        places = self._rng.sample(range(len(order)), min(self._tournament_size, len(order)))
+        child: Point = {
+            name: value for name, value in order[min(places)].params.items() if _fits(space.get(name), value)
+        }
+        for _ in range(mutations):
+            child = mutate(child, space, self._plain, fixed, self._rng)
+        return child
+
+
+class _Points:
+    """What a study has tried. Trials that are finished do not change, so each of them is read once."""
+
+    def __init__(self) -> None:
+        self._study: tuple[BaseStorage, int] | None = None
+        self._read: set[int] = set()
+        self._done: set[Known] = set()
+        self._open: dict[int, Known] = {}
+        self._newest = -1
+        self._settled = 0  # so many trials from the first on are finished and read
+        self.space: dict[str, BaseDistribution] = {}
+        self.complete: list[FrozenTrial] = []
+
+    def read(self, study: Study) -> None:
+        storage = study._storage
+        if self._study is None or self._study[0] is not storage or self._study[1] != study._study_id:
+            self.__init__()  # type: ignore[misc]
+            self._study = (storage, study._study_id)
+        trials = storage.get_all_trials(study._study_id, deepcopy=False)
+        self._open = {}
+        fresh_complete = False
+        while self._settled < len(trials) and trials[self._settled].number in self._read:
+            self._settled += 1
+        for trial in trials[self._settled :]:
+            if trial.number in self._read:
+                continue
+            if trial.params and trial.number >= self._newest:
+                self._newest = trial.number
+                self.space.update(trial.distributions)
+            if not trial.state.is_finished():
+                asked = {**(trial.system_attrs.get("fixed_params") or {}), **trial.params}
+                if asked:
+                    self._open[trial.number] = _point(asked)
+                continue
+            self._read.add(trial.number)
+            if trial.state != TrialState.FAIL or trial.user_attrs.get(SKIPPED):
+                self._done.add(_point(trial.params))
+            if trial.state == TrialState.COMPLETE and trial.params:
+                self.complete.append(trial)
+                fresh_complete = True
+        if fresh_complete:
+            self.complete.sort(key=lambda trial: trial.number)
+
+    def is_known(self, point: Point, number: int) -> bool:
+        """Whether a trial other than `number` has this point."""
+        wanted = _point(point)
+        return wanted in self._done or any(there == wanted for n, there in self._open.items() if n != number)
+
+
+def _point(params: Point) -> Known:
+    return frozenset((name, type(value).__name__, value) for name, value in params.items())
+
+
+def _fits(distribution: BaseDistribution | None, value: Any) -> bool:
+    """Whether a parent's value can still be had, also where the study has been given another range."""
+    if distribution is None:
+        return False
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except ValueError:
+        return False
+
+
+def _ranked(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:
+    """The trials from the best to the worst; of equals the younger first."""
+    signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions]
+    losses = {trial.number: tuple(s * v for s, v in zip(signs, trial.values, strict=True)) for trial in trials}
+    keys: dict[int, tuple[float, ...]] = losses if len(signs) == 1 else _pareto_keys(losses)
+    return sorted(trials, key=lambda trial: (_violation(trial), keys[trial.number], -trial.number))
+
+
+def _violation(trial: FrozenTrial) -> float:
+    return sum(value for value in trial.constraints.values() if value > 0)
+
+
+def _pareto_keys(losses: dict[int, tuple[float, ...]]) -> dict[int, tuple[float, ...]]:
+    """(front of non-domination, minus crowding distance) of each trial; the smaller the better."""
+    keys: dict[int, tuple[float, ...]] = {}
+    left, rank = dict(losses), 0.0
+    while left:
+        front = [n for n, mine in left.items() if not any(_dominates(other, mine) for other in left.values())]
+        crowding = dict.fromkeys(front, 0.0)
+        for axis in range(len(losses[front[0]])):
+            line = sorted(front, key=lambda n: losses[n][axis])  # sorted at once
+            width = losses[line[-1]][axis] - losses[line[0]][axis]
+            crowding[line[0]] = crowding[line[-1]] = float("inf")
+            if 0 < width < float("inf"):
+                for before, n, after in zip(line, line[1:], line[2:], strict=False):
+                    crowding[n] += (losses[after][axis] - losses[before][axis]) / width
+        keys.update({n: (rank, -crowding[n]) for n in front})
+        left = {n: loss for n, loss in left.items() if n not in crowding}
+        rank += 1.0
+    return keys
+
+
+def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))

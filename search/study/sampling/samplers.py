@@ -1,0 +1,133 @@
+"""Samplers and pruners from their configuration, by name: Optuna's and our own, and nothing else is imported or called."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+__all__ = ["BRUTE_FORCE", "EVOLUTION", "GRID", "is_grid", "make_pruner", "make_sampler"]
+
+GRID = "optuna.samplers.GridSampler"
+BRUTE_FORCE = "optuna.samplers.BruteForceSampler"
+EVOLUTION = "search.study.sampling.evolution.EvolutionSampler"
+QMC = "optuna.samplers.QMCSampler"
+EXHAUSTIVE = {
+    GRID: ("seed",),
+    BRUTE_FORCE: ("seed", "avoid_premature_stop"),
+}  # arguments of Optuna's that may stand there
+
+
+def is_grid(config: Mapping[str, Any] | None) -> bool:
+    """Whether every point of the space is asked for.
+
+    Brute force is: Optuna's sampler of that name ends a study by `Study.stop`, which raises outside of Optuna's own
+    loop, and it counts a failed point as done. Our points are written down beforehand, and each gets its result.
+    """
+    return bool(config) and str(config.get("_target_")) in EXHAUSTIVE  # type: ignore[union-attr]
+
+
+def make_sampler(config: Mapping[str, Any] | None, stream: int) -> BaseSampler:
+    """Build the sampler; None is Optuna's default for the study.
+
+    Args:
+        config: `_target_` and arguments.
+        stream: distinguishes workers and resumptions, so that one `seed` never gives two of them the same numbers. Only
+            a quasi-random sequence is one for all of them: the study counts its points.
+
+    Raises:
+        ValueError: unknown sampler or argument.
+    """
+    import optuna
+
+    arguments = dict(config or {"_target_": "optuna.samplers.TPESampler"})
+    seed = arguments.get("seed")
+    if seed is not None:
+        seed = (int(seed) + 1_000_003 * stream) % 2**32
+    if is_grid(arguments):  # the points are written into the study beforehand; nothing is left to sample
+        _check_exhaustive(arguments)
+        return optuna.samplers.RandomSampler(seed=seed)
+    if arguments.get("_target_") == QMC:
+        arguments.setdefault("independent_sampler", optuna.samplers.RandomSampler(seed=seed))
+    elif seed is not None:
+        arguments["seed"] = seed
+    sampler = _build("hydra.sweeper.sampler", optuna.samplers, optuna.samplers.BaseSampler, arguments)
+    assert isinstance(sampler, optuna.samplers.BaseSampler)
+    return sampler
+
+
+def _check_exhaustive(arguments: Mapping[str, Any]) -> None:
+    takes = EXHAUSTIVE[arguments["_target_"]]
+    wrong = sorted(name for name in arguments if not name.startswith("_") and name not in takes)
+    if wrong:
+        raise ValueError(
+            f"hydra.sweeper.sampler: {arguments['_target_'].rpartition('.')[2]} does not take {', '.join(wrong)}; it takes "
+            f"{', '.join(takes)}. What it goes through is hydra.sweeper.params and the sweeps of the command line"
+        )
+
+
+def make_pruner(config: Mapping[str, Any] | None) -> BasePruner:
+    """Build the pruner; None never prunes. A wrapped pruner is given as a nested mapping with its own `_target_`.
+
+    Raises:
+        ValueError: unknown pruner or argument.
+    """
+    import optuna
+
+    if not config:
+        return optuna.pruners.NopPruner()
+    arguments = {
+        name: make_pruner(value) if isinstance(value, Mapping) and "_target_" in value else value
+        for name, value in config.items()
+    }
+    pruner = _build("hydra.sweeper.pruner", optuna.pruners, optuna.pruners.BasePruner, arguments)
+    assert isinstance(pruner, optuna.pruners.BasePruner)
+    return pruner
+
+
+def _build(key: str, module: Any, base: type, config: Mapping[str, Any]) -> Any:
+    arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+    allowed = {
+        f"{module.__name__}.{name}": kind
+        for name in module.__all__
+        if inspect.isclass(kind := getattr(module, name)) and issubclass(kind, base) and kind is not base
+    }
+    target = str(config.get("_target_", ""))
+    own = ""
+    if key.endswith(".sampler"):
+        own = f", or {EVOLUTION}"
+        if target in (EVOLUTION, EVOLUTION.rpartition(".")[2]):
+            from search.study.sampling.evolution import EvolutionSampler
+
+            allowed[target] = EvolutionSampler
+    if target not in allowed:
+        names = sorted(path.rpartition(".")[2] for path in allowed)
+        near = difflib.get_close_matches(target.rpartition(".")[2], [*names, "EvolutionSampler"], n=3, cutoff=0.4)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(
+            f"{key}._target_={target or 'missing'}: give {module.__name__}.NAME with NAME one of {', '.join(names)}{own}{hint}"
+        )
+    kind, name = allowed[target], target.rpartition(".")[2]
+    try:
+        inspect.signature(kind).bind(**arguments)
+    except TypeError as error:
+        takes = [p for p in inspect.signature(kind).parameters if not p.startswith("_")]
+        raise ValueError(f"{key}: {name} {error}; it takes {', '.join(takes) or 'no arguments'}") from None
+    with warnings.catch_warnings():  # which of Optuna's own defaults are experimental is not the user's doing
+        warnings.filterwarnings("ignore", category=_experimental())
+        try:
+            return kind(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{key}: {name}: {error}") from None
+
+
+def _experimental() -> type[Warning]:
+    import optuna
+
+    return optuna.exceptions.ExperimentalWarning

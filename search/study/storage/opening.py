@@ -1,0 +1,170 @@
+"""Opening the Optuna storage of a study: an embedded journal by default, or SQLite, PostgreSQL or Redis by URL."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import optuna
+
+from search.ledger.paths import JOURNAL
+from search.ledger.secrets import mask
+from search.study.storage.journals import FileJournal, JournalLock, PatientJournal, RedisJournal
+from search.study.storage.locks import FileLock
+from search.study.storage.patience import Patience, StorageGone
+
+if TYPE_CHECKING:
+    from search.study.storage.proxies import PatientDatabase
+
+__all__ = ["GRACE_SECONDS", "HEARTBEAT_SECONDS", "JournalLock", "open_storage"]
+
+log = logging.getLogger("xvol")
+HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
+CONNECT_SECONDS = 10
+# libpq finds out within half a minute that a server's machine is gone. A database made without a locale says SQL_ASCII,
+# and the driver would hand out bytes in place of texts.
+_CONNECTION = {
+    "client_encoding": "utf8",
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+_OPENING_KEY = 0x786F_766F_6C  # of the advisory lock under which tables are made
+_ALLOWED = (
+    "Allowed are null (a journal in the study's folder), journal:PATH, sqlite:///PATH, postgresql://USER@HOST/NAME and "
+    "redis://HOST:PORT"
+)
+
+
+def open_storage(
+    spec: str | None, study_dir: Path, patience_seconds: float = 600.0
+) -> PatientJournal | PatientDatabase:
+    """Open, and where needed create, the storage. Its calls wait while it is away; opening does not.
+
+    Args:
+        spec: None for `study.journal` in `study_dir`; `journal:PATH` for a journal elsewhere; else a URL of SQLite,
+            PostgreSQL or Redis.
+        study_dir: the study's folder. In Redis its name keeps studies apart.
+        patience_seconds: how long a call waits for a storage that went away, before it raises StorageGone.
+
+    Raises:
+        ValueError: it cannot be opened; the message never holds a password.
+    """
+    shown = "the journal in the study's folder" if spec is None else f"the storage {mask(spec)}"
+    patience = Patience(shown, seconds=0)  # a storage that cannot even be opened is told at once
+    try:
+        storage = _opened(spec, study_dir, patience)
+    except _Missing as error:
+        raise ValueError(f"hydra.sweeper.storage: cannot open {shown}: {error}") from None
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, StorageGone) and error.__cause__ else error
+        first_line = mask(str(cause)).splitlines()[0] if str(cause) else type(cause).__name__
+        raise ValueError(
+            f"hydra.sweeper.storage: cannot open {shown} ({type(cause).__name__}: {first_line}). {_ALLOWED}"
+        ) from None
+    patience.seconds = patience_seconds
+    return storage
+
+
+class _Missing(Exception):
+    """A package is not installed."""
+
+
+def _opened(spec: str | None, study_dir: Path, patience: Patience) -> PatientJournal | PatientDatabase:
+    if spec is None:
+        return _journal(study_dir / JOURNAL, patience)
+    if spec.startswith("journal:"):
+        return _journal(Path(spec.removeprefix("journal:")), patience)
+    if spec.startswith(("redis:", "rediss:")):
+        return _redis(spec, study_dir.name, patience)
+    if spec.startswith("sqlite:"):
+        return _sqlite(spec, study_dir, patience)
+    if spec.startswith(("postgresql:", "postgresql+", "postgres:")):
+        return _postgresql(spec, patience)
+    raise ValueError("no such kind of storage")
+
+
+def _journal(path: Path, patience: Patience) -> PatientJournal:
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return PatientJournal(FileJournal(path, patience))
+
+
+def _redis(url: str, study: str, patience: Patience) -> PatientJournal:
+    if not _is_installed("redis"):
+        raise _Missing("Redis' driver is not installed: pip install 'xvol[redis]'")
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    client = redis.Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_SECONDS,
+        socket_timeout=30,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),  # ours knows which calls may be repeated
+    )
+    storage = PatientJournal(RedisJournal(client, f"xvol:{study}", patience))
+    with contextlib.suppress(redis.ResponseError):  # a managed server may refuse to tell
+        if cast(dict[str, str], client.config_get("appendonly")).get("appendonly") == "no":
+            log.warning("%s keeps no log (appendonly no): trials may be lost when it restarts", patience.what)
+    return storage
+
+
+def _sqlite(url: str, study_dir: Path, patience: Patience) -> PatientDatabase:
+    from search.study.storage.proxies import PatientDatabase  # SQLAlchemy: not for a journal
+
+    study_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(study_dir / ".opening.lock"):  # two who make the tables at once stumble over each other
+        return PatientDatabase(
+            optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}), patience
+        )
+
+
+def _postgresql(url: str, patience: Patience) -> PatientDatabase:
+    import sqlalchemy
+
+    from search.study.storage.proxies import PatientDatabase  # SQLAlchemy: not for a journal
+
+    address = sqlalchemy.make_url(url)
+    address = address.set(drivername=f"postgresql+{_driver(address.drivername)}")
+    arguments = {name: value for name, value in _CONNECTION.items() if name not in address.query}
+    full = (
+        address.render_as_string(hide_password=False).replace("{", "%7B").replace("}", "%7D")
+    )  # Optuna fills in {...}
+    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args=arguments)
+    with engine.connect() as connection, warnings.catch_warnings():
+        # held until the connection closes: two who make the tables at once stumble over each other
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _OPENING_KEY})
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        inner = optuna.storages.RDBStorage(
+            full,
+            engine_kwargs={"pool_pre_ping": True, "connect_args": arguments},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+        )
+    return PatientDatabase(inner, patience)
+
+
+def _driver(name: str) -> str:
+    """The driver to use for a URL that begins with `name`: the one it names, or the one that is installed."""
+    drivers = ("psycopg", "psycopg2")
+    asked = name.partition("+")[2]
+    if asked and asked not in drivers:
+        raise ValueError(f"driver {asked!r} is not supported; write postgresql://, or postgresql+ and one of {drivers}")
+    for driver in [asked] if asked else drivers:
+        if _is_installed(driver):
+            return driver
+    raise _Missing(f"PostgreSQL's driver {asked or 'psycopg'} is not installed: pip install 'xvol[postgres]'")
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

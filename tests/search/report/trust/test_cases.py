@@ -1,0 +1,131 @@
+"""Which rankings are compared, in numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from search.ledger.record import HISTORY_COLUMNS
+from search.report.metrics import METRICS, metric_named
+from search.report.reading.load import load_study
+from search.report.trust.cases import budget_cases, epoch_cases, phase_case, study_case, validation_of
+
+from ..conftest import Add
+
+ARMS = ("plain", "stage3", "stage4", "stage3+4")
+TOP1 = metric_named("test_top1")
+
+
+def history(folder: Path, *top1: float) -> None:
+    rows = [",".join(HISTORY_COLUMNS)] + [f"{at},1,1,{value},0.1,1" for at, value in enumerate(top1, 1)]
+    (folder / "history.csv").write_text("\n".join(rows) + "\n")
+
+
+def settings(folder: Path, **train: object) -> None:
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump({"train": train, "data": {"name": "digits"}}))
+
+
+def test_the_search_against_the_re_evaluation(study: Path, add: Add) -> None:
+    for arm, value in zip(ARMS, (60, 64, 63, 62), strict=True):
+        add(arm, 0, phase="search", val_top1=float(value))
+    add("stage3", 1, phase="search", status="failed", val_top1=1.0)  # what failed is in no mean
+    for seed in (1000, 1001):
+        for arm, value in zip(ARMS[:3], (70, 71, 72), strict=True):
+            add(arm, seed, test_top1=float(value), val_top1=50.0)
+    case = phase_case(load_study(study), TOP1)
+    assert case is not None
+    assert (case.cheap.metric.column, case.dear.metric.column) == ("val_top1", "test_top1")
+    assert case.seeds == ((1, 1), (2, 2))
+    assert (case.trust.n, case.trust.tau, case.trust.k) == (3, pytest.approx(1 / 3), 1)  # of 3 pairs, one is swapped
+    assert (case.trust.overlap, case.trust.regret, case.trust.top_k) == (0.0, 1.0, ())
+    assert phase_case(load_study(study), metric_named("train_seconds")) is None
+
+
+def test_no_case_without_both_phases(study: Path, add: Add) -> None:
+    for arm in ARMS:
+        add(arm, 0, test_top1=60.0)
+    assert phase_case(load_study(study), TOP1) is None
+
+
+def test_budgets_that_differ_in_their_epochs_alone(study: Path, add: Add) -> None:
+    short, long, other = ({"epochs_planned": n, "recipe_hash": h} for n, h in ((2, "r2"), (8, "r8"), (4, "r4")))
+    for position, arm in enumerate(ARMS):
+        for seed in range(2):
+            settings(add(arm, seed, test_top1=60.0 + position, **short), epochs=2, lr=0.1)
+            settings(add(arm, seed, test_top1=70.0 - position, **long), epochs=8, lr=0.1)
+            settings(add(arm, seed, test_top1=50.0 + position, **other), epochs=4, lr=0.2)  # another rate: alone
+    (case,) = budget_cases(load_study(study), "final", TOP1)
+    assert (case.cheap.epochs, case.dear.epochs) == ((2, 2), (8, 8))
+    assert (case.trust.n, case.trust.tau) == (4, -1.0)
+    assert case.settings == {"train.epochs": [2, 8]}
+    assert case.trust.regret == 3.0
+
+
+def test_what_a_pruner_would_have_trusted(study: Path, add: Add) -> None:
+    curves = {"plain": (1, 4, 2, 1), "stage3": (1, 3, 3, 2), "stage4": (1, 2, 1, 3), "stage3+4": (1, 1, 4, 4)}
+    for arm, values in curves.items():
+        for seed in range(2):
+            folder = add(arm, seed, phase="search", val_top1=float(values[-1]))
+            history(folder, *(value + seed for value in values))
+    history(add("torn", 0, phase="search", val_top1=9.0), 1, 2)
+    add("pruned", 0, phase="search", status="pruned", epochs=2)
+    half, later = epoch_cases(load_study(study), "search", TOP1)
+    assert (half.cheap.epochs, later.cheap.epochs, half.dear.epochs) == ((2, 2), (3, 3), (4, 4))
+    assert (half.trust.n, half.trust.tau) == (4, -1.0)
+    assert later.trust.tau == pytest.approx(1 / 3)
+    assert half.left_out == 1
+    assert half.trust.regret == 3.0
+    assert epoch_cases(load_study(study), "search", metric_named("train_seconds")) == []
+
+
+def test_three_epochs_have_one_point_in_between(study: Path, add: Add) -> None:
+    for position, arm in enumerate(ARMS):
+        history(add(arm, 0, val_top1=3.0, epochs=3, epochs_planned=3), position, position, position)
+    (case,) = epoch_cases(load_study(study), "final", TOP1)
+    assert (case.cheap.epochs, case.trust.tau) == ((2, 2), 1.0)
+
+
+def two_studies(tmp_path: Path, add: Add, study: Path) -> tuple[Path, Path]:
+    for position, arm in enumerate(ARMS):
+        settings(add(arm, 0, phase="search", val_top1=60.0 + position, recipe_hash="r2"), epochs=2, lr=0.1)
+    cheap = study.rename(tmp_path / "cheap")
+    for position, arm in enumerate(ARMS[1:]):
+        settings(add(arm, 0, test_top1=70.0 + position, val_top1=1.0, recipe_hash="r8"), epochs=8, lr=0.1)
+    return cheap, study.rename(tmp_path / "dear")
+
+
+def test_two_studies(tmp_path: Path, study: Path, add: Add) -> None:
+    cheap, dear = two_studies(tmp_path, add, study)
+    case = study_case(cheap, dear)
+    assert (case.cheap.metric.column, case.dear.metric.column) == ("val_top1", "test_top1")
+    assert (case.trust.n, case.trust.tau, case.trust.overlap) == (3, 1.0, 1.0)
+    assert case.settings == {"train.epochs": [2, 8]}
+    assert study_case(cheap, dear, metric="val_top1").trust.tau is None  # all tied in the dear one
+    with pytest.raises(ValueError, match=r"no finished trial of .*cheap, phase 'search', has test_top1"):
+        study_case(cheap, dear, metric="test_top1")
+
+
+def test_a_metric_and_what_a_search_saw_of_it() -> None:
+    found = {name: validation_of(metric) for name, metric in METRICS.items()}
+    assert {name: metric and metric.column for name, metric in found.items()} == {
+        "test_top1": "val_top1",
+        "val_top1": "val_top1",
+        "test_loss": "val_loss",
+        "val_loss": "val_loss",
+        "train_seconds": None,
+    }
+
+
+def test_a_name_of_two_networks_is_told_apart(study: Path, add: Add) -> None:
+    for phase, metric in (("search", "val_top1"), ("final", "test_top1")):
+        for position, arch in enumerate(("e" * 10, "f" * 10, "0" * 10)):
+            add("twin" if position < 2 else "else", 0, phase=phase, arch_hash=arch, **{metric: float(position)})
+    case = phase_case(load_study(study), TOP1)
+    assert case is not None
+    assert case.trust.n == 3
+    assert case.trust.top_k == ("else",)
+    assert pd.notna(case.trust.tau)
