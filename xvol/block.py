@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xvol.branches.base import Branch, Geometry
 from xvol.branches.norm import Norm
-from xvol.deploy_form import FusedXVolution2d, as_conv, refuse_dynamic, refuse_other_form
+from xvol.deploy_form import FusedXVolution2d, add_to, as_conv, refuse_dynamic, refuse_other_form
 from xvol.fold import Kernel, bias_only, dilate, norm_at_rest, pad_to_centre, sum_parallel
 from xvol.registry import branch_class
 from xvol.spec import CONV, BlockSpec
@@ -85,10 +85,7 @@ class XVolution2d(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Sum the normed branches."""
         terms = [norm(branch(x_BCHW)) for branch, norm in zip(self.branches.values(), self.norms.values(), strict=True)]
-        y_BCHW = terms[0]
-        for term in terms[1:]:
-            y_BCHW = y_BCHW + term
-        return y_BCHW
+        return add_to(terms[0], terms[1:])  # no norm's backward pass needs what it gave
 
     def take_over(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         """Make `conv` and `norm` themselves, not copies, the block's conv branch and its norm.

@@ -57,6 +57,21 @@ def test_dynamic_kernel_is_the_block(spec: BlockSpec, geometry: dict[str, int], 
         )
 
 
+@every_block
+@pytest.mark.parametrize("training", [True, False])
+def test_the_sum_takes_no_new_memory_and_is_the_sum(
+    spec: BlockSpec, geometry: dict[str, int], training: bool, randomise: Randomise
+) -> None:
+    block = randomise(XVolution2d(4, 8, spec=spec, dtype=torch.float64, **geometry)).train(training)
+    x = torch.randn(3, 4, 5, 7, dtype=torch.float64, requires_grad=True)
+    terms = [norm(branch(x)) for _, branch, norm in block.parts()]
+    expected, found = sum(terms[1:], terms[0]), block(x)
+    assert torch.equal(found, expected)
+    grad, wanted = torch.randn_like(found), [x, *block.parameters()]
+    grads = zip(torch.autograd.grad(found, wanted, grad), torch.autograd.grad(expected, wanted, grad), strict=True)
+    assert all(torch.equal(a, b) for a, b in grads)
+
+
 def test_a_static_block_fuses_to_a_plain_convolution(randomise: Randomise) -> None:
     fused = randomise(XVolution2d(4, 8, stride=2, spec=BlockSpec(("conv",)))).fuse()
     assert type(fused) is nn.Conv2d

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from xvol.branches.base import Geometry
-from xvol.deploy_form import FusedXVolution2d, as_conv, refuse_dynamic, refuse_other_form
+from xvol.deploy_form import FusedXVolution2d, add_to, as_conv, refuse_dynamic, refuse_other_form
 
 
 def test_a_kernel_of_any_size_keeps_the_geometry() -> None:
@@ -19,6 +19,20 @@ def test_the_parts_are_summed() -> None:
     x = torch.randn(1, 3, 4, 4)
     assert torch.equal(FusedXVolution2d(first, [second])(x), first(x) + second(x))
     assert torch.equal(FusedXVolution2d(None, [second])(x), second(x))
+
+
+def test_the_input_is_left_as_it_is() -> None:
+    """Where no convolution makes a tensor of its own, the sum does: a branch may give back what it was given."""
+    x = torch.randn(1, 3, 4, 4)
+    before = x.clone()
+    assert torch.equal(FusedXVolution2d(None, [nn.Identity(), nn.Identity()])(x), 2 * before)
+    assert torch.equal(x, before)
+
+
+def test_a_sum_takes_the_memory_of_its_first_term_but_never_narrows() -> None:
+    first, wide = torch.ones(2, dtype=torch.float16), torch.full((2,), 1 + 2**-20)
+    assert add_to(first, [torch.ones(2, dtype=torch.float16)]) is first
+    assert torch.equal(add_to(torch.zeros(2, dtype=torch.float16), [wide]), wide)
 
 
 def test_what_is_silent_is_not_refused() -> None:

@@ -141,6 +141,8 @@ class PSSA(ShiftedBranch):
         )
         if self.rank > 1:
             q_BCHW = q_BCHW.repeat_interleave(self.rank, dim=1)
+        if not torch.is_grad_enabled():  # nothing is saved for a backward pass
+            return self.project(neighbours_BCHW.mul_(q_BCHW))
         return self.project(q_BCHW * neighbours_BCHW)
 
     def _embed_both(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """The product form against its naive shifted form, in float64, and what it refuses."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +92,17 @@ def test_rank_8_is_any_dense_form(border: str) -> None:
     x = torch.randn(2, 4, 5, 3, dtype=torch.float64)
     weights = (branch.query.weight.flatten(1), branch.query.bias, branch.key.weight.flatten(1))
     close(branch(x), product_shifted(x, *weights, dense_DOE, OFFSETS[8], border=border))
+
+
+@pytest.mark.parametrize("options", [{}, {"rank": 2, "border": "replicate"}, {"mix_kernel": 3, "embed_ratio": 0.5}])
+def test_without_gradients_it_saves_memory_and_is_the_same(options: dict[str, Any]) -> None:
+    branch = PSSA(4, 6, **options)
+    x = torch.randn(2, 4, 5, 7)
+    before = x.clone()
+    with torch.no_grad():
+        found = branch(x)
+    assert torch.equal(found, branch(x))
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize(("size", "stride"), [((1, 1), 2), ((7, 6), 2), ((7, 6), 3)])
