@@ -12,7 +12,7 @@ from search.ledger.result import RESULT_FILE, TrialResult, read_result
 __all__ = ["Index"]
 
 DEPTH = 3  # runs_root/<study>/<trials|final>/<trial>
-ENDED = ("ok", "pruned", "failed", "infeasible")  # a result that is never written again
+ENDED = ("ok", "pruned", "failed", "infeasible", "duplicate")  # a result that is never written again
 SETTLE_SECONDS = 2.0  # a folder changed later than this before it was listed may change again under the same time stamp
 _CHANGING = -1
 

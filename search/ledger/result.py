@@ -16,7 +16,7 @@ RESULT_FILE = "result.json"
 SCHEMA = 1
 
 Phase = Literal["single", "search", "final"]
-Status = Literal["ok", "pruned", "failed", "interrupted", "infeasible"]
+Status = Literal["ok", "pruned", "failed", "interrupted", "infeasible", "duplicate"]
 
 
 @dataclass(kw_only=True)
@@ -29,7 +29,8 @@ class TrialResult:
         phase: "search" chose on validation data; "final" is the re-evaluation on fresh seeds, the only phase that
             reads test data; "single" is one architecture trained by hand.
         status: "ok"; "pruned" (stopped by the study's pruner); "failed" (`reason` says why); "interrupted";
-            "infeasible" (refused by a constraint of the study before it was trained; `reason` says which).
+            "infeasible" (refused by a constraint of the study before it was trained; `reason` says which); "duplicate"
+            (not trained: another worker was training the same at that moment).
         arm: readable name of the architecture, e.g. "stage3: conv+pssa(embed_ratio=0.25)"; "plain" where nothing
             is placed.
         is_baseline: True in the arm that differences are taken against.

@@ -70,7 +70,8 @@ def comparable(one: Arm, other: Arm) -> bool:
 def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm]:
     """Group the trials of one phase into arms, in order of first appearance.
 
-    Trials that left neither a hash nor a name (killed, or failed before the network was known) belong to no arm.
+    Trials that left neither a hash nor a name (killed, or failed before the network was known) belong to no arm, nor do
+    those that were not trained because another worker was training the same.
 
     Args:
         frame: rows of `load_study`, all of one phase.
@@ -84,7 +85,8 @@ def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm
         raise ValueError(
             f"the frame holds the phases {', '.join(phases)}; keep one: frame[frame.phase == '{phases[-1]}']"
         )
-    known = frame[frame["arch_hash"].notna() | frame["arm"].notna()].reset_index(drop=True)
+    known = frame[frame["arch_hash"].notna() | frame["arm"].notna()]
+    known = known[known["status"] != "duplicate"].reset_index(drop=True)  # another trial is the arm's
     number, what = group_numbers(known)
     if not len(known):
         return []

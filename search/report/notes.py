@@ -17,7 +17,7 @@ from search.report.words import counted, int_ranges, joined, one_line
 
 __all__ = ["table_notes"]
 
-STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "interrupted", "unfinished")
+STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "duplicate", "interrupted", "unfinished")
 REASONS_SHOWN = 5
 CHOOSE = "choose one with --baseline (baseline= in Python)"
 

@@ -61,7 +61,7 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
     Raises:
         Pruned: the study's pruner stopped the trial; recorded as "pruned".
         Infeasible: the study refused the network before it was trained; recorded as "infeasible".
-        InFlight: another worker is training the same trial; recorded as "interrupted".
+        InFlight: another worker is training the same trial; recorded as "duplicate".
         Stopped: the study asked running trials to stop; recorded as "interrupted", with its state saved.
         Exception: whatever went wrong; recorded as "failed", with its reason, before it is raised again. A full disk is
             recorded as "interrupted", where that can still be written, and the saved state is kept.
@@ -101,7 +101,10 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
     except Infeasible as refusal:
         result.status, result.reason = "infeasible", mask(str(refusal))
         raise
-    except (InFlight, Stopped) as stop:
+    except InFlight as other:
+        result.status, result.reason = "duplicate", str(other)
+        raise
+    except Stopped as stop:
         result.status, result.reason = "interrupted", mask(str(stop))
         raise
     except BaseException as error:
@@ -113,7 +116,7 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         raise
     finally:
         record.close()  # first: what W&B does, or a Ctrl-C while it uploads, cannot take the result away
-        if result.status != "interrupted":
+        if result.status not in ("interrupted", "duplicate"):
             discard(folder)
         if tracker is not None:
             tracker.finish(result)

@@ -8,7 +8,7 @@ COLUMNS: dict[str, str] = {
     "study": "string",
     "phase": "string",  # search | final | single
     "trial": "Int64",  # number inside the study and phase
-    "status": "string",  # ok | pruned | failed | interrupted | infeasible | unfinished (a folder without a result)
+    "status": "string",  # ok | pruned | failed | interrupted | infeasible | duplicate | unfinished (a folder without a result)
     "reason": "string",
     "arm": "string",
     "is_baseline": "boolean",

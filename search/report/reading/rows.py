@@ -17,7 +17,7 @@ __all__ = ["PHASES", "result_row", "unfinished_row"]
 PHASES: tuple[Phase, ...] = ("search", "final", "single")
 PHASE_OF_FOLDER = {Path(trial_subdir(phase, 0, 0)).parts[0]: phase for phase in PHASES}
 REQUIRED = ("study", "trial", "seed")
-STATUSES = ("ok", "pruned", "failed", "interrupted", "infeasible")
+STATUSES = ("ok", "pruned", "failed", "interrupted", "infeasible", "duplicate")
 TYPES: dict[str, tuple[type, ...]] = {"Float64": (int, float), "string": (str,), "boolean": (bool,)}
 
 

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from search.report.notes import latency_note, trial_counts
+from search.report.arms import list_arms
+from search.report.notes import gaps, latency_note, trial_counts
 from search.report.reading.load import load_study
+from search.report.table import ablation_table
 
 from .conftest import Add
 
@@ -15,6 +17,17 @@ def test_results_that_were_taken_from_elsewhere_are_counted_apart(study: Path, a
     assert trial_counts(load_study(study)) == (
         "Phase search: 3 trials (2 ok, 1 infeasible; 1 taken from earlier runs of the same network, recipe and seed)."
     )
+
+
+def test_a_trial_that_another_worker_was_training_is_no_loss(study: Path, add: Add) -> None:
+    add(phase="search", val_top1=1.0)
+    add(phase="search", status="duplicate", reason="trial 0 is training the same network now")
+    frame = load_study(study)
+    assert trial_counts(frame) == "Phase search: 2 trials (1 ok, 1 duplicate)."
+    arms = list_arms(frame)
+    table = ablation_table(frame)
+    assert gaps(frame, arms, table.data) == []
+    assert not any("Not averaged" in note for note in table.notes)
 
 
 def test_a_phase_without_reuse_says_nothing_of_it(study: Path, add: Add) -> None:

@@ -202,7 +202,7 @@ def test_a_pruned_trial_keeps_what_it_had(small: Small, tmp_path: Path) -> None:
     ("refusal", "status"),
     [
         (Infeasible("params 77858 is above 1000"), "infeasible"),
-        (InFlight("trial 3 is training the same network now"), "interrupted"),
+        (InFlight("trial 3 is training the same network now"), "duplicate"),
         (Pruned("the same network was pruned as trial 2"), "pruned"),
     ],
 )

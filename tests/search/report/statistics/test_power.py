@@ -25,7 +25,7 @@ def test_the_detectable_difference_has_the_power_asked_for(sd: float, n: int, al
     assert difference == pytest.approx(sd * minimum_detectable_difference(1.0, n, alpha=alpha), rel=1e-6)
 
 
-@given(st.floats(0.1, 20), st.floats(0.1, 5))
+@given(st.floats(0.2, 20), st.floats(0.1, 5))  # from a 25th of the sd: below, more than MAX_SEEDS may be needed
 @settings(max_examples=25)
 def test_no_fewer_seeds_would_do(difference: float, sd: float) -> None:
     n = seeds_needed(difference, sd)
