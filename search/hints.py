@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 __all__ = ["explain"]
 
+_BY_NAME = ("hydra.sweeper.sampler", "hydra.sweeper.pruner")  # a class of Optuna's and any of its arguments
 _HYDRA_KEY = re.compile(r"^hydra\.sweeper(\.|$)")
 
 
@@ -53,6 +54,9 @@ def _about(key: str) -> str:
             meant = f"Did you mean {' or '.join(near)}? " if near else ""
             return f"{meant}Allowed {'in ' + where.rstrip('.') if where else 'at the top'}: {', '.join(names)}"
         hint = get_type_hints(node)[name]
+        chosen = prefix + ".".join(path[: depth + 1])
+        if chosen in _BY_NAME and len(path) > depth + 1:
+            return f"To give {path[-1]} to what {chosen} names, write +{key}=..."
         if not is_dataclass(hint):
             default = next(field for field in fields(node) if field.name == name)
             shown = default.default

@@ -175,12 +175,16 @@ def first_seeds(options: DesignOptions) -> int:
     return options.looks[0] if options.looks else SEEDS if options.seeds is None else options.seeds
 
 
-def design_of(options: DesignOptions, space: Space | None = None, facts: Facts | None = None) -> Design:
+def design_of(
+    options: DesignOptions, space: Space | None = None, facts: Facts | None = None, seed_key: str = "seed"
+) -> Design:
     """The cells of a design, and what is to be told about it.
 
     Args:
-        space: what the command line and `hydra.sweeper.params` sweep: each of its parameters becomes a factor.
+        space: what the command line and `hydra.sweeper.params` sweep: each of its parameters becomes a factor. What
+            they fix must not be set by the design itself.
         facts: asked by random_matched, and where controls are wanted.
+        seed_key: the config key that takes the seed.
 
     Raises:
         ValueError: what was given, what is allowed, how to mend it.
@@ -210,9 +214,39 @@ def design_of(options: DesignOptions, space: Space | None = None, facts: Facts |
         cells = getattr(designs, options.kind)(factors, options.baseline)
     else:
         cells = getattr(designs, options.kind)(factors, options.full, options.baseline)
+    if space is not None:
+        _refuse_without_effect(space.fixed, options, cells, seed_key)
     cells, controls = _with_controls(cells, options.control, asked)
     cells = [replace(cell, overrides=(*shared, *cell.overrides)) for cell in cells]
     return Design(cells, controls, fraction)
+
+
+def _refuse_without_effect(fixed: Sequence[str], options: DesignOptions, cells: Sequence[Cell], seed_key: str) -> None:
+    """The design's own overrides go behind: what was asked for by hand would silently not be what is trained."""
+    where = "hydra.sweeper.design"
+    shared = {_key(line): line for line in options.overrides}
+    in_all = set.intersection(*({_key(line) for line in cell.overrides} for cell in cells))
+    for line in fixed:
+        key = _key(line)
+        if key == seed_key:
+            raise ValueError(
+                f"{line} has no effect: a design trains each cell on the same seeds, {options.first_seed} and the "
+                f"following; leave it out, or give {where}.first_seed"
+            )
+        if key in shared:
+            raise ValueError(
+                f"{line} has no effect: {where}.overrides sets {shared[key]} in every cell; leave it out, or write it there: "
+                f"'{where}.overrides=[{', '.join(line if known == key else old for known, old in shared.items())}]'"
+            )
+        if key in in_all:
+            raise ValueError(
+                f"{line} has no effect: every cell of the design sets {key} itself; leave it out, or change the levels in "
+                f"{where}.factors"
+            )
+
+
+def _key(line: str) -> str:
+    return line.lstrip("+~").partition("=")[0]
 
 
 def cells_of(options: DesignOptions, space: Space | None = None, facts: Facts | None = None) -> list[Cell]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.types import TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from search.ledger.design_file import write_design
 from search.ledger.secrets import mask
@@ -62,14 +63,15 @@ class DesignRun:
             ValueError, RuntimeError, KeyboardInterrupt: as `StudyRun.run`.
         """
         options, fixed = self._design, search.space.fixed
-        design = design_of(options, search.space, self._facts(fixed))
+        design = design_of(options, search.space, self._facts(fixed), self._options.final.seed_key)
         for control in design.controls:
             log.info("control of %s", control)
         if design.fraction is not None:
             log.info("%s", design.fraction.describe())
         written = self._written(design.cells, fixed)
         plan = replace(final_plan(search, len(written)), space=Space((), fixed))
-        plan, desk = self._opened(plan, lambda: self._check_cells(design.cells, fixed))
+        matched = {control.cell.name for control in design.controls}
+        plan, desk = self._opened(plan, lambda: self._check_cells(design.cells, fixed, matched))
         looks = claim_looks(desk, Path(plan.study_dir), options, design.cells, plan.quota.max_retries)
         _refuse_other_cells(desk, written)
         write_design(Path(plan.study_dir), str(options.kind), design.cells, fixed, self._options.final.seed_key)
@@ -114,13 +116,21 @@ class DesignRun:
         facts = getattr(self._task, "facts", None)
         return None if facts is None else lambda lines: facts(self._config([*fixed, *lines]))
 
-    def _check_cells(self, cells: Sequence[Cell], fixed: Sequence[str]) -> dict[str, Any]:
-        """Check the baseline, which must run; tell which other cells cannot, since they will be shown as failed."""
+    def _check_cells(self, cells: Sequence[Cell], fixed: Sequence[str], matched: Collection[str]) -> dict[str, Any]:
+        """Check the baseline, which must run; tell which other cells cannot, since they will be shown as failed.
+
+        Raises:
+            ValueError: the baseline cannot run, or two cells that are no `matched` controls are the same configuration.
+        """
+        configs = [self._config([*fixed, *cell.overrides]) for cell in cells]
+        _refuse_equal_cells(cells, configs, fixed, matched)
+        check_values = getattr(self._task, "check_values", None)
+        if check_values is not None:  # told without building a network
+            check_values(configs[0])
         check = getattr(self._task, "check", None)
-        for cell in cells:
-            config = self._config([*fixed, *cell.overrides])
-            if check is None:
-                continue
+        if check is None:
+            return {}
+        for cell, config in zip(cells, configs, strict=True):
             try:
                 check(config)
             except ValueError as error:
@@ -128,6 +138,21 @@ class DesignRun:
                     raise
                 log.warning("cell %s cannot run, and will be shown as failed: %s", cell.name, mask(str(error)))
         return {}
+
+
+def _refuse_equal_cells(
+    cells: Sequence[Cell], configs: Sequence[DictConfig], fixed: Sequence[str], matched: Collection[str]
+) -> None:
+    names: dict[str, str] = {}
+    for cell, config in zip(cells, configs, strict=True):
+        text = json.dumps(OmegaConf.to_container(config, resolve=False), sort_keys=True, default=str)
+        twin = names.setdefault(text, cell.name)
+        if twin != cell.name and cell.name not in matched:
+            raise ValueError(
+                f"cells {twin} and {cell.name} of the design are the same configuration: what sets them apart "
+                f"({', '.join(cell.overrides) or 'nothing'}) is what the config says anyway, or is overridden by what is given "
+                f"for all cells ({', '.join(fixed) or 'nothing'}); a single key goes over the choice of its group"
+            )
 
 
 def _refuse_other_cells(desk: Desk, written: Sequence[Mapping[str, Any]]) -> None:

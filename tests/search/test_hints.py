@@ -30,6 +30,10 @@ def told(composed: Any, override: str) -> str:
         ("data.flip=3.5", ["data.flip takes bool; the default is False"]),
         ("hydra.sweeper.n_trials=x", ["hydra.sweeper.n_trials takes int; the default is 20"]),
         ("objectives=3", ["objectives takes list[str]"]),
+        (
+            "hydra.sweeper.sampler.gamma=3",
+            ["To give gamma to what hydra.sweeper.sampler names, write +hydra.sweeper.sam"],
+        ),
         ("data=imagenet", ["cifar10", "digits", "fashion_mnist", "image_folder"]),
         ("experiment=nothing", ["cifar10_stages", "digits_demo"]),
     ],

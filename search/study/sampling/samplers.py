@@ -49,7 +49,11 @@ def make_sampler(config: Mapping[str, Any] | None, stream: int) -> BaseSampler:
     arguments = dict(config or {"_target_": "optuna.samplers.TPESampler"})
     seed = arguments.get("seed")
     if seed is not None:
-        seed = (int(seed) + 1_000_003 * stream) % 2**32
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ValueError(
+                f"hydra.sweeper.sampler.seed={seed}: give a whole number, or null for another one each time"
+            )
+        seed = (seed + 1_000_003 * stream) % 2**32
     if is_grid(arguments):  # the points are written into the study beforehand; nothing is left to sample
         _check_exhaustive(arguments)
         return optuna.samplers.RandomSampler(seed=seed)
@@ -124,7 +128,8 @@ def _build(key: str, module: Any, base: type, config: Mapping[str, Any]) -> Any:
         try:
             return kind(**arguments)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{key}: {name}: {error}") from None
+            given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
+            raise ValueError(f"{key}: {name}({given}): {error}") from None
 
 
 def _experimental() -> type[Warning]:

@@ -73,6 +73,29 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: s
         check_design(DesignOptions(**options))
 
 
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [
+        ("a=3", r"^a=3 has no effect: every cell of the design sets a itself; leave it out, or change the levels"),
+        ("+a=3", r"every cell of the design sets a itself"),
+        ("b=1", r"sets b=0 in every cell.*write it there: 'hydra\.sweeper\.design\.overrides=\[b=1, c=2\]'"),
+        ("train.seed=4", r"same seeds, 7 and the following; leave it out, or give hydra\.sweeper\.design\.first_seed"),
+    ],
+)
+def test_what_the_design_would_silently_override_is_refused(fixed: str, message: str) -> None:
+    factors = {"x": ["a=1", "a=2"], "y": [[], "d=1"]}
+    options = DesignOptions(kind="factorial", factors=factors, overrides=["b=0", "c=2"], first_seed=7)
+    with pytest.raises(ValueError, match=message):
+        design_of(options, parse_space([fixed], {}), seed_key="train.seed")
+
+
+def test_what_some_cell_takes_as_it_is_may_be_given() -> None:
+    """The level "as is" of y is d=5 then; and a choice of a group is another key than one below it."""
+    options = DesignOptions(kind="factorial", factors={"x": ["a.p=1", "a.p=2"], "y": [[], "d=1"]})
+    for fixed in ("d=5", "a=group", "seeds=1", "~d"):
+        assert len(design_of(options, parse_space([fixed], {})).cells) == 4
+
+
 def test_a_search_has_no_cells_and_sites_are_asked_for() -> None:
     check_design(DesignOptions())
     with pytest.raises(ValueError, match="kind is null, which is a search"):

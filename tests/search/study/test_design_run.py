@@ -40,6 +40,12 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(toy: Toy, run: Run) -> N
         (["hydra.sweeper.design.kind=one_at_time"], "did you mean one_at_a_time?"),
         ([*DESIGN, "hydra.sweeper.pruner={_target_:optuna.pruners.MedianPruner}"], "take pruner=none"),
         ([*DESIGN, "hydra.sweeper.seeds_per_trial=2"], "hydra.sweeper.design.seeds"),
+        ([*DESIGN, "x=7"], "x=7 has no effect: every cell of the design sets x itself"),
+        ([*DESIGN, "seed=7"], "leave it out, or give hydra.sweeper.design.first_seed"),
+        (
+            [*DESIGN[:-1], "+hydra.sweeper.design.factors.y=[[],'y=1','y=2']", "y=2"],
+            "cells baseline and y=2 of the design are the same configuration: what sets them apart (y=2)",
+        ),
     ],
 )
 def test_what_a_design_would_pass_over_is_refused(toy: Toy, overrides: list[str], message: str) -> None:

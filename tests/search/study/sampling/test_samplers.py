@@ -139,7 +139,7 @@ def test_a_grid_takes_its_points_from_the_sweep_alone(name: str) -> None:
 @pytest.mark.parametrize("target", ["search.study.sampling.evolution.EvolutionSampler", "EvolutionSampler"])
 def test_our_own_sampler_is_allowed_by_name(target: str) -> None:
     assert type(make_sampler({"_target_": target, "seed": 1}, 0)).__name__ == "EvolutionSampler"
-    with pytest.raises(ValueError, match=r"hydra\.sweeper\.sampler: EvolutionSampler: population_size=0"):
+    with pytest.raises(ValueError, match=r"hydra\.sweeper\.sampler: EvolutionSampler\(population_size=0\): population_size=0"):
         make_sampler({"_target_": target, "population_size": 0}, 0)
     with pytest.raises(ValueError, match="it takes population_size"):
         make_sampler({"_target_": target, "size": 3}, 0)
@@ -196,8 +196,14 @@ def test_only_optunas_own_samplers(target: str, message: str) -> None:
         make_sampler({"_target_": target}, 0)
 
 
+@pytest.mark.parametrize("seed", ["x", 1.5, True])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: object) -> None:
+    with pytest.raises(ValueError, match=rf"hydra\.sweeper\.sampler\.seed={seed}: give a whole number, or null"):
+        make_sampler({"_target_": "optuna.samplers.RandomSampler", "seed": seed}, 0)
+
+
 def test_a_wrong_argument_is_told_with_the_allowed_ones() -> None:
     with pytest.raises(ValueError, match=r"it takes .*n_warmup_steps"):
         make_pruner({"_target_": "optuna.pruners.MedianPruner", "n_warmup": 3})
-    with pytest.raises(ValueError, match=r"hydra\.sweeper\.pruner: PercentilePruner"):
+    with pytest.raises(ValueError, match=r"hydra\.sweeper\.pruner: PercentilePruner\(percentile=200\): "):
         make_pruner({"_target_": "optuna.pruners.PercentilePruner", "percentile": 200})
