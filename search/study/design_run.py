@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.types import TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from search.ledger.design_file import write_design
 from search.ledger.secrets import mask
@@ -19,6 +18,7 @@ from search.space.designs import Cell
 from search.space.parameters import Space
 from search.study.claims import Desk
 from search.study.finals import final_plan
+from search.study.launching.compose import as_text
 from search.study.looks import claim_looks, next_step, standing
 from search.study.marks import CELL, OVERRIDES
 from search.study.options import SweeperOptions
@@ -145,8 +145,7 @@ def _refuse_equal_cells(
 ) -> None:
     names: dict[str, str] = {}
     for cell, config in zip(cells, configs, strict=True):
-        text = json.dumps(OmegaConf.to_container(config, resolve=False), sort_keys=True, default=str)
-        twin = names.setdefault(text, cell.name)
+        twin = names.setdefault(as_text(config), cell.name)
         if twin != cell.name and cell.name not in matched:
             raise ValueError(
                 f"cells {twin} and {cell.name} of the design are the same configuration: what sets them apart "

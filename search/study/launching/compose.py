@@ -7,6 +7,7 @@ alone, so it is kept for each combination of them; the other overrides are put o
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 from collections import OrderedDict, defaultdict
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, Node, OmegaConf, StringNode, open_dict
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-__all__ = ["Composer", "clone"]
+__all__ = ["Composer", "as_text", "clone"]
 
 KEPT_BASES = 64
 KEPT_PARSES = 4096
@@ -144,6 +145,11 @@ class Composer:
         lines = OmegaConf.to_container(self._master.hydra.overrides.hydra)
         assert isinstance(lines, list)
         self._loader.compute_defaults_list(self._master.hydra.job.config_name, lines, RunMode.RUN)
+
+
+def as_text(config: DictConfig) -> str:
+    """The same text for configs that hold the same, whatever their interpolations come to."""
+    return json.dumps(OmegaConf.to_container(config, resolve=False), sort_keys=True, default=str)
 
 
 def _plain_number(line: str) -> Override | None:

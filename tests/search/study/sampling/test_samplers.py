@@ -139,7 +139,9 @@ def test_a_grid_takes_its_points_from_the_sweep_alone(name: str) -> None:
 @pytest.mark.parametrize("target", ["search.study.sampling.evolution.EvolutionSampler", "EvolutionSampler"])
 def test_our_own_sampler_is_allowed_by_name(target: str) -> None:
     assert type(make_sampler({"_target_": target, "seed": 1}, 0)).__name__ == "EvolutionSampler"
-    with pytest.raises(ValueError, match=r"hydra\.sweeper\.sampler: EvolutionSampler\(population_size=0\): population_size=0"):
+    with pytest.raises(
+        ValueError, match=r"hydra\.sweeper\.sampler: EvolutionSampler\(population_size=0\): population_size=0"
+    ):
         make_sampler({"_target_": target, "population_size": 0}, 0)
     with pytest.raises(ValueError, match="it takes population_size"):
         make_sampler({"_target_": target, "size": 3}, 0)
