@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException
@@ -51,10 +51,11 @@ def refuse_unknown_keys(config: DictConfig, arguments: Sequence[str]) -> None:
 def refuse_wrong_values(
     config: DictConfig, space: Space, config_loader: Any, check_values: Callable[[DictConfig], None]
 ) -> None:
-    """Raise what `check_values` raises for a level of a parameter, where no group is varied.
+    """Raise what `check_values` raises for a level of a parameter, where no other group than the first is chosen for it.
 
-    The configs are then those of the sweep with a few values put in, and Hydra, which takes a seventh of a second for
-    each composition, is not asked. Whatever stands in the way of that is left to the check of the composed configs.
+    Where no group is varied, the configs are those of the sweep with a few values put in, and Hydra, which takes a
+    seventh of a second for each composition, is not asked; else it composes once. Whatever stands in the way is left
+    to the check of all composed configs.
 
     Args:
         config: the composed config of the sweep.
@@ -65,25 +66,41 @@ def refuse_wrong_values(
     Raises:
         ValueError: what `check_values` told.
     """
+    try:
+        for trial in _quick_configs(config, space, config_loader):
+            check_values(trial)
+    except (HydraException, OmegaConfBaseException):
+        return
+
+
+def _quick_configs(config: DictConfig, space: Space, config_loader: Any) -> Iterator[DictConfig]:
+    """A trial's config for the first point, and for each other level of one parameter that is no group."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     read = OverridesParser.create().parse_overrides
     here = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(here, list)
     late = read([line for line in space.fixed if line not in here])  # of hydra.sweeper.params
-    trials = [
-        [*late, *read([parameter.override(point[parameter.name]) for parameter in space.parameters])]
-        for point in space.variations()[:MAX_CHECKS]
-    ]
-    if any(config_loader.repository.group_exists(override.key_or_group) for override in trials[0]):
+    first, *others = space.variations()[:MAX_CHECKS]
+    varied = read([parameter.override(first[parameter.name]) for parameter in space.parameters])
+    is_group = [config_loader.repository.group_exists(override.key_or_group) for override in varied]
+    names = [parameter.name for parameter, group in zip(space.parameters, is_group, strict=True) if group]
+    points = [first, *(point for point in others if all(point[name] == first[name] for name in names))]
+    if names or any(config_loader.repository.group_exists(override.key_or_group) for override in late):
+        from search.study.launching.compose import Composer
+
+        compose = Composer(config_loader, config).compose
+        yield from (_without_hydra(compose(space.overrides(point))) for point in points)
         return
-    base = config.copy()
-    with open_dict(base):
-        del base["hydra"]
-    for overrides in trials:
+    base = _without_hydra(config.copy())
+    for point in points:
         trial = base.copy()
-        try:
-            config_loader._apply_overrides_to_config(overrides, trial)
-            check_values(trial)
-        except (HydraException, OmegaConfBaseException):
-            return
+        lines = [parameter.override(point[parameter.name]) for parameter in space.parameters]
+        config_loader._apply_overrides_to_config([*late, *read(lines)], trial)
+        yield trial
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    with open_dict(config):
+        del config["hydra"]
+    return config

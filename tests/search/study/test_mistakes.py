@@ -87,6 +87,8 @@ def test_the_command_tells_a_wrong_key_before_it_loads_optuna(tmp_path: Path) ->
     [
         (["placement.policy=choice(none,stage9)"], "'stage9' selects nothing"),
         (["experiment=cifar10_stages", "placement.policy=none,stage9"], "'stage9' selects nothing"),
+        (["branch=pssa,conv", "placement.policy=none,stage9"], "'stage9' selects nothing"),
+        (["placement=stage2,stage3", "train.lr=-1"], "train.lr=-1.0: must be above 0"),
         (["+hydra.sweeper.params={train.lr: 'interval(-1, 0.1)'}"], "train.lr"),
         (["train.lr=0.1,0.2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: at least 1"),
         (["train.lr=glob(*)"], "is not searched"),
@@ -138,16 +140,19 @@ def test_what_is_checked_is_what_hydra_composes(master: Master, lines: list[str]
     ]
 
 
-@pytest.mark.parametrize(
-    ("lines", "params"),
-    [
-        (["placement=stage2,stage3", "placement.policy=none,stage9"], {}),  # each choice brings other values
-        (["seed=1,2"], {"data": "digits"}),
-        ([], {"hydra.job.name": "a,b"}),
-        (["train.lr=a,b"], {}),
-    ],
-)
-def test_what_hydra_must_compose_is_left_to_it(master: Master, lines: list[str], params: dict[str, Any]) -> None:
+def test_with_groups_hydra_composes_the_first_choices_and_the_other_values(master: Master) -> None:
+    lines = ["placement=stage2,stage3", "train.lr=0.1,0.2,0.3", "branch=pssa,conv"]
+    loader, config = master(lines)
+    space = parse_space(lines, {"data": "digits"}, loader)
+    seen: list[DictConfig] = []
+    refuse_wrong_values(config, space, loader, seen.append)
+    assert [(trial.placement.policy, trial.train.lr) for trial in seen] == [("stage2", lr) for lr in (0.1, 0.2, 0.3)]
+    assert all("hydra" not in trial and trial.data.name == "digits" for trial in seen)
+    assert {trial.branch.use for trial in seen} == {"pssa"}
+
+
+@pytest.mark.parametrize(("lines", "params"), [([], {"hydra.job.name": "a,b"}), (["train.lr=a,b"], {})])
+def test_what_cannot_be_composed_is_left_to_hydra(master: Master, lines: list[str], params: dict[str, Any]) -> None:
     loader, config = master(lines)
     refuse_wrong_values(config, parse_space(lines, params, loader), loader, lambda _: pytest.fail("was checked"))
 
