@@ -234,9 +234,11 @@ def _refuse_without_effect(fixed: Sequence[str], options: DesignOptions, cells: 
                 f"following; leave it out, or give {where}.first_seed"
             )
         if key in shared:
+            lines = (line if known == key else old for known, old in shared.items())
+            quoted = ", ".join("'" + each.replace("'", r"\'") + "'" for each in lines)  # in a shell's double quotes
             raise ValueError(
                 f"{line} has no effect: {where}.overrides sets {shared[key]} in every cell; leave it out, or write it there: "
-                f"'{where}.overrides=[{', '.join(line if known == key else old for known, old in shared.items())}]'"
+                f'"{where}.overrides=[{quoted}]"'
             )
         if key in in_all:
             raise ValueError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,7 +80,7 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: s
     [
         ("a=3", r"^a=3 has no effect: every cell of the design sets a itself; leave it out, or change the levels"),
         ("+a=3", r"every cell of the design sets a itself"),
-        ("b=1", r"sets b=0 in every cell.*write it there: 'hydra\.sweeper\.design\.overrides=\[b=1, c=2\]'"),
+        ("b=1", r"sets b=0 in every cell.*write it there: \"hydra\.sweeper\.design\.overrides=\['b=1', 'c=2'\]\"$"),
         ("train.seed=4", r"same seeds, 7 and the following; leave it out, or give hydra\.sweeper\.design\.first_seed"),
     ],
 )
@@ -87,6 +89,17 @@ def test_what_the_design_would_silently_override_is_refused(fixed: str, message:
     options = DesignOptions(kind="factorial", factors=factors, overrides=["b=0", "c=2"], first_seed=7)
     with pytest.raises(ValueError, match=message):
         design_of(options, parse_space([fixed], {}), seed_key="train.seed")
+
+
+def test_what_is_told_to_write_can_be_written() -> None:
+    shared = ["b=0", "branch.use='conv+pssa'", "placement.at={stage3: pssa}"]
+    options = DesignOptions(kind="factorial", factors={"x": ["a=1", "a=2"]}, overrides=shared)
+    with pytest.raises(ValueError, match="write it there") as caught:
+        design_of(options, parse_space(["b=1"], {}))
+    line = str(caught.value).partition("write it there: ")[2]
+    (read,) = shlex.split(line)
+    value = OverridesParser.create().parse_override(read).value()
+    assert [str(getattr(each, "text", each)) for each in value] == ["b=1", *shared[1:]]
 
 
 def test_what_some_cell_takes_as_it_is_may_be_given() -> None:
