@@ -237,11 +237,8 @@ def _fused(twin: nn.Module, size: tuple[int, int, int]) -> Row:
     1x1, where a norm divides by the difference of two numbers, so that eight images are tried.
     """
     row: Row = {}
-    dtypes = [torch.float64, torch.float32]
-    large = (
-        xvol.count_params(twin) > LARGE
-    )  # two of them in float64 fill a machine: fused in place, once all else is done
-    for dtype in reversed(dtypes) if large else dtypes:
+    large = xvol.count_params(twin) > LARGE  # two in float64 fill a machine: that one comes last, and fuses in place
+    for dtype in (torch.float32, torch.float64) if large else (torch.float64, torch.float32):
         bits = str(dtype)[-2:]
         for images, gamma in TRIES:
             torch.manual_seed(2)

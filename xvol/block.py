@@ -83,7 +83,7 @@ class XVolution2d(nn.Module):
             yield name, cast(Branch, branch), cast(Norm, self.norms[name])
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Sum the normed branches."""
+        """Sum the normed branches, in the memory of the first: a hook that keeps what its norm gave must copy it."""
         terms = [norm(branch(x_BCHW)) for branch, norm in zip(self.branches.values(), self.norms.values(), strict=True)]
         return add_to(terms[0], terms[1:])  # no norm's backward pass needs what it gave
 

@@ -18,9 +18,9 @@ from search.space.designs import Cell
 from search.space.parameters import Space
 from search.study.claims import Desk
 from search.study.finals import final_plan
-from search.study.launching.compose import as_text
 from search.study.looks import claim_looks, next_step, standing
 from search.study.marks import CELL, OVERRIDES
+from search.study.mistakes import refuse_equal_cells
 from search.study.options import SweeperOptions
 from search.study.phase import PhaseRun, raise_if_nothing_worked
 from search.study.plan import Plan
@@ -123,7 +123,7 @@ class DesignRun:
             ValueError: the baseline cannot run, or two cells that are no `matched` controls are the same configuration.
         """
         configs = [self._config([*fixed, *cell.overrides]) for cell in cells]
-        _refuse_equal_cells(cells, configs, fixed, matched)
+        refuse_equal_cells(cells, configs, fixed, matched)
         check_values = getattr(self._task, "check_values", None)
         if check_values is not None:  # told without building a network
             check_values(configs[0])
@@ -138,20 +138,6 @@ class DesignRun:
                     raise
                 log.warning("cell %s cannot run, and will be shown as failed: %s", cell.name, mask(str(error)))
         return {}
-
-
-def _refuse_equal_cells(
-    cells: Sequence[Cell], configs: Sequence[DictConfig], fixed: Sequence[str], matched: Collection[str]
-) -> None:
-    names: dict[str, str] = {}
-    for cell, config in zip(cells, configs, strict=True):
-        twin = names.setdefault(as_text(config), cell.name)
-        if twin != cell.name and cell.name not in matched:
-            raise ValueError(
-                f"cells {twin} and {cell.name} of the design are the same configuration: what sets them apart "
-                f"({', '.join(cell.overrides) or 'nothing'}) is what the config says anyway, or is overridden by what is given "
-                f"for all cells ({', '.join(fixed) or 'nothing'}); a single key goes over the choice of its group"
-            )
 
 
 def _refuse_other_cells(desk: Desk, written: Sequence[Mapping[str, Any]]) -> None:

@@ -1,22 +1,31 @@
-"""Mistakes in what a sweep varies, told before anything heavy is loaded.
+"""Mistakes in what a sweep varies, told before anything is trained; wrong keys and values before Optuna is loaded.
 
-Hydra hands what a sweep varies to the sweeper unread; what is wrong with it would show when the first trial is composed.
+Hydra hands what a sweep varies to the sweeper unread; what is wrong with it would show when the first trial is composed,
+or, where something given beside it goes over it, never.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from search.space.designs import Cell
 from search.space.parameters import Space
+from search.study.launching.compose import Composer, as_text
 
-__all__ = ["MAX_CHECKS", "refuse_unknown_keys", "refuse_wrong_values"]
+__all__ = [
+    "MAX_CHECKS",
+    "refuse_dead_parameters",
+    "refuse_equal_cells",
+    "refuse_unknown_keys",
+    "refuse_wrong_values",
+]
 
 MAX_CHECKS = 64  # configurations that are looked at before a study starts
 _KEY = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)=")  # no group, nothing added, deleted or renamed
@@ -73,6 +82,48 @@ def refuse_wrong_values(
         return
 
 
+def refuse_dead_parameters(space: Space, points: Sequence[Mapping[str, Any]], configs: Sequence[DictConfig]) -> None:
+    """Raise ValueError for a parameter whose values all come to the same.
+
+    Args:
+        points, configs: the first point and those that differ from it in one parameter, and what they are composed to.
+    """
+    texts = [as_text(config) for config in configs]
+    for parameter in space.parameters:
+        others = [
+            text
+            for point, text in zip(points, texts, strict=True)
+            if point[parameter.name] != points[0][parameter.name]
+        ]
+        if len(points) < MAX_CHECKS and others and all(text == texts[0] for text in others):
+            raise ValueError(
+                f"{parameter.name} has no effect: each of its values gives the same configuration, for what is given beside it "
+                f"goes over it ({', '.join(space.fixed) or 'nothing'}); a single key goes over the choice of its group. Leave "
+                "one of them out"
+            )
+
+
+def refuse_equal_cells(
+    cells: Sequence[Cell], configs: Sequence[DictConfig], fixed: Sequence[str], matched: Collection[str]
+) -> None:
+    """Raise ValueError where two cells of a design are the same configuration.
+
+    Args:
+        cells, configs: what they are composed to.
+        fixed: what is given for all of them.
+        matched: names of controls, which may come to an arm's.
+    """
+    names: dict[str, str] = {}
+    for cell, config in zip(cells, configs, strict=True):
+        twin = names.setdefault(as_text(config), cell.name)
+        if twin != cell.name and cell.name not in matched:
+            raise ValueError(
+                f"cells {twin} and {cell.name} of the design are the same configuration: what sets them apart "
+                f"({', '.join(cell.overrides) or 'nothing'}) is what the config says anyway, or is overridden by what is given "
+                f"for all cells ({', '.join(fixed) or 'nothing'}); a single key goes over the choice of its group"
+            )
+
+
 def _quick_configs(config: DictConfig, space: Space, config_loader: Any) -> Iterator[DictConfig]:
     """A trial's config for the first point, and for each other level of one parameter that is no group."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -87,8 +138,6 @@ def _quick_configs(config: DictConfig, space: Space, config_loader: Any) -> Iter
     names = [parameter.name for parameter, group in zip(space.parameters, is_group, strict=True) if group]
     points = [first, *(point for point in others if all(point[name] == first[name] for name in names))]
     if names or any(config_loader.repository.group_exists(override.key_or_group) for override in late):
-        from search.study.launching.compose import Composer
-
         compose = Composer(config_loader, config).compose
         yield from (_without_hydra(compose(space.overrides(point))) for point in points)
         return

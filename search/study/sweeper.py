@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from search.study.design_run import DesignRun
 from search.study.finals import best_arms, final_cells, final_plan
 from search.study.growth import current_name, grow
 from search.study.identity import claim_identity, is_known, write_identity
-from search.study.launching.compose import Composer, as_text
+from search.study.launching.compose import Composer
 from search.study.launching.interrupts import Interrupts
 from search.study.liveness import check_shared_folder
-from search.study.mistakes import MAX_CHECKS
+from search.study.mistakes import MAX_CHECKS, refuse_dead_parameters
 from search.study.objectives import check_objectives
 from search.study.options import SweeperOptions, directions_of
 from search.study.phase import PhaseRun, raise_if_nothing_worked
@@ -211,7 +211,7 @@ class StudyRun:
                 check_values(configs[-1])
         if check is None:
             return {}
-        _refuse_dead_parameters(space, points, configs[1:])
+        refuse_dead_parameters(space, points, configs[1:])
         log.info("checking %d configurations of the study before it starts", len(configs))
         facts = [check(config) for config in configs]
         for fact in facts:
@@ -237,23 +237,6 @@ class StudyRun:
             "final: %d arms, the baseline among them, on %d fresh seeds", len(cells) // options.seeds, options.seeds
         )
         self.phases.run(final, lambda desk: desk.write(cells))
-
-
-def _refuse_dead_parameters(space: Space, points: Sequence[Mapping[str, Any]], configs: Sequence[DictConfig]) -> None:
-    """`configs` are those of `points`, the first point and those that differ from it in one parameter."""
-    texts = [as_text(config) for config in configs]
-    for parameter in space.parameters:
-        others = [
-            text
-            for point, text in zip(points, texts, strict=True)
-            if point[parameter.name] != points[0][parameter.name]
-        ]
-        if len(points) < MAX_CHECKS and others and all(text == texts[0] for text in others):
-            raise ValueError(
-                f"{parameter.name} has no effect: each of its values gives the same configuration, for what is given beside it "
-                f"goes over it ({', '.join(space.fixed) or 'nothing'}); a single key goes over the choice of its group. Leave "
-                "one of them out"
-            )
 
 
 def _without_password(config: DictConfig, storage: str | None) -> DictConfig:

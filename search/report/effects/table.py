@@ -80,8 +80,8 @@ def effects_table(
     Args:
         frame: rows of `load_study`.
         factors: names of the study's own factors, or of those that a table's rows may be of (see
-            `search/report/effects/factors.py`); by default the factors that its design declared, else the keys of the overrides
-            that every arm sets and that differ between arms.
+            `search/report/effects/factors.py`); by default the factors that its design declared, else the keys of the
+            overrides that every arm sets and that differ between arms.
         metric, phase: as `ablation_table`.
         correction: of the p-values over the terms.
 

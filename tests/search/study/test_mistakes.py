@@ -172,3 +172,17 @@ def test_only_so_many_levels_are_looked_at(
     seen: list[DictConfig] = []
     refuse_wrong_values(config, parse_space(["seed=range(0,1000)"], {}, loader), loader, seen.append)
     assert [trial.seed for trial in seen] == list(range(MAX_CHECKS))
+
+
+def test_a_parameter_that_something_fixed_goes_over_is_refused(tmp_path: Path) -> None:
+    """A single key goes over the choice of its group, so every trial would be the same."""
+    fixed = ["placement.policy=stage1", "data=digits", f"hydra.sweep.dir={tmp_path / 'study'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "search", "-m", "placement=none,stage2", "train.lr=0.1,0.2", *fixed],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "placement has no effect: each of its values gives the same configuration" in done.stderr
+    assert not (tmp_path / "study").exists()

@@ -3,11 +3,9 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
@@ -398,17 +396,3 @@ def _wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
-
-
-def test_a_parameter_that_something_fixed_goes_over_is_refused(tmp_path: Path) -> None:
-    """A single key goes over the choice of its group, so every trial would be the same."""
-    fixed = ["placement.policy=stage1", "data=digits", f"hydra.sweep.dir={tmp_path / 'study'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "search", "-m", "placement=none,stage2", "train.lr=0.1,0.2", *fixed],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "placement has no effect: each of its values gives the same configuration" in done.stderr
-    assert not (tmp_path / "study").exists()

@@ -10,26 +10,15 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 
 from search.study.sampling.evolution import EvolutionSampler
 from search.study.sampling.mutations import random_value
 
-SITES = {f"placement.at.stage{n}": CategoricalDistribution(("none", "conv+pssa", "pssa")) for n in range(1, 7)}
-MIXED: dict[str, BaseDistribution] = {
-    **SITES,
-    "placement.at.two": CategoricalDistribution(("conv", "gap")),
-    "train.mix": CategoricalDistribution(("none", "cutmix")),
-    "train.flag": CategoricalDistribution((True, False, None)),
-    "branch.rank": IntDistribution(1, 9, step=2),
-    "branch.width": IntDistribution(1, 512, log=True),
-    "train.drop": FloatDistribution(0.0, 0.5, step=0.1),
-    "train.lr": FloatDistribution(1e-4, 1.0, log=True),
-    "train.noise": FloatDistribution(-1.0, 1.0),
-    "fixed.one": IntDistribution(3, 3),
-}
+from .test_mutations import MIXED, SITES
+
 TARGET = ("none", "pssa", "conv+pssa", "none", "none", "conv+pssa")
 
 

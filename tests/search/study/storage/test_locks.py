@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from search.study.storage.patience import Patience
 
 HOLD = """
 import sys, time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from search.study.storage.locks import FileLock
 
@@ -43,30 +47,12 @@ def test_a_killed_holder_gives_its_lock_back_at_once(tmp_path: Path) -> None:
     assert not is_held(path)
 
 
-def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
-    lock, inside, seen = FileLock(tmp_path / "x.lock"), [0], []
+def check_that_threads_take_turns(lock: Callable[[], AbstractContextManager[object]], turns: int) -> None:
+    inside, seen = [0], []
 
     def work() -> None:
-        for _ in range(50):
-            with lock:
-                inside[0] += 1
-                seen.append(inside[0])
-                inside[0] -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert seen == [1] * 200
-
-
-def test_two_study_locks_of_one_process_exclude_each_other(tmp_path: Path) -> None:
-    storage, inside, seen = open_storage(None, tmp_path), [0], []
-
-    def work() -> None:
-        for _ in range(20):
-            with study_lock(storage, tmp_path, "s"):
+        for _ in range(turns):
+            with lock():
                 inside[0] += 1
                 seen.append(inside[0])
                 time.sleep(0.0005)
@@ -77,7 +63,17 @@ def test_two_study_locks_of_one_process_exclude_each_other(tmp_path: Path) -> No
         thread.start()
     for thread in threads:
         thread.join()
-    assert seen == [1] * 80
+    assert seen == [1] * 4 * turns
+
+
+def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "x.lock")
+    check_that_threads_take_turns(lambda: lock, turns=50)
+
+
+def test_two_study_locks_of_one_process_exclude_each_other(tmp_path: Path) -> None:
+    storage = open_storage(None, tmp_path)
+    check_that_threads_take_turns(lambda: study_lock(storage, tmp_path, "s"), turns=20)
 
 
 def test_those_who_ask_do_not_see_each_other(tmp_path: Path) -> None:
