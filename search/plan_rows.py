@@ -7,14 +7,18 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from search.ledger.index import Index
 from search.space.design_options import Design, DesignOptions, check_design, design_of, first_seeds
 from search.space.designs import Cell
 from search.space.parameters import Space
+from search.study.mistakes import refuse_seeds_of_the_search
+from search.study.options import FinalOptions
 
 __all__ = ["PlannedStudy", "Row", "finished_seeds"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -48,7 +52,7 @@ class PlannedStudy:
         self.given = given
         self.config, self.arguments = _composed(given)
         self.sweeper: Mapping[str, Any] = self.config.hydra.sweeper
-        self.design = _design_options(self.sweeper)
+        self.design = _typed(DesignOptions, self.sweeper.get("design"))
         check_design(self.design)
         self.space = self._space()
         self._facts: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -72,6 +76,8 @@ class PlannedStudy:
                 "there is nothing to plan: choose a design (design=one_at_a_time and what it varies, e.g. "
                 "placement=none,stage3), an experiment, or sweep what a search shall vary"
             )
+        options = _typed(FinalOptions, self.sweeper["final"])
+        refuse_seeds_of_the_search(self.config, self.space, options, int(self.sweeper["seeds_per_trial"]))
         final = self.sweeper["final"]
         baseline = Cell("baseline", (*final["baseline"], *final["overrides"]), is_baseline=True)
         return Design([baseline, *_levels(self.space)], [])
@@ -245,11 +251,11 @@ def _searchpath(given: argparse.Namespace) -> list[str]:
     return [f"hydra.searchpath=['file://{Path(given.config_dir).absolute()}']"] if given.config_dir else []
 
 
-def _design_options(sweeper: Mapping[str, Any]) -> DesignOptions:
+def _typed(kind: type[T], options: Any) -> T:
     from omegaconf import OmegaConf
 
-    found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DesignOptions), sweeper.get("design") or {}))
-    assert isinstance(found, DesignOptions)
+    found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), options or {}))
+    assert isinstance(found, kind)
     return found
 
 

@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from search.space.parameters import parse_space
-from search.study.mistakes import refuse_unknown_keys, refuse_wrong_values
+from search.study.mistakes import refuse_seeds_of_the_search, refuse_unknown_keys, refuse_wrong_values
 from search.study.options import SweeperOptions, check_options, read_options
 
 ConfigStore.instance().store(group="hydra/sweeper", name="xvol", node=SweeperOptions, provider="xvol")
@@ -39,6 +39,8 @@ class XvolSweeper(Sweeper):
         options = read_options(self._options)
         check_options(options)
         space = parse_space(arguments, options.params or {}, context.config_loader)
+        if options.design.kind is None:
+            refuse_seeds_of_the_search(config, space, options.final, options.seeds_per_trial)
         check_values = getattr(task, "check_values", None)
         if check_values is not None and options.design.kind is None:  # a design shows what cannot run as failed cells
             refuse_wrong_values(config, space, context.config_loader, check_values)

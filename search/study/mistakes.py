@@ -15,14 +15,17 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from search.report.words import int_ranges
 from search.space.designs import Cell
-from search.space.parameters import Space
+from search.space.parameters import Parameter, Space
 from search.study.launching.compose import Composer, as_text
+from search.study.options import FinalOptions
 
 __all__ = [
     "MAX_CHECKS",
     "refuse_dead_parameters",
     "refuse_equal_cells",
+    "refuse_seeds_of_the_search",
     "refuse_unknown_keys",
     "refuse_wrong_values",
 ]
@@ -122,6 +125,42 @@ def refuse_equal_cells(
                 f"({', '.join(cell.overrides) or 'nothing'}) is what the config says anyway, or is overridden by what is given "
                 f"for all cells ({', '.join(fixed) or 'nothing'}); a single key goes over the choice of its group"
             )
+
+
+def refuse_seeds_of_the_search(config: DictConfig, space: Space, final: FinalOptions, seeds_per_trial: int) -> None:
+    """Raise ValueError where the re-evaluation would train on seeds that the search trains on.
+
+    A seed that helped to choose an arm flatters it: the chosen arms are those that this seed was kind to.
+
+    Args:
+        config: the composed config of the sweep, which holds the seed of the search.
+        space: the search's; where the seed is a parameter, the search trains each of its values.
+        final: the re-evaluation.
+        seeds_per_trial: consecutive seeds of each trial of the search.
+    """
+    if not final.top_k:
+        return
+    key = final.seed_key
+    swept = [parameter for parameter in space.parameters if parameter.name == key]
+    given = [line.partition("=")[2] for line in space.fixed if line.lstrip("+").partition("=")[0] == key]
+    firsts: Collection[Any] = _values(swept[0]) if swept else [*given, OmegaConf.select(config, key)][:1]
+    try:
+        starts = [int(first) for first in firsts]
+    except (TypeError, ValueError):  # no seed in this application's config, or no number: told by its own check
+        return
+    searched = {start + turn for start in starts for turn in range(seeds_per_trial)}
+    shared = searched & set(range(final.first_seed, final.first_seed + final.seeds))
+    if shared:
+        several = "s" * (len(shared) > 1)
+        raise ValueError(
+            f"hydra.sweeper.final: the re-evaluation would train on seed{several} {int_ranges(shared)}, which the search trains on "
+            f"too ({key} {int_ranges(searched)}), so that it would not be on fresh seeds; write hydra.sweeper.final.first_seed="
+            f"{max(searched) + 1}, or another of {final.seeds} seeds that the search has not seen"
+        )
+
+
+def _values(parameter: Parameter) -> Collection[Any]:
+    return parameter.levels() or range(int(parameter.low), int(parameter.high) + 1)
 
 
 def _quick_configs(config: DictConfig, space: Space, config_loader: Any) -> Iterator[DictConfig]:

@@ -30,7 +30,7 @@ class FinalOptions:
     Attributes:
         top_k: how many distinct architectures of the search are trained again; 0 for no re-evaluation.
         seeds: how many fresh seeds each of them and the baseline get; seed i of one arm is paired with seed i of another.
-        first_seed: the first of them; they must not be seeds of the search.
+        first_seed: the first of them; seeds that the search trains on are refused.
         seed_key: the config key that takes the seed.
         baseline: overrides that make the baseline out of the study's fixed overrides.
         overrides: further overrides of every final trial, e.g. a longer training.

@@ -17,7 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from search.config import config_folder, register
 from search.space.parameters import parse_space
-from search.study.mistakes import MAX_CHECKS, refuse_unknown_keys, refuse_wrong_values
+from search.study.mistakes import (
+    MAX_CHECKS,
+    refuse_seeds_of_the_search,
+    refuse_unknown_keys,
+    refuse_wrong_values,
+)
+from search.study.options import FinalOptions
 
 
 @dataclass
@@ -172,6 +178,33 @@ def test_only_so_many_levels_are_looked_at(
     seen: list[DictConfig] = []
     refuse_wrong_values(config, parse_space(["seed=range(0,1000)"], {}, loader), loader, seen.append)
     assert [trial.seed for trial in seen] == list(range(MAX_CHECKS))
+
+
+@pytest.mark.parametrize(
+    ("lines", "params", "first_seed", "per_trial", "shared"),
+    [
+        ([], {}, 0, 1, "train on seed 0, which"),
+        (["seed=3"], {}, 5, 4, r"seeds 5-6, which the search trains on too \(seed 3-6\)"),
+        ([], {"seed": "1000"}, 998, 1, "seed 1000, which"),
+        (["seed=1,8,9"], {}, 7, 1, r"seeds 8-9, .*first_seed=10"),
+        (["seed=range(0,2000)"], {}, 1000, 1, "first_seed=2000"),
+        ([], {}, 1, 1, None),
+        (["seed=3"], {}, 7, 4, None),
+        (["seed=3"], {}, 0, 1, None),
+    ],
+)
+def test_final_seeds_that_the_search_trains_on_are_refused(
+    master: Master, lines: list[str], params: dict[str, Any], first_seed: int, per_trial: int, shared: str | None
+) -> None:
+    loader, config = master([line for line in lines if "," not in line])
+    space = parse_space(lines, params, loader)
+    final = FinalOptions(top_k=2, seeds=3, first_seed=first_seed)
+    if shared is None:
+        refuse_seeds_of_the_search(config, space, final, per_trial)
+        return
+    refuse_seeds_of_the_search(config, space, FinalOptions(first_seed=first_seed), per_trial)  # no re-evaluation
+    with pytest.raises(ValueError, match=shared):
+        refuse_seeds_of_the_search(config, space, final, per_trial)
 
 
 def test_a_parameter_that_something_fixed_goes_over_is_refused(tmp_path: Path) -> None:

@@ -373,6 +373,7 @@ def test_another_study_in_the_same_folder_is_refused_by_name(toy: Toy, run: Run)
         ([SEARCH, "hydra.sweeper.study_name=a/b"], "plain name"),
         (["x=interval(0,1)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}"], "cannot be counted"),
         ([SEARCH, "z=1"], "z"),
+        ([SEARCH, "hydra.sweeper.final={top_k: 1, first_seed: 0}"], "write hydra.sweeper.final.first_seed=1"),
     ],
 )
 def test_bad_input_ends_at_once_with_what_is_allowed(toy: Toy, overrides: list[str], message: str) -> None:
