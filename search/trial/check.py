@@ -46,6 +46,7 @@ def check_trial(composed: Any) -> dict[str, Any]:
     """
     config = typed(composed)
     check_values(config)
+    from search.trial.average import check_average
     from search.trial.datasets.batches import Batches
     from search.trial.device import usable_device
     from search.trial.model import build
@@ -53,7 +54,7 @@ def check_trial(composed: Any) -> dict[str, Any]:
 
     usable_device(config.device)
     data = _loaded(json.dumps(asdict(config.data), sort_keys=True))
-    Batches(data.train, data, config.data, training=True)
+    check_average(config.train, config.train.epochs * len(Batches(data.train, data, config.data, training=True)))
     model, architecture = build(config, data.channels, len(data.classes), data.image_size)
     make_optimizer(model, config.train)
     return {

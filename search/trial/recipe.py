@@ -63,6 +63,8 @@ class TrainConfig:
         label_smoothing: 0 to 1.
         ema_decay: decay of the moving average of the weights, by step; the average is what is evaluated, fused and
             measured. null: none.
+        ema_warmup: timm's `use_warmup`: the decay grows from 0, so that a short training is no average of initial
+            weights.
         clip_grad: largest norm of the gradient; null: none.
         amp: bfloat16 autocast.
         state_every_seconds: how often, at the end of an epoch, all that a trial needs to be continued is written to its
@@ -78,6 +80,7 @@ class TrainConfig:
     warmup: float = 0.3
     label_smoothing: float = 0.0
     ema_decay: float | None = 0.98
+    ema_warmup: bool = True
     clip_grad: float | None = None
     amp: bool = False
     state_every_seconds: float | None = 60.0

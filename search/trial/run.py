@@ -29,6 +29,7 @@ from search.trial.admission import (
     score_untrained,
     value_of,
 )
+from search.trial.average import check_average
 from search.trial.check import check_values
 from search.trial.checkpoint import is_kept, save_checkpoint
 from search.trial.config import Config, recipe_hash, typed
@@ -198,6 +199,7 @@ def _train(
     assert fingerprint is not None
     score_untrained(result, model, config.measure.zero_cost, config, data, torch.device("cpu"))
     train = Batches(data.train, data, config.data, training=True, seed=config.seed, device=device)
+    check_average(config.train, config.train.epochs * len(train))
     val = Batches(data.val, data, config.data, training=False, device=device)
 
     def anew() -> Trainer:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search.trial.average import make_average, update_average
 from search.trial.datasets.batches import Batches
 from search.trial.optim import make_optimizer, make_scheduler
 from search.trial.recipe import TrainConfig
@@ -78,7 +79,7 @@ class Trainer:
         self._device = next(model.parameters()).device
         self._optimizer = make_optimizer(model, config)
         self._scheduler = make_scheduler(self._optimizer, config, steps=config.epochs * len(train))
-        self._ema = _ema(model, config.ema_decay)
+        self._ema = make_average(model, config)
         self._halt = halt
         self._done = self._steps = 0  # finished epochs; steps of the running one
         self._total = torch.zeros((), device=self._device)  # of the running epoch's losses
@@ -176,7 +177,7 @@ class Trainer:
         self._optimizer.step()
         self._scheduler.step()
         if self._ema is not None:
-            self._ema.update(self.model)
+            update_average(self._ema, self.model, self.config, self._done * len(self._train) + self._steps + 1)
         return loss.detach()
 
 
@@ -202,14 +203,6 @@ def evaluate(model: nn.Module, batches: Batches, amp: bool = False) -> Score:
         total += len(labels)
     model.train(was_training)
     return Score(100.0 * correct / total, loss / total)
-
-
-def _ema(model: nn.Module, decay: float | None) -> Any:
-    if not decay:
-        return None
-    from timm.utils import ModelEmaV3
-
-    return ModelEmaV3(model, decay=decay)
 
 
 def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[None]:

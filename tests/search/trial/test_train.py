@@ -68,7 +68,8 @@ def test_a_loss_that_is_no_number_names_its_epoch_and_rate(trainer: Any) -> None
 
 
 def test_the_average_of_the_weights_is_what_is_evaluated(trainer: Any) -> None:
-    made = trainer("data.train_size=64", "train.ema_decay=0.75", "train.schedule=constant", "train.lr=0.5")
+    overrides = ("data.train_size=64", "train.ema_decay=0.75", "train.schedule=constant", "train.lr=0.5")
+    made = trainer(*overrides, "train.ema_warmup=false")
     before = copy.deepcopy(made.model.state_dict())
     (epoch,) = made.epochs()  # one step
     after, average = made.model.state_dict(), made.evaluated.state_dict()
@@ -79,6 +80,13 @@ def test_the_average_of_the_weights_is_what_is_evaluated(trainer: Any) -> None:
     assert not torch.equal(average["conv1.weight"], after["conv1.weight"])
     assert evaluate(made.evaluated, made._val).loss == epoch.val_loss
     assert evaluate(made.model, made._val).loss != epoch.val_loss
+
+
+def test_the_average_warms_up_over_all_epochs(trainer: Any) -> None:
+    made = trainer("data.train_size=64", "train.epochs=2", "train.ema_decay=0.99", "train.schedule=constant")
+    seen = [made.model.fc.weight.detach().clone() for _ in made.epochs()]  # one update each
+    expected = (1 - 2 ** (-2 / 3)) * seen[0] + 2 ** (-2 / 3) * seen[1]
+    torch.testing.assert_close(made.evaluated.fc.weight.detach(), expected)
 
 
 @pytest.mark.parametrize("decay", ["null", "0"])
