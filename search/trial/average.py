@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-import xvol  # noqa: F401, I001  # before timm, where torch is a CPU build: see xvol/torchvision_ops.py
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from search.trial.recipe import TrainConfig
@@ -15,14 +14,17 @@ __all__ = ["MOST", "check_average", "initial_share", "make_average", "update_ave
 MOST = 0.05  # share of the initial weights that an average may still hold at the end
 
 
-def make_average(model: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
-    """timm's average of the weights and buffers of `model`; None where the recipe keeps none."""
+def make_average(model: nn.Module, config: TrainConfig) -> Any:
+    """timm's `ModelEmaV3` of the weights and buffers of `model`; None where the recipe keeps none."""
     if not config.ema_decay:
         return None
+    import xvol  # noqa: F401, I001  # before timm, where torch is a CPU build: see xvol/torchvision_ops.py
+    from timm.utils import ModelEmaV3
+
     return ModelEmaV3(model, decay=config.ema_decay, use_warmup=config.ema_warmup)
 
 
-def update_average(average: ModelEmaV3, model: nn.Module, config: TrainConfig, updates: int) -> None:
+def update_average(average: Any, model: nn.Module, config: TrainConfig, updates: int) -> None:
     """Take in the weights after `updates` updates, counted from 1.
 
     timm reads the number only for its warm-up: the decay is 0 at the first update, then 1 - updates^(-2/3), at most
