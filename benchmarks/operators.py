@@ -101,7 +101,7 @@ def contestants(channels: int, *, triton: bool = False, plain: bool = False) -> 
         if plain:
             found[f"{name}, plain operations"] = block(channels, options, Execution(recompute=False))
         if triton:
-            found[f"{name}, Triton"] = block(channels, options, Execution(recompute=False, triton=True))
+            found[f"{name}, Triton"] = block(channels, options | {"triton": True}, Execution(recompute=False))
     found["shifted copies, dense"] = Sum(channels, NaiveShifted(channels))
     for rival in RIVALS:
         if rival in xvol.branch_names():

@@ -33,12 +33,9 @@ class Execution:
             operations, which save q, k, the neighbours and their product. None chooses the faster on a CPU
             (`one_pass_is_faster`) and plain operations elsewhere, under torch.compile and in exports. The forms agree
             up to rounding: 1e-6 of the result in float32.
-        triton: multiply and sum the neighbours in one Triton kernel, on a GPU. Ignored where it cannot run, and with
-            `recompute=True`. Its speed is unmeasured.
     """
 
     recompute: bool | None = None
-    triton: bool = False
 
 
 def set_execution(model: nn.Module, execution: Execution) -> int:

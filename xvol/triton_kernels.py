@@ -1,7 +1,7 @@
 """The PSSA branch's product q * DW(k) as one Triton kernel, forward and backward; plain PyTorch where it cannot run.
 
 Its speed is UNMEASURED: it was written and tested on a machine without a GPU, in Triton's interpreter. Nothing chooses
-it by itself; `xvol.kernels.set_execution(model, Execution(triton=True))` does.
+it by itself; the branch's option does: `triton=True`.
 
 B = batch, E = embedding channels, R = rank, H, W = height, width of k, H', W' = of q.
 """
@@ -32,7 +32,8 @@ def shifted_product(
 ) -> Tensor:
     """q * DW(k), each q once for each rank: DW is a depthwise 3x3 convolution dilated by `shift`, zero outside of k.
 
-    Differentiable once in q, k and the window. Sums in float32 (float64 for float64).
+    Differentiable any number of times in q, k and the window: with `create_graph` by plain operations. Sums in float32
+    (float64 for float64).
 
     Args:
         q_BEHW: (B, E, H', W').
@@ -116,6 +117,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients by the kernel. With `create_graph` by plain operations, which can be differentiated again."""
+    if torch.is_grad_enabled():
+        wanted = [tensor for tensor in ctx.saved_tensors if tensor.requires_grad]
+        found = iter(torch.autograd.grad(_plain(*ctx.saved_tensors, *ctx.how), wanted, grad, create_graph=True))
+        return (*(next(found) if tensor.requires_grad else None for tensor in ctx.saved_tensors), None, None, None)
     return (*torch.ops.xvol.shifted_product_backward(grad, *ctx.saved_tensors, *ctx.how), None, None, None)
 
 

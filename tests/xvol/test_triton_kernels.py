@@ -1,6 +1,5 @@
 """The Triton kernel in Triton's interpreter, on the CPU, against the plain form; and its fall-back."""
 
-import copy
 import json
 import os
 import subprocess
@@ -10,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from xvol import BlockSpec, XVolution2d
+from xvol import BlockSpec, XVolution2d, branch_options
 from xvol.branches import pssa
 from xvol.kernels import Execution, set_execution
 from xvol.triton_kernels import _plain, shifted_product, triton_runs_on
@@ -63,11 +62,13 @@ BLOCKS = [  # options of the branch, of the host, (H, W), dtype
 def compare_block(options: dict[str, object], host: dict[str, int], size: list[int], dtype: str) -> None:
     """A whole block, forward and backward: every gradient against plain operations in float64."""
     torch.manual_seed(0)
-    spec = BlockSpec.make(options={"pssa": options}, gamma=1.0)
-    ours = XVolution2d(8, 16, spec=spec, **host).to(getattr(torch, dtype))
-    oracle = copy.deepcopy(ours).double()
-    set_execution(ours, Execution(recompute=False, triton=True))
-    set_execution(oracle, Execution(recompute=False))
+    ours, oracle = (
+        XVolution2d(8, 16, spec=BlockSpec.make(options={"pssa": options | {"triton": triton}}, gamma=1.0), **host)
+        for triton in (True, False)
+    )
+    oracle.load_state_dict(ours.to(getattr(torch, dtype)).state_dict())
+    for block in (ours, oracle.double()):
+        set_execution(block, Execution(recompute=False))
     calls, kernel = [], pssa.shifted_product
     pssa.shifted_product = lambda *arguments: (calls.append(1), kernel(*arguments))[1]  # it must not fall back
     x = torch.randn(2, 8, *size).to(getattr(torch, dtype))
@@ -85,6 +86,17 @@ def compare_block(options: dict[str, object], host: dict[str, int], size: list[i
         assert (one.double() - other).abs().max() <= tolerance * max(other.abs().max().item(), 0.1 * largest)
 
 
+def compare_second_derivatives() -> None:
+    """By finite differences: all three arguments, and only one that wants a gradient."""
+    torch.manual_seed(0)
+    shapes = [(1, 2, 2, 3), (1, 2, 4, 5), (4, 1, 3, 3)]
+    for wanted in ((0, 1, 2), (1,)):
+        tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+        for index in wanted:
+            tensors[index].requires_grad_()
+        assert torch.autograd.gradgradcheck(lambda *t: shifted_product(*t, 2, 1, 1), tensors)
+
+
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: pip install triton (Linux only)")
 def test_is_the_plain_form_in_the_interpreter() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET as it is imported."""
@@ -96,6 +108,7 @@ for case in json.loads({json.dumps(CASES)!r}):
     here.compare(*case)
 for case in json.loads({json.dumps(BLOCKS)!r}):
     here.compare_block(*case)
+here.compare_second_derivatives()
 """
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
@@ -107,6 +120,19 @@ def test_falls_back_to_the_plain_form_where_it_cannot_run(monkeypatch: pytest.Mo
     q, k, window = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.randn(6, 1, 3, 3)
     assert not triton_runs_on(q)
     assert torch.equal(shifted_product(q, k, window, 1, 1, 1), _plain(q, k, window, 1, 1, 1))
+
+
+def test_second_derivatives_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    compare_second_derivatives()
+
+
+def test_is_an_option_of_the_branch_off_by_default() -> None:
+    assert branch_options("pssa")["triton"] is False
+    before = BlockSpec.make(options={"pssa": {"rank": 2}})
+    assert BlockSpec.make(options={"pssa": {"rank": 2, "triton": False}}).canonical() == before.canonical()
+    on = BlockSpec.make(options={"pssa": {"rank": 2, "triton": True}})
+    assert on.canonical() != before.canonical()
 
 
 def test_xvol_works_without_loading_triton() -> None:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xvol.branches.attention import ShiftedBranch
 from xvol.branches.base import Geometry, Host, factory_of
-from xvol.branches.options import check_whole
+from xvol.branches.options import check_flag, check_whole
 from xvol.branches.window import pad_edges, tap_window
 from xvol.fold import Kernel
 from xvol.kernels import Execution, one_pass_is_faster, pssa_one_pass
@@ -49,6 +49,9 @@ class PSSA(ShiftedBranch):
             border zero.
         mix_kernel: m, odd: P is an m x m convolution of the products, with zeros outside of the map.
         norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
+        triton: multiply and sum the neighbours in one Triton kernel, which no GPU has measured yet. Where it cannot run
+            (no GPU, no Triton) and with `Execution(recompute=True)`, the branch computes without it, the same up to
+            rounding.
 
     Attributes:
         execution: how to compute, e.g. with less memory (`xvol.kernels.set_execution`). Results agree up to rounding,
@@ -56,6 +59,7 @@ class PSSA(ShiftedBranch):
     """
 
     name = "pssa"
+    later_options = ShiftedBranch.later_options | {"triton"}
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class PSSA(ShiftedBranch):
         q_bias: bool = False,
         mix_kernel: int = 1,
         norm: str = "batch",
+        triton: bool = False,
         **host: Unpack[Host],
     ) -> None:
         super().__init__(
@@ -83,9 +88,10 @@ class PSSA(ShiftedBranch):
             q_bias=q_bias,
             mix_kernel=mix_kernel,
             norm=norm,
+            triton=triton,
             **host,
         )
-        self.rank = rank
+        self.rank, self.triton = rank, triton
         factory = factory_of(host)
         self.query = self._embed(self.embed_chs, stride=self.geometry.stride, bias=q_bias, **factory)
         self.key = self._embed(self.embed_chs, **factory)
@@ -99,6 +105,7 @@ class PSSA(ShiftedBranch):
         """Refuse what the class docstring does not allow."""
         super().check_options(**options)
         check_whole(cls.name, options, "rank")
+        check_flag(cls.name, options, "triton")
 
     def embeddings(self) -> tuple[nn.Conv2d, ...]:
         """Q and K."""
@@ -127,7 +134,7 @@ class PSSA(ShiftedBranch):
         padding = self.shift
         if self.border == "replicate":
             k_BCHW, padding = pad_edges(k_BCHW, padding), 0
-        if self.execution.triton and triton_runs_on(q_BCHW):
+        if self.triton and triton_runs_on(q_BCHW):
             return self.project(
                 shifted_product(q_BCHW, k_BCHW, self.window(), self.geometry.stride, self.shift, padding)
             )
