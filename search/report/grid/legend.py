@@ -95,9 +95,10 @@ def legend_of(
     if len(lost):
         said.append(f"{counted(len(lost), 'trial')} left no result (killed, or still running).")
     if paper is not None:
-        said.append(
+        source = (
             f"Paper: {paper.source}. Its data and networks are not ours: the order is to be compared, not the size."
         )
+        said.append(f"{source} {paper.note}".rstrip())
         shown = {row.paper for row in rows}
         unmatched = [name for name, texts in paper.rows.items() if texts not in shown]
         if unmatched:

@@ -18,6 +18,7 @@ from search.report.grid.grid import Grid, make_grid
 from search.report.grid.html import grid_to_html
 from search.report.grid.latex import grid_to_latex
 from search.report.grid.text import GRID_COLUMNS, grid_data, grid_to_markdown, table_rows
+from search.report.paper import PAPER
 from search.report.reading.load import load_study
 from search.report.save import grid_sources, save_grid
 from search.report.spec import spec_of
@@ -169,6 +170,8 @@ def test_the_paper_stands_beside_ours(filled: Path) -> None:
     assert "arXiv 2106.02253" in "\n".join(grid.legend)
     for text in (grid_to_markdown(grid), grid_to_latex(grid), grid_to_html(grid)):
         assert "+1.2 (best)" in text
+    note = PAPER["instance_segmentation"].note
+    assert any(note in line for line in grid_of(filled, paper="instance_segmentation").legend)
 
 
 def test_another_recipe_is_not_compared(filled: Path, add: Add) -> None:
