@@ -6,7 +6,7 @@ from pathlib import Path
 
 from search.ledger.result import Phase
 
-__all__ = ["JOURNAL", "NO_TRIALS_INSIDE", "STATE_FILE", "WORKERS", "trial_subdir"]
+__all__ = ["JOURNAL", "NO_TRIALS_INSIDE", "STATE_FILE", "WORKERS", "free_subdir", "trial_subdir"]
 
 JOURNAL = "study.journal"
 WORKERS = "workers"
@@ -18,3 +18,16 @@ _PHASE_FOLDER: dict[Phase, str] = {"search": "trials", "final": "final", "single
 def trial_subdir(phase: Phase, number: int, seed: int) -> str:
     """Folder of a trial below its study's folder, e.g. `trials/0007-s0`; numbers are never given twice."""
     return str(Path(_PHASE_FOLDER[phase]) / f"{number:04d}-s{seed}")
+
+
+def free_subdir(study_dir: Path, phase: Phase, number: int, seed: int) -> str:
+    """`trial_subdir`, or the first of `0007-s0.2`, `0007-s0.3`... that is not there yet.
+
+    A number is given twice only by a storage that was put back to an earlier state; what it has forgotten is kept.
+    """
+    first = subdir = trial_subdir(phase, number, seed)
+    turn = 1
+    while (study_dir / subdir).exists():
+        turn += 1
+        subdir = f"{first}.{turn}"
+    return subdir

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,6 +19,8 @@ __all__ = ["HISTORY_COLUMNS", "HISTORY_FILE", "Record", "close_abandoned", "now"
 
 HISTORY_FILE = "history.csv"
 HISTORY_COLUMNS = ("epoch", "train_loss", "val_loss", "val_top1", "lr", "seconds")
+_TEMPORARY = re.compile(r"\..*[0-9a-f]{32}.*")  # what our writers call a file until it is whole
+_SEED = re.compile(r"-s(-?\d+)")
 
 
 def now() -> str:
@@ -88,10 +92,19 @@ def close_abandoned(
     reason: str = "its process died",
     attempt: int = 1,
 ) -> None:
-    """Write the result of a trial whose process died before it could; a result that is there is kept."""
-    if not folder.is_dir() or (folder / RESULT_FILE).exists():
+    """Write the result of a trial whose process died before it could, and remove what that process left half written.
+
+    A result that is there is kept. Killed in the middle and called again, it ends in the same.
+    """
+    if not folder.is_dir():
         return
-    seed = int(folder.name.rpartition("-s")[2])
+    for name in os.listdir(folder):
+        if _TEMPORARY.fullmatch(name):
+            with contextlib.suppress(FileNotFoundError):
+                (folder / name).unlink()
+    seed = _SEED.search(folder.name)
+    if seed is None or (folder / RESULT_FILE).exists():
+        return
     write_result(
         folder,
         TrialResult(
@@ -100,7 +113,7 @@ def close_abandoned(
             phase=phase,
             status=status,
             reason=reason,
-            seed=seed,
+            seed=int(seed[1]),
             attempt=attempt,
             epochs=len(read_history(folder)),
             run_dir=f"{folder.parent.name}/{folder.name}",

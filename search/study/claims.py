@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,9 @@ from search.study.marks import (
 from search.study.storage.locks import study_lock
 from search.study.tally import Counts, Tally
 
-__all__ = ["Desk", "Quota"]
+__all__ = ["Close", "Desk", "Quota"]
+
+Close = Callable[[FrozenTrial, str, bool], None]  # a trial, why it ends, and whether it is run again
 
 _NUMBERS = re.compile(r"\d+")  # one reason may name another address, or another number of bytes
 _KEPT = (CELL, OVERRIDES, BASELINE)  # what makes a trial that was written down beforehand the trial it is
@@ -153,45 +155,65 @@ class Desk:
             for point in points[: max(0, self._owed(self.counts()))]:
                 self.study.enqueue_trial(dict(point))
 
-    def interrupt(self, trial: Trial, reason: str, counted: bool = False) -> FrozenTrial:
-        """Take back a trial that was stopped from outside, and write the same one down again; return it as it now stands.
+    def interrupt(self, trial: Trial, reason: str, close: Close | None = None) -> None:
+        """Take back a trial that was stopped from outside, and write the same one down again.
 
         Args:
-            counted: whether this counts as one of its tries: after `max_retries` of them it failed. A trial that the
-                user stopped is not blamed.
+            close: called with the trial before the study is told of it. Where it is given, this counts as one of the
+                trial's tries: after `max_retries` of them it failed. A trial that the user stopped is not blamed.
         """
         with self.lock():
             frozen = self._frozen(trial.number)
             tries = int(frozen.user_attrs.get(TRIES, 1))
-            if counted and tries > self.quota.max_retries:
-                self._end(frozen, f"{reason}, {tries} times in a row", interrupted=False)
-            else:
-                self._end(frozen, reason)
-                self._again(frozen, tries + counted)
-            return self._frozen(trial.number)
+            again = close is None or tries <= self.quota.max_retries
+            if not again:
+                reason = f"{reason}, {tries} times in a row"
+            if close is not None:
+                close(frozen, reason, again)
+            self._end(frozen, reason, interrupted=again)
+            if again:
+                self._again(frozen, tries + (close is not None))
 
-    def recover(self) -> list[FrozenTrial]:
+    def recover(self, close: Close) -> list[FrozenTrial]:
         """Take back the running trials whose worker is dead, and return them as they now stand.
 
         Each is written down again, unless it was the death of as many workers as `max_retries` allows: then it failed.
+        What somebody who died in the middle of this had taken back, and not yet written down again, is written down now.
+
+        Args:
+            close: called with each trial before the study is told of it.
         """
         with self.lock():
-            stale = [trial for trial in self.trials() if trial.state == TrialState.RUNNING and self._is_stale(trial)]
+            trials = self.trials()
+            self._tally.read(trials)
+            for number in self._left_out(trials):
+                self._again(trials[number], int(trials[number].user_attrs.get(TRIES, 1)) + 1)
+            stale = [trial for trial in self._tally.open if trial.state == TrialState.RUNNING and self._is_stale(trial)]
             for frozen in stale:
                 tries = int(frozen.user_attrs.get(TRIES, 1))
-                if tries <= self.quota.max_retries:
-                    self._end(frozen, "its worker died")
-                    self._again(frozen, tries + 1)
-                else:
+                again, reason = tries <= self.quota.max_retries, "its worker died"
+                if not again:
                     reason = f"its worker died, {tries} times in a row: out of memory, or killed from outside"
-                    self._end(frozen, reason, interrupted=False)
+                close(frozen, reason, again)
+                self._end(frozen, reason, interrupted=again)
+                if again:
+                    self._again(frozen, tries + 1)
             return [self._frozen(trial.number) for trial in stale]
 
-    def retry_failed(self) -> list[FrozenTrial]:
-        """Write down again the failed trials of a design; return them."""
+    def _left_out(self, trials: Sequence[FrozenTrial]) -> list[int]:
+        """Interrupted trials that nobody wrote down again, but for cells that stand elsewhere; as of the last count."""
+        numbers = self._tally.interrupted
+        if not any(CELL in trials[number].user_attrs for number in numbers):
+            return numbers
+        there = {trial.user_attrs.get(CELL) for trial in _standing(trials)} - {None}
+        return [number for number in numbers if trials[number].user_attrs.get(CELL) not in there]
+
+    def retry_failed(self, close: Callable[[FrozenTrial], None]) -> list[FrozenTrial]:
+        """Write down again the failed trials of a design; return them. `close` is called with each before that."""
         with self.lock():
             chosen = self.to_retry()
             for frozen in chosen:
+                close(frozen)
                 self._again(frozen, int(frozen.user_attrs.get(TRIES, 1)) + 1)
             return chosen
 

@@ -70,11 +70,10 @@ class PhaseRun:
         recover(desk, plan)
         write(desk)
         if not plan.quota.sampled:
-            for trial in desk.retry_failed():
+            for trial in desk.retry_failed(lambda trial: supersede(self._dir / str(trial.user_attrs.get(FOLDER)))):
                 log.info(
                     "%s trial %d failed (%s) and is run again", plan.phase, trial.number, trial.user_attrs.get(REASON)
                 )
-                supersede(self._dir / str(trial.user_attrs.get(FOLDER)))
         in_vain = 0
         while not self._interrupts.requested:
             before = desk.counts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 
@@ -19,21 +20,21 @@ log = logging.getLogger("xvol")
 
 
 def recover(desk: Desk, plan: Plan) -> int:
-    """Write down again, or give up, the trials of dead workers, and close their records; return how many there were."""
-    taken = desk.recover()
+    """Write down again, or give up, the trials of dead workers, and close their records; return how many there were.
+
+    The record comes first and the study's word last, so whoever dies in between leaves a trial that is still taken back.
+    """
+    taken = desk.recover(functools.partial(close_ledger, plan))
     for trial in taken:
-        again = "it is run again" if trial.user_attrs.get(INTERRUPTED) else "it has failed"
-        log.warning("%s trial %d: %s; %s", plan.phase, trial.number, trial.user_attrs[REASON], again)
-        close_ledger(plan, trial)
+        outcome = "it is run again" if trial.user_attrs.get(INTERRUPTED) else "it has failed"
+        log.warning("%s trial %d: %s; %s", plan.phase, trial.number, trial.user_attrs[REASON], outcome)
     return len(taken)
 
 
-def close_ledger(plan: Plan, trial: FrozenTrial) -> None:
-    """Write the result of a trial whose process could not."""
+def close_ledger(plan: Plan, trial: FrozenTrial, reason: str, again: bool) -> None:
+    """Write the result of a trial whose process could not: interrupted where it is run again, else failed."""
     subdir = trial.user_attrs.get(FOLDER)
     if subdir:
-        status: Status = "interrupted" if trial.user_attrs.get(INTERRUPTED) else "failed"
-        folder, reason = Path(plan.study_dir) / subdir, trial.user_attrs[REASON]
-        close_abandoned(
-            folder, plan.study_name, trial.number, plan.phase, status, reason, int(trial.user_attrs.get(TRIES, 1))
-        )
+        status: Status = "interrupted" if again else "failed"
+        tries = int(trial.user_attrs.get(TRIES, 1))
+        close_abandoned(Path(plan.study_dir) / subdir, plan.study_name, trial.number, plan.phase, status, reason, tries)

@@ -45,6 +45,7 @@ class Tally:
         self._next = 0
         self._complete = self._pruned = self._skipped = 0
         self._failed: set[int] = set()
+        self._interrupted: set[int] = set()
         self._superseded: set[int] = set()
         self._points: set[tuple[tuple[str, object], ...]] = set()
         self._open: list[FrozenTrial] = []
@@ -80,6 +81,20 @@ class Tally:
         )
 
     @property
+    def open(self) -> list[FrozenTrial]:
+        """The first trial that had not ended, and all after it; as of the last `read`."""
+        return self._open
+
+    @property
+    def interrupted(self) -> list[int]:
+        """Numbers of interrupted trials that nobody has written down again; as of the last `read`."""
+        ended = {
+            trial.number for trial in self._open if trial.state.is_finished() and trial.user_attrs.get(INTERRUPTED)
+        }
+        again = {trial.user_attrs.get(RETRY_OF) for trial in self._open}
+        return sorted((self._interrupted | ended) - self._superseded - again)
+
+    @property
     def waiting(self) -> bool:
         """Whether a trial waits for a worker."""
         return any(trial.state == TrialState.WAITING for trial in self._open)
@@ -96,6 +111,7 @@ class Tally:
         if trial.params:
             self._points.add(_point(trial))
         if attributes.get(INTERRUPTED):
+            self._interrupted.add(trial.number)
             return
         if attributes.get(SKIPPED):
             self._skipped += 1

@@ -13,7 +13,7 @@ from search.ledger.index import Index
 from search.ledger.paths import STATE_FILE, trial_subdir
 from search.ledger.result import RESULT_FILE, read_result
 from search.study.claims import Desk
-from search.study.marks import BASELINE, INTERRUPTED, REASON, RUNS, SKIPPED, TRIES
+from search.study.marks import BASELINE, FOLDER, INTERRUPTED, REASON, RUNS, SKIPPED, TRIES
 from search.study.plan import Plan
 from search.study.sampling.constraints import Constraint
 from search.study.sampling.pruning import Pruning
@@ -79,7 +79,7 @@ class StudyChannel(Channel):
         with self._desk.lock():
             found = None if self._plan.reuse == "none" else self._in_study(fingerprint)
             if found is None:
-                subdir = trial_subdir(self.phase, self.number, self._seed)
+                subdir = self._trial.user_attrs.get(FOLDER)
                 runs = self._trial.user_attrs.get(RUNS, {})
                 self._trial.set_user_attr(RUNS, {**runs, fingerprint: subdir})
         if found is None and self._index is not None:

@@ -7,6 +7,7 @@ trial, is what keeps slots from waiting for each other.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import statistics
@@ -27,7 +28,7 @@ from optuna.trial import Trial, TrialState
 from search.channel import Infeasible, InFlight, Pruned, Stopped, opened
 from search.ledger.disk import is_disk_full, try_room
 from search.ledger.index import Index
-from search.ledger.paths import trial_subdir
+from search.ledger.paths import free_subdir, trial_subdir
 from search.ledger.secrets import mask
 from search.study.launching.compose import Composer
 from search.study.launching.deadline import Deadline
@@ -160,7 +161,14 @@ class _Shift:
     def _run_seed(self, trial: Trial, overrides: Sequence[str], seed: int, channel: StudyChannel) -> Any:
         """Run the task once as a Hydra job of its own; return its value, or the exception that ended it."""
         config = self.composer.compose(overrides)
-        subdir = trial_subdir(self.plan.phase, trial.number, seed)
+        subdir = free_subdir(Path(self.plan.study_dir), self.plan.phase, trial.number, seed)
+        if subdir != trial_subdir(self.plan.phase, trial.number, seed):
+            log.warning(
+                "%s: an earlier trial of that number is there already, so the storage was put back to an earlier state; "
+                "it is kept, and this one goes into %s",
+                trial_subdir(self.plan.phase, trial.number, seed),
+                subdir,
+            )
         with open_dict(config):
             config.hydra.job.num = trial.number
             config.hydra.job.id = f"{self.plan.optuna_name}_{trial.number}"
@@ -177,11 +185,10 @@ class _Shift:
 
     def _hung(self, trial: Trial) -> None:
         minutes = (self.plan.trial_seconds or 0) / 60
-        trial.set_user_attr(
-            REASON, f"time limit: it hung beyond hydra.sweeper.trial_minutes={minutes:g}; its process was ended"
-        )
+        reason = f"time limit: it hung beyond hydra.sweeper.trial_minutes={minutes:g}; its process was ended"
+        close_ledger(self.plan, self.desk.trials()[trial.number], reason, again=False)
+        trial.set_user_attr(REASON, reason)
         self.desk.study.tell(trial.number, state=TrialState.FAIL)
-        close_ledger(self.plan, self.desk.trials()[trial.number])
 
     def _overrides(self, trial: Trial) -> list[str]:
         written = trial.user_attrs.get(OVERRIDES)
@@ -233,7 +240,7 @@ class _Shift:
         patience = Patience(f"the disk of {folder}", self.plan.patience_seconds)
         with contextlib.suppress(StorageGone):
             patience.call(lambda: None if self.interrupts.requested else try_room(folder))
-        close_ledger(self.plan, self.desk.interrupt(trial, reason, counted=True))
+        self.desk.interrupt(trial, reason, functools.partial(close_ledger, self.plan))
 
 
 def _outcome_of(task: TaskFunction) -> Callable[[DictConfig], Any]:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import pytest
 from optuna.trial import TrialState
 
+from search.ledger.paths import JOURNAL
+from search.ledger.result import RESULT_FILE
 from search.study.launching.deadline import EXIT_HUNG
 from search.study.tally import count
 
@@ -140,6 +142,24 @@ def test_a_killed_worker_loses_nothing(toy: Toy) -> None:
     assert sorted(trial.params["x"] for trial in finished) == [0, 1, 2, 3, 4, 5]
     assert toy.study().trials[2].user_attrs["interrupted"]
     assert vars(counts(toy))["complete"] == 6
+
+
+def test_a_journal_that_was_put_back_overwrites_no_finished_folder(toy: Toy, run: Run) -> None:
+    command = [SEARCH, "admit=true", "hydra.sweeper.reuse=none"]
+    run(*command, "hydra.sweeper.n_trials=2")
+    journal = toy.study_dir() / JOURNAL
+    backup = journal.read_bytes()
+    run(*command, "hydra.sweeper.n_trials=5")
+    before = {path: path.read_bytes() for path in toy.study_dir().glob("trials/*/**/*") if path.is_file()}
+    assert len([path for path in before if path.name == RESULT_FILE]) == 5
+    journal.write_bytes(backup)
+    done = run(*command, "hydra.sweeper.n_trials=4")
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted(path.name for path in toy.study_dir().glob("trials/000[23]-*")) == [
+        *("0002-s0", "0002-s0.2", "0003-s0", "0003-s0.2"),
+    ]
+    assert "trials/0002-s0: an earlier trial of that number is there already" in done.stderr + done.stdout
+    assert [trial.user_attrs["run_dir"] for trial in toy.study().trials[2:]] == ["trials/0002-s0.2", "trials/0003-s0.2"]
 
 
 def test_everything_killed_at_once_resumes_to_the_exact_budget(toy: Toy) -> None:
