@@ -1,39 +1,37 @@
 """Which factor matters, and does one depend on another? Main effects and pairwise interactions of a factorial design.
 
-The model is: response = mean + main effects + pairwise interactions + seed + noise. The seed is a random effect (statsmodels
-MixedLM, REML), so what a seed does to all arms alike is not taken for noise. Where that model cannot be fitted (the usual
-cause: the seeds differ by less than the noise, so that their variance is estimated as zero), the seed becomes a fixed block
-(least squares), which is always defined and gives the same tests in a balanced design; `method` and `notes` say so.
+An effect may differ from seed to seed (seed x factor), and then noise inside a seed is not what it must be judged by. So
+each effect is computed within each seed, as a contrast of that seed's cells, and a t test over the seeds' values judges it:
+exact for normal values whatever varies by seed, and the same as random slopes for every factor, without a model that may
+not converge. A term of several degrees of freedom is tested as in repeated measures: F against seed x term, with the degrees
+of freedom of Greenhouse and Geisser (1959). `docs/results/statistics_truth.md` has the simulated error.
+
+That takes seeds that hold the same cells. Seeds that lack a cell are left out; a cell that most seeds lack is left out
+first. The notes name both. Where no two seeds remain, there are estimates without tests.
 
 Factors are coded by deviations (sum coding), so that a main effect is an average over the levels of the other factors, also
-where the design is not balanced. F tests and t intervals use the degrees of freedom of the block analysis,
-N - seeds - coefficients: exact in balanced designs, where it is the classic analysis of variance of randomised blocks.
+where cells are missing altogether.
 """
 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.regression.linear_model import OLS
-from statsmodels.regression.mixed_linear_model import MixedLM
-from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
 from search.report.statistics.stats import CONFIDENCE
 
 __all__ = ["FactorialEffects", "factorial_effects"]
 
-MIXED = "mixed model, seed as random effect (REML)"
-BLOCKS = "least squares, seed as fixed block"
-MEANS = "least squares, no error term"
-
 Factors = dict[str, list[Hashable]]
 Term = tuple[str, ...]
+VALUE, CELL = "(value)", "(cell)"  # columns beside those of the caller
+NO_SPREAD = 1e-12  # of the largest value: what is left of equal numbers by rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +39,11 @@ class FactorialEffects:
     """Effects of a factorial design.
 
     Attributes:
-        method: which model gave the numbers: MIXED, BLOCKS or MEANS.
         n: rows that were used.
         seeds: different seeds among them.
-        degrees: degrees of freedom of the error; 0 with MEANS.
-        seed_sd: standard deviation between seeds, in the unit of the response; None unless MIXED.
-        noise_sd: standard deviation of what is left; None with MEANS.
+        degrees: degrees of freedom of each t test: seeds - 1; 0 where nothing can be tested.
         terms: one line for each term: "term" ("where", or "where x branch"), "kind" ("main" or "interaction"), "df",
-            "f" and "p_value" (NaN with MEANS), uncorrected.
+            "df_error", "f" and "p_value" (NaN where nothing can be tested, or no seed differs from another), uncorrected.
         estimates: one line for each level that is not the reference (the first): "term", "level" ("stage3", or
             "stage3 x pssa"), "estimate", "se", "low", "high", "p_value". A main effect is the marginal mean of the level
             minus that of the reference; an interaction is a difference of differences: how much more the second factor
@@ -56,26 +51,12 @@ class FactorialEffects:
         notes: what was left out or done otherwise, and why; to be printed under any table made from this.
     """
 
-    method: str
     n: int
     seeds: int
     degrees: int
-    seed_sd: float | None
-    noise_sd: float | None
     terms: pd.DataFrame
     estimates: pd.DataFrame
     notes: list[str]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Coefficients (without blocks) and their covariance, whichever model they came from."""
-
-    method: str
-    coefficients: np.ndarray
-    covariance: np.ndarray
-    seed_sd: float | None
-    noise_sd: float | None
 
 
 def factorial_effects(
@@ -91,7 +72,8 @@ def factorial_effects(
 
     Args:
         frame: one row for each finished trial; failed and pruned ones must not be in it. Rows in which the response is
-            not finite, or a factor or the seed is missing, are left out, and counted in the notes.
+            not finite, or a factor or the seed is missing, are left out, and counted in the notes. Rows of one cell and
+            seed are averaged.
         response: numeric column.
         factors: columns of levels. The reference is the first category of a categorical column, otherwise the first
             level in order of appearance.
@@ -109,34 +91,87 @@ def factorial_effects(
         raise ValueError(
             f"no column {', '.join(map(repr, absent))} in the frame; columns: {', '.join(map(str, frame.columns))}"
         )
-    values = frame[response].to_numpy(dtype=float, na_value=np.nan)
-    usable = np.isfinite(values) & frame[[seed, *factors]].notna().all(axis=1).to_numpy()
-    notes = [f"{int((~usable).sum())} of {len(frame)} rows have no finite {response}, factor or seed: left out"]
-    notes = notes if not usable.all() else []
-    rows, y = frame[usable], values[usable]
+    rows, notes = usable_rows(frame, response, factors, seed)
     levels = {name: levels_of(rows[name]) for name in factors}
     few = [f"{name} ({len(found)})" for name, found in levels.items() if len(found) < 2]
     if few:
         raise ValueError(f"a factor needs two levels or more among the finished rows; too few in {', '.join(few)}")
-    blocks = pd.get_dummies(rows[seed].astype("category").cat.remove_unused_categories(), dtype=float).to_numpy()
     wanted: list[Term] = [(name,) for name in factors]
     wanted += list(itertools.combinations(factors, 2)) if interactions else []
-    terms, design, left_out = estimable(rows, levels, wanted, blocks)
-    notes += left_out
-    degrees = int(len(y) - np.linalg.matrix_rank(np.hstack([blocks, design])))
-    fit, why = fitted(y, design, blocks, degrees)
-    notes += why
+    found = complete(rows, seed, factors)
+    notes += found.notes
+    if found.values is None:  # estimates over all rows, with what a seed does to all cells taken out
+        blocks = pd.get_dummies(rows[seed].astype("category"), dtype=float).to_numpy()
+        terms, design, left_out = estimable(rows, levels, wanted, blocks)
+        solution = np.linalg.lstsq(np.hstack([design, blocks[:, 1:]]), rows[VALUE].to_numpy(), rcond=None)[0]
+        coefficients_SP, seeds, degrees = solution[None, : design.shape[1]], blocks.shape[1], 0
+    else:
+        levels = {name: [level for level in levels[name] if level in set(found.cells[name])] for name in factors}
+        wanted = [term for term in wanted if all(len(levels[name]) > 1 for name in term)]
+        terms, design, left_out = estimable(found.cells, levels, wanted, np.ones((len(found.cells), 1)))
+        coefficients_SP = found.values @ np.linalg.pinv(design).T
+        seeds, degrees = len(coefficients_SP), len(coefficients_SP) - 1
     return FactorialEffects(
-        method=fit.method,
-        n=len(y),
-        seeds=blocks.shape[1],
-        degrees=degrees if fit.noise_sd is not None else 0,
-        seed_sd=fit.seed_sd,
-        noise_sd=fit.noise_sd,
-        terms=term_tests(fit, terms, degrees),
-        estimates=level_estimates(fit, terms, levels, degrees, confidence),
-        notes=notes,
+        n=found.n,
+        seeds=seeds,
+        degrees=degrees,
+        terms=term_tests(found.values, design, terms),
+        estimates=level_estimates(coefficients_SP, terms, levels, degrees, confidence),
+        notes=notes + left_out,
     )
+
+
+def usable_rows(
+    frame: pd.DataFrame, response: str, factors: Sequence[str], seed: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return seed, factors and `VALUE` of the rows that have them all, and a note on the others."""
+    values = frame[response].to_numpy(dtype=float, na_value=np.nan)
+    usable = np.isfinite(values) & frame[[seed, *factors]].notna().all(axis=1).to_numpy()
+    rows = frame.loc[usable, [seed, *factors]].assign(**{VALUE: values[usable]})
+    left_out = f"{int((~usable).sum())} of {len(frame)} rows have no finite {response}, factor or seed: left out"
+    return rows, [] if usable.all() else [left_out]
+
+
+@dataclass(frozen=True)
+class Complete:
+    """Seeds that hold the same cells.
+
+    Attributes:
+        values: value of each cell on each seed, seeds x cells; None where no two seeds hold two cells in common.
+        cells: the levels of each cell, one line a cell.
+        n: rows that were used.
+        notes: what was left out.
+    """
+
+    values: np.ndarray | None
+    cells: pd.DataFrame
+    n: int
+    notes: list[str]
+
+
+def complete(rows: pd.DataFrame, seed: str, factors: Sequence[str]) -> Complete:
+    """Leave out the seeds that lack a cell, as long as that leaves half of them; else first the cell that most seeds lack."""
+    key = rows.groupby(list(factors), observed=True, sort=False).ngroup()
+    cells = rows[list(factors)].groupby(key).first()
+    of_cell = rows.assign(**{CELL: key})
+    means = of_cell.pivot_table(VALUE, seed, CELL, aggfunc="mean", observed=True)
+    counts = of_cell.pivot_table(VALUE, seed, CELL, aggfunc="count", observed=True).fillna(0)
+    there = counts == counts.max()  # of replicates that not every seed has, the mean is of something else
+    n_seeds, dropped = len(there), []
+    while there.all(axis=1).sum() < max(2, n_seeds / 2) and there.shape[1] > 1:
+        worst: Any = there.sum().idxmin()
+        dropped.append(f"{' x '.join(map(str, cells.loc[worst]))} (on {int(there[worst].sum())} of {n_seeds})")
+        there = there.drop(columns=worst)
+    whole = there.all(axis=1)
+    if whole.sum() < 2 or there.shape[1] < 2:
+        why = "no two seeds hold two cells in common: estimates without intervals or tests; add seeds"
+        return Complete(None, cells, len(rows), [why])
+    notes = [f"left out, since most seeds lack it: {'; '.join(dropped)}"] if dropped else []
+    if not whole.all():
+        notes.append(f"left out, since not every cell finished there: seed {', '.join(map(str, whole.index[~whole]))}")
+    kept = counts.loc[whole, there.columns]
+    n, values = int(kept.to_numpy().sum()), means.loc[kept.index, kept.columns].to_numpy()
+    return Complete(values, cells.loc[kept.columns], n, notes)
 
 
 def levels_of(column: pd.Series) -> list[Hashable]:
@@ -203,57 +238,37 @@ def why_not(
     return f"{name} cannot be estimated and is not in the model: it is aliased with the seeds or earlier terms"
 
 
-def fitted(y: np.ndarray, design: np.ndarray, blocks: np.ndarray, degrees: int) -> tuple[Fit, list[str]]:
-    """Fit the mixed model; where it cannot be fitted, the blocks; where nothing is left for noise, the means."""
-    n_seeds, width = blocks.shape[1], design.shape[1]
-    if degrees < 1:
-        coefficients = np.linalg.lstsq(np.hstack([design, blocks[:, 1:]]), y, rcond=None)[0][:width]
-        why = f"{len(y)} rows leave no degree of freedom for noise: estimates without intervals or tests; add seeds"
-        return Fit(MEANS, coefficients, np.full((width, width), np.nan), None, None), [why]
-    if n_seeds < 2:
-        why = "the seed cannot be a random effect with a single seed: least squares; what seeds change is unknown"
-        return blocked(y, design, blocks), [why]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # trial steps of the optimiser warn; what comes out is checked below
-            warnings.simplefilter("error", ConvergenceWarning)
-            # Powell needs no gradient, which is not defined where the variance between seeds nears zero.
-            result = MixedLM(y, design, groups=blocks.argmax(axis=1)).fit(reml=True, method="powell")
-        covariance = np.asarray(result.cov_params())[:width, :width]
-        seed_variance = float(np.asarray(result.cov_re)[0, 0])
-        if not (np.isfinite(covariance).all() and (np.diag(covariance) > 0).all() and seed_variance > 0):
-            raise ValueError("its covariance is not defined")
-    except (ConvergenceWarning, np.linalg.LinAlgError, ValueError) as error:
-        why = " ".join(str(error).split()).rstrip(".")
-        return blocked(y, design, blocks), [f"the mixed model could not be fitted ({why}): {BLOCKS} instead"]
-    scale = float(result.scale)
-    return Fit(MIXED, np.asarray(result.fe_params), covariance, seed_variance**0.5, scale**0.5), []
-
-
-def blocked(y: np.ndarray, design: np.ndarray, blocks: np.ndarray) -> Fit:
-    """Fit by least squares with one column for each seed but the first."""
-    width = design.shape[1]
-    result = OLS(y, np.hstack([design, blocks[:, 1:]])).fit()
-    covariance = np.asarray(result.cov_params())[:width, :width]
-    return Fit(BLOCKS, np.asarray(result.params)[:width], covariance, None, float(result.scale) ** 0.5)
-
-
-def term_tests(fit: Fit, terms: dict[Term, slice], degrees: int) -> pd.DataFrame:
-    """Test each term as a whole: Wald F."""
+def term_tests(values_SC: np.ndarray | None, design: np.ndarray, terms: dict[Term, slice]) -> pd.DataFrame:
+    """Test each term as a whole: F of repeated measures, its degrees of freedom as Greenhouse and Geisser correct them."""
+    names = ["term", "kind", "df", "df_error", "f", "p_value"]
     lines = []
     for term, where in terms.items():
-        df, f = where.stop - where.start, np.nan
-        if fit.noise_sd:
-            part = fit.coefficients[where]
-            f = float(part @ np.linalg.solve(fit.covariance[where, where], part)) / df
+        df, df_error, f, p_value = where.stop - where.start, 0, np.nan, np.nan
+        if values_SC is not None:
+            df_error = df * (len(values_SC) - 1)
+            scores_SQ = values_SC @ contrasts(design, where)
+            spread_QQ = np.atleast_2d(np.cov(scores_SQ.T))
+            between = len(scores_SQ) * float((scores_SQ.mean(axis=0) ** 2).sum())
+            within = float(np.trace(spread_QQ))
+            if within > (NO_SPREAD * np.abs(values_SC).max()) ** 2:
+                f = between / within
+                epsilon = within**2 / (df * float((spread_QQ**2).sum()))
+                p_value = float(stats.f.sf(f, df * epsilon, df_error * epsilon))
         kind = "main" if len(term) == 1 else "interaction"
-        p_value = float(stats.f.sf(f, df, degrees)) if np.isfinite(f) else np.nan
-        lines.append({"term": " x ".join(term), "kind": kind, "df": df, "f": f, "p_value": p_value})
-    return pd.DataFrame(lines, columns=["term", "kind", "df", "f", "p_value"])
+        lines.append(dict(zip(names, (" x ".join(term), kind, df, df_error, f, p_value), strict=True)))
+    return pd.DataFrame(lines, columns=names)
+
+
+def contrasts(design: np.ndarray, where: slice) -> np.ndarray:
+    """Return orthonormal contrasts of the cells that a term has beside all other terms, cells x degrees of freedom."""
+    own = design[:, where]
+    others = np.delete(design, np.r_[where], axis=1)
+    left = own - others @ np.linalg.lstsq(others, own, rcond=None)[0]
+    return np.asarray(np.linalg.qr(left)[0])
 
 
 def level_estimates(
-    fit: Fit, terms: dict[Term, slice], levels: Factors, degrees: int, confidence: float
+    coefficients_SP: np.ndarray, terms: dict[Term, slice], levels: Factors, degrees: int, confidence: float
 ) -> pd.DataFrame:
     """Compare each level with the reference, or each pair of levels by its difference of differences."""
     lines = []
@@ -264,10 +279,12 @@ def level_estimates(
             for name, index in zip(term, combination, strict=True):
                 coded = codes(len(levels[name]))
                 contrast = np.outer(contrast, coded[index] - coded[0]).ravel()
-            estimate = float(contrast @ fit.coefficients[where])
-            se = float(np.sqrt(contrast @ fit.covariance[where, where] @ contrast)) if fit.noise_sd else np.nan
-            margin = float(stats.t.ppf((1 + confidence) / 2, degrees)) * se if fit.noise_sd else np.nan
-            p_value = float(2 * stats.t.sf(abs(estimate) / se, degrees)) if fit.noise_sd else np.nan
+            each_seed = coefficients_SP[:, where] @ contrast
+            estimate, se, p_value = float(each_seed.mean()), np.nan, np.nan
+            if degrees and each_seed.std() > NO_SPREAD * np.abs(coefficients_SP).max():
+                se = float(each_seed.std(ddof=1) / np.sqrt(len(each_seed)))
+                p_value = float(2 * stats.t.sf(abs(estimate) / se, degrees))
+            margin = float(stats.t.ppf((1 + confidence) / 2, degrees)) * se if degrees else np.nan
             level = " x ".join(str(levels[name][index]) for name, index in zip(term, combination, strict=True))
             values = (" x ".join(term), level, estimate, se, estimate - margin, estimate + margin, p_value)
             lines.append(dict(zip(names, values, strict=True)))

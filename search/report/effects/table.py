@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,14 +13,12 @@ import pandas as pd
 from search.report.arms import Arm, comparable, list_arms
 from search.report.chosen import marked_baseline, metric_to_read, phase_to_read
 from search.report.declared import CONTROL, Declared, declared_by
+from search.report.effects.effects import FactorialEffects, factorial_effects
 from search.report.effects.factors import levels, overrides
 from search.report.effects.words import method_notes, said_of, shared_cells
 from search.report.metrics import Metric
 from search.report.statistics.corrections import Correction, adjusted_p_values
 from search.report.values import ArmValues, arm_values
-
-if TYPE_CHECKING:
-    from search.report.effects.effects import FactorialEffects
 
 __all__ = ["EFFECT_COLUMNS", "EffectsTable", "effects_of_arms", "effects_table", "is_factorial", "own_factors"]
 
@@ -34,7 +32,8 @@ EFFECT_COLUMNS: dict[str, str] = {
     "ci_low": "Float64",  # 95% t interval of this estimate alone
     "ci_high": "Float64",
     "p_estimate": "Float64",  # of this estimate alone
-    "df": "Int64",  # of the term; `df_error` is in the notes
+    "df": "Int64",  # of the term
+    "df_error": "Int64",  # of what it is tested against: seed x term
     "f": "Float64",
     "p_value": "Float64",  # F test of the term as a whole
     "p_corrected": "Float64",  # the same, corrected over the terms
@@ -42,7 +41,6 @@ EFFECT_COLUMNS: dict[str, str] = {
 """Name and dtype of each column of `EffectsTable.data`: one row for each estimate; a term's test stands in each of its rows."""
 
 SEED = "seed"
-MOST_ROWS = 2000  # beyond this many trials effects are computed only where they are asked for: the fit takes seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,6 @@ class EffectsTable:
         title: one line: study, phase, metric.
         metric: what the estimates are of.
         data: rows with the columns `EFFECT_COLUMNS`.
-        degrees: degrees of freedom of the error.
         correction: of the terms' p-values.
         conclusion: what the table allows to be said.
         notes: method, what was left out, how to read it.
@@ -62,7 +59,6 @@ class EffectsTable:
     title: str
     metric: Metric
     data: pd.DataFrame
-    degrees: int
     correction: Correction
     conclusion: str
     notes: list[str]
@@ -106,8 +102,6 @@ def effects_of_arms(
     study: str = "",
 ) -> EffectsTable:
     """Estimate the effects of factors over arms; arguments and errors as `effects_table`."""
-    from search.report.effects.effects import factorial_effects  # here: its models take a second to load
-
     kept, notes = of_one_kind(arms, factors)
     rows = rows_of(kept, arm_values(kept, metric.column), factors, metric)
     result = factorial_effects(rows, metric.column, list(factors))
@@ -119,11 +113,10 @@ def effects_of_arms(
         title=" ".join(part for part in (f"{study}:" if study else "", "effects on", metric.title) if part),
         metric=metric,
         data=data,
-        degrees=result.degrees,
         correction=correction,
         conclusion=said_of(result, corrected, metric, correction),
         notes=[
-            *method_notes(result, metric, correction, fraction, len(factors) > 2),
+            *method_notes(result, correction, fraction, len(factors) > 2),
             *notes,
             *(f"{note}." for note in result.notes),
         ],
@@ -144,8 +137,7 @@ def is_factorial(arms: Sequence[Arm], declared: Declared) -> bool:
     points = {tuple(sorted(cell.factors.items())) for cell in cells}
     whole = design.kind == "fractional" or len(points) == math.prod(sizes)
     alone = all(len(arm.cell_names) == 1 for arm in arms)
-    measured = sum(len(arm.cells) for arm in arms) <= MOST_ROWS
-    return len(sizes) > 1 and whole and alone and measured and len(arms) == len(design.cells)
+    return len(sizes) > 1 and whole and alone and len(arms) == len(design.cells)
 
 
 def own_factors(arms: Sequence[Arm], declared: Declared) -> list[str]:
@@ -225,6 +217,7 @@ def data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[f
                     "ci_high": each.high,
                     "p_estimate": each.p_value,
                     "df": term.df,
+                    "df_error": term.df_error,
                     "f": term.f,
                     "p_value": term.p_value,
                     "p_corrected": p_corrected,

@@ -51,7 +51,7 @@ def columns_of(table: EffectsTable, repeat: str = "") -> list[Column]:
         Column(
             "f",
             "F",
-            of_term(["-" if pd.isna(row.f) else f"{row.f:.3g} ({row.df}, {table.degrees})" for row in rows]),
+            of_term(["-" if pd.isna(row.f) else f"{row.f:.3g} ({row.df}, {row.df_error})" for row in rows]),
         ),
         Column(
             "p",

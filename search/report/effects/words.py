@@ -22,11 +22,14 @@ __all__ = ["method_notes", "said_of", "shared_cells"]
 
 def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: Metric, correction: Correction) -> str:
     """Say which terms can be told from noise, and which cannot."""
-    if corrected.isna().all():
-        return "No effect can be tested: the trials leave nothing to estimate the noise from; add seeds."
+    if not result.degrees:
+        return "No effect can be tested: no two seeds hold the same cells; add seeds."
     word = "" if correction == "none" else "corrected "
     found: dict[str, list[str]] = {"main": [], "interaction": [], "neither": []}
+    constant = result.terms.loc[corrected.isna().to_numpy(), "term"].tolist()
     for term, kind, p in zip(result.terms["term"], result.terms["kind"], corrected.tolist(), strict=True):
+        if pd.isna(p):
+            continue
         found[kind if p <= ALPHA else "neither"].append(f"{term} ({word}{p_is(p)})")
     said = []
     if found["main"]:
@@ -41,18 +44,13 @@ def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: Metri
         said.append(
             f"{joined(found['neither'])} cannot be told from seed noise; that does not show that there is no such effect."
         )
+    if constant:
+        said.append(f"{joined(constant)}: the same on every seed, so there is no spread to judge by.")
     return " ".join(said)
 
 
-def method_notes(
-    result: FactorialEffects, metric: Metric, correction: Correction, fraction: bool, many: bool
-) -> list[str]:
+def method_notes(result: FactorialEffects, correction: Correction, fraction: bool, many: bool) -> list[str]:
     """Say how the numbers were made and how to read them."""
-    sds = [
-        f"{what} {value:.2g} {metric.unit}"
-        for what, value in (("between seeds", result.seed_sd), ("of the noise", result.noise_sd))
-        if value is not None
-    ]
     tested = int(result.terms["p_value"].notna().sum())
     how = (
         "not corrected"
@@ -60,12 +58,12 @@ def method_notes(
         else f"corrected by {CORRECTIONS[correction]} over {counted(tested, 'term')}"
     )
     notes = [
-        f"Model: mean + main effects + pairwise interactions + seed + noise; {result.method}; {counted(result.n, 'trial')} on "
-        f"{counted(result.seeds, 'seed')}, {counted(result.degrees, 'degree')} of freedom for the noise"
-        + (f"; standard deviation {joined(sds)}." if sds else "."),
+        f"Each effect is computed within each seed, and judged by how it varies over the seeds, so it may differ from seed to "
+        f"seed: {counted(result.n, 'trial')} on {counted(result.seeds, 'seed')}"
+        + (f", t tests of {counted(result.degrees, 'degree')} of freedom." if result.degrees else "."),
         "Effect: of a factor, the mean of a level minus that of the level it is held against, over the levels of the other "
         "factors; of a pair, a difference of differences. 95% t intervals, each of its line alone. F and p are of the whole "
-        f"term, {how}.",
+        f"term, against seed x term (Greenhouse and Geisser 1959), {how}.",
     ]
     if fraction:
         notes.append(
