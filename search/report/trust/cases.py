@@ -42,15 +42,13 @@ class Ranking:
         name: what it is, in words.
         metric: what the means are of.
         epochs: epochs of training behind a mean: the fewest and the most.
-        means: mean of each arm by network and recipe; arms without a finished trial are not in it.
-        counts: seeds behind each mean.
+        values: of each arm, by network and recipe, the value on each seed; arms without a finished trial are not in it.
     """
 
     name: str
     metric: Metric
     epochs: tuple[int, int] | None
-    means: Mapping[Key, float] = field(repr=False)
-    counts: Mapping[Key, int] = field(repr=False)
+    values: Mapping[Key, Mapping[int, float]] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +58,11 @@ class TrustCase:
     Attributes:
         kind: "phases", "budgets", "epochs" or "studies".
         cheap, dear: the two rankings.
-        trust: how well they agree, over the arms that both have.
+        arms: arms that both have.
+        trust: how well they agree, over those of them that have a seed in each.
         seeds: seeds behind a mean of the shared arms, the fewest and the most: (cheap, dear).
+        divided: seeds that both rankings had. Each went to one of them, since luck that two rankings share looks like
+            agreement.
         settings: settings of the recipe that differ, with the value of each.
         left_out: trials that could not be read for it.
     """
@@ -69,9 +70,11 @@ class TrustCase:
     kind: str
     cheap: Ranking
     dear: Ranking
+    arms: int
     trust: ProxyTrust
     seeds: tuple[tuple[int, int], tuple[int, int]]
     settings: Mapping[str, list[Any]] = field(default_factory=dict)
+    divided: tuple[int, ...] = ()
     left_out: int = 0
 
 
@@ -88,7 +91,7 @@ def phase_case(frame: pd.DataFrame, metric: Metric) -> TrustCase | None:
     search, final = (frame[frame["phase"] == phase] for phase in ("search", "final"))
     measured = final.loc[final["status"] == "ok", metric.column].notna().any()
     cheap, dear = ranked(search, "search", chose), ranked(final, "final", metric if measured else chose)
-    return case("phases", cheap, dear, frame) if cheap.means and dear.means else None
+    return case("phases", cheap, dear, frame) if cheap.values and dear.values else None
 
 
 def budget_cases(frame: pd.DataFrame, phase: str, metric: Metric) -> list[TrustCase]:
@@ -112,7 +115,7 @@ def budget_cases(frame: pd.DataFrame, phase: str, metric: Metric) -> list[TrustC
         *fewer, (most, longest) = sorted(recipes)
         for epochs, recipe in fewer:
             cheap, dear = (ranked(trials[trials["recipe_hash"] == each], phase, metric) for each in (recipe, longest))
-            if cheap.means and dear.means:
+            if cheap.values and dear.values:
                 cases.append(case("budgets", cheap, dear, trials, settings={EPOCHS: [epochs, most]}))
     return cases
 
@@ -150,7 +153,7 @@ def epoch_cases(frame: pd.DataFrame, phase: str, metric: Metric) -> list[TrustCa
             continue  # three epochs: half and three quarters are the same one
         early = trials.assign(**{shown.column: values[:, column]})
         cheap = ranked(early, phase, shown, f"{PHASE_NAMES[phase]} after {IN_WORDS[share]}", (epoch, epoch))
-        if cheap.means:
+        if cheap.values:
             cases.append(case("epochs", cheap, dear, trials, left_out=whole.count(False)))
     return cases
 
@@ -201,30 +204,46 @@ def case(
     """Match the arms of two rankings, and compare them.
 
     Arms match by network and recipe; where no recipe is in both rankings (they differ by their budget), by network,
-    where it has one recipe in each.
+    where it has one recipe in each. No seed stands behind both rankings.
     """
-    by_recipe = kind in ("phases", "epochs") and bool(cheap.means.keys() & dear.means.keys())
-    means, counts = [], []
+    by_recipe = kind in ("phases", "epochs") and bool(cheap.values.keys() & dear.values.keys())
+    found: list[dict[Any, Mapping[int, float]]] = []
     for side in (cheap, dear):
-        keys = list(side.means)
+        keys = list(side.values)
         networks = [arch for arch, _ in keys]
         known = {key if by_recipe else key[0]: key for key in keys if by_recipe or networks.count(key[0]) == 1}
-        means.append({name: side.means[key] for name, key in known.items()})
-        counts.append({name: side.counts[key] for name, key in known.items()})
-    shared = sorted(means[0].keys() & means[1].keys(), key=str)
+        found.append({name: side.values[key] for name, key in known.items()})
+    shared = sorted(found[0].keys() & found[1].keys(), key=str)
+    own, divided = divide(*({seed for key in shared for seed in side[key]} for side in found))
+    kept = [
+        {key: [value for seed, value in side[key].items() if seed in seeds] for key in shared}
+        for side, seeds in zip(found, own, strict=True)
+    ]
+    n_arms = len(shared)
+    shared = [key for key in shared if all(side[key] for side in kept)]
     names = names_of(trials, shared)
-    series = [pd.Series([each[key] for key in shared], index=names, dtype=float) for each in means]
-    seeds = [[each[key] for key in shared] or [0] for each in counts]
+    series = [pd.Series([np.mean(side[key]) for key in shared], index=names, dtype=float) for side in kept]
+    counts = [[len(side[key]) for key in shared] or [0] for side in kept]
     k = min(MOST_OF_THE_BEST, max(len(shared) // 2, 1))  # of all arms, the best k are always the same
     return TrustCase(
         kind=kind,
         cheap=cheap,
         dear=dear,
+        arms=n_arms,
         trust=proxy_trust(*series, k=k, higher_is_better=dear.metric.higher_is_better),
-        seeds=((min(seeds[0]), max(seeds[0])), (min(seeds[1]), max(seeds[1]))),
+        seeds=((min(counts[0]), max(counts[0])), (min(counts[1]), max(counts[1]))),
         settings=settings or {},
+        divided=divided,
         left_out=left_out,
     )
+
+
+def divide(cheap: set[int], dear: set[int]) -> tuple[tuple[set[int], set[int]], tuple[int, ...]]:
+    """Give each seed that both rankings have to the one that has fewer; return both, and the seeds in question."""
+    own, both = (cheap - dear, dear - cheap), tuple(sorted(cheap & dear))
+    for seed in both:
+        min(own, key=len).add(seed)
+    return own, both
 
 
 def ranked(
@@ -234,18 +253,17 @@ def ranked(
     name: str | None = None,
     epochs: tuple[int, int] | None = None,
 ) -> Ranking:
-    """Average the finished trials of each arm of one phase."""
+    """Read the finished trials of each arm of one phase."""
     arms = list_arms(trials)
-    means: dict[Key, float] = {}
-    counts: dict[Key, int] = {}
+    values: dict[Key, Mapping[int, float]] = {}
     for arm, measured in zip(arms, arm_values(arms, metric.column), strict=True):
         if arm.arch_hash is not None and len(measured.values):
-            means[arm.arch_hash, arm.recipe_hash] = float(measured.values.mean())
-            counts[arm.arch_hash, arm.recipe_hash] = len(measured.values)
+            found = zip(measured.seeds.tolist(), measured.values.tolist(), strict=True)
+            values[arm.arch_hash, arm.recipe_hash] = dict(found)
     planned = trials.loc[trials["status"] == "ok", "epochs_planned"].dropna()
     if epochs is None and len(planned):
         epochs = (int(planned.min()), int(planned.max()))
-    return Ranking(name=name or PHASE_NAMES[phase], metric=metric, epochs=epochs, means=means, counts=counts)
+    return Ranking(name=name or PHASE_NAMES[phase], metric=metric, epochs=epochs, values=values)
 
 
 def names_of(trials: pd.DataFrame, keys: Sequence[Any]) -> list[str]:

@@ -58,7 +58,6 @@ SCALE = (
 OF_THE_KIND = {
     "phases": "The re-evaluation has only arms that the search found good, and the baseline: arms that lie close together "
     "are harder to order, which lowers tau too.",
-    "epochs": "After some epochs and at the end are the same trainings: what luck they share raises tau.",
 }
 SETTINGS_SHOWN = 6
 
@@ -86,7 +85,7 @@ def trust_notes(frame: pd.DataFrame, table: AblationTable) -> list[str]:
     cases = [phase_case(frame, table.metric)] if table.phase == "final" else []
     if table.metric.column != "train_seconds":
         cases += budget_cases(frame, table.phase, table.metric)
-    known = [case for case in cases if case is not None and case.trust.n >= FEWEST_TO_RANK]
+    known = [case for case in cases if case is not None and case.arms >= FEWEST_TO_RANK]
     return [f"Proxy trust: {sentence(case)}" for case in known] + cautions(known)
 
 
@@ -111,7 +110,7 @@ def trust_report(
         )
     if len(paths) == 2:
         cases = [study_case(paths[0], paths[1], metric, phase)]
-        if not cases[0].trust.n:
+        if not cases[0].arms:
             raise ValueError(
                 f"{paths[0]} and {paths[1]} have no network in common whose trials finished, so there is nothing to rank twice"
             )
@@ -142,7 +141,7 @@ def cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | None
             cases += budget_cases(frame, name, metric_to_read(trials, name, metric))
     for name in chosen:
         cases += epoch_cases(frame, name, metric_named(metric or "val_top1"))
-    known = [case for case in cases if case is not None and case.trust.n >= FEWEST_TO_RANK]
+    known = [case for case in cases if case is not None and case.arms >= FEWEST_TO_RANK]
     if not known:
         raise ValueError(
             f"{path} has no {FEWEST_TO_RANK} arms that are ranked twice: that needs a search with a re-evaluation of as many "
@@ -157,8 +156,7 @@ def sentence(case: TrustCase, full: bool = False) -> str:
     trust, unit = case.trust, case.dear.metric
     cheap, dear = (side_words(*each) for each in zip((case.cheap, case.dear), case.seeds, strict=True))
     said = f"{cheap if case.kind == 'studies' else cheap[0].upper() + cheap[1:]} against {dear}: "
-    if trust.n < FEWEST_TO_RANK:
-        why = f"{counted(trust.n, 'arm')} in both, {FEWEST_TO_RANK} are the fewest whose order says anything"
+    if why := too_few(case):
         return f"{said}they cannot be compared: {why}."
     if trust.tau is None or trust.overlap is None or trust.overlap_by_chance is None or trust.regret is None:
         return f"{said}they cannot be compared, {trust.note}."
@@ -185,6 +183,16 @@ def sentence(case: TrustCase, full: bool = False) -> str:
     return said + f"{notes_words(case)}."
 
 
+def too_few(case: TrustCase) -> str:
+    """Say why two rankings have no arms enough to be compared; empty where they have."""
+    if case.trust.n >= FEWEST_TO_RANK:
+        return ""
+    if case.arms >= FEWEST_TO_RANK:
+        seeds = ", ".join(map(str, case.divided))
+        return f"both rest on seed {seeds}, and luck that they share would look like agreement; add seeds"
+    return f"{counted(case.arms, 'arm')} in both, {FEWEST_TO_RANK} are the fewest whose order says anything"
+
+
 def side_words(ranking: Ranking, seeds: tuple[int, int]) -> str:
     """Say what a ranking is made of."""
     low, high = seeds
@@ -199,6 +207,8 @@ def side_words(ranking: Ranking, seeds: tuple[int, int]) -> str:
 def notes_words(case: TrustCase) -> str:
     """Say what to be careful about in one comparison."""
     notes = [case.trust.note] if case.trust.note else []
+    if case.divided:
+        notes.append(f"{counted(len(case.divided), 'seed')} of both divided between them, so that they share no luck")
     if case.left_out:
         notes.append(f"{counted(case.left_out, 'trial')} without a whole history.csv left out")
     if case.kind == "studies":
@@ -210,7 +220,7 @@ def notes_words(case: TrustCase) -> str:
             else "no setting of the recipe on record differs"
         )
         for side, what in ((case.cheap, "first"), (case.dear, "second")):
-            if only := len(side.means) - case.trust.n:
+            if only := len(side.values) - case.arms:
                 notes.append(f"{counted(only, 'arm')} only in the {what}")
     return f" ({'; '.join(notes)})" if notes else ""
 
@@ -247,5 +257,5 @@ def row_of(case: TrustCase) -> dict[str, Any]:
         "overlap_p": trust.overlap_p,
         "regret": trust.regret,
         "top_k": "; ".join(trust.top_k) or None,
-        "note": trust.note or None,
+        "note": too_few(case) or trust.note or None,
     }

@@ -7,11 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from search.ledger.record import HISTORY_COLUMNS
 from search.report.metrics import METRICS, metric_named
 from search.report.reading.load import load_study
-from search.report.trust.cases import budget_cases, epoch_cases, phase_case, study_case, validation_of
+from search.report.trust.cases import budget_cases, divide, epoch_cases, phase_case, study_case, validation_of
 
 from ..conftest import Add
 
@@ -43,6 +45,34 @@ def test_the_search_against_the_re_evaluation(study: Path, add: Add) -> None:
     assert (case.trust.n, case.trust.tau, case.trust.k) == (3, pytest.approx(1 / 3), 1)  # of 3 pairs, one is swapped
     assert (case.trust.overlap, case.trust.regret, case.trust.top_k) == (0.0, 1.0, ())
     assert phase_case(load_study(study), metric_named("train_seconds")) is None
+
+
+@given(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)))
+def test_no_seed_stands_behind_both_rankings(cheap: set[int], dear: set[int]) -> None:
+    own, divided = divide(set(cheap), set(dear))
+    assert not own[0] & own[1]
+    assert own[0] | own[1] == cheap | dear
+    assert own[0] <= cheap
+    assert own[1] <= dear
+    assert set(divided) == cheap & dear
+    assert bool(own[0]) + bool(own[1]) >= min(2, len(cheap | dear), bool(cheap) + bool(dear))
+
+
+def test_luck_that_two_rankings_share_is_not_taken_for_agreement(study: Path, add: Add) -> None:
+    """Arms that are equal, luck of an arm's seed that is the same at both budgets: tau is 1 where seeds are shared."""
+    luck = [[0.1, 0.4], [0.2, 0.3], [0.3, 0.2], [0.4, 0.1]]
+    for seed in range(2):
+        for position, arm in enumerate(ARMS):
+            history(add(arm, seed, phase="search", val_top1=60.0), *[50 + luck[position][seed]] * 4)
+    half, _ = epoch_cases(load_study(study), "search", TOP1)
+    assert (half.divided, half.seeds, half.trust.tau) == ((0, 1), ((1, 1), (1, 1)), -1.0)
+
+
+def test_one_seed_cannot_be_divided(study: Path, add: Add) -> None:
+    for position, arm in enumerate(ARMS):
+        history(add(arm, 0, phase="search", val_top1=60.0), *[50 + position] * 4)
+    half, _ = epoch_cases(load_study(study), "search", TOP1)
+    assert (half.arms, half.trust.n, half.trust.tau, half.divided) == (4, 0, None, (0,))
 
 
 def test_no_case_without_both_phases(study: Path, add: Add) -> None:
@@ -84,7 +114,8 @@ def test_what_a_pruner_would_have_trusted(study: Path, add: Add) -> None:
 
 def test_three_epochs_have_one_point_in_between(study: Path, add: Add) -> None:
     for position, arm in enumerate(ARMS):
-        history(add(arm, 0, val_top1=3.0, epochs=3, epochs_planned=3), position, position, position)
+        for seed in range(2):
+            history(add(arm, seed, val_top1=3.0, epochs=3, epochs_planned=3), position, position, position)
     (case,) = epoch_cases(load_study(study), "final", TOP1)
     assert (case.cheap.epochs, case.trust.tau) == ((2, 2), 1.0)
 
@@ -94,7 +125,7 @@ def two_studies(tmp_path: Path, add: Add, study: Path) -> tuple[Path, Path]:
         settings(add(arm, 0, phase="search", val_top1=60.0 + position, recipe_hash="r2"), epochs=2, lr=0.1)
     cheap = study.rename(tmp_path / "cheap")
     for position, arm in enumerate(ARMS[1:]):
-        settings(add(arm, 0, test_top1=70.0 + position, val_top1=1.0, recipe_hash="r8"), epochs=8, lr=0.1)
+        settings(add(arm, 1, test_top1=70.0 + position, val_top1=1.0, recipe_hash="r8"), epochs=8, lr=0.1)
     return cheap, study.rename(tmp_path / "dear")
 
 
@@ -121,9 +152,9 @@ def test_a_metric_and_what_a_search_saw_of_it() -> None:
 
 
 def test_a_name_of_two_networks_is_told_apart(study: Path, add: Add) -> None:
-    for phase, metric in (("search", "val_top1"), ("final", "test_top1")):
+    for seed, (phase, metric) in enumerate((("search", "val_top1"), ("final", "test_top1"))):
         for position, arch in enumerate(("e" * 10, "f" * 10, "0" * 10)):
-            add("twin" if position < 2 else "else", 0, phase=phase, arch_hash=arch, **{metric: float(position)})
+            add("twin" if position < 2 else "else", seed, phase=phase, arch_hash=arch, **{metric: float(position)})
     case = phase_case(load_study(study), TOP1)
     assert case is not None
     assert case.trust.n == 3

@@ -20,8 +20,9 @@ SIX = {"plain": 1, "stage3": 2, "stage4": 3, "stage3+4": 4, "stage1": 5, "stage2
 def ranked(study: Path, add: Add) -> Path:
     """A search and a re-evaluation that swaps two pairs of its six arms; a loss that swaps none."""
     for arm, value in SIX.items():
-        folder = add(arm, 0, phase="search", val_top1=50.0 + value, val_loss=2.0 - value / 10)
-        history(folder, 1, 50 - value, 50, 50 + value)
+        for seed in range(2):
+            folder = add(arm, seed, phase="search", val_top1=50.0 + value, val_loss=2.0 - value / 10)
+            history(folder, 1, 50 - value, 50, 50 + value)
     for arm, value in SIX.items():
         for seed in range(3):
             swapped = {1: 2, 2: 1, 5: 6, 6: 5}.get(value, value)
@@ -37,7 +38,7 @@ def notes(folder: Path, metric: str | None = None) -> list[str]:
 def test_the_note_under_a_table(ranked: Path) -> None:
     said, caution = notes(ranked)
     assert said.startswith(
-        "Proxy trust: The search phase (val top-1 %, 4 epochs, 1 seed an arm) against the final re-evaluation (test top-1 %, "
+        "Proxy trust: The search phase (val top-1 %, 4 epochs, 2 seeds an arm) against the final re-evaluation (test top-1 %, "
         "4 epochs, 3 seeds an arm): Kendall's tau 0.73 (95% interval "
     )
     assert said.endswith(
@@ -74,7 +75,7 @@ def test_the_report_of_one_study(ranked: Path) -> None:
     assert report.data["tau"].isna().tolist() == [False, False, True]
     assert "The search phase after half of the epochs" in report.text
     assert "all arms are tied in one ranking" in report.text
-    assert "are the same trainings" in report.text
+    assert "2 seeds of both divided between them" in report.text
     assert report.data["top_k"].tolist()[0] == "stage1; stage2; stage3+4"
     assert [case.kind for case in trust_report([ranked], phase="search").cases] == ["epochs", "epochs"]
 
@@ -89,6 +90,14 @@ def test_the_report_of_two_studies(ranked: Path, tmp_path: Path, add: Add, study
     )
     assert "no setting of the recipe on record differs; 2 arms only in the first" in report.text
     assert report.data["tau"].tolist() == pytest.approx([-2 / 3])
+
+
+def test_rankings_of_one_seed_are_not_compared(study: Path, add: Add) -> None:
+    for arm, value in SIX.items():
+        history(add(arm, 0, phase="search", val_top1=50.0 + value), 1, 50 - value, 50, 50 + value)
+    report = trust_report([study])
+    assert "they cannot be compared: both rest on seed 0, and luck that they share" in report.text
+    assert report.data["tau"].isna().all()
 
 
 def test_faults(ranked: Path, tmp_path: Path, add: Add, study: Path) -> None:
