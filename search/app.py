@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from search.refusals import told_compactly
 from search.trial.recipe import COSTS
 
 __all__ = ["check", "check_values", "facts", "score", "task"]
@@ -20,13 +22,15 @@ def task(config: DictConfig) -> float | tuple[float, ...]:
     from search.trial.check import check_values
     from search.trial.config import typed
 
-    if current().phase == "single":  # told in half a second; a study has checked already, and records what fails
-        check_values(typed(config))
-    from search.trial.run import run_trial  # torch: not before a trial really runs
+    single = current().phase == "single"
+    with told_compactly() if single else nullcontext():  # a study's worker tells and records what fails by itself
+        if single:  # told in half a second; a study has checked already
+            check_values(typed(config))
+        from search.trial.run import run_trial  # torch: not before a trial really runs
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    _write_config(config, folder)
-    return run_trial(config, folder, _overrides())
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        _write_config(config, folder)
+        return run_trial(config, folder, _overrides())
 
 
 def check(config: DictConfig) -> dict[str, Any]:

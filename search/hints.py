@@ -7,6 +7,8 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
+from search.refusals import RefusedError
+
 __all__ = ["explain"]
 
 _BY_NAME = ("hydra.sweeper.sampler", "hydra.sweeper.pruner")  # a class of Optuna's and any of its arguments
@@ -15,12 +17,19 @@ _HYDRA_KEY = re.compile(r"^hydra\.sweeper(\.|$)")
 
 def explain(error: BaseException) -> str:
     """The error's own message, and where it is about a config key, what stands there."""
+    if isinstance(error, RefusedError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     noise = ("HYDRA_FULL_ERROR", "To append to your config use")  # a typed schema takes no further keys
     message = "\n".join(line for line in str(error).splitlines() if not line.startswith(noise) and noise[0] not in line)
     message = message.strip()
     cause = error.__cause__
     if cause is not None and str(cause) and str(cause) not in message:
         message += f"\n{str(cause).splitlines()[0]}"
+    twice = re.match(r"Multiple values for (\S+)\. To override a value use 'override [^']*'", message)
+    if twice:
+        return f"{twice[1]} is given twice, or with a + although the configuration has it: write {twice[1]}=NAME, once"
     key = _key_of(error, message)
     hint = _about(key) if key else ""
     return f"{message}\n{hint}" if hint else message

@@ -14,6 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from search.refusals import told_compactly
 from search.study.launching.slots import LocalLauncherOptions
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherOptions, provider="xvol")
@@ -31,8 +32,9 @@ class LocalLauncher(Launcher):
         self._parts = (hydra_context, task_function, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; return what became of them, in their order."""
+        """Run the jobs; return what became of them, in their order. RefusedError for options that do not fit the machine."""
         from search.study.launching.launcher import launch
 
         assert self._parts is not None, "Hydra calls setup() before launch()"
-        return launch(self._options, *self._parts, job_overrides, initial_job_idx)
+        with told_compactly():
+            return launch(self._options, *self._parts, job_overrides, initial_job_idx)

@@ -13,6 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from search.refusals import told_compactly
 from search.space.parameters import parse_space
 from search.study.mistakes import refuse_seeds_of_the_search, refuse_unknown_keys, refuse_wrong_values
 from search.study.options import SweeperOptions, check_options, read_options
@@ -32,7 +33,11 @@ class XvolSweeper(Sweeper):
         self._parts = (hydra_context, task_function, config)
 
     def sweep(self, arguments: Sequence[str]) -> Any:
-        """Run the study that the configuration and `arguments` describe."""
+        """Run the study that the configuration and `arguments` describe; RefusedError for what cannot be run."""
+        with told_compactly():
+            return self._sweep(arguments)
+
+    def _sweep(self, arguments: Sequence[str]) -> Any:
         assert self._parts is not None, "Hydra calls setup() before sweep()"
         context, task, config = self._parts
         refuse_unknown_keys(config, arguments)

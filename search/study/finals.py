@@ -33,22 +33,35 @@ def final_plan(plan: Plan, cells: int) -> Plan:
     )
 
 
-def best_arms(study: optuna.Study, top_k: int) -> list[FrozenTrial]:
+def best_arms(study: optuna.Study, top_k: int, baseline_hash: str | None = None) -> list[FrozenTrial]:
     """One trial for each of the `top_k` best distinct architectures, best first.
 
     Trials of one architecture count once, by their mean. With several objectives the Pareto front is taken, in the
     order of the trials.
+
+    Args:
+        baseline_hash: architecture hash of the baseline, which is trained again in any case and takes nobody's place.
     """
     arms: dict[str, list[FrozenTrial]] = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        arms.setdefault(trial.user_attrs.get("arch_hash") or repr(sorted(trial.params.items())), []).append(trial)
-    if len(study.directions) > 1:
-        front = {trial.number for trial in study.best_trials}
+        arch = trial.user_attrs.get("arch_hash")
+        if arch is None or arch != baseline_hash:
+            arms.setdefault(arch or repr(sorted(trial.params.items())), []).append(trial)
+    signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions]
+    if len(signs) > 1:
+        costs = {t.number: [s * v for s, v in zip(signs, t.values, strict=True)] for g in arms.values() for t in g}
+        front = {
+            number for number, cost in costs.items() if not any(_dominates(other, cost) for other in costs.values())
+        }
         groups = [group for group in arms.values() if any(trial.number in front for trial in group)]
         return [group[0] for group in groups[:top_k]]
-    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-    ranked = sorted(arms.values(), key=lambda group: sign * statistics.fmean(trial.value for trial in group))  # type: ignore[misc]
+    ranked = sorted(arms.values(), key=lambda group: signs[0] * statistics.fmean(trial.value for trial in group))  # type: ignore[misc]
     return [group[0] for group in ranked[:top_k]]
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether `one` is at least as low everywhere, and lower somewhere."""
+    return all(a <= b for a, b in zip(one, other, strict=True)) and list(one) != list(other)
 
 
 def final_cells(

@@ -28,7 +28,7 @@ class FinalOptions:
     """The re-evaluation that ends a study: the best arms and the baseline, trained again on fresh seeds.
 
     Attributes:
-        top_k: how many distinct architectures of the search are trained again; 0 for no re-evaluation.
+        top_k: how many distinct architectures of the search are trained again beside the baseline; 0 for no re-evaluation.
         seeds: how many fresh seeds each of them and the baseline get; seed i of one arm is paired with seed i of another.
         first_seed: the first of them; seeds that the search trains on are refused.
         seed_key: the config key that takes the seed.
@@ -66,7 +66,7 @@ class SweeperOptions:
 
     Attributes:
         sampler: `_target_: optuna.samplers.<Name>` and its arguments.
-        pruner: `_target_: optuna.pruners.<Name>` and its arguments; null never prunes.
+        pruner: `_target_: optuna.pruners.<Name>` and its arguments; null, or a `_target_` of null, never prunes.
         direction: "minimize" or "maximize", or a list of them for several objectives.
         storage: null for a journal file in the study's folder, or an Optuna URL such as `sqlite:///study.db`. Write a
             password as `${oc.env:NAME}`.
@@ -132,7 +132,7 @@ def directions_of(options: SweeperOptions) -> list[str]:
 
 
 def read_options(options: Mapping[str, Any]) -> SweeperOptions:
-    """`options` under the types of `SweeperOptions`.
+    """`options` under the types of `SweeperOptions`; a pruner whose `_target_` is null is none, whatever stands beside it.
 
     Raises:
         omegaconf.errors.OmegaConfBaseException: a key that is none of them, or a value of another type.
@@ -141,6 +141,8 @@ def read_options(options: Mapping[str, Any]) -> SweeperOptions:
 
     merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweeperOptions), dict(options)))
     assert isinstance(merged, SweeperOptions)
+    if isinstance(merged.pruner, Mapping) and merged.pruner.get("_target_", "") is None:
+        merged.pruner = None  # an experiment's arguments for the pruner that pruner=none took away
     return merged
 
 

@@ -231,7 +231,8 @@ class StudyRun:
     def _re_evaluate(self, search: Desk, plan: Plan) -> None:
         options = self.options.final
         baseline_hash = search.study.user_attrs.get(BASELINE_HASH)
-        cells = final_cells(best_arms(search.study, options.top_k), plan.space, options, baseline_hash)
+        arms = best_arms(search.study, options.top_k, baseline_hash)
+        cells = final_cells(arms, plan.space, options, baseline_hash)
         final = replace(final_plan(plan, len(cells)), constraints=())
         log.info(
             "final: %d arms, the baseline among them, on %d fresh seeds", len(cells) // options.seeds, options.seeds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
@@ -20,10 +21,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """timm's optimiser of that name; biases and norms are not decayed.
 
     Raises:
-        ValueError: timm knows no such optimiser.
+        ValueError: timm knows no such optimiser, its package is not installed, it needs second derivatives, or it takes
+            no such learning rate, momentum or weight decay.
     """
     import xvol  # noqa: F401, I001  # before timm, where torch is a CPU build: see xvol/torchvision_ops.py
-    from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+    from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
 
     known = [str(name) for name in list_optimizers()]
     if config.opt not in known:
@@ -32,18 +34,33 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
             f"train.opt={config.opt}: timm knows no such optimiser; near it: {', '.join(near)} "
             "(all of them: timm.optim.list_optimizers())"
         )
-    arguments = _momentum(get_optimizer_info(config.opt).opt_class, config.momentum)
-    optimizer = create_optimizer_v2(model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, **arguments)
+    info = get_optimizer_info(config.opt)
+    if info.second_order:
+        raise ValueError(f"train.opt={config.opt} needs second derivatives, which are not computed here; take another")
+    package = info.opt_class.partition(".")[0] if isinstance(info.opt_class, str) else None
+    if package and find_spec(package) is None:
+        raise ValueError(
+            f"train.opt={config.opt} is of the package {package}, which is not installed; install it, or take another"
+        )
+    arguments = _momentum(get_optimizer_class(config.opt, bind_defaults=False), config.momentum)
+    rates: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    try:
+        optimizer = create_optimizer_v2(model, opt=config.opt, **rates, **arguments)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{name}={value}" for name, value in {**rates, **arguments}.items())
+        raise ValueError(f"train.opt={config.opt} does not take {given}: {error}") from None
     assert isinstance(optimizer, Optimizer)
     return optimizer
 
 
 def _momentum(opt_class: Any, momentum: float) -> dict[str, Any]:
     """Momentum under the optimiser's own name for it: the first of its betas where it has some, the others untouched."""
-    betas = inspect.signature(opt_class).parameters.get("betas")
-    if betas is not None and isinstance(betas.default, tuple):
-        return {"betas": (momentum, *betas.default[1:])}
-    return {"momentum": momentum}
+    takes = inspect.signature(opt_class).parameters
+    if "betas" in takes and isinstance(takes["betas"].default, tuple):
+        return {"betas": (momentum, *takes["betas"].default[1:])}
+    # Nesterov's step is the plain one where there is no momentum, and torch refuses to be asked for it then
+    plain = {"nesterov": False} if momentum == 0 and "nesterov" in takes else {}
+    return {"momentum": momentum, **plain}
 
 
 def make_scheduler(optimizer: Optimizer, config: TrainConfig, steps: int) -> LRScheduler:

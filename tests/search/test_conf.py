@@ -14,7 +14,7 @@ from optuna.distributions import FloatDistribution
 
 from search.config import config_folder
 from search.space.parameters import Space, parse_space
-from search.study.options import SweeperOptions, check_options
+from search.study.options import SweeperOptions, check_options, read_options
 from search.study.sampling.samplers import is_grid, make_pruner, make_sampler
 from search.trial.check import check_trial, check_values
 from search.trial.config import typed
@@ -37,9 +37,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def sweeper(config: DictConfig) -> SweeperOptions:
-    value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweeperOptions), config.hydra.sweeper))
-    assert isinstance(value, SweeperOptions)
-    return value
+    return read_options(config.hydra.sweeper)
 
 
 def space_of(config: DictConfig, *fixed: str) -> Space:
@@ -122,6 +120,19 @@ def test_a_pruner_never_judges_before_half_of_the_proxys_epochs(composed: Any, o
             trial.report(90.0 - number, epoch)  # each worse than all before
             assert not (trial.should_prune() and epoch < config.train.epochs / 2), epoch
         study.tell(trial, 90.0 - number)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_pruner_goes_with_an_experiment(composed: Any, name: str) -> None:
+    for option in options("pruner"):
+        config = composed(f"experiment={name}", f"pruner={option}", with_hydra=True)
+        given = read_options(config.hydra.sweeper)
+        assert (given.pruner is None) == (option == "none")
+        make_pruner(given.pruner)
+
+
+def test_no_pruner_is_none_whatever_stands_beside_it() -> None:
+    assert read_options({"pruner": {"_target_": None, "n_warmup_steps": 3}}).pruner is None
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -36,6 +36,7 @@ def told(composed: Any, override: str) -> str:
         ),
         ("data=imagenet", ["cifar10", "digits", "fashion_mnist", "image_folder"]),
         ("experiment=nothing", ["cifar10_stages", "digits_demo"]),
+        ("+experiment=digits_demo", ["experiment is given twice, or with a +", "write experiment=NAME"]),
     ],
 )
 def test_what_went_wrong_and_what_is_allowed(composed: Any, override: str, parts: list[str]) -> None:

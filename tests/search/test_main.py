@@ -100,19 +100,3 @@ def test_one_trial_from_the_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "here" / "result.json").is_file()
     assert (tmp_path / "here" / ".hydra" / "config.yaml").is_file()
     assert "epoch 1/1" in output + errors
-
-
-def test_a_fault_of_ours_keeps_its_trace_and_a_users_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    from search.__main__ import _is_users
-    from search.space.architecture import digest
-    from search.trial.recipe import check_objectives
-
-    def caught(action: object) -> BaseException:
-        with pytest.raises(Exception) as found:  # noqa: PT011
-            action()  # type: ignore[operator]
-        return found.value
-
-    assert _is_users(caught(lambda: check_objectives(["accuracy"])))
-    assert not _is_users(caught(lambda: digest(float("nan"))))  # raised inside of json: no message for a user
-    assert not _is_users(caught(lambda: check_objectives(None)))  # type: ignore[arg-type]
-    assert not _is_users(ValueError("from nowhere"))

@@ -49,6 +49,20 @@ def test_cells_go_seed_by_seed_and_a_baseline_among_the_best_is_not_trained_twic
     assert [cell["is_baseline"] for cell in cells] == [True, False, True, False]
 
 
+def test_a_baseline_among_the_best_takes_nobodys_place() -> None:
+    study = study_of([(1, 3.0), (2, 9.0), (3, 1.0)])
+    assert [trial.params["x"] for trial in best_arms(study, 1, "h2")] == [1]
+    several = optuna.create_study(directions=["maximize", "minimize"])
+    for x, values in ((1, [3.0, 4.0]), (2, [9.0, 1.0]), (3, [1.0, 2.0]), (4, [1.0, 5.0])):
+        dist = {"x": SPACE.parameters[0].distribution}
+        attributes = {"arch_hash": f"h{x}"}
+        several.add_trial(
+            optuna.trial.create_trial(params={"x": x}, distributions=dist, values=values, user_attrs=attributes)
+        )
+    assert [trial.params["x"] for trial in best_arms(several, 9)] == [2]
+    assert [trial.params["x"] for trial in best_arms(several, 9, "h2")] == [1, 3]
+
+
 @pytest.mark.parametrize("known", [None, "h9"])
 def test_without_a_known_equal_all_arms_are_trained(known: str | None) -> None:
     arms = best_arms(study_of([(1, 3.0), (2, 2.0)]), 5)

@@ -37,6 +37,22 @@ def test_momentum_reaches_the_optimiser(name: str) -> None:
     assert (group["momentum"] if name == "sgd" else group["betas"][0]) == 0.5
 
 
+@pytest.mark.parametrize("name", ["sgd", "sgdw", "nlars", "momentum", "adamw"])
+def test_no_momentum_is_a_momentum(name: str) -> None:
+    (group, *_) = make_optimizer(network(), TrainConfig(opt=name, momentum=0.0)).param_groups
+    assert (group["betas"][0] if name == "adamw" else group["momentum"]) == 0
+    assert not (name == "sgd" and group["nesterov"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("adahessian", "second derivatives"), ("fusedsgd", "of the package apex, which is not installed")],
+)
+def test_an_optimiser_that_cannot_run_here_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"train\.opt={name} .*{message}"):
+        make_optimizer(network(), TrainConfig(opt=name))
+
+
 def test_an_unknown_optimiser_is_answered_with_near_ones() -> None:
     with pytest.raises(ValueError, match=r"train\.opt=adamv: .*near it: .*adamw"):
         make_optimizer(network(), TrainConfig(opt="adamv"))
