@@ -1,8 +1,11 @@
 """Hundreds of short trials under random SIGKILLs of workers, of the parent and of all at once; then an audit.
 
     python benchmarks/soak.py --trials 300 --kills 40 --json docs/results/soak.json          # journal and sqlite
+    python benchmarks/soak.py --app training --trials 120 --kills 100 --workers 2 --json docs/results/soak.json
     SOAK_POSTGRES=postgresql+psycopg://me:secret@host/name python benchmarks/soak.py --storages postgres
 
+The trials of `--app toy` sleep (soak_app.py); those of `--app training` train small networks on the digits, are saved after
+each epoch, and go on from there, and the best are trained again (soak_training_app.py, audited by soak_ledger.py).
 The same command is started again whenever it has died, until the study is done, as a user would. The audit
 (soak_audit.py) holds the study, read with Optuna alone, against what the trials wrote down themselves. It ends with
 status 1 where anything was lost, counted twice, left running, or ran beyond the budget. Processes that outlive a killed
@@ -30,11 +33,19 @@ from typing import Any
 
 from engine_measure import complete_tree
 from soak_audit import Audit, Snapshot, audit, executions, line, snapshot
+from soak_ledger import audit_ledger, resumed_alike
 
 from search.ledger.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
-APP = ROOT / "benchmarks" / "soak_app.py"
+APPS = ("toy", "training")
+TRAINING = (
+    *("data=digits", "data.image_size=8", "data.crop_padding=0", "data.train_size=256", "data.val_size=64"),
+    *("data.test_size=64", "train=short", "train.epochs=4", "train.ema_decay=null", "train.state_every_seconds=0"),
+    *("backbone=proxy_resnet", "branch=xvolution", "tracker=disabled", "measure.latency_repeats=0"),
+)
+SPACE = ("placement.policy=choice(none,stage1,stage2,stage3,stage4)", "seed=range(0,60)")
+RESUMED = 5  # of the trainings that were resumed, how many are done again undisturbed
 STORAGES = ("journal", "sqlite", "postgres")
 POSTGRES = "SOAK_POSTGRES"
 STUCK_SECONDS = 120.0  # without a new trial, while the command lives
@@ -58,6 +69,7 @@ class Soak:
     launcher: str
     chance: random.Random
     name: str
+    app: str
     kills: Counter[str] = field(default_factory=Counter)
     commands: int = 0
     errors: list[str] = field(default_factory=list)
@@ -81,8 +93,12 @@ class Soak:
         launcher = [f"hydra/launcher={self.launcher}"]
         key = {"joblib": "n_jobs", "local": "workers"}.get(self.launcher)  # else no more workers than there are cores
         launcher += [f"hydra.launcher.{key}={self.workers}"] if key else []
+        swept: tuple[str, ...] = ("soak_app.py", "-m", "hydra/sweeper=xvol", "x=interval(0,1)", f"trace={self.trace}")
+        if self.app == "training":
+            swept = ("soak_training_app.py", "-m", *TRAINING, *SPACE, "hydra.sweeper.max_retries=100")
+            swept += ("hydra.sweeper.final.top_k=2", "hydra.sweeper.final.seeds=3")
         return [
-            *(sys.executable, str(APP), "-m", "hydra/sweeper=xvol", "x=interval(0,1)", f"trace={self.trace}"),
+            *(sys.executable, str(ROOT / "benchmarks" / swept[0]), *swept[1:]),
             *(f"hydra.sweep.dir={self.sweep}", f"hydra.sweeper.study_name={self.name}"),
             *(f"hydra.sweeper.n_trials={self.trials}", f"hydra.sweeper.n_jobs={self.workers}"),
             *("hydra.sweeper.sampler={_target_:optuna.samplers.RandomSampler}", *launcher, *storage),
@@ -104,7 +120,7 @@ class Soak:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.commands += 1
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "SOAK_TRACE": str(self.trace)}
         with (self.folder / f"log{self.commands}").open("w") as out:
             return subprocess.Popen(
                 self.command(), env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
@@ -115,7 +131,7 @@ class Soak:
         while self.kills.total() < kills and process.poll() is None:
             if not self._progress(process, self.chance.randint(1, max(1, 7 * self.trials // (4 * kills)))):
                 return
-            time.sleep(self.chance.uniform(0.0, 0.3))
+            time.sleep(self.chance.uniform(0.0, 0.3 if self.app == "toy" else 1.5))
             self._kill(process, self.chance.choices(["worker", "parent", "all"], [6, 2, 1])[0])
             time.sleep(0.3)  # for the parent to notice
 
@@ -179,7 +195,12 @@ class Soak:
         for pid in left:
             kill(pid)
         reap()
-        found = audit(self.sweep, self.url, self.name, self.trace, self.trials, self.seen)
+        judge = audit if self.app == "toy" else audit_ledger
+        found = judge(self.sweep, self.url, self.name, self.trace, self.trials, self.seen)
+        if self.app == "training":
+            found.repeated, differ = resumed_alike(self.sweep, TRAINING, RESUMED, self.folder)
+            found.lost += len(differ)
+            found.remarks += differ
         found.orphans = len(left)
         found.remarks += [f"process {pid} outlived the command: {words}" for pid, words in left.items()]
         return found
@@ -244,11 +265,12 @@ def main() -> None:
 
 def _one(storage: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     url = {"journal": None, "sqlite": f"sqlite:///{folder / 'study.db'}", "postgres": os.environ.get(POSTGRES)}[storage]
-    name = f"soak_{time.strftime('%m%d_%H%M%S')}_{args.seed}"
-    soak = Soak(folder, url, args.trials, args.workers, args.launcher, random.Random(args.seed), name)
+    name = f"soak_{args.app}_{time.strftime('%m%d_%H%M%S')}_{args.seed}"
+    soak = Soak(folder, url, args.trials, args.workers, args.launcher, random.Random(args.seed), name, args.app)
     start = time.monotonic()
     found = soak.run(args.kills)
     row = {
+        "app": args.app,
         "storage": storage,
         "launcher": args.launcher,
         "trials": args.trials,
@@ -271,9 +293,9 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
     """Write the rows as JSON, and as Markdown beside it; rows of other storages and launchers that are there are kept."""
     facts = {key: provenance()[key] for key in ("commit", "processor", "cores", "platform", "python", "versions")}
     there = json.loads(path.read_text())["rows"] if path.exists() else []
-    new = {(row["storage"], row["launcher"]) for row in rows}
+    new = {(row["app"], row["storage"], row["launcher"]) for row in rows}
     rows = [
-        *(row for row in there if (row["storage"], row["launcher"]) not in new),
+        *(row for row in there if (row["app"], row["storage"], row["launcher"]) not in new),
         *({**row, **facts} for row in rows),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,7 +307,8 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
         "",
     ]
     taken = [
-        f"{r['storage']}: commit {r['commit']}, {r['processor']}, {r['cores']} cores, seed {r['seed']}." for r in rows
+        f"{r['app']}, {r['storage']}: commit {r['commit']}, {r['processor']}, {r['cores']} cores, seed {r['seed']}."
+        for r in rows
     ]
     table = [*line(None), *(text for row in rows for text in line(row))]
     path.with_suffix(".md").write_text("\n".join([*head, *table, "", *taken]) + "\n")
@@ -294,6 +317,7 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--storages", default="journal,sqlite", help=f"joined by commas: {', '.join(STORAGES)}")
+    parser.add_argument("--app", choices=APPS, default="toy", help="what a trial does: sleep, or train a network")
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--workers", type=int, default=4)

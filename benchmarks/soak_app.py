@@ -48,7 +48,7 @@ def main(config: DictConfig) -> float:
     """Sleep, write the outcome whole or not at all, and return it."""
     folder, token = Path(HydraConfig.get().runtime.output_dir), uuid.uuid4().hex
     words = f"{HydraConfig.get().job.num} {config.x!r} {token} {os.getpid()} {folder}"
-    _append(config.trace, f"start {words}\n")
+    append(config.trace, f"start {words}\n")
     time.sleep(random.uniform(config.shortest, config.longest))
     value = float((config.x - 0.25) ** 2)
     part = folder / f".outcome.{token}"
@@ -56,11 +56,12 @@ def main(config: DictConfig) -> float:
         json.dumps({"number": int(HydraConfig.get().job.num), "x": config.x, "value": value, "token": token})
     )
     os.replace(part, folder / "outcome.json")
-    _append(config.trace, f"end {words}\n")
+    append(config.trace, f"end {words}\n")
     return value
 
 
-def _append(path: str, line: str) -> None:
+def append(path: str, line: str) -> None:
+    """Append a line to the trace, whole or not at all."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         os.write(descriptor, line.encode())  # one write: lines of several processes do not mix, a kill tears none

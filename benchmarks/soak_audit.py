@@ -33,7 +33,7 @@ class Execution:
 
 @dataclass
 class Audit:
-    """What an audit found. All but the first four and `remarks` are faults.
+    """What an audit found. All but the first four, `repeated` and `remarks` are faults.
 
     Attributes:
         complete: trials with a value.
@@ -48,6 +48,7 @@ class Audit:
         collisions: folders that two trials shared, and trials with two folders.
         gaps: numbers that are missing between 0 and the last.
         orphans: processes that outlived the command by half a minute.
+        repeated: resumed trainings that were done again undisturbed; one that came to another score is lost.
     """
 
     complete: int = 0
@@ -61,6 +62,7 @@ class Audit:
     collisions: int = 0
     gaps: int = 0
     orphans: int = 0
+    repeated: int = 0
     remarks: list[str] = field(default_factory=list)
 
     def faults(self) -> int:
@@ -175,6 +177,7 @@ def line(row: dict[str, Any] | None) -> list[str]:
     """A row of the Markdown table; None for its head."""
     if row is None:
         head = [
+            "trials do",
             "storage",
             "launcher",
             "trials",
@@ -184,11 +187,28 @@ def line(row: dict[str, Any] | None) -> list[str]:
             "interrupted",
             "redone",
         ]
-        head += ["given up", "lost", "double", "over budget", "unfinished", "collisions", "orphans", "seconds"]
+        head += [
+            "given up",
+            "lost",
+            "double",
+            "over budget",
+            "unfinished",
+            "collisions",
+            "orphans",
+            "repeated",
+            "seconds",
+        ]
         return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     kills = row["kills"]
     shot = f"{sum(kills.values())} ({', '.join(str(kills.get(whom, 0)) for whom in ('worker', 'parent', 'all'))})"
     keys = ["resumes", "interrupted", "redone", "given_up", "lost", "double", "beyond_budget", "unfinished"]
-    cells = [row["storage"], row["launcher"], row["trials"], row["workers"], shot]
-    cells += [row[key] for key in (*keys, "collisions", "orphans", "seconds")]
+    cells = [
+        {"toy": "sleep", "training": "train"}[row["app"]],
+        row["storage"],
+        row["launcher"],
+        row["trials"],
+        row["workers"],
+        shot,
+    ]
+    cells += [row[key] for key in (*keys, "collisions", "orphans", "repeated", "seconds")]
     return ["| " + " | ".join(str(cell) for cell in cells) + " |"]

@@ -1,0 +1,42 @@
+"""The application that `benchmarks/soak.py --app training` sweeps: search's own, which also leaves a trace of both ends.
+
+A start is written once torch is loaded, so that a kill soon after it meets a training and not an import.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from soak_app import append
+
+from search.app import task
+from search.config import config_folder, register
+
+
+def traced(config: DictConfig) -> Any:
+    """Run one trial as `python -m search` does; lines of the trace are those of soak_app.py, with the overrides as X."""
+    import search.trial.run  # noqa: F401  # here: the parent needs no torch
+
+    hydra_config = HydraConfig.get()
+    overrides = ",".join(hydra_config.overrides.task).replace(" ", "")
+    words = (
+        f"{hydra_config.job.num} {overrides} {uuid.uuid4().hex} {os.getpid()} {Path(hydra_config.runtime.output_dir)}"
+    )
+    append(os.environ["SOAK_TRACE"], f"start {words}\n")
+    value = task(config)
+    append(os.environ["SOAK_TRACE"], f"end {words}\n")
+    return value
+
+
+for name, answer in vars(task).items():  # what a study asks of the application beforehand
+    setattr(traced, name, answer)
+
+if __name__ == "__main__":
+    register()
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(traced)()
