@@ -102,20 +102,25 @@ class PlannedStudy:
     def row(self, cell: Cell) -> Row:
         """Build the cell's network and hold it against the constraints."""
         from hydra.errors import HydraException
-        from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
         from search.trial.config import recipe_hash
 
         try:
             facts = self._facts_of(cell.overrides)
-            plain = OmegaConf.to_container(self.compose(cell.overrides), resolve=True)
+            plain = self._plain(cell)
         except (ValueError, RuntimeError, HydraException, OmegaConfBaseException) as error:
             return Row(cell, {}, reason=str(error).splitlines()[0])
-        assert isinstance(plain, dict)
-        row = Row(cell, facts, recipe_hash({str(name): value for name, value in plain.items()}))
+        row = Row(cell, facts, recipe_hash(plain))
         self._judge(row)
         return row
+
+    def _plain(self, cell: Cell) -> dict[str, Any]:
+        from omegaconf import OmegaConf
+
+        plain = OmegaConf.to_container(self.compose(cell.overrides), resolve=True)
+        assert isinstance(plain, dict)
+        return {str(name): value for name, value in plain.items()}
 
     def _judge(self, row: Row) -> None:
         """Hold the row against the constraints as far as that takes no accelerator."""
@@ -167,14 +172,15 @@ class PlannedStudy:
 
     def find_finished(self, rows: list[Row]) -> None:
         """Fill in which seeds of a design need no training."""
-        from search.trial.config import typed
+        from search.trial.config import recipe_hash, typed
 
         seeds = self.seeds(self.design.looks[-1] if self.design.looks else None)
         for row in rows:
             if self.is_trained(row):
-                config = typed(self.compose(row.cell.overrides))
+                plain = self._plain(row.cell)
+                recipe = recipe_hash(plain, anywhere=True)
                 row.finished = finished_seeds(
-                    self.study_dir, config, row.facts["arch_hash"], row.recipe, seeds, self.sweeper["reuse"]
+                    self.study_dir, typed(plain), row.facts, recipe, seeds, self.sweeper["reuse"]
                 )
 
     def find_seconds(self, rows: list[Row]) -> list[Any]:
@@ -203,12 +209,15 @@ class PlannedStudy:
         return by_recipe.get(rows[0].recipe, [])
 
 
-def finished_seeds(study_dir: Path, config: Any, arch: str, recipe: str, seeds: Iterable[int], reuse: str) -> set[int]:
+def finished_seeds(
+    study_dir: Path, config: Any, facts: Mapping[str, Any], recipe: str, seeds: Iterable[int], reuse: str
+) -> set[int]:
     """The seeds on which a final trial of that network and recipe need not be trained, since its result is there.
 
     Args:
         study_dir: the study's own results count in any case.
-        arch, recipe: hashes.
+        facts: `network_facts` of the config.
+        recipe: its hash, wherever the images lie.
         reuse: where else results are taken from: "all" studies beside this one, "study" or "none".
     """
     from search.trial.admission import fingerprint_of
@@ -217,7 +226,7 @@ def finished_seeds(study_dir: Path, config: Any, arch: str, recipe: str, seeds: 
     own, beside = _index(study_dir), _index(study_dir.parent) if reuse == "all" else None
     found = set()
     for seed in seeds:
-        fingerprint = fingerprint_of(arch, recipe, seed, config.train.epochs, "final")
+        fingerprint = fingerprint_of(facts["arch_hash"], recipe, seed, config.train.epochs, "final", facts["content"])
         there = own.find(fingerprint, needs_test=True)
         if there is None and beside is not None:
             there = beside.find(fingerprint, needs_test=True)

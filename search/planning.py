@@ -52,14 +52,15 @@ def network_facts(composed: Any) -> dict[str, Any]:
     """What the network of a config is and costs, built on the CPU.
 
     Returns:
-        "arm", "arch_hash", "params", "macs" (of one image), "sites" (names of all sites of its backbone) and "chosen"
-        (names of those with branches).
+        "arm", "arch_hash", "content" (digest of what makes a result of it), "params", "macs" (of one image), "sites"
+        (names of all sites of its backbone) and "chosen" (names of those with branches).
 
     Raises:
         ValueError: the config cannot run; the message says why.
     """
     import xvol
     from search.trial.check import check_values
+    from search.trial.content import content_of
     from search.trial.model import build
 
     config = typed(composed)
@@ -70,6 +71,7 @@ def network_facts(composed: Any) -> dict[str, Any]:
     return {
         "arm": architecture.label,
         "arch_hash": architecture.hash,
+        "content": content_of(model, config.backbone.name, data.digest).digest,
         "params": xvol.count_params(model),
         "macs": xvol.count_macs(model, size),
         "sites": [site.fqn for site in sites_of(config)],

@@ -1,1 +1,7 @@
 """What is written down: `runs/` is the truth, W&B and the Optuna storage mirror it. No torch in here."""
+
+import time
+
+STARTED = (
+    time.time()
+)  # seconds since the epoch, before operators are loaded: code that is edited later is not what runs

@@ -36,8 +36,10 @@ class TrialResult:
         is_baseline: True in the arm that differences are taken against.
         arch_hash: ten hexadecimal digits; two configs that build the same network have the same one.
         recipe_hash: ten hexadecimal digits over everything that is held equal between arms (data, training, measuring).
-        fingerprint: ten hexadecimal digits over architecture, recipe, seed, epochs and whether test data were read: of
-            two trials with the same one, the second could only repeat the first.
+        fingerprint: ten hexadecimal digits over architecture, recipe, seed, epochs and whether test data were read, "-",
+            and ten over code, data and versions: of two trials with the same one, the second could only repeat the first.
+        code_digest: ten hexadecimal digits over the source that built and trained this network; provenance["code"] has
+            them for each part. data_digest: the same over the images and labels as they were read.
         reused_from: folder of the earlier trial that the figures were taken from, relative to the folder that holds
             the studies where it lies in there, else absolute; None where this trial was trained.
         attempt: how often the trial was begun, this time included.
@@ -74,6 +76,8 @@ class TrialResult:
     arch_hash: str | None = None
     recipe_hash: str | None = None
     fingerprint: str | None = None
+    code_digest: str | None = None
+    data_digest: str | None = None
     reused_from: str | None = None
     attempt: int = 1
     resumed_from: str | None = None

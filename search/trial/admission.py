@@ -12,7 +12,6 @@ from torch import nn
 
 import xvol
 from search.channel import Channel
-from search.ledger.provenance import provenance
 from search.ledger.result import Phase, TrialResult
 from search.space.architecture import digest
 from search.trial.config import Config
@@ -25,15 +24,14 @@ from search.trial.zero_cost import score_batch, scores
 __all__ = ["admitted", "fingerprint_of", "measure_before_training", "score_untrained", "value_of"]
 
 
-def fingerprint_of(arch_hash: str, recipe_hash: str, seed: int, epochs: int, phase: Phase) -> str:
-    """Ten hexadecimal digits: equal for two trials of which the second could only repeat the first.
+def fingerprint_of(arch_hash: str, recipe_hash: str, seed: int, epochs: int, phase: Phase, content: str) -> str:
+    """Twice ten hexadecimal digits: equal for two trials of which the second could only repeat the first.
 
-    The final re-evaluation reads test data, and so it is never the same trial as one of the search. Results of other
-    versions of xvol, torch or timm are not taken: what a version changed would be lost in silence.
+    The first ten are of what was asked for. The final re-evaluation reads test data, and so it is never the same trial
+    as one of the search. The last ten are `content`, the digest of code, images and versions: what a change of theirs
+    does to a result would be lost in silence.
     """
-    versions = provenance()["versions"]
-    made_by = {name: versions.get(name) for name in ("xvol", "torch", "timm")}
-    return digest([arch_hash, recipe_hash, seed, epochs, {"test": phase == "final"}, made_by])
+    return f"{digest([arch_hash, recipe_hash, seed, epochs, {'test': phase == 'final'}])}-{content}"
 
 
 def measure_before_training(

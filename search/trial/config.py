@@ -64,10 +64,17 @@ def typed(config: Any) -> Config:
 _NO_RECIPE = {"data": ("root", "download"), "train": ("state_every_seconds",), "measure": ("zero_cost",)}
 
 
-def recipe_hash(plain: dict[str, Any]) -> str:
-    """Ten hexadecimal digits over what must be equal for two trials to be compared (`plain`: the resolved config)."""
-    parts = [
-        {name: value for name, value in plain[part].items() if name not in _NO_RECIPE.get(part, ())}
+def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
+    """Ten hexadecimal digits over what must be equal for two trials to be compared.
+
+    Args:
+        plain: the resolved config.
+        anywhere: of whatever folder: for who compares the images themselves.
+    """
+    parts = {
+        part: {name: value for name, value in plain[part].items() if name not in _NO_RECIPE.get(part, ())}
         for part in ("backbone", "data", "train", "measure")
-    ]
-    return digest(parts)
+    }
+    if anywhere:
+        parts["data"]["path"] = None
+    return digest(list(parts.values()))

@@ -15,6 +15,7 @@ from search.ledger.result import TrialResult, read_result
 from search.trial.admission import value_of
 from search.trial.checkpoint import CHECKPOINT_FILE, is_kept, write_whole
 from search.trial.config import Config
+from search.trial.content import changes, on_record
 from search.trial.recipe import SCORE_PREFIX
 
 __all__ = ["MACHINE_BOUND", "take_over"]
@@ -29,6 +30,7 @@ MACHINE_BOUND = (
 # what belongs to the trial that was asked for; all other columns are those of the trial that was trained
 OWN = (
     *("study", "trial", "phase", "status", "reason", "arm", "is_baseline", "seed", "fingerprint", "reused_from"),
+    *("recipe_hash", "data_source"),  # the same images may lie elsewhere
     *("attempt", "resumed_from", "run_dir", "wandb_id", "zero_cost", "started_at", "finished_at", "overrides"),
 )
 
@@ -73,7 +75,8 @@ def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, confi
     if earlier.reused_from is not None:
         raise ValueError(f"its own figures are those of {earlier.reused_from}")
     if earlier.fingerprint != result.fingerprint:
-        raise ValueError(f"its fingerprint is {earlier.fingerprint}, this trial's is {result.fingerprint}")
+        differs = changes(on_record(earlier), on_record(result))
+        raise ValueError("; ".join(differs) or f"its fingerprint is {earlier.fingerprint}, not {result.fingerprint}")
     if result.phase == "final" and (earlier.test_top1 is None or earlier.test_loss is None):
         raise ValueError("it has no test scores")
     needed = [

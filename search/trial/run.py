@@ -33,6 +33,7 @@ from search.trial.average import check_average
 from search.trial.check import check_values
 from search.trial.checkpoint import is_kept, save_checkpoint
 from search.trial.config import Config, recipe_hash, typed
+from search.trial.content import Content, content_of, on_record
 from search.trial.datasets.batches import Batches
 from search.trial.datasets.load import Data, load_data
 from search.trial.device import device_name, usable_device
@@ -84,6 +85,8 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         data = load_data(config.data, with_test=channel.phase == "final")
         model, architecture = build(config, data.channels, len(data.classes), data.image_size)
         _state(result, architecture, data, channel)
+        content = content_of(model, config.backbone.name, data.digest)
+        result.fingerprint = _made_by(result, recipe_hash(plain, anywhere=True), content)  # type: ignore[arg-type]
         measure_before_training(result, model, config, data, device, channel.costs)
         earlier = admitted(channel, result)
         tracker = Tracker(config.tracker, folder, channel.study, _run_name(result), plain)  # type: ignore[arg-type]
@@ -146,12 +149,16 @@ def _state(result: TrialResult, architecture: Architecture, data: Data, channel:
     result.sites = architecture.sites
     result.branches = sorted({name for _, block in architecture.blocks for name in dict(block)["branches"]})
     result.data_source = data.source
-    assert result.recipe_hash is not None
-    result.fingerprint = fingerprint_of(
-        architecture.hash, result.recipe_hash, result.seed, result.epochs_planned, result.phase
-    )
     channel.note("arm", architecture.label)
     channel.note("arch_hash", architecture.hash)
+
+
+def _made_by(result: TrialResult, recipe: str, content: Content) -> str:
+    """Write down what the result is made by; return the trial's fingerprint."""
+    assert result.arch_hash is not None
+    result.code_digest, result.data_digest = content.code_digest, content.data
+    result.provenance |= {"commit": content.commit, "commits": dict(content.commits), "code": dict(content.code)}
+    return fingerprint_of(result.arch_hash, recipe, result.seed, result.epochs_planned, result.phase, content.digest)
 
 
 def _train_and_measure(
@@ -205,7 +212,8 @@ def _train(
     def anew() -> Trainer:
         return Trainer(copy.deepcopy(model).to(device), train, val, config.train, channel.stop_requested)
 
-    trainer, past = begin(anew, record.folder, fingerprint, device) if interrupted else (anew(), None)
+    made_by = on_record(result)
+    trainer, past = begin(anew, record.folder, fingerprint, made_by, device) if interrupted else (anew(), None)
     result.train_seconds = 0.0
     if past is not None:
         result.resumed_from = _place(interrupted, channel)
@@ -213,7 +221,7 @@ def _train(
     history = past or []
     for row in history:
         _take_down(config, Epoch(**row), record, tracker, channel)
-    saver = Saver(record.folder, fingerprint, config.train.state_every_seconds)
+    saver = Saver(record.folder, fingerprint, made_by, config.train.state_every_seconds)
     try:
         for epoch in trainer.epochs():
             _take_down(config, epoch, record, tracker, channel)

@@ -22,6 +22,7 @@ import torch
 
 from search.ledger.paths import STATE_FILE
 from search.trial.checkpoint import write_whole
+from search.trial.content import changes
 from search.trial.train import Trainer
 
 __all__ = ["Saver", "StateRefused", "adopt", "begin", "discard", "read_state", "restore", "rng_state", "set_rng_state"]
@@ -40,11 +41,12 @@ class Saver:
     Args:
         folder: of the trial.
         fingerprint: of the trial; a state of another one is never continued.
+        made_by: its code, images and versions, as `search.trial.content` has them on record: to say what differs.
         every: seconds between two saves at the end of an epoch; 0: each time; None: only when told to stop.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, every: float | None) -> None:
-        self._path, self._fingerprint = folder / STATE_FILE, fingerprint
+    def __init__(self, folder: Path, fingerprint: str, made_by: Mapping[str, Any], every: float | None) -> None:
+        self._path, self._fingerprint, self._made_by = folder / STATE_FILE, fingerprint, made_by
         self._every = math.inf if every is None else every
         self._last = time.monotonic()
 
@@ -65,6 +67,7 @@ class Saver:
             "torch": str(torch.__version__),
             "device": device.type,
             "fingerprint": self._fingerprint,
+            "made_by": self._made_by,
             "history": [dict(epoch) for epoch in history],
             "trainer": trainer.state_dict(),
             "rng": rng_state(device),
@@ -113,7 +116,7 @@ def discard(folder: Path) -> None:
 
 
 def begin(
-    make: Callable[[], Trainer], folder: Path, fingerprint: str, device: torch.device
+    make: Callable[[], Trainer], folder: Path, fingerprint: str, made_by: Mapping[str, Any], device: torch.device
 ) -> tuple[Trainer, list[dict[str, Any]] | None]:
     """A trainer that goes on from the state in `folder`, with the epochs it has behind it; a new one without a state.
 
@@ -127,7 +130,7 @@ def begin(
         return make(), None
     fresh = rng_state(device)
     try:
-        state = read_state(folder, fingerprint, device)
+        state = read_state(folder, fingerprint, made_by, device)
         trainer = make()
         restore(trainer, state)
     except StateRefused as reason:
@@ -138,7 +141,7 @@ def begin(
     return trainer, list(state["history"])
 
 
-def read_state(folder: Path, fingerprint: str, device: torch.device) -> dict[str, Any]:
+def read_state(folder: Path, fingerprint: str, made_by: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Read the state in `folder`; only tensors and plain values are taken from the file (`weights_only=True`).
 
     Raises:
@@ -151,6 +154,9 @@ def read_state(folder: Path, fingerprint: str, device: torch.device) -> dict[str
         raise StateRefused(f"the file cannot be read ({reason})") from None
     if not isinstance(state, dict) or state.get("layout") != LAYOUT:
         raise StateRefused(f"it is no state of layout {LAYOUT}")
+    differs = changes(state.get("made_by") or {}, made_by)
+    if differs and state.get("fingerprint") != fingerprint:
+        raise StateRefused("; ".join(differs))
     for name, here in (("fingerprint", fingerprint), ("torch", str(torch.__version__)), ("device", device.type)):
         if state.get(name) != here:
             raise StateRefused(f"its {name} is {state.get(name)}, here it is {here}")

@@ -271,16 +271,17 @@ def test_results_that_are_there_need_no_training(
 
     composition = composed("data=digits")
     facts, config = network_facts(composition), typed(composition)
-    recipe = recipe_hash(OmegaConf.to_container(composition, resolve=True))  # type: ignore[arg-type]
+    plain = OmegaConf.to_container(composition, resolve=True)
+    recipe = recipe_hash(plain, anywhere=True)  # type: ignore[arg-type]
     for number, seed in enumerate([1000, 1001, 1004]):
-        mark = fingerprint_of(facts["arch_hash"], recipe, seed, config.train.epochs, "final")
+        mark = fingerprint_of(facts["arch_hash"], recipe, seed, config.train.epochs, "final", facts["content"])
         write(tmp_path, number, facts["arch_hash"], seed, 50.0, recipe_hash=recipe, fingerprint=mark)
         if seed != 1004:  # without its weights a result cannot stand for a trial that keeps them
             (tmp_path / "earlier" / "final" / f"{number:04d}-s{seed}" / "checkpoint.pt").touch()
     study = tmp_path / "study"
 
     def seeds(folder: Path, reuse: str) -> set[int]:
-        return finished_seeds(folder, config, facts["arch_hash"], recipe, range(1000, 1005), reuse)
+        return finished_seeds(folder, config, facts, recipe, range(1000, 1005), reuse)
 
     assert seeds(study, "all") == {1000, 1001}
     assert seeds(study, "study") == set()

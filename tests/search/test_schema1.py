@@ -75,7 +75,7 @@ def test_its_saved_state_is_read_or_refused_in_words(runs: Path) -> None:
     fingerprint = read_result(folder / "result.json").fingerprint
     assert fingerprint is not None
     try:
-        state = read_state(folder, fingerprint, torch.device("cpu"))
+        state = read_state(folder, fingerprint, {}, torch.device("cpu"))
     except StateRefused as reason:
         assert "here it is" in str(reason), "a state of another version of torch is refused, and says so"
     else:

@@ -15,6 +15,8 @@ COLUMNS: dict[str, str] = {
     "arch_hash": "string",
     "recipe_hash": "string",
     "fingerprint": "string",
+    "code_digest": "string",
+    "data_digest": "string",
     "reused_from": "string",  # relative to the folder that holds the studies
     "attempt": "Int64",
     "resumed_from": "string",  # relative to the study's folder

@@ -27,11 +27,13 @@ class Decoded(NamedTuple):
         images: uint8 of shape (N, C, H, W).
         labels: int64 of shape (N,).
         source: Where they came from, in words.
+        crc32: Checksums of images and labels, where they are known.
     """
 
     images: np.ndarray
     labels: np.ndarray
     source: str
+    crc32: tuple[int, int] | None = None
 
 
 class _UnusableError(Exception):
@@ -95,7 +97,8 @@ def _read(folder: Path, check: Callable[[Decoded], None]) -> Decoded:
             arrays[name] = np.load(place / f"{name}.npy", mmap_mode="c", allow_pickle=False)
             if zlib.crc32(arrays[name].data) != manifest["crc32"][name]:
                 raise _UnusableError(f"{name}.npy has another checksum than when it was written")
-        decoded = Decoded(arrays["images"], arrays["labels"], str(manifest["source"]))
+        checked = manifest["crc32"]["images"], manifest["crc32"]["labels"]
+        decoded = Decoded(arrays["images"], arrays["labels"], str(manifest["source"]), checked)
         check(decoded)
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise _UnusableError(f"{type(error).__name__}: {error}") from error

@@ -46,6 +46,7 @@ def load(root: Path, download: bool) -> ImageSet:
         labels=torch.from_numpy(decoded.labels),
         classes=EXPECTED.classes,
         source=decoded.source,
+        crc32=decoded.crc32,
         mean=MEAN,
         std=STD,
         official_test=EXPECTED.test,

@@ -45,7 +45,9 @@ def load(folder: Path, root: Path, size: int, channels: int) -> ImageSet:
     Args:
         folder: `folder/<class>/*.png` or `folder/{train,val,test}/<class>/*.png`. With `train` and one other part,
             that part is the official test set.
-        root: Decoded images are kept under `root/image_folder`, under a name that changes with the pictures.
+        root: Decoded images are kept under `root/image_folder`, under a name that changes with the pictures: with the
+            name, the size and the times of change of any file. A file that was written in place within the same tick of
+            the file system's clock (4 ms on Linux) is taken for the old one.
         size: Height and width of an image in pixels.
         channels: 1 or 3.
 
@@ -67,6 +69,7 @@ def load(folder: Path, root: Path, size: int, channels: int) -> ImageSet:
         labels=torch.from_numpy(decoded.labels),
         classes=listing.classes,
         source=decoded.source,
+        crc32=decoded.crc32,
         official_val=listing.val,
         official_test=listing.test,
     )
@@ -131,7 +134,9 @@ def _fingerprint(folder: Path, listing: Listing, size: int, channels: int) -> st
     digest = hashlib.sha256(f"{size} {channels} {folder.resolve()}".encode())
     for file in listing.files:
         status = file.stat()
-        digest.update(f"\n{file.relative_to(folder)} {status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(
+            f"\n{file.relative_to(folder)} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode()
+        )
     return digest.hexdigest()[:12]
 
 

@@ -27,6 +27,7 @@ class Data:
         mean: Mean of each channel in units of [0, 1]: the published one, or that of the training part.
         std: Standard deviation, likewise.
         source: Where the images came from, in words.
+        digest: Of all images and labels as they were read, test images included; see `ImageSet.digest`.
     """
 
     train: TensorPair
@@ -38,6 +39,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    digest: str
 
 
 def load_data(config: DataConfig, *, with_test: bool) -> Data:
@@ -74,4 +76,5 @@ def load_data(config: DataConfig, *, with_test: bool) -> Data:
         mean=mean,
         std=std,
         source=images.source,
+        digest=images.digest,
     )

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from search.ledger import provenance as module
-from search.ledger.provenance import commit_of, provenance
+from search.ledger.provenance import checkout_of, commit_of, provenance
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with one commit and one tracked file."""
+    checkout_of.cache_clear()
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     folder = tmp_path / "repository"
@@ -26,14 +27,18 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_commit_says_whether_tracked_files_differ_from_it(repository: Path) -> None:
+def test_a_commit_says_whether_the_code_differs_from_it(repository: Path, tmp_path: Path) -> None:
     command = ["git", "-C", str(repository), "rev-parse", "HEAD"]
-    head = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert commit_of(repository, "tracked") == head[:12]
-    (repository / "untracked").write_text("2")
-    assert commit_of(repository, "tracked") == head[:12]
-    (repository / "tracked").write_text("2")
-    assert commit_of(repository, "tracked") == f"{head[:12]}+changes"
+    head = subprocess.run(command, check=True, capture_output=True, text=True).stdout[:12]
+    tracked, untracked, elsewhere = repository / "tracked", repository / "untracked", tmp_path / "elsewhere"
+    untracked.write_text("2")
+    assert commit_of(repository, "tracked") == head
+    assert commit_of(repository, "tracked", [tracked, elsewhere]) == head
+    assert commit_of(repository, "tracked", [tracked, untracked]) == f"{head}+changes", "what is used is not committed"
+    tracked.write_text("2")
+    assert commit_of(repository, "tracked") == head, "a process runs what it found when it began"
+    checkout_of.cache_clear()
+    assert commit_of(repository, "tracked") == f"{head}+changes"
 
 
 def test_a_file_that_git_does_not_track_has_no_commit(repository: Path) -> None:
@@ -44,6 +49,7 @@ def test_a_file_that_git_does_not_track_has_no_commit(repository: Path) -> None:
 def test_outside_of_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert commit_of(tmp_path, "tracked") is None
+    checkout_of.cache_clear()
     monkeypatch.setenv("PATH", "")
     assert commit_of(tmp_path, "tracked") is None
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from typing import Any
 
 import pytest
@@ -39,11 +40,12 @@ def made(small: Small) -> Any:
 
 def test_a_fingerprint_is_equal_for_the_same_run_and_for_no_other() -> None:
     facts = {"arch_hash": ("a", "b"), "recipe_hash": ("c", "d"), "seed": (0, 1), "epochs": (2, 3)}
-    phases = ("search", "final")
-    all_of_them = [fingerprint_of(*values, phase) for *values, phase in itertools.product(*facts.values(), phases)]
-    assert len(set(all_of_them)) == len(all_of_them) == 32
-    assert all(len(text) == 10 and set(text) <= set("0123456789abcdef") for text in all_of_them)
-    assert fingerprint_of("a", "c", 0, 2, "single") == fingerprint_of("a", "c", 0, 2, "search")
+    phases, contents = ("search", "final"), ("0123456789", "abcdef0123")
+    all_of_them = [fingerprint_of(*values) for values in itertools.product(*facts.values(), phases, contents)]
+    assert len(set(all_of_them)) == len(all_of_them) == 64
+    assert all(re.fullmatch("[0-9a-f]{10}-[0-9a-f]{10}", text) for text in all_of_them)
+    assert fingerprint_of("a", "c", 0, 2, "single", "e") == fingerprint_of("a", "c", 0, 2, "search", "e")
+    assert len({text.partition("-")[0] for text in all_of_them}) == 32, "what was asked for has the same first half"
 
 
 def test_parameters_and_macs_are_those_of_the_trained_network(made: Any) -> None:

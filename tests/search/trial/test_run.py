@@ -74,7 +74,7 @@ def test_a_trial_writes_down_all_of_itself(small: Small, tmp_path: Path) -> None
         *("reason", "wandb_id", "test_top1", "test_loss", "peak_memory_mb", "train_memory_mb"),
         *("reused_from", "resumed_from"),
     }
-    assert (len(result.fingerprint or ""), result.attempt, result.zero_cost) == (10, 1, {})
+    assert (len(result.fingerprint or ""), result.attempt, result.zero_cost) == (21, 1, {})
     assert result.provenance["device"] == "cpu"
     assert not (folder / STATE_FILE).exists()
     assert channel.notes == {"arm": result.arm, "arch_hash": result.arch_hash}

@@ -17,7 +17,7 @@ def pair(count: int = 20, size: int = 5) -> TensorPair:
 
 
 def data(count: int) -> Data:
-    return Data(pair(count), pair(count), None, ("one",), 3, 5, MEAN, STD, "a test")
+    return Data(pair(count), pair(count), None, ("one",), 3, 5, MEAN, STD, "a test", "0123456789")
 
 
 def batches(

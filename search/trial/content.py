@@ -1,0 +1,179 @@
+"""What makes a result beside its settings: the code that builds and trains this network, and the images as read."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from search.ledger.provenance import code_commit, commit_of, provenance
+from search.ledger.result import TrialResult
+from search.ledger.source import Sources, file_of, is_installed
+from search.space.architecture import digest
+from xvol import XVolution2d
+
+__all__ = ["Content", "changes", "content_of", "on_record"]
+
+VERSIONS = ("xvol", "torch", "timm")
+BY_VERSION = ("torch", "timm")  # their code is told by their versions
+OPERATOR = ("xvol.surgery", "xvol.fuse", "xvol.placement", "xvol.cost")  # what builds, places, fuses, counts any block
+TRIAL = ("search.trial.run",)
+# These refuse, word, copy or fetch, and make no figure; what a source of images comes to is in the digest of the images.
+NO_FIGURES = frozenset(
+    ["xvol.suggest", "xvol", "xvol.branches", "search.trial"]
+    + [f"search.trial.{name}" for name in ("check", "names", "reuse", "content", "checkpoint", "datasets")]
+    + [f"search.trial.datasets.{name}" for name in ("sources", "cache")]
+)
+UNKNOWN = "unknown"
+_sources = Sources()
+
+
+@dataclass(frozen=True)
+class Content:
+    """What two results must agree in, beside their settings, for one to stand for the other.
+
+    Attributes:
+        versions: of packages, by name.
+        code: digest of the source of each part: "operator", "trial", "backbone", and "branch NAME" of those in use.
+        data: digest of the images and labels as they were read.
+        commit: of this repository, with "+changes" where tracked files differ, or a module in use is not tracked.
+        commits: the same of packages that lie in a repository of their own, by name.
+    """
+
+    versions: Mapping[str, str | None]
+    code: Mapping[str, str]
+    data: str
+    commit: str | None = None
+    commits: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def code_digest(self) -> str:
+        """Ten hexadecimal digits over all parts of the code."""
+        return digest(dict(self.code))
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What counts, as plain values: see `on_record`."""
+        return {"versions": dict(self.versions), "code": dict(self.code), "data": self.data}
+
+    @property
+    def digest(self) -> str:
+        """Ten hexadecimal digits over what counts."""
+        return digest(self.plain)
+
+
+def content_of(model: nn.Module, backbone: str, data: str) -> Content:
+    """What the network `model` is made by: the modules of its layers, with what they import of their own packages.
+
+    Comments, docstrings and layout of code change nothing.
+
+    Args:
+        model: with its blocks in place.
+        backbone: timm's name of it.
+        data: digest of the images.
+    """
+    operator = _closure(frozenset(OPERATOR))
+    roots = {"trial": set(TRIAL)}
+    for part, made in _layers(model, backbone).items():
+        roots[part] = {name for one in made if (name := _module(one)) is not None}
+    parts = {"operator": operator}
+    for part, modules in roots.items():
+        parts[part] = {name: value for name, value in _closure(frozenset(modules)).items() if name not in operator}
+    code = {part: _value(modules) for part, modules in parts.items() if modules}
+    versions = provenance()["versions"]
+    names = frozenset(name for modules in parts.values() for name in modules)
+    return Content({name: versions.get(name) for name in VERSIONS}, code, data, *_commits(names))
+
+
+def on_record(result: TrialResult) -> dict[str, Any]:
+    """What a result was made by: `Content.plain`, as far as it was written down."""
+    made = result.provenance
+    return {"versions": made.get("versions"), "code": made.get("code"), "data": result.data_digest}
+
+
+def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In words, what differs between two trials in what they were made by (`on_record`)."""
+    said = []
+    for name in VERSIONS:
+        there, here = ((made.get("versions") or {}).get(name) for made in (earlier, now))
+        if there != here:
+            said.append(f"{name} was {there}, it is {here}")
+    there, here = earlier.get("code") or {}, now.get("code") or {}
+    for part in dict.fromkeys([*here, *there]) if there else ():
+        if there.get(part) != here.get(part):
+            unknown = here.get(part, "").startswith(UNKNOWN)
+            said.append(f"code of {part} {'cannot be known' if unknown else 'changed since'}")
+    if earlier.get("data") != now.get("data"):
+        said.append("images changed since")
+    return said if there else ["its code is not on record"]
+
+
+def _layers(model: nn.Module, backbone: str) -> dict[str, set[Any]]:
+    """Classes (and the function that builds the backbone) whose code each part of a network is made by."""
+    found: dict[str, set[Any]] = defaultdict(set)
+    in_branches: set[nn.Module] = set()
+    for block in model.modules():
+        if isinstance(block, XVolution2d):
+            for name, branch, _ in block.parts():
+                in_branches.update(branch.modules())
+                found[f"branch {name}"].update(base for layer in branch.modules() for base in type(layer).__mro__)
+    rest = {type(layer) for layer in model.modules() if layer not in in_branches}
+    found["backbone"] = {timm.models.model_entrypoint(backbone), *(base for cls in rest for base in cls.__mro__)}
+    return found
+
+
+def _module(made: Any) -> str | None:
+    """The module that a class or function is from; None where it is Python's, or told by a version."""
+    name = made.__module__
+    top = name.partition(".")[0]
+    if top in ("__main__", "__mp_main__"):
+        there = made.__qualname__.partition(".")[0] in vars(sys.modules[name])
+        return name if there and not hasattr(sys, "ps1") else f"{name} of a session"  # which leaves no source
+    return None if top in BY_VERSION or top in sys.stdlib_module_names else name
+
+
+@cache
+def _closure(roots: frozenset[str]) -> dict[str, str | None]:
+    tops = {name.partition(".")[0] for name in roots} | {"xvol"}
+
+    def follow(name: str) -> bool:
+        top = name.partition(".")[0]
+        if name in NO_FIGURES or top in BY_VERSION:
+            return False
+        if top == "search":
+            return name.startswith("search.trial.")
+        return top in tops or not is_installed(top)
+
+    return _sources.digests(sorted(roots), follow)
+
+
+def _value(modules: Mapping[str, str | None]) -> str:
+    known = None not in modules.values()
+    return digest(dict(modules)) if known else f"{UNKNOWN} {uuid.uuid4().hex}"  # equal to nothing
+
+
+@cache
+def _commits(names: frozenset[str]) -> tuple[str | None, dict[str, str]]:
+    """The commit of this repository, and those of packages in others, of which `names` are the modules in use."""
+    files: dict[str, list[Path]] = defaultdict(list)
+    for name in sorted(names):
+        file = file_of(name)
+        if file is not None and not is_installed(name):
+            files[name.partition(".")[0]].append(file)
+    here = code_commit(file for used in files.values() for file in used)
+    commits = {}
+    for top, used in files.items():
+        home = file_of(top)
+        place = used[0].parent if home is None else home.parent
+        commit = commit_of(place, used[0].relative_to(place).as_posix(), used)
+        if commit is not None and top not in ("xvol", "search"):
+            commits[top] = commit
+    return here, {top: commit for top, commit in commits.items() if commit != here}

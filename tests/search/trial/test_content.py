@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import re
+import sys
+import types
+from typing import Any
+
+import pytest
+import timm
+from torch import nn
+
+import xvol
+from search.trial import content as module
+from search.trial.content import Content, changes, content_of
+
+OPERATOR = {"block", "branches.base", "fold", "fuse", "placement", "probe", "registry", "sites", "spec", "surgery"}
+TRIAL = {"run", "train", "optim", "model", "measure", "datasets.load", "datasets.batches", "datasets.splits"}
+
+
+def network(backbone: str, use: str = "") -> nn.Module:
+    model = timm.create_model(backbone, num_classes=10)
+    assert isinstance(model, nn.Module)
+    if use:
+        chosen = xvol.select(xvol.sites(model), "stage3.0")
+        xvol.convert(model, {site.fqn: xvol.BlockSpec.make(use.split("+")) for site in chosen})
+    return model
+
+
+def code(backbone: str, use: str = "") -> dict[str, str]:
+    return dict(content_of(network(backbone, use), backbone, "").code)
+
+
+def modules(*roots: str) -> set[str]:
+    return {name.split(".", 2 if name.startswith("search") else 1)[-1] for name in module._closure(frozenset(roots))}
+
+
+def test_the_code_of_an_arm_is_that_of_its_own_branches_and_backbone() -> None:
+    assert code("resnet18").keys() == {"operator", "trial"}, "timm's own code is told by its version"
+    assert code("xvol_proxy_resnet", "conv+pssa").keys() == {
+        *("operator", "trial", "backbone", "branch conv", "branch pssa")
+    }
+    assert code("xvol_resnet18.stage3").keys() == code("xvol_proxy_resnet", "conv+pssa").keys()
+    one, other = code("resnet18", "conv+pssa"), code("resnet18", "pssa_inner")
+    assert one["operator"] == other["operator"]
+    assert one["branch pssa"] != other["branch pssa_inner"]
+
+
+def test_the_modules_behind_each_part() -> None:
+    assert modules(*module.OPERATOR) >= OPERATOR
+    assert not any(re.search("_cli|reference|pssa|conv|suggest", name) for name in modules(*module.OPERATOR))
+    assert modules(*module.TRIAL) >= TRIAL
+    assert not modules(*module.TRIAL) & {"check", "reuse", "content", "datasets.cifar10", "datasets.cache"}
+    assert {"branches.pssa", "branches.attention", "kernels"} <= modules("xvol.branches.pssa")
+    assert not modules("xvol.branches.pssa") & {"branches.pssa_dense", "branches.acmix", "branches.inner"}
+
+
+def test_every_module_of_it_can_be_read() -> None:
+    for roots in (module.OPERATOR, module.TRIAL, ("xvol.branches.pssa",), ("xvol.models",)):
+        assert None not in module._closure(frozenset(roots)).values()
+
+
+def test_code_without_a_source_is_equal_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = types.ModuleType("typed_in_of_test_content")
+    exec("from torch import nn\nclass Layer(nn.Identity): ...", made.__dict__)
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    model = network("resnet18")
+    model.fc = made.Layer()
+    one, other = (content_of(model, "resnet18", "") for _ in range(2))
+    assert one.digest != other.digest
+    assert {name for name in one.code if one.code[name] != other.code[name]} == {"backbone"}
+    assert changes(one.plain, other.plain) == ["code of backbone cannot be known"]
+
+
+def test_a_class_of_a_script_counts_and_that_of_a_session_is_equal_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = sys.modules["__main__"]
+    layer = type("Layer", (nn.Identity,), {"__module__": "__main__"})
+    assert module._module(layer) == "__main__ of a session", (
+        "it is not in the script, but sent here from another process"
+    )
+    monkeypatch.setattr(main, "Layer", layer, raising=False)
+    assert module._module(layer) == "__main__"
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    assert module._module(layer) == "__main__ of a session"
+
+
+MADE = {"versions": {"xvol": "1", "torch": "2", "timm": "3"}, "code": {"trial": "a", "branch pssa": "b"}, "data": "c"}
+DIFFER: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "nothing": ({}, []),
+    "a version": ({"versions": {"xvol": "1", "torch": "1", "timm": "3"}}, ["torch was 1, it is 2"]),
+    "a branch": ({"code": {"trial": "a", "branch pssa": "x"}}, ["code of branch pssa changed since"]),
+    "images": ({"data": "x"}, ["images changed since"]),
+    "both": (
+        {"data": "x", "code": {"trial": "x", "branch pssa": "b"}},
+        ["code of trial changed since", "images changed since"],
+    ),
+    "an old result": ({"code": None, "data": None}, ["its code is not on record"]),
+}
+
+
+@pytest.mark.parametrize("case", DIFFER)
+def test_what_differs_is_said_in_words(case: str) -> None:
+    earlier, said = DIFFER[case]
+    assert changes({**MADE, **earlier}, MADE) == said
+
+
+def test_digests_follow_what_counts_and_not_the_commit() -> None:
+    one = Content({"torch": "1"}, {"trial": "a"}, "b", "1234567890ab", {"mine": "abcdef123456"})
+    assert one.digest == Content({"torch": "1"}, {"trial": "a"}, "b").digest
+    assert one.code_digest == Content({"torch": "2"}, {"trial": "a"}, "c").code_digest
+    others = (
+        ({"torch": "2"}, {"trial": "a"}, "b"),
+        ({"torch": "1"}, {"trial": "b"}, "b"),
+        ({"torch": "1"}, {"trial": "a"}, "c"),
+    )
+    assert len({one.digest, *(Content(*other).digest for other in others)}) == 4
