@@ -6,10 +6,20 @@ from typing import Any
 
 import pandas as pd
 
-from search.report.judging import CORRECTIONS, Judging, within
+from search.report.judging import POWER, Judging, within
 from search.report.metrics import Metric
 from search.report.resolution import resolution
-from search.report.statistics.stats import AFTER_CORRECTION, ALPHA, BETTER, CONSTANT, EQUAL, UNDECIDED, WORSE
+from search.report.statistics.stats import (
+    AFTER_CORRECTION,
+    AHEAD,
+    ALPHA,
+    BEHIND,
+    BETTER,
+    CONSTANT,
+    EQUAL,
+    UNDECIDED,
+    WORSE,
+)
 from search.report.words import counted, interval_decimals, joined, p_is, signed, significant
 
 __all__ = ["conclusion"]
@@ -54,24 +64,38 @@ def comparisons(baseline: str, others: list[Any], metric: Metric, judging: Judgi
     intervals = [(row.ci_low, row.ci_high) for row in others if pd.notna(row.ci_low)]
     digits = interval_decimals(intervals, metric.decimals)
     for words, kind in ((BETTER, "better"), (WORSE, "worse")):
-        told = [row for row in others if pd.notna(row.verdict) and row.verdict.startswith(words)]
+        told = starting(words, others)
         if told:
             be = "is" if len(told) == 1 else "are"
             said.append(f"{listed(told, metric, digits)} {be} {kind} than the baseline ({baseline}).")
-    if said:
-        said += assurance(len(intervals), judging)
+    survivors = starting(AHEAD, others) + starting(BEHIND, others)
+    said += [survivor_sentence(baseline, row, metric, digits) for row in survivors]
+    found = starting(BETTER, others) + starting(WORSE, others) + survivors
+    if found and judging.correction == "none" and len(intervals) > 1:
+        said.append(
+            f"The p-values are not corrected: {len(intervals)} comparisons at {ALPHA:.0%} give "
+            f"{significant(ALPHA * len(intervals), 2)} false findings on average where no arm differs."
+        )
+    said += exaggeration_sentence(found)
     said += equivalents(baseline, others, metric, judging)
-    lost = [row for row in others if row.verdict == AFTER_CORRECTION]
+    lost = starting(AFTER_CORRECTION, others)
     if lost:
-        said.append(lost_sentence(baseline, lost, len(intervals), metric, digits, judging))
-    undecided = [row for row in others if row.verdict == UNDECIDED]
+        alone = "its interval, taken alone, leaves" if len(lost) == 1 else "their intervals, each taken alone, leave"
+        said.append(
+            f"{listed(lost, metric, digits)} cannot be told from the baseline ({baseline}) after correction, though {alone} out "
+            "zero."
+        )
+    undecided = starting(UNDECIDED, others)
     if undecided:
-        said.append(undecided_sentence(baseline, undecided, len(undecided) == len(others), metric, digits))
+        who = f"{named([row.arm for row in undecided])} cannot"
+        if len(undecided) == len(others) > 1:
+            who = f"None of the {len(others)} arms can"
+        said.append(f"{who} be told from the baseline ({baseline}).")
     said += resolution([*lost, *undecided], metric, digits, judging)
     for row in others:
-        if row.verdict == EQUAL:
+        if pd.notna(row.verdict) and row.verdict.startswith(EQUAL):
             said.append(f"{row.arm} equals the baseline on each of {counted(row.n_paired, 'shared seed')}.")
-        elif row.verdict == CONSTANT:
+        elif pd.notna(row.verdict) and row.verdict.startswith(CONSTANT):
             said.append(
                 f"{row.arm} differs from the baseline by {signed(row.diff, metric.decimals)} {metric.unit} on each of "
                 f"{counted(row.n_paired, 'shared seed')}: that leaves no spread to judge it by."
@@ -90,30 +114,36 @@ def comparisons(baseline: str, others: list[Any], metric: Metric, judging: Judgi
     return said
 
 
-def assurance(tested: int, judging: Judging) -> list[str]:
-    """Say what error the findings of a table are held to."""
-    if tested < 2:
-        return []
-    if judging.correction == "none":
-        return [
-            f"The p-values are not corrected: {tested} comparisons at {ALPHA:.0%} give {significant(ALPHA * tested, 2)} false findings on "
-            "average where no arm differs."
-        ]
-    over = f"after correction over the {tested} comparisons by {CORRECTIONS[judging.correction]}"
-    if judging.correction == "bh":
-        return [f"This holds {over}: on average at most {ALPHA:.0%} of such findings are false."]
-    return [f"This holds {over}: at most {ALPHA:.0%} of such tables hold any false finding."]
+def starting(words: str, rows: list[Any]) -> list[Any]:
+    """Return the rows whose verdict begins with these words."""
+    return [row for row in rows if pd.notna(row.verdict) and row.verdict.startswith(words)]
 
 
-def lost_sentence(baseline: str, rows: list[Any], tested: int, metric: Metric, digits: int, judging: Judging) -> str:
-    """Say of arms whose interval, taken alone, leaves out zero that they are no finding of this table."""
-    its = "Its interval, taken alone, leaves" if len(rows) == 1 else "Their intervals, each taken alone, leave"
-    p = ("" if len(rows) == 1 else "smallest ") + p_is(min(float(row.p_corrected) for row in rows))
-    return (
-        f"{listed(rows, metric, digits)} cannot be told from the baseline ({baseline}) after correction over the "
-        f"{tested} comparisons by {CORRECTIONS[judging.correction]} ({p}). {its} out zero; "
-        f"of {tested} such intervals {significant(ALPHA * tested, 2)} do so on average where no arm differs."
+def survivor_sentence(baseline: str, row: Any, metric: Metric, digits: int) -> str:
+    """Say what is known of an arm that differs on the seeds that are left, where a training failed on others."""
+    words, _, on_which = str(row.verdict).partition(" on the ")
+    kind = "better" if words.startswith(AHEAD) else "worse"
+    said = (
+        f"{row.arm} ({amount(row, metric, digits)}) is {words.replace('the baseline', f'the baseline ({baseline})')} on the "
+        f"{on_which}, which does not make it {kind}"
     )
+    if pd.isna(row.worst_diff):
+        return f"{said}."
+    return f"{said}: with a failed seed counted as {metric.worst:g} %, the difference is {signed(row.worst_diff, digits)} {metric.unit}."
+
+
+def exaggeration_sentence(found: list[Any]) -> list[str]:
+    """Say by how much findings of low power exaggerate (type M error)."""
+    low = [row for row in found if pd.notna(row.power) and row.power < POWER]
+    if not low:
+        return []
+    powers, factors = [float(row.power) for row in low], [float(row.exaggeration) for row in low]
+    chance = " to ".join(dict.fromkeys(f"{value:.0%}" for value in (min(powers), max(powers))))
+    factor = " to ".join(dict.fromkeys(f"{value:.1f}" for value in (min(factors), max(factors))))
+    return [
+        f"Power is low for {named([row.arm for row in low])}: were the true difference as large as measured, {chance} of such "
+        f"studies would find it, on average {factor} times too large; a smaller one, more so."
+    ]
 
 
 def equivalents(baseline: str, others: list[Any], metric: Metric, judging: Judging) -> list[str]:
@@ -121,9 +151,7 @@ def equivalents(baseline: str, others: list[Any], metric: Metric, judging: Judgi
     if judging.margin is None:
         return []
     margin = f"±{judging.margin:g} {metric.unit}"
-    same = [
-        row for row in others if pd.notna(row.verdict) and row.verdict.endswith(within(judging.margin, metric.unit))
-    ]
+    same = [row for row in others if pd.notna(row.verdict) and within(judging.margin, metric.unit) in row.verdict]
     if not same:
         tested = any(pd.notna(row.equivalence_p) for row in others)
         return [f"No arm was shown to be equivalent to the baseline within {margin}."] if tested else []
@@ -136,28 +164,11 @@ def equivalents(baseline: str, others: list[Any], metric: Metric, judging: Judgi
     ]
 
 
-def undecided_sentence(baseline: str, rows: list[Any], are_all: bool, metric: Metric, digits: int) -> str:
-    """Say that arms cannot be told from the baseline, and how far apart they may still be."""
-    largest = max(rows, key=lambda row: abs(row.diff))
-    fewest, most = min(row.n_paired for row in rows), max(row.n_paired for row in rows)
-    at = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    if len(rows) == 1:
-        return (
-            f"{largest.arm} cannot be told from the baseline ({baseline}) at {at}: the difference is "
-            f"{amount(largest, metric, digits, seeds=False)}; that does not show that they are equal."
-        )
-    who = f"None of the {len(rows)} arms can" if are_all else f"{named([row.arm for row in rows])} cannot"
-    return (
-        f"{who} be told from the baseline ({baseline}) at {at}: the largest difference is {largest.arm} with "
-        f"{amount(largest, metric, digits, seeds=False)}; that does not show that they are equal."
-    )
-
-
-def amount(row: Any, metric: Metric, digits: int, seeds: bool = True) -> str:
-    """Format a difference with its unit and interval."""
+def amount(row: Any, metric: Metric, digits: int) -> str:
+    """Format a difference with its unit, interval and seeds."""
     value = f"{signed(row.diff, digits)} {metric.unit}"
     interval = f"95% interval {signed(row.ci_low, digits)} to {signed(row.ci_high, digits)}"
-    return f"{value}, {interval}, {counted(row.n_paired, 'seed')}" if seeds else f"{value} ({interval})"
+    return f"{value}, {interval}, {counted(row.n_paired, 'seed')}"
 
 
 def listed(rows: list[Any], metric: Metric, digits: int) -> str:

@@ -27,9 +27,17 @@ TEXT_WIDTH = 120
 MISSING_WIDTH = 12
 NARROWEST_ARM = 20
 ALWAYS = ("arm", "n", "mean")  # other columns are left out where no row has anything in them
-BELOW = ("p", "wilcoxon", "equivalence", "boot", "g_z", "verdict")  # in plain text these stand in a line for each row
+BELOW = (
+    "p",
+    "wilcoxon",
+    "equivalence",
+    "boot",
+    "g_z",
+    "pairing",
+    "verdict",
+)  # in plain text these stand in a line for each row
 NUMBERS = ("mean", "diff", "interval", "boot", "g_z")  # set in mathematics by LaTeX
-TITLED = (("boot", "bootstrap interval"), ("g_z", "g_z"))
+TITLED = (("boot", "bootstrap interval"), ("g_z", "g_z"), ("pairing", "pairing"))
 P_TITLES = {"holm": "p (Holm)", "bonferroni": "p (Bonferroni)", "bh": "p (BH)", "none": "p"}
 
 
@@ -49,6 +57,13 @@ def columns_of(table: AblationTable, plus_minus: str = "±") -> list[Column]:
     def interval(low: Any, high: Any) -> str:
         return "-" if pd.isna(low) else f"[{signed(low, finer)}, {signed(high, finer)}]"
 
+    def bought(row: Any) -> str:
+        return (
+            "-"
+            if pd.isna(row.correlation)
+            else f"x{significant(row.variance_ratio, 2)} (r {signed(row.correlation, 2)})"
+        )
+
     def each(name: str, show: Any) -> list[str]:
         return ["-" if pd.isna(value) else show(value) for value in data[name]]
 
@@ -60,11 +75,13 @@ def columns_of(table: AblationTable, plus_minus: str = "±") -> list[Column]:
         Column("mean", table.metric.title, [spread(row) for row in rows]),
         Column("diff", "diff", each("diff", lambda value: signed(value, finer))),
         Column("interval", "95% interval", [interval(row.ci_low, row.ci_high) for row in rows]),
+        Column("worst", "worst case", each("worst_diff", lambda value: signed(value, finer))),
         Column("boot", "95% bootstrap", [interval(row.boot_low, row.boot_high) for row in rows]),
         Column("p", P_TITLES[table.judging.correction], each("p_corrected", p_shown)),
         Column("wilcoxon", "p Wilcoxon", each("wilcoxon_p_corrected", p_shown)),
         Column("equivalence", "p equivalence", each("equivalence_p_corrected", p_shown)),
         Column("g_z", "g_z", each("g_z", lambda value: signed(value, 2))),
+        Column("pairing", "pairing", [bought(row) for row in rows]),
         Column("params", "params", each("params", scaled)),
         Column("macs", "MACs", each("macs", scaled)),
         Column("latency", "latency ms", each("latency_ms", significant)),

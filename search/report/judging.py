@@ -15,12 +15,34 @@ from search.report.spec import CHOICES
 from search.report.statistics.corrections import Correction, adjusted_p_values, error_of_a_row
 from search.report.statistics.effect_size import hedges_factor
 from search.report.statistics.equivalence import equivalence
+from search.report.statistics.exaggeration import exaggerations
 from search.report.statistics.inference import bootstrap_interval, wilcoxon_p_value
-from search.report.statistics.power import minimum_detectable_difference, seeds_needed_each
-from search.report.statistics.stats import ALPHA, BETTER, WORSE, PairedDifference, verdict
+from search.report.statistics.power import minimum_detectable_difference, powers, sd_interval, seeds_needed_each
+from search.report.statistics.stats import (
+    AFTER_CORRECTION,
+    AHEAD,
+    ALPHA,
+    BEHIND,
+    BETTER,
+    UNDECIDED,
+    WORSE,
+    PairedDifference,
+    verdict,
+)
 from search.report.values import ArmValues
+from search.report.words import counted
 
-__all__ = ["CORRECTIONS", "JUDGED", "POWER", "RESAMPLES", "Judging", "judged", "row_verdict", "within"]
+__all__ = [
+    "CORRECTIONS",
+    "JUDGED",
+    "POWER",
+    "RESAMPLES",
+    "Judging",
+    "corrected_over",
+    "judged",
+    "row_verdict",
+    "within",
+]
 
 POWER = 0.8
 RESAMPLES = 9999
@@ -33,7 +55,11 @@ JUDGED = (
     "p_corrected",
     "g_z",
     "mdd",
+    "power",
+    "exaggeration",
     "seeds_needed",
+    "seeds_low",
+    "seeds_high",
     "wilcoxon_p",
     "wilcoxon_p_corrected",
     "boot_low",
@@ -99,29 +125,66 @@ def judged(
         g_z, mean over sd of the paired differences with Hedges' correction (see `effect_size`);
         mdd, the smallest true difference that the row's seeds find with a power of 80% at the error that the correction
         surely leaves to a row (see `error_of_a_row`);
-        seeds_needed, how many seeds in all find with that power a true difference of the margin, or without one of the
-        size measured; None for a row that is decided, and above `MAX_SEEDS`;
+        power, of a row that is a finding: the chance to find a true difference of the size measured, or of the margin
+        where that is smaller; exaggeration, by what factor such findings are too large on average (see `exaggerations`);
+        seeds_needed, where a margin is given and the row is undecided: how many seeds in all find with a power of 80% a
+        true difference of the margin, by the spread measured, and seeds_low and seeds_high by the ends of the 95% interval
+        of that spread; None above `MAX_SEEDS`;
         wilcoxon_p, boot_low and boot_high, equivalence_p (each of its row alone), and their corrected p-values.
     """
     raw = pd.Series([np.nan if each is None or each.p_value is None else each.p_value for each in results], dtype=float)
     corrected = adjusted_p_values(raw, judging.correction)
     facts: list[dict[str, Any]] = [dict.fromkeys(JUDGED) for _ in results]
     error = error_of_a_row(corrected, judging.correction, alpha=ALPHA)
-    effects = np.full(len(results), np.nan)
-    for position, (result, p) in enumerate(zip(results, corrected.tolist(), strict=True)):
+    for fact, result, p in zip(facts, results, corrected.tolist(), strict=True):
         if result is None or result.mean is None or not result.sd or math.isnan(p):
             continue
-        facts[position] |= {
+        fact |= {
             "p_corrected": p,
             "g_z": hedges_factor(result.n - 1) * result.mean / result.sd if result.n > 2 else None,
             "mdd": minimum_detectable_difference(result.sd, result.n, alpha=error, target=POWER),
         }
-        if p > ALPHA:
-            effects[position] = (judging.margin or result.mean) / result.sd
-    for fact, seeds in zip(facts, seeds_needed_each(effects, alpha=error, target=POWER), strict=True):
-        fact["seeds_needed"] = seeds
+    exaggerated(facts, results, error, judging.margin)
+    if judging.margin is not None:
+        planned(facts, results, error, judging.margin)
     second_opinions(facts, arms, reference, results, judging)
     return facts
+
+
+def exaggerated(
+    facts: list[dict[str, Any]], results: Sequence[PairedDifference | None], error: float, margin: float | None
+) -> None:
+    """Fill in the power behind each finding, and by how much such findings exaggerate."""
+    found = [
+        (fact, result.n, min(abs(result.mean), margin or math.inf) / result.sd)
+        for fact, result in zip(facts, results, strict=True)
+        if result is not None and result.mean and result.sd and (fact["p_corrected"] or math.inf) <= ALPHA
+    ]
+    if not found:
+        return
+    n, effects = np.array([row[1] for row in found]), np.array([row[2] for row in found])
+    each = zip(found, powers(effects, n, error), exaggerations(effects, n, alpha=error), strict=True)
+    for (fact, _, _), power, factor in each:
+        fact |= {"power": float(power), "exaggeration": float(factor)}
+
+
+def planned(
+    facts: list[dict[str, Any]], results: Sequence[PairedDifference | None], error: float, margin: float
+) -> None:
+    """Fill in how many seeds would settle each undecided row."""
+    undecided = [
+        (fact, result.sd, result.n)
+        for fact, result in zip(facts, results, strict=True)
+        if result is not None and result.sd and fact["p_corrected"] is not None and fact["p_corrected"] > ALPHA
+    ]
+    if not undecided:
+        return
+    sd = np.array([row[1] for row in undecided])
+    low, high = sd_interval(sd, np.array([row[2] for row in undecided]))
+    for name, spread in (("seeds_needed", sd), ("seeds_low", low), ("seeds_high", high)):
+        needed = seeds_needed_each(margin / spread, alpha=error, target=POWER)
+        for (fact, _, _), seeds in zip(undecided, needed, strict=True):
+            fact[name] = seeds
 
 
 def second_opinions(
@@ -152,6 +215,15 @@ def second_opinions(
             fact[f"{name}_corrected"] = None if math.isnan(p) else p
 
 
+def corrected_over(correction: Correction, number: int, of: str = "comparison") -> str:
+    """Say how the p-values of `number` comparisons are corrected."""
+    rows = counted(number, of)
+    if correction == "none":
+        return f"not corrected for the number of rows ({rows})"
+    kind = "false discovery rate" if correction == "bh" else "family-wise error"
+    return f"corrected over {rows} by {CORRECTIONS[correction]} ({kind})"
+
+
 def by_seed(arm: ArmValues) -> pd.Series[float]:
     """Return the values of an arm, indexed by seed."""
     return pd.Series(arm.values, index=arm.seeds)
@@ -163,15 +235,29 @@ def within(margin: float, unit: str) -> str:
 
 
 def row_verdict(
-    result: PairedDifference, fact: dict[str, Any], judging: Judging, *, higher_is_better: bool, unit: str
+    result: PairedDifference,
+    fact: dict[str, Any],
+    judging: Judging,
+    *,
+    higher_is_better: bool,
+    unit: str,
+    on_which: str = "",
 ) -> str:
     """Say what a row of a table allows to be said, after the correction over its rows.
 
     A row may differ from the baseline and still be equivalent to it: by a difference that is real and does not matter.
+
+    Args:
+        on_which: the seeds it rests on where a training failed on others, see `Survivors.on_which`: such an arm is ahead on
+            those seeds, and never better.
     """
     words = verdict(result, higher_is_better=higher_is_better, p_corrected=fact["p_corrected"])
+    if on_which and result.n > 1:
+        words = {BETTER: AHEAD, WORSE: BEHIND}.get(words, words)
     p = fact["equivalence_p_corrected"]
-    if judging.margin is None or p is None or p > ALPHA:
+    if judging.margin is not None and p is not None and p <= ALPHA:
+        same = within(judging.margin, unit)
+        words = f"{words}, yet {same}" if words in (BETTER, WORSE, AHEAD, BEHIND) else same
+    if not on_which or result.n < 2:
         return words
-    same = within(judging.margin, unit)
-    return f"{words}, yet {same}" if words in (BETTER, WORSE) else same
+    return f"{words} {on_which}" if words in (AHEAD, BEHIND, UNDECIDED, AFTER_CORRECTION) else f"{words}, {on_which}"

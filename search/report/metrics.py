@@ -19,6 +19,7 @@ class Metric:
         higher_is_better: which direction is an improvement.
         decimals: digits after the point where no spread says how many are worth showing.
         meaning: one sentence for the notes under a table.
+        worst: the worst value there is, which a failed training counts as in a worst case; None where there is none.
     """
 
     column: str
@@ -27,6 +28,7 @@ class Metric:
     higher_is_better: bool
     decimals: int
     meaning: str
+    worst: float | None = None
 
 
 METRICS: dict[str, Metric] = {
@@ -40,6 +42,7 @@ METRICS: dict[str, Metric] = {
             decimals=2,
             meaning="percent of test images classified right after the last epoch; test images are read once, "
             "by the final phase",
+            worst=0.0,
         ),
         Metric(
             column="val_top1",
@@ -48,6 +51,7 @@ METRICS: dict[str, Metric] = {
             higher_is_better=True,
             decimals=2,
             meaning="percent of validation images classified right after the last epoch",
+            worst=0.0,
         ),
         Metric(
             column="test_loss",

@@ -1,4 +1,4 @@
-"""Where the numbers of a table come from: the notes under it."""
+"""The notes under a table: what changes its reading. How a table is made and read at all stands in docs/tables.md."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 
 from search.report.arms import Arm
-from search.report.judging import CORRECTIONS, POWER, RESAMPLES, Judging
+from search.report.judging import Judging, corrected_over
 from search.report.metrics import Metric
-from search.report.statistics.stats import ALPHA
 from search.report.words import counted, int_ranges, joined, one_line
 
-__all__ = ["table_notes"]
+__all__ = ["HOW_TO_READ", "phase_notes", "recipe_note", "table_notes"]
 
 STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "duplicate", "interrupted", "unfinished")
 REASONS_SHOWN = 5
+HOW_TO_READ = "How to read this table: docs/tables.md."
 CHOOSE = "choose one with --baseline (baseline= in Python)"
 
 
@@ -42,140 +42,93 @@ def table_notes(
         phase: phase of `trials`.
         judging: how the rows were judged.
     """
-    notes = [origin(trials), trial_counts(frame), f"{metric.title}: {metric.meaning}; mean ± sd over seeds."]
+    notes = trial_counts(frame, phase)
     if phase == "final" and metric.column.startswith("val_"):
         notes.append("The seeds are fresh, but the validation images are the ones that chose the arms.")
-    if phase != "final":
-        reevaluated = bool((frame["phase"] == "final").any())
-        notes.append(
-            (
-                "This table does not read the final re-evaluation: "
-                if reevaluated
-                else "There is no final re-evaluation: "
-            )
-            + f"these are the trials of phase '{phase}', validated on the data that chose the arms (selection bias)."
-        )
-    notes.append(baseline_note(arms, data))
-    notes += method_notes(data, metric, judging)
+    notes += phase_notes(frame, phase)
+    notes += baseline_notes(arms, data, judging)
+    notes += second_notes(data, judging)
     notes += recipe_note(arms)
-    seeds = arms[0].all_cells["seed"].unique().tolist() if arms else []
-    notes.append(f"Seeds: {int_ranges(map(int, seeds)) or 'none'}.")
     notes += latency_note(trials)
     notes += gaps(trials, arms, data)
-    notes += provenance_notes(trials)
+    notes += disagreement(trials)
     notes += [f"Unreadable, left out: {message}" for message in frame.attrs.get("unreadable", [])]
-    return notes
+    return [*notes, f"{made_of(trials, arms)} {HOW_TO_READ}"]
 
 
-def origin(trials: pd.DataFrame) -> str:
-    """Name the study, the images and the backbone."""
+def phase_notes(frame: pd.DataFrame, phase: str) -> list[str]:
+    """Say of the numbers that chose the arms that they did."""
+    if phase == "final":
+        return []
+    which = "This table does not read the final re-evaluation" if (frame["phase"] == "final").any() else ""
+    return [
+        f"{which or 'There is no final re-evaluation'}: these are the trials of phase '{phase}', validated on the data that "
+        "chose the arms (selection bias)."
+    ]
+
+
+def made_of(trials: pd.DataFrame, arms: Sequence[Arm]) -> str:
+    """Name the images, the backbone, the recipe, the seeds and the commit."""
     said = []
-    for title, column in (
-        ("Study", "study"),
-        ("Data", "data_source"),
-        ("Backbone", "backbone"),
-        ("Recipe", "recipe_hash"),
-    ):
+    for title, column in (("Data", "data_source"), ("backbone", "backbone"), ("recipe", "recipe_hash")):
         values = [str(value) for value in trials[column].dropna().unique()]
-        said.append(f"{title}: {'; '.join(values) or 'not on record'}.")
-    return " ".join(said)
+        said.append(f"{title} {', '.join(values) or 'not on record'}")
+    seeds = arms[0].all_cells["seed"].unique().tolist() if arms else []
+    said.append(f"seeds {int_ranges(map(int, seeds)) or 'none'}")
+    commits = facts_of(trials).get("commit", set())
+    said.append(f"commit {', '.join(sorted(commits)) or 'not on record'}")
+    return f"{'; '.join(said)}."
 
 
-def trial_counts(frame: pd.DataFrame) -> str:
-    """Count the trials of each phase by how they ended."""
+def trial_counts(frame: pd.DataFrame, phase: str) -> list[str]:
+    """Count the trials of each phase by how they ended; of the table's own `phase` only where one did not end ok anew."""
     said = []
-    for phase in ("search", "final", "single"):
-        trials = frame[frame["phase"] == phase]
+    for name in ("search", "final", "single"):
+        trials = frame[frame["phase"] == name]
         counts = Counter(trials["status"].tolist())
-        if counts:
+        reused = int((trials["status"].eq("ok") & trials["reused_from"].notna()).sum())
+        if counts and (name != phase or reused or counts["ok"] < counts.total()):
             ends = ", ".join(f"{counts[status]} {status}" for status in STATUS_ORDER if counts[status])
-            reused = int((trials["status"].eq("ok") & trials["reused_from"].notna()).sum())
             ends += f"; {reused} taken from earlier runs of the same network, recipe and seed" if reused else ""
-            said.append(f"Phase {phase}: {counted(counts.total(), 'trial')} ({ends}).")
-    return " ".join(said)
+            said.append(f"Phase {name}: {counted(counts.total(), 'trial')} ({ends}).")
+    return [" ".join(said)] if said else []
 
 
-def baseline_note(arms: Sequence[Arm], data: pd.DataFrame) -> str:
-    """Say what the differences are, or why there are none."""
+def baseline_notes(arms: Sequence[Arm], data: pd.DataFrame, judging: Judging) -> list[str]:
+    """Say what the differences are tested by, or why there are none."""
     baseline = data.loc[data["is_baseline"], "arm"].tolist()
     if baseline:
-        note = (
-            f"Differences: arm minus baseline ({baseline[0]}), paired by seed over the seeds both finished; 95% t "
-            "intervals, each of its row alone."
-        )
+        tested = int(data["p_value"].notna().sum())
+        if not tested:
+            return []
+        notes = [
+            f"Differences are paired by seed; p: two-sided paired t tests, {corrected_over(judging.correction, tested)}."
+        ]
         unequal = data[data["n_paired"].notna() & (data["n_paired"] < data["n"].max())]
         pairs = ", ".join(f"{row.arm} {row.n_paired}" for row in unequal.itertuples(index=False))
-        if not pairs:
-            return note
-        return (
-            f"{note} Seeds shared with the baseline, where not all {data['n'].max()}: {pairs}; such a difference is "
-            "not that of the two means."
-        )
+        if pairs:
+            notes.append(
+                f"Seeds shared with the baseline, where not all {data['n'].max()}: {pairs}; such a difference is not that of "
+                "the two means."
+            )
+        return notes
     marked = [arm.label for arm in arms if arm.is_baseline]
     if marked:
-        return f"{len(marked)} arms are marked as baseline ({joined(marked)}), so no differences: {CHOOSE}."
-    return f"No arm is marked as the baseline, so no differences: {CHOOSE}."
+        return [f"{len(marked)} arms are marked as baseline ({joined(marked)}), so no differences: {CHOOSE}."]
+    return [f"No arm is marked as the baseline, so no differences: {CHOOSE}."]
 
 
-def method_notes(data: pd.DataFrame, metric: Metric, judging: Judging) -> list[str]:
-    """Name the tests, the correction, and what the further columns are."""
-    tested = int(data["p_value"].notna().sum())
+def second_notes(data: pd.DataFrame, judging: Judging) -> list[str]:
+    """Say what must be known of the tests and intervals that were asked for beside the t test."""
     notes = []
-    if tested:
-        over = f"over the {counted(tested, 'comparison')} of the table"
-        how = {
-            "none": f"not corrected for the number of rows ({counted(tested, 'comparison')})",
-            "bh": f"corrected by {CORRECTIONS['bh']} {over} (false discovery rate)",
-        }.get(judging.correction, f"corrected by {CORRECTIONS.get(judging.correction)} {over} (family-wise error)")
-        notes.append(
-            f"Verdicts: two-sided paired t test, p {how}; a finding where p is at most {ALPHA:g}. g_z: mean over standard "
-            "deviation of the paired differences, with Hedges' correction."
-        )
-        if data["mdd"].notna().any() and data["p_corrected"].gt(ALPHA).any():
-            error = {
-                "holm": "divided by the number of comparisons",
-                "bonferroni": "divided by the number of comparisons",
-            }
-            left = error.get(
-                judging.correction, "times the share of findings (at least one)" if judging.correction == "bh" else ""
-            )
-            notes.append(
-                f"Power {POWER:.0%} of the paired t test at an error of {ALPHA:g}{' ' * bool(left)}{left}, reckoned with the "
-                "spread that the row's own seeds show. At few seeds that is itself uncertain, and so is a difference that "
-                "was not told from noise: read both as lower ends."
-            )
-    notes += second_notes(data, metric, judging)
-    return notes
-
-
-def second_notes(data: pd.DataFrame, metric: Metric, judging: Judging) -> list[str]:
-    """Say what the tests and intervals are that were asked for beside the t test."""
-    notes = []
-    corrected = "" if judging.correction == "none" else ", corrected likewise"
     pairs = sorted({int(n) for n in data["n_paired"].dropna() if n > 1})
     if judging.margin is not None:
-        notes.append(
-            f"Equivalence within ±{judging.margin:g} {metric.unit}: two one-sided paired t tests{corrected} over the rows (a "
-            f"family of its own), p at most {ALPHA:g}. The margin must have been chosen before the numbers were seen."
-        )
+        notes.append("Equivalence holds only within a margin that was chosen before the numbers were seen.")
     if judging.test == "wilcoxon" and pairs:
         least = joined([f"{2.0 ** (1 - n):.4g} with {counted(n, 'seed')}" for n in pairs])
-        cannot = [n for n in pairs if 2.0 ** (1 - n) > ALPHA]
-        so = (
-            f" So it cannot reach {ALPHA:g} with {joined([str(n) for n in cannot])} seeds, whatever they show."
-            if cannot
-            else ""
-        )
-        notes.append(
-            f"Wilcoxon: signed-rank test, two-sided{corrected}, beside the t test that the verdicts follow. The smallest p it "
-            f"can give, uncorrected, is {least}.{so}"
-        )
-    if judging.interval == "bootstrap":
-        notes.append(
-            f"Bootstrap: 95% BCa interval of the mean difference, {RESAMPLES:,} resamples, seed 0, of each row alone; none below "
-            "3 seeds. Below 20 seeds it covers the truth less often than it says (simulated: 83% at 5 seeds, 89% at 9; "
-            "docs/results/statistics_truth.md), so verdicts follow the t test."
-        )
+        notes.append(f"The smallest p that Wilcoxon's test can give, uncorrected, is {least}.")
+    if judging.interval == "bootstrap" and any(n < 20 for n in pairs):
+        notes.append("Below 20 seeds a bootstrap interval covers the truth less often than 95%.")
     return notes
 
 
@@ -209,7 +162,7 @@ def latency_note(trials: pd.DataFrame) -> list[str]:
         return []
     batches = sorted({int(size) for size in measured["latency_batch"].dropna()})
     of = f"one batch of {joined([str(size) for size in batches])}" if batches else "one batch"
-    note = f"Latency: milliseconds for {of}, as trained and fused; median over the arm's finished trials."
+    note = f"Latency: milliseconds of {of}."
     ok = measured["status"] == "ok"
     reused = int((ok & measured["reused_from"].notna()).sum())
     if 0 < reused < int(ok.sum()):
@@ -246,11 +199,19 @@ def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[
     return notes
 
 
-def provenance_notes(trials: pd.DataFrame) -> list[str]:
-    """Say which commit, versions and machine made the numbers, and where they do not agree."""
+def disagreement(trials: pd.DataFrame) -> list[str]:
+    """Name the commits, versions and machines on which the trials do not agree."""
+    differing = [
+        f"{name} ({', '.join(sorted(values))})" for name, values in facts_of(trials).items() if len(values) > 1
+    ]
+    if not differing:
+        return []
+    return [f"Trials do not agree on {joined(differing)}: a difference between arms may come from there."]
+
+
+def facts_of(trials: pd.DataFrame) -> dict[str, set[str]]:
+    """The commit, Python, processor and package versions that made the numbers: each with all of its values."""
     made: list[dict[str, Any]] = [json.loads(text) for text in trials["provenance"].dropna().unique()]
-    if not made:
-        return ["Commit and versions: not on record."]
     facts: dict[str, set[str]] = {}
     for entry in made:
         versions = entry.get("versions")
@@ -258,9 +219,4 @@ def provenance_notes(trials: pd.DataFrame) -> list[str]:
         flat |= versions if isinstance(versions, dict) else {}
         for name, value in flat.items():
             facts.setdefault(name, set()).add(str(value) if value is not None else "unknown")
-    agreed = [f"{name} {min(values)}" for name, values in facts.items() if len(values) == 1 and values != {"unknown"}]
-    differing = [f"{name} ({', '.join(sorted(values))})" for name, values in facts.items() if len(values) > 1]
-    notes = [f"Made with {', '.join(agreed)}."] if agreed else []
-    if differing:
-        notes.append(f"Trials do not agree on {joined(differing)}: a difference between arms may come from there.")
-    return notes
+    return facts

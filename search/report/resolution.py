@@ -1,8 +1,9 @@
-"""What a number of seeds can tell, and how many would tell more: said of the undecided rows of a table."""
+"""What a number of seeds can tell, and how many would tell a margin: said of the undecided rows of a table."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,13 +13,13 @@ from search.report.metrics import Metric
 from search.report.statistics.power import MAX_SEEDS
 from search.report.words import counted, joined
 
-__all__ = ["resolution"]
+__all__ = ["finds", "resolution"]
 
 NAMED_ARMS = 4
 
 
 def resolution(rows: list[Any], metric: Metric, digits: int, judging: Judging) -> list[str]:
-    """Say which differences the seeds of undecided rows find, and how many seeds would settle them.
+    """Say which differences the seeds of undecided rows find, and where a margin is given how many would find it.
 
     Args:
         rows: undecided rows of an `AblationTable`.
@@ -30,19 +31,20 @@ def resolution(rows: list[Any], metric: Metric, digits: int, judging: Judging) -
     if not known:
         return []
     smallest, largest = (rounded_up(bound(row.mdd for row in known), digits) for bound in (min, max))
+    said = [finds(smallest, largest, [row.n_paired for row in known], metric)]
+    if judging.margin is not None:
+        said.append(
+            f"To find {judging.margin:g} {metric.unit} with that power takes {settled(known)} (95% interval, by that of the spread)."
+        )
+    return said
+
+
+def finds(smallest: str, largest: str, pairs: Sequence[int], metric: Metric) -> str:
+    """Say which true differences the seeds of some rows find, from the smallest to the largest of the rows' own."""
     size = smallest if smallest == largest else f"{smallest} to {largest}"
-    by_row = "" if smallest == largest else ", by the spread of the row"
-    fewest, most = min(row.n_paired for row in known), max(row.n_paired for row in known)
+    fewest, most = min(pairs), max(pairs)
     at = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    said = [
-        f"With the spread that was measured, {at} find a true difference of {size} {metric.unit} with a power of "
-        f"{POWER:.0%}{by_row}."
-    ]
-    if judging.margin is None:
-        what = "To find a true difference of the size measured"
-    else:
-        what = f"To find a true difference of {judging.margin:g} {metric.unit}"
-    return [*said, f"{what} with that power takes {settled(known)}."]
+    return f"By the spread measured, {at} find a true difference of {size} {metric.unit} with a power of {POWER:.0%}."
 
 
 def settled(rows: list[Any]) -> str:
@@ -54,11 +56,16 @@ def settled(rows: list[Any]) -> str:
 
 
 def seeds(row: Any) -> str:
-    """Say how many seeds a row needs, rounded up to two significant digits."""
-    if pd.isna(row.seeds_needed):
-        return f"more than {MAX_SEEDS:,} seeds"
-    unit = 10 ** max(len(str(row.seeds_needed)) - 2, 0)
-    return f"about {math.ceil(row.seeds_needed / unit) * unit:,} seeds"
+    """Say how many seeds a row needs, with the interval of that number."""
+    return f"{rounded(row.seeds_needed)} ({rounded(row.seeds_low)} to {rounded(row.seeds_high)}) seeds"
+
+
+def rounded(number: Any) -> str:
+    """Format a number of seeds, rounded up to two significant digits."""
+    if pd.isna(number):
+        return f"more than {MAX_SEEDS:,}"
+    unit = 10 ** max(len(str(number)) - 2, 0)
+    return f"{math.ceil(number / unit) * unit:,}"
 
 
 def rounded_up(value: float, digits: int) -> str:

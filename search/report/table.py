@@ -20,6 +20,7 @@ from search.report.effects.table import EffectsTable, effects_of_arms, is_factor
 from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.metrics import Metric
 from search.report.notes import table_notes
+from search.report.statistics.failures import survivors
 from search.report.statistics.paired import differences
 from search.report.statistics.stats import PairedDifference
 from search.report.values import ArmValues, arm_values
@@ -36,14 +37,22 @@ DATA_COLUMNS: dict[str, str] = {
     "mean": "Float64",
     "sd": "Float64",  # over seeds, n - 1 in the denominator
     "n_paired": "Int64",  # seeds that both this arm and the baseline finished
+    "n_lost": "Int64",  # seeds of the pair on which this arm or the baseline failed
     "diff": "Float64",  # mean of arm minus baseline over the paired seeds
     "ci_low": "Float64",  # 95% paired t interval of diff, of this row alone
     "ci_high": "Float64",
+    "worst_diff": "Float64",  # diff where a seed that the arm failed on counts as the worst value of the metric
     "p_value": "Float64",  # two-sided paired t test, of this row alone
     "p_corrected": "Float64",  # the same, corrected over the rows; the verdict follows it
     "g_z": "Float64",  # mean over sd of the paired differences, with Hedges' correction; NA below 3 seeds
     "mdd": "Float64",  # smallest true difference found with 80% power at the error left to the row, by its sd
-    "seeds_needed": "Int64",  # in all, for 80% power at the difference measured, or the margin; NA where decided
+    "power": "Float64",  # of a finding, to find a true difference of the size measured, or the margin where smaller
+    "exaggeration": "Float64",  # of a finding: how many times too large such findings are on average
+    "seeds_needed": "Int64",  # in all, for 80% power at the margin, by the sd measured; NA without one, and where decided
+    "seeds_low": "Int64",  # the same by the lower end of the 95% interval of that sd
+    "seeds_high": "Int64",  # and by the upper end
+    "correlation": "Float64",  # of arm and baseline over the paired seeds; NA below 3
+    "variance_ratio": "Float64",  # variance of an unpaired difference over that of the paired one
     "wilcoxon_p": "Float64",  # signed-rank test of this row alone; NA where not asked for, as all below
     "wilcoxon_p_corrected": "Float64",
     "boot_low": "Float64",  # 95% BCa bootstrap interval of diff
@@ -215,19 +224,31 @@ def compared(
         results = [None if arm is arms[at] or not comparable(arm, arms[at]) else result for arm, result in both]
         facts = judged(measured, measured[at], results, judging)
     rows = []
-    for arm, result, fact in zip(arms, results, facts, strict=True):
+    for arm, values, result, fact in zip(arms, measured, results, facts, strict=True):
         words: str | None = None
+        came = None if at is None or result is None else survivors(values, measured[at], metric.worst)
         if result is not None:
-            words = row_verdict(result, fact, judging, higher_is_better=metric.higher_is_better, unit=metric.unit)
+            words = row_verdict(
+                result,
+                fact,
+                judging,
+                higher_is_better=metric.higher_is_better,
+                unit=metric.unit,
+                on_which=came.on_which() if came else "",
+            )
         elif reference is not None and arm is not reference:
             words = OTHER_RECIPE
         rows.append(
             {
                 "n_paired": result.n if result else None,
+                "n_lost": came.lost if came else None,
                 "diff": result.mean if result else None,
                 "ci_low": result.low if result else None,
                 "ci_high": result.high if result else None,
+                "worst_diff": came.worst if came else None,
                 "p_value": result.p_value if result else None,
+                "correlation": result.correlation if result else None,
+                "variance_ratio": result.variance_ratio if result else None,
                 "verdict": words,
             }
             | fact

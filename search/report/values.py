@@ -20,6 +20,7 @@ class ArmValues:
     Attributes:
         values: the metric of the finished trials, float64 (n,), sorted by seed.
         seeds: their seeds, int64 (n,).
+        failed: seeds on which it diverged, failed, was pruned or came to no finite value, int64, sorted.
         all_seeds: seeds of all its trials, finished or not, int64.
         statuses: how those ended.
         params, macs: of the first trial that has them.
@@ -28,6 +29,7 @@ class ArmValues:
 
     values: np.ndarray
     seeds: np.ndarray
+    failed: np.ndarray
     all_seeds: np.ndarray
     statuses: list[str]
     params: int | None
@@ -47,6 +49,7 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
     numbers = {name: floats(cells[name]) for name in (metric, "latency_ms", "latency_fused_ms")}
     counts = {name: cells[name].tolist() for name in ("params", "macs")}
     measured = ok & np.isfinite(numbers[metric])
+    failed = (status == "failed") | (status == "pruned") | (ok & ~measured)
     found = []
     for arm in arms:
         here = slice(arm.start, arm.stop)
@@ -55,6 +58,7 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
             ArmValues(
                 values=numbers[metric][here][keep],
                 seeds=seeds[here][keep],
+                failed=seeds[here][failed[here]],
                 all_seeds=seeds[here],
                 statuses=status[here].tolist(),
                 params=next((int(value) for value in counts["params"][here] if pd.notna(value)), None),

@@ -20,6 +20,7 @@ from search.report.metrics import METRICS, Metric, column_named
 from search.report.paper import PaperTable, paper_table
 from search.report.sources import all_sources
 from search.report.spec import TableSpec
+from search.report.statistics.failures import survivors
 from search.report.statistics.paired import differences
 from search.report.statistics.stats import CONFIDENCE, PairedDifference
 from search.report.values import arm_values
@@ -40,6 +41,7 @@ class Cell:
         facts: effect size, power and equivalence, by the names of `JUDGED`; None where not asked for, or not defined.
         stars: significance, e.g. "**", and "=" where it is equivalent to the baseline within the margin.
         note: letter of a footnote, or "".
+        failed: whether a training failed on a seed that it or the baseline has, so that it is not marked.
         best: the best of its metric, or not to be told from it.
         sources: see `all_sources`.
     """
@@ -55,6 +57,7 @@ class Cell:
     facts: Mapping[str, Any] = field(default_factory=lambda: dict.fromkeys(JUDGED))
     stars: str = ""
     note: str = ""
+    failed: bool = False
     best: bool = False
     sources: dict[str, Any] = field(default_factory=dict)
 
@@ -183,15 +186,17 @@ def cells_of(
         results = compared(arms, measured, at, compare)
         judging = Judging(correction=spec.correction, margin=spec.margin)  # type: ignore[arg-type]
         facts = judged(measured, measured[at], results, judging)
+        survived = [survivors(values, measured[at], metric.worst) for values in measured]
         cells = [
             replace(
                 cell,
                 result=result,
                 p_corrected=float("nan") if fact["p_corrected"] is None else fact["p_corrected"],
                 facts=fact,
-                stars=stars_of(fact) if spec.marks else "",
+                stars=stars_of(fact) if spec.marks and not came.lost else "",
+                failed=result is not None and came.lost > 0,
             )
-            for cell, result, fact in zip(cells, results, facts, strict=True)
+            for cell, result, fact, came in zip(cells, results, facts, survived, strict=True)
         ]
     if spec.bold == "best":
         for position in best_of(arms, measured, cells, metric, spec.correction if is_metric else None, compare):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from search.report.arms import Arm, comparable
-from search.report.judging import POWER
+from search.report.judging import corrected_over
 from search.report.metrics import METRICS, Metric
-from search.report.notes import recipe_note
+from search.report.notes import HOW_TO_READ, phase_notes, recipe_note
 from search.report.paper import PaperTable
+from search.report.resolution import finds
 from search.report.spec import TableSpec
 from search.report.statistics.stats import ALPHA
 from search.report.words import counted, joined, significant
@@ -27,12 +28,6 @@ SHOWN = {
     "diff": "difference to the baseline, paired by seed (the baseline's row: its mean)",
     "diff_interval": "difference to the baseline, paired by seed, with a 95% t interval of its own (not corrected for "
     "the number of rows; the baseline's row: its mean)",
-}
-CORRECTION = {
-    "holm": "corrected by Holm's method over the {rows} of a metric (family-wise error)",
-    "bonferroni": "corrected by Bonferroni's method over the {rows} of a metric (family-wise error)",
-    "bh": "corrected by the method of Benjamini and Hochberg over the {rows} of a metric (false discovery rate)",
-    "none": "not corrected for the number of rows",
 }
 
 
@@ -57,31 +52,27 @@ def legend_of(
     judged = [metric for metric in metrics if metric.column in METRICS]
     phase = trials["phase"].iloc[0]
     said = [f"Shown: {SHOWN[spec.show]}; n = {seeds_text([cell.n for cell in cells if cell.metric is metrics[0]])}."]
-    said += [f"{metric.title}: {metric.meaning}." for metric in metrics]
-    if phase != "final":
-        said.append(f"Trials of phase '{phase}': the numbers that chose the arms, not a re-evaluation on fresh seeds.")
+    said += phase_notes(frame, phase)
     compared = sum(cell.result is not None for cell in cells if judged and cell.metric is judged[0])
-    words = CORRECTION[spec.correction].format(rows=counted(compared, "comparison"))
+    words = corrected_over(spec.correction, compared)  # type: ignore[arg-type]
     if judged and reference is not None and spec.marks:
         said.append(
-            f"* p < 0.05, ** p < 0.01, *** p < 0.001 against the baseline ({reference.label}): two-sided paired t test "
-            f"over the seeds both finished, {words}."
+            f"* p < 0.05, ** p < 0.01, *** p < 0.001 against the baseline ({reference.label}): paired t tests, {words}."
         )
+        failed = list(dict.fromkeys(cell.arm.label for cell in cells if cell.failed))
+        if failed:
+            said.append(f"Not marked, since a training failed on some seeds: {joined(failed)}.")
     if judged and reference is not None and spec.margin is not None and spec.marks:
         said.append(
-            f"=: equivalent to the baseline within ±{spec.margin:g} ({joined([metric.unit for metric in judged])}): two one-sided "
-            f"paired t tests, p at most {ALPHA:g}, corrected likewise."
+            f"=: equivalent to the baseline within ±{spec.margin:g} ({joined([metric.unit for metric in judged])}), p corrected "
+            "likewise."
         )
     if judged and reference is not None:
         said += power_of(cells, judged)
     elif judged:
         said.append("No arm, or more than one, is marked as the baseline: no difference and no mark is given.")
     if spec.bold == "best":
-        likewise = CORRECTION[spec.correction].format(rows="comparisons with the best")
-        said.append(
-            "Bold: the best mean of a metric and every arm that cannot be told from it (two-sided paired t test against "
-            f"the best, p >= 0.05, {likewise}); of costs the smallest."
-        )
+        said.append("Bold: the best mean, and every arm that cannot be told from it.")
     said += [f"{letter}: not averaged: {way}." for way, letter in notes.items()]
     foreign = [
         cell.arm.label
@@ -104,7 +95,7 @@ def legend_of(
         if unmatched:
             said.append(f"Published rows that no row of ours stands for: {joined(unmatched)}.")
     said += [f"Unreadable, left out: {message}" for message in frame.attrs.get("unreadable", [])]
-    return said
+    return [*said, HOW_TO_READ]
 
 
 def power_of(cells: Sequence[Cell], metrics: Sequence[Metric]) -> list[str]:
@@ -115,12 +106,8 @@ def power_of(cells: Sequence[Cell], metrics: Sequence[Metric]) -> list[str]:
         found = [float(cell.facts["mdd"]) for cell in of if cell.facts["mdd"] is not None]
         if found:
             low, high = (significant(value, 2) for value in (min(found), max(found)))
-            pairs = seeds_text([cell.result.n for cell in of if cell.result is not None])
-            said.append(
-                f"{metric.title}: with the spread that was measured, {pairs} find a true difference of "
-                f"{low if low == high else f'{low} to {high}'} {metric.unit} with a power of {POWER:.0%} at the error that the "
-                "correction leaves to each row."
-            )
+            pairs = [cell.result.n for cell in of if cell.result is not None]
+            said.append(f"{metric.title}: " * (len(metrics) > 1) + finds(low, high, pairs, metric))
     return said
 
 

@@ -60,10 +60,13 @@ def best_of(
 ) -> list[int]:
     """Return the positions of the best mean and of all that cannot be told from it.
 
-    An arm that shares fewer than two seeds with the best, or was trained by another recipe, cannot be compared and is
-    not among them. A cost (`correction` None) is compared as it is.
+    An arm on whose seeds a training failed is none of them: the mean of its survivors flatters it. An arm that shares fewer
+    than two seeds with the best, or was trained by another recipe, cannot be compared and is not among them. A cost
+    (`correction` None) is compared as it is.
     """
     means = [cell.mean if metric.higher_is_better else -cell.mean for cell in cells]
+    if correction is not None:
+        means = [float("nan") if len(arm.failed) else mean for arm, mean in zip(measured, means, strict=True)]
     if np.isnan(means).all():
         return []
     best = int(np.nanargmax(means))
@@ -72,6 +75,10 @@ def best_of(
     results, corrected = tested(arms, measured, best, correction, compare)
     alike = [best]
     for position, (result, p) in enumerate(zip(results, corrected, strict=True)):
-        if result is not None and (p >= ALPHA or (result.n > 1 and result.mean == 0)):
+        if (
+            result is not None
+            and not len(measured[position].failed)
+            and (p >= ALPHA or (result.n > 1 and result.mean == 0))
+        ):
             alike.append(position)
     return alike

@@ -34,7 +34,11 @@ GRID_COLUMNS: dict[str, str] = {
     "p_corrected": "Float64",
     "g_z": "Float64",  # mean over sd of the paired differences, with Hedges' correction
     "mdd": "Float64",  # smallest true difference found with 80% power at the error left to the row
-    "seeds_needed": "Int64",  # in all, for 80% power at the difference measured, or the margin; NA where decided
+    "power": "Float64",  # of a finding, to find a true difference of the size measured, or the margin where smaller
+    "exaggeration": "Float64",  # of a finding: how many times too large such findings are on average
+    "seeds_needed": "Int64",  # in all, for 80% power at the margin, by the sd measured; NA without one, and where decided
+    "seeds_low": "Int64",  # the same by the lower end of the 95% interval of that sd
+    "seeds_high": "Int64",  # and by the upper end
     "equivalence_p": "Float64",  # two one-sided t tests against the margin, not corrected
     "equivalence_p_corrected": "Float64",
     "best": "boolean",  # the best of its metric, or not to be told from it
@@ -43,7 +47,17 @@ GRID_COLUMNS: dict[str, str] = {
 """Name and dtype of each column of `grid_data`: one row a cell."""
 
 
-FACTS = ("g_z", "mdd", "seeds_needed", "equivalence_p", "equivalence_p_corrected")
+FACTS = (
+    "g_z",
+    "mdd",
+    "power",
+    "exaggeration",
+    "seeds_needed",
+    "seeds_low",
+    "seeds_high",
+    "equivalence_p",
+    "equivalence_p_corrected",
+)
 
 
 def shown(cell: Cell, grid: Grid) -> tuple[str, str]:

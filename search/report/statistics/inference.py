@@ -50,7 +50,7 @@ ROW_COLUMNS: dict[str, str] = {
     "d_low": "Float64",  # exact interval of the true d_z, at 1 - alpha
     "d_high": "Float64",
     "mdd": "Float64",  # smallest true difference that n seeds find with the power asked for, at this row's level
-    "seeds_needed": "Int64",  # seeds in all that would settle an undecided row; at most n: so large a difference is unlikely
+    "seeds_needed": "Int64",  # seeds in all that find the smallest difference that matters; NA without one, and where decided
     "equivalence": "string",  # verdict of the two one-sided tests
     "equivalence_p": "Float64",  # uncorrected
     "equivalence_p_adjusted": "Float64",
@@ -71,7 +71,7 @@ class RowOptions:
         bootstrap_seed: the same seed gives the same interval, whatever the other rows are.
         wilcoxon: whether to test signed ranks too.
         margin: smallest difference that matters, in the unit of the metric, for the equivalence test; None for none.
-        smallest: difference that `seeds_needed` reckons with; by default the margin, else the one measured.
+        smallest: difference that `seeds_needed` reckons with; by default the margin. Without either it is not given.
         power: asked for in `mdd` and `seeds_needed`.
     """
 
@@ -191,10 +191,12 @@ def planned(table: pd.DataFrame, options: RowOptions) -> pd.DataFrame:
             if error
             else None
         )
-        reckoned = options.smallest or options.margin or (float(row.mean) if tested else 0.0)
+        reckoned = options.smallest or options.margin
         undecided = error is not None and not row.finding
         needed.append(
-            seeds_needed(reckoned, float(row.sd), alpha=error, target=options.power) if undecided and error else None
+            seeds_needed(reckoned, float(row.sd), alpha=error, target=options.power)
+            if undecided and error and reckoned
+            else None
         )
     return table.assign(
         mdd=pd.array(resolved, dtype="Float64"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from search.report.statistics.stats import CONFIDENCE, PairedDifference
+from search.report.statistics.stats import CONFIDENCE, PairedDifference, pairing
 from search.report.values import ArmValues
 
 __all__ = ["differences"]
@@ -54,6 +54,8 @@ def compared(first: np.ndarray, second: np.ndarray) -> list[PairedDifference]:
         interval = test.confidence_interval(CONFIDENCE)
         lows, highs, p_values = (np.full(len(deltas), np.nan) for _ in range(3))
         lows[~constant], highs[~constant], p_values[~constant] = interval.low, interval.high, test.pvalue
+    correlations, ratios = pairing(first, second)
+    unpaired = constant | np.isnan(correlations)
     return [
         PairedDifference(
             n=n,
@@ -62,6 +64,8 @@ def compared(first: np.ndarray, second: np.ndarray) -> list[PairedDifference]:
             low=None if constant[row] else float(lows[row]),
             high=None if constant[row] else float(highs[row]),
             p_value=None if constant[row] else float(p_values[row]),
+            correlation=None if unpaired[row] else float(correlations[row]),
+            variance_ratio=None if unpaired[row] else float(ratios[row]),
         )
         for row in range(len(deltas))
     ]

@@ -10,7 +10,15 @@ from scipy import stats
 from scipy.optimize import brentq
 from statsmodels.stats.power import ttest_power
 
-__all__ = ["MAX_SEEDS", "minimum_detectable_difference", "power", "seeds_needed", "seeds_needed_each"]
+__all__ = [
+    "MAX_SEEDS",
+    "minimum_detectable_difference",
+    "power",
+    "powers",
+    "sd_interval",
+    "seeds_needed",
+    "seeds_needed_each",
+]
 
 MAX_SEEDS = 10_000
 """Beyond this many seeds `seeds_needed` says None: the difference is too small to be settled by training."""
@@ -90,11 +98,10 @@ def detectable_effect(n: int, alpha: float, target: float) -> float:
 def seeds_needed(difference: float, sd: float, *, alpha: float = 0.05, target: float = 0.8) -> int | None:
     """Return the fewest paired seeds that find a true difference with power `target`; None above `MAX_SEEDS`.
 
-    For an undecided row, `difference` is best the smallest one that would matter to the reader. The measured difference
-    may be used, but it is a guess: a row is undecided because that number is mostly noise.
-
     Args:
-        difference: true mean difference, in the unit of the metric; None is returned where it is zero.
+        difference: the smallest one that would matter to the reader, in the unit of the metric; None is returned where
+            it is zero. Never the measured one: a row is undecided because that number is mostly noise, and what would be
+            needed at 5 seeds for a true 92 comes out between 9 and 6,875.
         sd: standard deviation of the paired difference over seeds, above zero.
         alpha: error of the two-sided test.
         target: power asked for, between alpha and 1.
@@ -132,6 +139,19 @@ def seeds_needed_each(d_z: np.ndarray, *, alpha: float = 0.05, target: float = 0
             at = np.where(going, np.where(bracketed, np.floor((low + high) / 2), outwards), at)
         step = 2 * step
     return [int(n) if np.isfinite(n) and there else None for n, there in zip(high, known, strict=True)]
+
+
+def sd_interval(sd: np.ndarray, n: np.ndarray, *, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Return between which ends the true sd lies, given the one that n seeds show (chi-squared; normal differences).
+
+    Args:
+        sd: standard deviations of paired differences, (rows,).
+        n: seeds behind each, at least 2, (rows,).
+        confidence: of the interval.
+    """
+    degrees, tail = np.asarray(n, dtype=float) - 1, (1 - confidence) / 2
+    squares = degrees * np.asarray(sd, dtype=float) ** 2
+    return np.sqrt(squares / stats.chi2.isf(tail, degrees)), np.sqrt(squares / stats.chi2.ppf(tail, degrees))
 
 
 def check(sd: float, alpha: float) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "has_spread",
     "paired_difference",
     "paired_values",
+    "pairing",
     "verdict",
 ]
 
@@ -29,6 +30,8 @@ ALPHA = 0.05
 
 BETTER = "better than the baseline"
 WORSE = "worse than the baseline"
+AHEAD = "ahead of the baseline"  # where a training failed on some seeds: on those that are left
+BEHIND = "behind the baseline"
 UNDECIDED = "cannot be told from seed noise"
 AFTER_CORRECTION = "not told from seed noise after correction"
 EQUAL = "equal to the baseline on every seed"
@@ -47,6 +50,9 @@ class PairedDifference:
             every seed shows the same difference: a spread of zero comes from coarse measurements, and an interval of
             width zero would claim a certainty nobody has.
         p_value: two-sided paired t test against zero; None where the interval is.
+        correlation: of arm and baseline over the seeds; None at n < 3, and where one of them has no spread.
+        variance_ratio: variance of the difference if the seeds were not paired, over that of the paired one: how many
+            times the seeds independent runs would take for the same certainty; None where `correlation` is.
     """
 
     n: int
@@ -55,6 +61,8 @@ class PairedDifference:
     low: float | None
     high: float | None
     p_value: float | None
+    correlation: float | None = None
+    variance_ratio: float | None = None
 
 
 def paired_values(arm: pd.Series[float], baseline: pd.Series[float]) -> pd.DataFrame:
@@ -86,6 +94,27 @@ def has_spread(pairs: pd.DataFrame) -> bool:
     return len(deltas) > 1 and float(deltas.std(ddof=1)) > 1e-12 * float(np.abs(pairs.to_numpy()).max())
 
 
+def pairing(arm: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute what pairing by seed bought; see `PairedDifference`.
+
+    Args:
+        arm, baseline: values of the shared seeds, float64 (rows, seeds).
+
+    Returns:
+        Correlation and ratio of variances, each (rows,); NaN below 3 seeds, and where a row has no spread in one of them.
+    """
+    rows, n = arm.shape
+    if n < 3:
+        return np.full(rows, np.nan), np.full(rows, np.nan)
+    variances = arm.var(axis=1, ddof=1), baseline.var(axis=1, ddof=1), (arm - baseline).var(axis=1, ddof=1)
+    smallest = 1e-24 * np.maximum(np.abs(arm), np.abs(baseline)).max(axis=1) ** 2  # below it is rounding
+    spread = np.minimum.reduce(variances) > smallest
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = (variances[0] + variances[1] - variances[2]) / 2 / np.sqrt(variances[0] * variances[1])
+        ratio = (variances[0] + variances[1]) / variances[2]
+    return np.where(spread, np.clip(correlation, -1, 1), np.nan), np.where(spread, ratio, np.nan)
+
+
 def difference(
     arm: pd.Series[float], baseline: pd.Series[float], *, confidence: float = CONFIDENCE
 ) -> PairedDifference:
@@ -104,8 +133,17 @@ def difference(
         return PairedDifference(n=n, mean=mean, sd=None if sd is None else 0.0, low=None, high=None, p_value=None)
     test = stats.ttest_rel(pairs["arm"].to_numpy(), pairs["baseline"].to_numpy())
     interval = test.confidence_interval(confidence)
+    bought = (each[0] for each in pairing(pairs[["arm"]].to_numpy().T, pairs[["baseline"]].to_numpy().T))
+    correlation, ratio = (None if np.isnan(value) else float(value) for value in bought)
     return PairedDifference(
-        n=n, mean=mean, sd=sd, low=float(interval.low), high=float(interval.high), p_value=float(test.pvalue)
+        n=n,
+        mean=mean,
+        sd=sd,
+        low=float(interval.low),
+        high=float(interval.high),
+        p_value=float(test.pvalue),
+        correlation=correlation,
+        variance_ratio=ratio,
     )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from search.report.arms import list_arms
-from search.report.notes import gaps, latency_note, trial_counts
+from search.report.notes import HOW_TO_READ, gaps, latency_note, trial_counts
 from search.report.reading.load import load_study
 from search.report.table import ablation_table
 
@@ -14,25 +14,36 @@ def test_results_that_were_taken_from_elsewhere_are_counted_apart(study: Path, a
     add(phase="search", val_top1=1.0)
     add(phase="search", val_top1=1.0, reused_from="demo/trials/0000-s0/result.json")
     add(phase="search", status="infeasible", reason="params 3 is above 2")
-    assert trial_counts(load_study(study)) == (
+    assert trial_counts(load_study(study), "search") == [
         "Phase search: 3 trials (2 ok, 1 infeasible; 1 taken from earlier runs of the same network, recipe and seed)."
-    )
+    ]
 
 
 def test_a_trial_that_another_worker_was_training_is_no_loss(study: Path, add: Add) -> None:
     add(phase="search", val_top1=1.0)
     add(phase="search", status="duplicate", reason="trial 0 is training the same network now")
     frame = load_study(study)
-    assert trial_counts(frame) == "Phase search: 2 trials (1 ok, 1 duplicate)."
+    assert trial_counts(frame, "search") == ["Phase search: 2 trials (1 ok, 1 duplicate)."]
     arms = list_arms(frame)
     table = ablation_table(frame)
     assert gaps(frame, arms, table.data) == []
     assert not any("Not averaged" in note for note in table.notes)
 
 
-def test_a_phase_without_reuse_says_nothing_of_it(study: Path, add: Add) -> None:
+def test_trials_that_all_ended_well_are_counted_only_of_another_phase(study: Path, add: Add) -> None:
     add(val_top1=1.0)
-    assert trial_counts(load_study(study)) == "Phase final: 1 trial (1 ok)."
+    assert trial_counts(load_study(study), "final") == []
+    assert trial_counts(load_study(study), "search") == ["Phase final: 1 trial (1 ok)."]
+
+
+def test_a_normal_table_has_few_words_below(study: Path, add: Add) -> None:
+    for seed in range(5):
+        for arm, shift in (("plain", 0.0), ("stage3", 0.2 * seed), ("stage4", 3 + 0.1 * seed)):
+            add(arm, seed, test_top1=60.0 + 0.3 * seed + shift, params=1000, latency_ms=1.0)
+    table = ablation_table(load_study(study))
+    assert len(" ".join(table.notes).split()) <= 60
+    assert len(table.conclusion.split()) <= 60
+    assert table.notes[-1].endswith(HOW_TO_READ)
 
 
 def test_latencies_of_another_day_are_not_compared(study: Path, add: Add) -> None:

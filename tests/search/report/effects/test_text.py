@@ -101,7 +101,7 @@ def test_statistics_on_the_command_line(filled: Path, capsys: pytest.CaptureFixt
     assert main([str(filled), "--correction", "bh", "--margin", "9", "--test", "wilcoxon", "--no-write"]) == 0
     out = capsys.readouterr().out
     assert "Against the baseline" in out
-    assert "Benjamini and Hochberg" in out
+    assert "Benjamini and Hochberg" in " ".join(out.split())
     assert "equivalent within ±9 points" in out
     assert main([str(filled), "--rows", "where", "--columns", "what", "--margin", "9", "--no-write"]) == 0
     assert "=: equivalent to the baseline within ±9 (points)" in capsys.readouterr().out

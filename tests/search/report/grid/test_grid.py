@@ -73,8 +73,24 @@ def test_marks_and_bold(filled: Path) -> None:
     assert (cells["stage3: pssa"].n, cells["stage3: pssa"].missing) == (4, "1 failed")
     assert cells["stage3: pssa"].note == "a"
     legend = "\n".join(grid.legend)
-    assert "paired t test over the seeds both finished, corrected by Holm's method over the 4 comparisons" in legend
+    assert "paired t tests, corrected over 4 comparisons by Holm's method" in legend
     assert "a: not averaged: 1 failed." in legend
+
+
+def test_what_failed_on_a_seed_is_not_marked(filled: Path, add: Add) -> None:
+    """However far ahead its survivors are."""
+    for seed in range(5):
+        value = (
+            {"status": "failed"}
+            if seed == 2
+            else {"test_top1": 95.0 + 0.1 * seed + [60.0, 61, 62, 59, 60.5][seed] / 100}
+        )
+        add("stage9: conv", seed, **value)
+    grid = grid_of(filled)
+    cell = by_arm(grid)["stage9: conv"]
+    assert cell.result.p_value < 0.001
+    assert (cell.stars, cell.best, cell.failed, cell.missing) == ("", False, True, "1 failed")
+    assert "Not marked, since a training failed on some seeds: stage9: conv and stage3: pssa." in grid.legend
 
 
 def test_corrections_differ_and_are_named(filled: Path) -> None:

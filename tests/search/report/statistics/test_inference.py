@@ -43,6 +43,7 @@ def test_one_row_for_each_arm_with_the_documented_columns() -> None:
     assert pd.isna(table.loc["arm2", "seeds_needed"])
     assert not table.loc["arm0", "finding"]
     assert table.loc["arm0", "seeds_needed"] > 2
+    assert pd.isna(row_statistics(values, "plain").loc["arm0", "seeds_needed"])  # no margin was given
 
 
 @given(st.floats(0.1, 10), st.floats(-50, 50), st.integers(0, 20))
@@ -156,7 +157,7 @@ def test_faults_of_the_caller() -> None:
 
 
 def test_seeds_are_reckoned_for_the_difference_that_matters() -> None:
-    """By the smallest difference that matters, else by the margin, else by the one that was measured."""
+    """By the smallest difference that matters, else by the margin; never by the one that was measured."""
     values = study(effects=(0.5,))
     needed = {
         name: int(row_statistics(values, "plain", RowOptions(bootstrap=None, **options)).loc["arm0", "seeds_needed"])  # type: ignore[arg-type]

@@ -22,7 +22,14 @@ def arm(values: dict[int, float]) -> ArmValues:
     seeds = np.array(sorted(values), dtype=np.int64)
     numbers = np.array([values[seed] for seed in sorted(values)], dtype=float)
     nothing = dict.fromkeys(("params", "macs", "latency_ms", "latency_fused_ms"))
-    return ArmValues(values=numbers, seeds=seeds, all_seeds=seeds, statuses=["ok"] * len(seeds), **nothing)  # type: ignore[arg-type]
+    return ArmValues(
+        values=numbers,
+        seeds=seeds,
+        failed=seeds[:0],
+        all_seeds=seeds,
+        statuses=["ok"] * len(seeds),
+        **nothing,  # type: ignore[arg-type]
+    )
 
 
 def series(values: dict[int, float]) -> pd.Series:  # type: ignore[type-arg]
