@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import timm
+import torch
 from timm.models import PretrainedCfg, generate_default_cfgs, get_pretrained_cfg, register_model
 from torch import Tensor, nn
 
@@ -38,13 +39,15 @@ def _build(
     """Build `host` with timm, its pretrained weights included, and convert what the placement names.
 
     A state dict or checkpoint of the plain host can be loaded later too: its convolutions and norms go where the
-    blocks hold them, and the other branches stay as they are.
+    blocks hold them, and the other branches stay as they are, but for their norms' weights where gamma is None.
 
     Args:
         host: name of the plain model.
-        pretrained: load the host's own weights; with gamma 0, the default, logits are then the host's.
+        pretrained: load the host's own weights; with gamma 0, the default then, logits are the host's.
         placement: a policy (`xvol.placement.GRAMMAR`); None takes it from the name after the dot, else stage3.
-        branches, branch_options, gamma: of every block, as in `BlockSpec.make`.
+        branches, branch_options: of every block, as in `BlockSpec.make`.
+        gamma: likewise. None: 1, the paper's batch norm, to train from scratch; and `BlockSpec`'s default, 0 beside a
+            conv branch, with the host's weights, pretrained or loaded later.
         pretrained_cfg: what stands after the dot in the name, or a configuration for the host.
         kwargs: as in `timm.create_model`, `features_only` included.
 
@@ -53,27 +56,38 @@ def _build(
     """
     tag = pretrained_cfg if isinstance(pretrained_cfg, str) else None
     policy = placement or tag or POLICIES[0]
-    spec = BlockSpec.make(branches, branch_options, gamma)
+    from_scratch = gamma is None and not pretrained
+    spec = BlockSpec.make(branches, branch_options, 1.0 if from_scratch else gamma)
     model = timm.create_model(host, pretrained=pretrained, pretrained_cfg=None if tag else pretrained_cfg, **kwargs)
     stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     size = (stem.in_channels, _EDGE, _EDGE)
     chosen = select(sites(model, size), policy)
     convert(model, {site.fqn: spec for site in chosen}, size)
-    model.register_load_state_dict_pre_hook(partial(_take_plain, chosen))
+    model.register_load_state_dict_pre_hook(partial(_take_plain, chosen, gamma is None))
     for name in ("pretrained_cfg", "default_cfg"):
         if isinstance(getattr(model, name, None), dict):
             setattr(model, name, getattr(model, name) | {"architecture": f"xvol_{host}", "tag": policy})
     return model
 
 
-def _take_plain(chosen: Sequence[Site], model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Move what a plain host's state dict holds of each block to where the block holds it."""
+def _take_plain(
+    chosen: Sequence[Site], keep_function: bool, model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
+) -> None:
+    """Move what a plain host's state dict holds of each block to where the block holds it.
+
+    Args:
+        keep_function: the weights of the norms after the other branches become what preserves the host's function.
+    """
     for site in chosen:
         block = model.get_submodule(site.fqn)
         fqn = f"{prefix}{site.fqn}."
         if not isinstance(block, XVolution2d) or f"{fqn}weight" not in state_dict:
             continue
         own = {f"{fqn}{key}": value for key, value in block.state_dict().items()}
+        for name in block.spec.branches if keep_function else ():
+            if name != CONV:
+                weight = f"{fqn}norms.{name}.weight"
+                own[weight] = torch.full_like(own[weight], replace(block.spec, gamma=None).initial_gamma)
         _move(state_dict, fqn, f"{fqn}branches.{CONV}.conv.", own)
         _move(state_dict, f"{prefix}{site.norm_fqn}.", f"{fqn}norms.{CONV}.", own)
         for key, value in own.items():

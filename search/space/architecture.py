@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Architecture", "BackboneConfig", "BranchConfig", "PlacementConfig", "digest"]
+__all__ = ["AUTO", "Architecture", "BackboneConfig", "BranchConfig", "PlacementConfig", "digest"]
+
+AUTO = "auto"
 
 
 @dataclass
@@ -17,7 +19,7 @@ class BackboneConfig:
 
     Attributes:
         name: a name that `timm.create_model` knows; `xvol_proxy_resnet` is the small one for proxies.
-        pretrained: load timm's weights; placing blocks with gamma 0 keeps the function they compute.
+        pretrained: load timm's weights; placing blocks with gamma 0, its default then, keeps the function they compute.
         kwargs: more keyword arguments of `timm.create_model`, e.g. {drop_path_rate: 0.1}.
     """
 
@@ -48,13 +50,15 @@ class BranchConfig:
     Attributes:
         use: names joined by "+": "conv+pssa" is the X-volution block, "conv" leaves the site as it is, "pssa" is
             attention alone.
-        gamma: initial weight of the batch norm after each attention branch. null: 0 beside a conv branch (the block
-            starts as the plain convolution), 1 without one.
+        gamma: initial weight of the norm after each branch but conv: a number, or "auto": 1, the paper's batch norm,
+            where training starts from scratch; where it starts from a trained network (`backbone.pretrained`, or
+            `backbone.kwargs.checkpoint_path`) 0 beside a conv branch, so that the network's function is kept, and 1
+            without one. null is that last rule whatever the start, as it was before "auto".
         options: arguments of each branch by its name, e.g. {pssa: {rank: 1, embed_ratio: 0.25}}.
     """
 
     use: str = "conv+pssa"
-    gamma: float | None = None
+    gamma: int | float | str | None = AUTO
     options: dict[str, Any] = field(default_factory=dict)
 
 

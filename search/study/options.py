@@ -50,7 +50,7 @@ class WarmStartOptions:
 
     Attributes:
         score: a zero-cost score, e.g. "synflow" or "naswot"; null for no warm start. Give branches a voice for it:
-            with `branch.gamma` 0 an untrained network scores as the plain one does.
+            with `branch.gamma=0` an untrained network scores as the plain one does.
         candidates: random points that are scored.
         top: how many of them, the highest first, are the first trials.
     """

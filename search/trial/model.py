@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 import xvol
-from search.space.architecture import Architecture, BranchConfig
+from search.space.architecture import AUTO, Architecture, BackboneConfig, BranchConfig
 from search.trial.config import Config
 from xvol import BlockSpec, Site
 
@@ -73,19 +74,26 @@ def _backbone(config: Config, channels: int, classes: int) -> nn.Module:
 
 def _chosen(config: Config, model: nn.Module, input_size: tuple[int, int, int]) -> tuple[dict[str, BlockSpec], str]:
     """Blocks by site, in the model's order, and the arm's readable name."""
-    _spec(config.branch.use, config.branch)  # a wrong branch is told even where nothing is placed
+    auto = _auto_gamma(config.backbone)
+    _spec(config.branch.use, config.branch, auto)  # a wrong branch is told even where nothing is placed
     if config.placement.policy == PLAIN and not config.placement.at:
         return {}, PLAIN_LABEL
     all_sites = xvol.sites(model, input_size=input_size)
     uses = dict.fromkeys((s.fqn for s in xvol.select(all_sites, config.placement.policy)), config.branch.use)
     for policy, use in config.placement.at.items():
         uses.update(dict.fromkeys((s.fqn for s in xvol.select(all_sites, policy)), use))
-    specs = {name: _spec(use, config.branch) for name, use in uses.items() if use != PLAIN}
+    specs = {name: _spec(use, config.branch, auto) for name, use in uses.items() if use != PLAIN}
     placed = {s.fqn: specs[s.fqn] for s in all_sites if s.fqn in specs and not _is_host(specs[s.fqn])}
-    return placed, _label(all_sites, placed)
+    return placed, _label(all_sites, placed, auto)
 
 
-def _spec(use: str, branch: BranchConfig) -> BlockSpec:
+def _auto_gamma(backbone: BackboneConfig) -> float | None:
+    """What "auto" stands for: `BlockSpec`'s function-preserving default on trained weights, else the paper's 1."""
+    trained = backbone.pretrained or backbone.kwargs.get("checkpoint_path")
+    return None if trained else 1.0
+
+
+def _spec(use: str, branch: BranchConfig, auto: float | None) -> BlockSpec:
     names = [name.strip() for name in use.split("+")]
     options: Mapping[str, Any] = {name: branch.options.get(name) or {} for name in names if name != PLAIN}
     unused = sorted(set(branch.options) - set(xvol.branch_names()))
@@ -100,7 +108,8 @@ def _spec(use: str, branch: BranchConfig) -> BlockSpec:
             )
     if names == [PLAIN]:
         return BlockSpec.make(["conv"])
-    return BlockSpec.make(names, options=options, gamma=branch.gamma)
+    gamma = auto if branch.gamma == AUTO else branch.gamma
+    return BlockSpec.make(names, options=options, gamma=gamma)  # type: ignore[arg-type]  # it refuses other words
 
 
 def _is_host(spec: BlockSpec) -> bool:
@@ -108,11 +117,18 @@ def _is_host(spec: BlockSpec) -> bool:
     return spec.canonical() == BlockSpec.make(["conv"]).canonical()
 
 
-def _label(all_sites: Sequence[Site], placed: Mapping[str, BlockSpec]) -> str:
+def _label(all_sites: Sequence[Site], placed: Mapping[str, BlockSpec], auto: float | None) -> str:
     """E.g. "stage3: conv+pssa(embed_ratio=0.25)"; sites with one kind of block are described together."""
     groups: dict[BlockSpec, list[Site]] = {}
     for site in all_sites:
         if site.fqn in placed:
             groups.setdefault(placed[site.fqn], []).append(site)
-    parts = [f"{xvol.describe(all_sites, chosen)}: {spec}" for spec, chosen in groups.items()]
+    parts = [f"{xvol.describe(all_sites, chosen)}: {_named(spec, auto)}" for spec, chosen in groups.items()]
     return "; ".join(parts) or PLAIN_LABEL
+
+
+def _named(spec: BlockSpec, auto: float | None) -> str:
+    """The block in words, with its gamma where that is not what "auto" gives it."""
+    usual = replace(spec, gamma=auto).initial_gamma
+    name = str(replace(spec, gamma=None))
+    return name if spec.initial_gamma == usual else f"{name} gamma={spec.initial_gamma:g}"

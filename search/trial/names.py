@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
 import sys
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig
+from search.space.architecture import AUTO, BackboneConfig, BranchConfig, PlacementConfig
 
 __all__ = ["STAGES", "check_names"]
 
@@ -34,7 +35,10 @@ _STAGE = re.compile(r"stage(?:(\d+)|\[([\d\s,-]+)\])(?:\..+)?")
 
 
 def check_names(backbone: BackboneConfig, placement: PlacementConfig, branch: BranchConfig) -> None:
-    """Raise ValueError for a branch that is not there, or a stage that the backbone does not have."""
+    """Raise ValueError for a branch or gamma that is not there, or a stage that the backbone does not have."""
+    gamma = branch.gamma
+    if gamma != AUTO and (isinstance(gamma, str) or (gamma is not None and not math.isfinite(gamma))):
+        raise ValueError(f"branch.gamma={gamma}: allowed are {AUTO} and a finite number, such as 0 or 1")
     uses = {"branch.use": branch.use, **{f"placement.at.{where}": use for where, use in placement.at.items()}}
     for key, use in uses.items():
         for name in (name.strip() for name in str(use).split("+")):

@@ -2,7 +2,7 @@
 
 They are recorded beside the results and may start a sampler; nothing is chosen by them silently. Higher is taken to be
 better in each paper. Two things to know before they start a search over placements: a block whose norm starts at
-`branch.gamma` 0 scores exactly as the plain network (zen alone rewrites gamma), and with gamma 1 they rank against the
+`branch.gamma=0` scores exactly as the plain network (zen alone rewrites gamma), and with gamma 1 they rank against the
 trained accuracy or not with it, since synflow and zen reward a product of two branches for being of degree two.
 
 Legend: N = images in the minibatch, L = loss, theta = a parameter, K = classes.

@@ -67,6 +67,19 @@ def test_weights_of_the_plain_model_load(way: str, tmp_path: Path) -> None:
     assert torch.equal(twin(x), plain(x))
 
 
+@pytest.mark.parametrize(("gamma", "start", "converted"), [(None, 1.0, 0.0), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0)])
+def test_a_branch_starts_open_from_scratch_and_closed_beside_trained_weights(
+    gamma: float | None, start: float, converted: float
+) -> None:
+    model = timm.create_model(
+        "xvol_resnet18.stage4.last", num_classes=2, gamma=gamma, branches=["conv", "pssa", "pool"]
+    )
+    norms = [model.get_submodule(f"{name}.norms.{branch}") for name in placed(model) for branch in ("pssa", "pool")]
+    assert {value for norm in norms for value in norm.weight.tolist()} == {start}
+    model.load_state_dict(timm.create_model("resnet18", num_classes=2).state_dict())
+    assert {value for norm in norms for value in norm.weight.tolist()} == {converted}
+
+
 def test_features_only() -> None:
     plain = timm.create_model("resnet18")
     model = timm.create_model("xvol_resnet18.stage3", features_only=True, out_indices=(2, 3, 4))

@@ -24,8 +24,9 @@ def test_scores_of_an_untrained_network(small: Small) -> None:
     found = score(small("placement.policy=stage3"), ["snip", "naswot"])
     assert list(found) == ["snip", "naswot"]
     assert found == score(small("placement.policy=stage3"), ["snip", "naswot"])
-    assert found == score(small(), ["snip", "naswot"])  # a block that starts as the plain convolution scores as one
-    assert found != score(small("placement.policy=stage3", "branch.gamma=1"), ["snip", "naswot"])
+    assert found != score(small(), ["snip", "naswot"])
+    closed = score(small("placement.policy=stage3", "branch.gamma=0"), ["snip", "naswot"])
+    assert closed == score(small(), ["snip", "naswot"])  # a block that starts as the plain convolution scores as one
     with pytest.raises(ValueError, match="unknown score 'snap'"):
         score(small(), ["snap"])
     with pytest.raises(ValueError, match=r"train\.epochs=0"):
@@ -37,6 +38,8 @@ WRONG = [
     ("train.schedule=step", "onecycle, cosine, constant"),
     ("tracker.mode=on", "offline, online, disabled"),
     ("objectives=[test_top1]", "test data"),
+    ("branch.gamma=ato", r"branch\.gamma=ato: allowed are auto and a finite number"),
+    ("branch.gamma=nan", r"branch\.gamma=nan: allowed are auto and a finite number"),
     ("threads=0", "threads=0: at least 1"),
     ("checkpoint=best", "checkpoint=best: allowed are never, final, always"),
     ("data.name=digit", "Did you mean digits"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def test_blocks_stand_where_the_architecture_says(made: Any) -> None:
         ([], ["placement.policy=plain"]),
         ([STAGE3], ["placement.at.stage3=conv+pssa"]),
         ([STAGE3], ["placement.at.stage3=pssa+conv"]),
-        ([STAGE3], ["placement.policy=stage3.*", "branch.gamma=0"]),
+        ([STAGE3], ["placement.policy=stage3.*", "branch.gamma=1"]),
         ([STAGE3], [STAGE3, "branch.options.pssa.rank=1"]),
         ([STAGE3, "branch.options.pssa.embed_ratio=1.0"], [STAGE3, "branch.options.pssa.embed_ratio=1"]),
         ([STAGE3], ["placement.policy=all", "placement.at.all=none", "placement.at.stage3=conv+pssa"]),
@@ -80,7 +81,8 @@ def test_different_networks_are_different_architectures(made: Any) -> None:
         [STAGE4],
         ["placement.policy=all"],
         [STAGE3, "branch.use=pssa"],
-        [STAGE3, "branch.gamma=1"],
+        [STAGE3, "branch.gamma=0"],
+        [STAGE3, "branch.gamma=0.5"],
         [STAGE3, "branch.options.pssa.rank=2"],
         ["placement.at.stage3=pssa", "placement.at.stage4=conv+pssa"],
         ["placement.at.stage4=pssa", "placement.at.stage3=conv+pssa"],
@@ -117,11 +119,41 @@ def test_a_block_starts_equal_whatever_stands_elsewhere(made: Any) -> None:
     assert all(torch.equal(alone[name], beside[name]) for name in names)
 
 
-def test_a_block_beside_its_convolution_starts_as_that_convolution(made: Any) -> None:
+def test_a_block_at_gamma_0_beside_its_convolution_starts_as_that_convolution(made: Any) -> None:
     images = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert torch.equal(made()[0].eval()(images), made(STAGE3)[0].eval()(images))
+        for gamma in ("0", "null"):
+            assert torch.equal(made()[0].eval()(images), made(STAGE3, f"branch.gamma={gamma}")[0].eval()(images))
         assert not torch.equal(made()[0].eval()(images), made(STAGE3, "branch.gamma=1")[0].eval()(images))
+
+
+def gammas(model: nn.Module) -> set[float]:
+    """Weights of the norms after all branches but conv."""
+    parts = [part for block in model.modules() if isinstance(block, XVolution2d) for part in block.parts()]
+    return {value for name, _, norm in parts if name != "conv" for value in norm.weight.tolist()}
+
+
+@pytest.mark.parametrize("use", ["conv+pssa", "conv+second_conv+pssa", "pssa"])
+def test_training_from_scratch_starts_at_the_gamma_of_the_papers_batch_norm(made: Any, use: str) -> None:
+    model, architecture = made("placement.policy=stage3.last", f"branch.use={use}")
+    assert gammas(model) == {1.0}
+    assert architecture == made("placement.policy=stage3.last", f"branch.use={use}", "branch.gamma=1")[1]
+    assert "gamma" not in architecture.label
+
+
+def test_training_from_a_trained_network_keeps_its_function(made: Any, tmp_path: Path) -> None:
+    plain = made("seed=5")[0]
+    torch.save(plain.state_dict(), tmp_path / "plain.pth")
+    trained = f"backbone.kwargs.checkpoint_path={tmp_path / 'plain.pth'}"
+    model, architecture = made(trained, STAGE3)
+    assert gammas(model) == {0.0}
+    images = torch.randn(2, 1, 16, 16)
+    assert torch.equal(model.eval()(images), plain.eval()(images))
+    assert gammas(made(trained, STAGE3, "branch.use=pssa")[0]) == {1.0}  # no function is left to keep
+    assert gammas(made(trained, STAGE3, "branch.gamma=1")[0]) == {1.0}
+    assert architecture.label == "stage3: conv+pssa"
+    assert made(trained, STAGE3, "branch.gamma=1")[1].label == "stage3: conv+pssa gamma=1"
+    assert made(STAGE3, "branch.gamma=0")[1].label == "stage3: conv+pssa gamma=0"
 
 
 @pytest.mark.parametrize(
