@@ -29,6 +29,7 @@ import xvol.branches.timm_attention  # noqa: E402
 import xvol.models  # noqa: E402, F401
 from xvol.block import XVolution2d  # noqa: E402
 from xvol.cost import count_macs, count_params  # noqa: E402
+from xvol.dose import doses, geometric_mean  # noqa: E402
 from xvol.fuse import FuseReport, fuse, fuse_error, fuse_report  # noqa: E402
 from xvol.placement import describe, select  # noqa: E402
 from xvol.registry import branch_class, branch_names, branch_options, register_branch  # noqa: E402
@@ -50,9 +51,11 @@ __all__ = [
     "count_macs",
     "count_params",
     "describe",
+    "doses",
     "fuse",
     "fuse_error",
     "fuse_report",
+    "geometric_mean",
     "load_state_dict",
     "refused",
     "register_branch",

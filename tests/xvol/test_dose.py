@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import xvol
+from xvol import BlockSpec, XVolution2d, doses, geometric_mean
+
+COMBINATIONS = [
+    *(["conv", name] for name in xvol.branch_names() if name != "conv"),
+    ["conv", "pssa", "pool"],
+    ["conv", "pssa", "identity", "second_conv"],
+]
+
+
+def alone(branches: list[str], **arguments: float) -> nn.Sequential:
+    return nn.Sequential(XVolution2d(8, 8, spec=BlockSpec.make(branches, **arguments))).eval()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 2.0])
+def test_a_branch_that_is_the_convolution_scaled_has_its_scale_as_dose(gamma: float) -> None:
+    model = alone(["conv", "identity"], gamma=gamma)
+    block = model.get_submodule("0")
+    assert isinstance(block, XVolution2d)
+    nn.init.dirac_(block.branches["conv"].conv.weight)
+    nn.init.constant_(block.norms["identity"].bias, 7.0)  # the same for every input: no part of the dose
+    assert doses(model, torch.randn(4, 8, 5, 5)) == {"0": pytest.approx(gamma, rel=1e-5)}
+
+
+def test_several_added_branches_count_by_their_sum() -> None:
+    model = alone(["conv", "identity", "second_conv"], gamma=1.0)
+    block = model.get_submodule("0")
+    assert isinstance(block, XVolution2d)
+    nn.init.dirac_(block.branches["conv"].conv.weight)
+    nn.init.dirac_(block.branches["second_conv"].conv.weight)
+    images = torch.randn(4, 8, 5, 5)
+    assert doses(model, images)["0"] == pytest.approx(2.0, rel=1e-4)
+    with torch.no_grad():
+        block.branches["second_conv"].conv.weight.neg_()
+    assert doses(model, images)["0"] == pytest.approx(0.0, abs=1e-6)  # they cancel
+
+
+@pytest.mark.parametrize("branches", COMBINATIONS, ids="+".join)
+def test_every_combination_has_a_dose_that_gamma_scales(branches: list[str]) -> None:
+    images = torch.randn(2, 8, 6, 6)
+    full, half = (alone(branches, gamma=gamma) for gamma in (1.0, 0.5))
+    half.load_state_dict(full.state_dict())
+    for name, norm in half.get_submodule("0").norms.items():  # type: ignore[operator, union-attr]
+        if name != "conv":
+            nn.init.constant_(norm.weight, 0.5)
+    whole = doses(full, images)["0"]
+    assert whole is not None
+    assert math.isfinite(whole)
+    assert doses(half, images)["0"] == pytest.approx(whole / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("branches", [["conv"], ["pssa"], ["pssa", "pool"]], ids="+".join)
+def test_without_a_convolution_or_anything_beside_it_there_is_none(branches: list[str]) -> None:
+    assert doses(alone(branches), torch.randn(2, 8, 5, 5)) == {"0": None}
+
+
+def test_a_dead_convolution_has_none() -> None:
+    model = alone(["conv", "pssa"], gamma=1.0)
+    nn.init.zeros_(model.get_parameter("0.norms.conv.weight"))
+    assert doses(model, torch.randn(2, 8, 5, 5)) == {"0": None}
+
+
+def test_each_block_of_a_model_is_told_and_nothing_moves(randomise: Callable[[nn.Module], nn.Module]) -> None:
+    plain = timm.create_model("xvol_proxy_resnet")
+    chosen = xvol.select(xvol.sites(plain, (3, 32, 32)), "stage3+stage4")
+    model = xvol.convert(plain, {site.fqn: BlockSpec.make(gamma=1.0) for site in chosen}, (3, 32, 32))
+    randomise(model).train()
+    model.get_submodule("layer1").eval()
+    before = copy.deepcopy(model.state_dict())
+    modes = [module.training for module in model.modules()]
+    images, state = torch.randn(4, 3, 32, 32), torch.get_rng_state()
+    found = doses(model, images)
+    assert found.keys() == {site.fqn for site in chosen}
+    assert all(value is not None and value > 0 for value in found.values())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert doses(model, images) == found
+
+
+def test_a_deploy_form_has_the_dose_of_what_depends_on_the_input() -> None:
+    model = alone(["conv", "pssa"], gamma=0.7)
+    images = torch.randn(4, 8, 6, 6)
+    trained, fused = doses(model, images)["0"], doses(xvol.fuse(model, (8, 6, 6)), images)["0"]
+    assert trained is not None
+    assert fused == pytest.approx(trained, rel=1e-3)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1), st.floats(1e-3, 1e3))
+def test_a_geometric_mean_scales_with_its_values(values: list[float], scale: float) -> None:
+    mean, scaled = geometric_mean(values), geometric_mean([value * scale for value in values])
+    assert mean is not None
+    assert min(values) * (1 - 1e-9) <= mean <= max(values) * (1 + 1e-9)
+    assert scaled == pytest.approx(mean * scale, rel=1e-9)
+
+
+def test_a_geometric_mean_passes_over_what_is_not_there() -> None:
+    assert geometric_mean([]) is None
+    assert geometric_mean([None, None]) is None
+    assert geometric_mean([0.5, None, 2.0]) == pytest.approx(1.0)
+    assert geometric_mean([0.5, 0.0]) == 0.0
