@@ -54,6 +54,13 @@ class TrialResult:
         fuse_error: largest absolute difference of a logit between the trained and the fused form.
         val_top1, test_top1: percent of images, 0 to 100, of the last epoch. test_top1 only in phase "final".
         val_loss, test_loss: cross-entropy in nats.
+        classes: number of classes. chance_top1: percent of the validation images that are of the class most frequent in
+            training, which a network that learned nothing reaches. val_images, test_images: images behind val_top1 and
+            test_top1.
+        train_loss_first, train_loss: mean loss over the first and the last finished epoch, in nats.
+        dose: how much the added branches give beside the convolution, at the end of training: the geometric mean of
+            `doses`, which holds by site what `xvol.doses` says of the first batch of validation images. None, and in
+            `doses` too, where a block has no convolution or nothing beside it.
         epochs: epochs that were finished. `epochs_planned`: epochs that were asked for.
         train_seconds: wall time inside the training loop, evaluation included.
         peak_memory_mb: largest memory torch held on the accelerator, MiB; None on a CPU.
@@ -96,6 +103,14 @@ class TrialResult:
     val_loss: float | None = None
     test_top1: float | None = None
     test_loss: float | None = None
+    classes: int | None = None
+    chance_top1: float | None = None
+    val_images: int | None = None
+    test_images: int | None = None
+    train_loss_first: float | None = None
+    train_loss: float | None = None
+    dose: float | None = None
+    doses: dict[str, float | None] = field(default_factory=dict)
     epochs: int = 0
     epochs_planned: int = 0
     train_seconds: float | None = None
@@ -128,7 +143,7 @@ def write_atomic(path: Path, text: str) -> None:
 def write_result(folder: Path, result: TrialResult) -> Path:
     """Write `folder/result.json` atomically and return its path."""
     row = {"schema": SCHEMA, **asdict(result)}
-    for values in (row, row["zero_cost"]):
+    for values in (row, row["zero_cost"], row["doses"]):
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
                 values[name] = None  # JSON has no NaN; `status` and `reason` say what happened

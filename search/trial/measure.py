@@ -12,7 +12,7 @@ from torch import nn
 import xvol
 from search.trial.recipe import MeasureConfig
 
-__all__ = ["Costs", "latency_ms", "measure"]
+__all__ = ["Costs", "chance_top1", "latency_ms", "measure"]
 
 WARM_UP = 3
 
@@ -63,6 +63,11 @@ def measure(model: nn.Module, input_size: tuple[int, int, int], config: MeasureC
         latency_fused_ms=fused_ms,
         fuse_error=error,
     )
+
+
+def chance_top1(train_labels: torch.Tensor, labels: torch.Tensor) -> float:
+    """Percent of `labels` that are of the class most frequent in training: what a network that learned nothing reaches."""
+    return 100.0 * float((labels == train_labels.bincount().argmax()).double().mean())
 
 
 @torch.no_grad()

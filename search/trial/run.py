@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+import xvol
 from search.channel import Channel, Infeasible, InFlight, Pruned, Stopped, current
 from search.ledger.disk import is_disk_full
 from search.ledger.record import Record
@@ -37,7 +38,7 @@ from search.trial.content import Content, content_of, on_record
 from search.trial.datasets.batches import Batches
 from search.trial.datasets.load import Data, load_data
 from search.trial.device import device_name, usable_device
-from search.trial.measure import measure
+from search.trial.measure import chance_top1, measure
 from search.trial.model import build
 from search.trial.reuse import take_over
 from search.trial.state import Saver, adopt, begin, discard
@@ -149,6 +150,8 @@ def _state(result: TrialResult, architecture: Architecture, data: Data, channel:
     result.sites = architecture.sites
     result.branches = sorted({name for _, block in architecture.blocks for name in dict(block)["branches"]})
     result.data_source = data.source
+    result.classes, result.val_images = len(data.classes), len(data.val.labels)
+    result.chance_top1 = chance_top1(data.train.labels, data.val.labels)
     channel.note("arm", architecture.label)
     channel.note("arch_hash", architecture.hash)
 
@@ -177,9 +180,13 @@ def _train_and_measure(
     if data.test is not None:
         test = Batches(data.test, data, config.data, training=False, device=device)
         score = evaluate(network, test, config.train.amp)
-        result.test_top1, result.test_loss = score.top1, score.loss
+        result.test_top1, result.test_loss, result.test_images = score.top1, score.loss, len(data.test.labels)
     if device.type == "cuda":
         result.peak_memory_mb = torch.cuda.max_memory_allocated(device) / 2**20
+    if result.sites:
+        images, _ = next(iter(Batches(data.val, data, config.data, training=False, device=device)))
+        result.doses = xvol.doses(network, images)
+        result.dose = xvol.geometric_mean(result.doses.values())
     if is_kept(config.checkpoint, result.phase):
         save_checkpoint(network, record.folder)
     timed = result.latency_ms is not None  # before training, since the study asked: that figure is what it judged
@@ -242,7 +249,9 @@ def _take_down(config: Config, epoch: Epoch, record: Record, tracker: Tracker, c
     result = record.result
     record.epoch(vars(epoch))
     tracker.log(vars(epoch), step=epoch.epoch)
-    result.val_top1, result.val_loss = epoch.val_top1, epoch.val_loss
+    result.val_top1, result.val_loss, result.train_loss = epoch.val_top1, epoch.val_loss, epoch.train_loss
+    if result.train_loss_first is None:
+        result.train_loss_first = epoch.train_loss
     result.train_seconds = (result.train_seconds or 0.0) + epoch.seconds
     if config.objectives[0] in BY_EPOCH:
         channel.report(epoch.epoch, getattr(epoch, config.objectives[0]))
@@ -307,8 +316,9 @@ def _progress(epoch: Epoch, epochs: int, channel: Channel) -> str:
 def _summary(result: TrialResult) -> str:
     """The line that ends a trial."""
     test = "" if result.test_top1 is None else f", test {result.test_top1:.2f}%"
+    dose = "" if result.dose is None else f", dose {result.dose:.2g}"
     speed = "" if result.latency_ms is None else f", {result.latency_ms:.2f} ms (fused {result.latency_fused_ms:.2f})"
     return (
-        f"val {result.val_top1:.2f}%{test}, {result.params} params, {(result.macs or 0) / 1e6:.2f} M MACs{speed}, "
+        f"val {result.val_top1:.2f}%{test}, {result.params} params, {(result.macs or 0) / 1e6:.2f} M MACs{speed}{dose}, "
         f"fused logits differ by {result.fuse_error:.1e}"
     )

@@ -36,6 +36,13 @@ COLUMNS: dict[str, str] = {
     "val_loss": "Float64",  # nats
     "test_top1": "Float64",  # percent, 0 to 100; phase final only
     "test_loss": "Float64",  # nats; phase final only
+    "classes": "Int64",
+    "chance_top1": "Float64",  # percent, 0 to 100
+    "val_images": "Int64",
+    "test_images": "Int64",
+    "train_loss_first": "Float64",  # nats
+    "train_loss": "Float64",  # nats
+    "dose": "Float64",  # ratio
     "epochs": "Int64",
     "epochs_planned": "Int64",
     "train_seconds": "Float64",

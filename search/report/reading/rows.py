@@ -41,6 +41,7 @@ def result_row(root: str, place: str, provenances: dict[str, str]) -> dict[str, 
     provenance = row["provenance"]
     if not isinstance(provenance, dict):
         raise ValueError(f"{path}: provenance is {provenance!r}, expected an object")
+    del row["doses"]  # by site; the frame has their mean
     scores = row.pop("zero_cost")
     if not isinstance(scores, dict) or not all(fits(value, "Float64") for value in scores.values()):
         raise ValueError(f"{path}: zero_cost is {scores!r}, expected numbers by name")

@@ -12,6 +12,7 @@ import torch
 
 from search.channel import Channel, Infeasible, InFlight, Pruned, opened
 from search.ledger.paths import STATE_FILE
+from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
 from search.ledger.tracker import Tracker
 from search.trial import run as module
@@ -69,9 +70,15 @@ def test_a_trial_writes_down_all_of_itself(small: Small, tmp_path: Path) -> None
     assert (result.backbone, result.wandb_id, result.is_baseline) == ("xvol_proxy_resnet", None, False)
     assert result.overrides == ["seed=3", "api_key=***"]
     assert "scikit-learn" in (result.data_source or "")
+    assert (result.classes, result.val_images) == (10, 100)
+    assert 9 <= (result.chance_top1 or 0) <= 12
+    losses = [float(row["train_loss"]) for row in read_history(folder)]
+    assert [result.train_loss_first, result.train_loss] == pytest.approx(losses, rel=1e-4)
+    assert list(result.doses) == result.sites
+    assert 0.1 < (result.dose or 0) < 10  # both halves of a block that starts as the paper's
     unmeasured = {name for name, item in asdict(result).items() if item is None}
     assert unmeasured == {
-        *("reason", "wandb_id", "test_top1", "test_loss", "peak_memory_mb", "train_memory_mb"),
+        *("reason", "wandb_id", "test_top1", "test_loss", "test_images", "peak_memory_mb", "train_memory_mb"),
         *("reused_from", "resumed_from"),
     }
     assert (len(result.fingerprint or ""), result.attempt, result.zero_cost) == (21, 1, {})
@@ -107,6 +114,16 @@ def test_only_the_final_re_evaluation_reads_test_images(
     assert asked == [phase == "final"]
     assert (result.test_top1 is not None, result.test_loss is not None) == (phase == "final",) * 2
     assert (result.phase, result.is_baseline, result.arm) == (phase, True, "plain")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"), [("branch.use=pssa", None), ("branch.gamma=0", pytest.approx(0, abs=0.2))]
+)
+def test_the_dose_of_a_branch_is_written_down(small: Small, tmp_path: Path, override: str, expected: Any) -> None:
+    run_trial(small("placement.policy=stage3", override), tmp_path)
+    result = result_of(tmp_path)
+    assert result.dose == expected
+    assert all(dose == expected for dose in result.doses.values())
 
 
 def test_no_config_key_opens_the_test_images(small: Small) -> None:
