@@ -192,7 +192,7 @@ def _write(network: nn.Module, images: Tensor, out: Path, fixed_size: bool, form
     """Write one file; return what is to be said of it."""
     import torch
 
-    from search.trial.checkpoint import write_whole
+    from search.ledger.files import write_whole
 
     if out.suffix == ".pth":
         state = {name: value.detach() for name, value in network.state_dict().items()}
@@ -227,7 +227,7 @@ def _write(network: nn.Module, images: Tensor, out: Path, fixed_size: bool, form
 
 def _save_onnx(onnx: Any, network: nn.Module, out: Path) -> str:
     """Write one file, or two where the weights do not fit into one; return what is to be said of the second."""
-    from search.trial.checkpoint import write_whole
+    from search.ledger.files import write_whole
 
     tensors = [*network.parameters(), *network.buffers()]
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= MOST_INLINE_BYTES:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from search.ledger.result import write_atomic
+from search.ledger.files import write_atomic
 from search.ledger.secrets import mask
+from search.ledger.versions import NewerVersion, refuse_newer
 
 __all__ = ["DESIGN_FILE", "DeclaredCell", "DeclaredDesign", "read_design", "write_design"]
 
@@ -93,6 +94,8 @@ def write_design(
     ]
     try:
         before = read_design(folder)
+    except NewerVersion:
+        raise
     except ValueError:
         before = None  # torn or foreign: what is declared now is written whole
     now = {cell.overrides for cell in declared}
@@ -107,6 +110,7 @@ def read_design(folder: Path) -> DeclaredDesign | None:
     """Read what the study in `folder` declared; None where it is no design, or was run before designs were written down.
 
     Raises:
+        NewerVersion: it is of a later schema.
         ValueError: the file cannot be read, or is of another schema; the message names it.
     """
     path = folder / DESIGN_FILE
@@ -118,11 +122,14 @@ def read_design(folder: Path) -> DeclaredDesign | None:
         raise ValueError(f"{path}: not a readable design ({error})") from None
     try:
         read = json.loads(text)
+        refuse_newer(path, "schema", read["schema"], SCHEMA)
         if read["schema"] != SCHEMA:
             raise ValueError(f"schema {read['schema']}, expected {SCHEMA}")
         return DeclaredDesign(
             kind=str(read["kind"]), seed_key=str(read["seed_key"]), cells=tuple(_cell(each) for each in read["cells"])
         )
+    except NewerVersion:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not a readable design ({type(error).__name__}: {error})") from None
 

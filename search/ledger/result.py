@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
-import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["RESULT_FILE", "Phase", "Status", "TrialResult", "read_result", "write_atomic", "write_result"]
+from search.ledger.files import write_atomic
+from search.ledger.versions import refuse_newer
+
+__all__ = ["CHECKSUM", "RESULT_FILE", "Phase", "Status", "TrialResult", "has_checksum", "read_result", "write_result"]
 
 RESULT_FILE = "result.json"
 SCHEMA = 1
+CHECKSUM = "checksum"
+_MEND = "xvol-check says what can be done"
 
 Phase = Literal["single", "search", "final"]
 Status = Literal["ok", "pruned", "failed", "interrupted", "infeasible", "duplicate"]
@@ -126,50 +131,58 @@ class TrialResult:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash, sees either the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # beside it, so that the rename stays on one disk
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def write_result(folder: Path, result: TrialResult) -> Path:
-    """Write `folder/result.json` atomically and return its path."""
+    """Write `folder/result.json` atomically, with a checksum of its content, and return its path."""
     row = {"schema": SCHEMA, **asdict(result)}
     for values in (row, row["zero_cost"], row["doses"]):
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
                 values[name] = None  # JSON has no NaN; `status` and `reason` say what happened
     path = folder / RESULT_FILE
-    write_atomic(path, json.dumps(row, indent=1, allow_nan=False) + "\n")
+    row[CHECKSUM] = checksum_of(json.loads(json.dumps(row, allow_nan=False)))  # of what a reader will see
+    write_atomic(path, json.dumps(row, indent=1) + "\n")
     return path
 
 
 def read_result(path: Path) -> TrialResult:
-    """Read one `result.json`.
+    """Read one `result.json`. One without a checksum was written before there were any, and is taken as it is.
 
     Raises:
-        ValueError: the file is no JSON object of a known schema, or lacks a required column.
+        NewerVersion: it is of a later schema.
+        ValueError: the file is no JSON object of a known schema, lacks a required column, or does not fit its checksum.
     """
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path}: not a readable result ({error}); move it away to read the rest of the study"
-        ) from None
-    if not isinstance(row, dict) or row.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{path}: expected a result of schema {SCHEMA}, found {row.get('schema') if isinstance(row, dict) else type(row).__name__}"
-        )
+    row = _row_of(path)
     known = {column.name for column in fields(TrialResult)}
     try:
         return TrialResult(**{name: value for name, value in row.items() if name in known})
     except TypeError as error:
         raise ValueError(f"{path}: incomplete result ({error})") from None
+
+
+def has_checksum(path: Path) -> bool:
+    """Whether the result at `path`, which can be read, guards its content.
+
+    Raises:
+        ValueError: as `read_result`.
+    """
+    return CHECKSUM in _row_of(path)
+
+
+def checksum_of(row: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits over all of a result but its checksum, however the file is laid out."""
+    content = {name: value for name, value in row.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def _row_of(path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a readable result ({error}); {_MEND}") from None
+    schema = row.get("schema") if isinstance(row, dict) else type(row).__name__
+    refuse_newer(path, "schema", schema, SCHEMA)
+    if not isinstance(row, dict) or schema != SCHEMA:
+        raise ValueError(f"{path}: expected a result of schema {SCHEMA}, found {schema}")
+    if CHECKSUM in row and row[CHECKSUM] != checksum_of(row):
+        raise ValueError(f"{path}: edited or damaged after it was written (its checksum does not fit); {_MEND}")
+    return row

@@ -145,7 +145,7 @@ def trust_made(options: argparse.Namespace, changes: dict[str, Any]) -> tuple[st
         )
     if options.format not in ("csv", "all"):
         raise ValueError(f"--trust is printed as text, or as csv, not {options.format}")
-    from search.ledger.result import write_atomic
+    from search.ledger.files import write_atomic
 
     report = trust_report(options.study, options.metric, options.phase)
     table = report.data.to_csv(index=False, lineterminator="\n")
@@ -169,7 +169,7 @@ def diff_made(options: argparse.Namespace, changes: dict[str, Any]) -> tuple[str
         raise ValueError(f"--diff takes two studies, --metric and --phase: {wrong}")
     if options.format not in ("md", "csv", "all"):
         raise ValueError(f"--diff is printed as md or csv, not {options.format}")
-    from search.ledger.result import write_atomic
+    from search.ledger.files import write_atomic
     from search.report.diff import diff_studies, diff_to_markdown
 
     diff = diff_studies(options.study[0], options.study[1], metric=options.metric, phase=options.phase)

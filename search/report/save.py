@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from search.ledger.files import write_atomic
 from search.report.grid.grid import Grid
 from search.report.grid.html import grid_to_html
 from search.report.grid.latex import grid_to_latex
@@ -50,7 +50,7 @@ def save_grid(grid: Grid, folder: Path, formats: Sequence[str] = GRID_FORMATS) -
         contents[name] = parquet(grid_data(grid)) if form == "parquet" else grid_text(grid, form).encode()
     contents[f"{grid.spec.name}.provenance.json"] = provenance_text(grid.title, grid_sources(grid)).encode()
     for name, content in contents.items():
-        write_whole(folder / name, content)
+        write_atomic(folder / name, content)
     return [folder / name for name in contents]
 
 
@@ -69,7 +69,7 @@ def save_tidy(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{path}: the tidy frame is written as .parquet or .csv; end the name in one of them")
     path.parent.mkdir(parents=True, exist_ok=True)
     content = parquet(frame) if path.suffix == ".parquet" else frame.to_csv(index=False, lineterminator="\n").encode()
-    write_whole(path, content)
+    write_atomic(path, content)
     return path
 
 
@@ -78,14 +78,3 @@ def parquet(frame: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False, engine="pyarrow")
     return buffer.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write bytes so that a reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.ledger.result import write_atomic
+from search.ledger.files import write_atomic
 from search.report.arms import Arm, comparable, list_arms
 from search.report.declared import declared_by
 from search.report.escape import markdown

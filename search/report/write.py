@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from search.ledger.files import write_atomic
 from search.report.export import to_csv, to_latex, to_markdown
 from search.report.grid.grid import Grid, make_grid
 from search.report.grid.latex import grid_to_latex
 from search.report.reading.load import load_study
-from search.report.save import parquet, write_whole
+from search.report.save import parquet
 from search.report.sources import all_sources, provenance_text
 from search.report.spec import TableSpec
 from search.report.table import AblationTable, ablation_table
@@ -128,5 +129,5 @@ def save_table(table: AblationTable, folder: Path, grid: Grid | None, formats: S
     if "parquet" in formats:
         contents[f"{NAME}.parquet"] = parquet(table.data)
     for name, content in contents.items():
-        write_whole(folder / name, content)
+        write_atomic(folder / name, content)
     return [folder / name for name in contents]

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import yaml
 
-from search.ledger.result import write_atomic
+from search.ledger.files import write_atomic
 from search.ledger.secrets import masked_tree
 
 __all__ = ["RESULTS_FILE", "write_best"]

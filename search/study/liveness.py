@@ -31,8 +31,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from search.ledger.files import write_atomic
 from search.ledger.paths import WORKERS
-from search.ledger.result import write_atomic
+from search.ledger.versions import refuse_newer
 from search.study.storage.locks import FileLock, is_held, study_lock
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ log = logging.getLogger("xvol")
 PULSE_SECONDS = 15.0
 GRACE_SECONDS = 60.0
 TOKEN_FILE = ".study-token"
+LAYOUT = 1  # of what a study keeps in its storage; to be raised when an older version would misread it
 _FOLDER = "folder"  # study user attribute: token, and where the folder was when the study was created
 _unseen: dict[str, float] = {}  # lock files that are not there -> since when this process has known
 
@@ -204,6 +206,7 @@ def check_shared_folder(study: optuna.Study, study_dir: Path) -> None:
     with study_lock(study._storage, study_dir, study.study_name):
         file, here = study_dir / TOKEN_FILE, _read_token(study_dir / TOKEN_FILE)
         there = study.user_attrs.get(_FOLDER)
+        refuse_newer(study_dir, "layout", (there or {}).get("layout"), LAYOUT)
         if there is None and here is not None and study.study_name in here["studies"]:
             raise ValueError(
                 f"{study_dir} holds the study {study.study_name!r}, but the storage does not know it: it is another storage, or "
@@ -220,7 +223,9 @@ def check_shared_folder(study: optuna.Study, study_dir: Path) -> None:
             here = {"token": secrets.token_hex(8), "studies": []}
             write_atomic(file, json.dumps(here))
         if there is None:
-            study.set_user_attr(_FOLDER, {"token": here["token"], "host": platform.node(), "path": str(study_dir)})
+            study.set_user_attr(
+                _FOLDER, {"token": here["token"], "host": platform.node(), "path": str(study_dir), "layout": LAYOUT}
+            )
         if study.study_name not in here["studies"]:
             write_atomic(file, json.dumps({**here, "studies": [*here["studies"], study.study_name]}))
 

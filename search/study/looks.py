@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
-from search.ledger.result import write_atomic
+from search.ledger.files import write_atomic
 from search.space.design_options import DesignOptions, cell_at
 from search.space.designs import Cell
 from search.study.claims import Desk

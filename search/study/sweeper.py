@@ -15,8 +15,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import TrialState
 
+from search.ledger.files import write_atomic
 from search.ledger.paths import WORKERS
-from search.ledger.result import write_atomic
 from search.ledger.secrets import mask
 from search.space.parameters import Parameter, Space
 from search.study.best import write_best

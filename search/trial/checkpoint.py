@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from search.ledger.files import write_whole
 from search.ledger.result import Phase
 
-__all__ = ["CHECKPOINT_FILE", "is_kept", "load_checkpoint", "save_checkpoint", "write_whole"]
+__all__ = ["CHECKPOINT_FILE", "is_kept", "load_checkpoint", "save_checkpoint"]
 
 CHECKPOINT_FILE = "checkpoint.pt"
 
@@ -58,16 +57,3 @@ def load_checkpoint(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path}: expected a state dict, that is names and tensors; found {type(state).__name__}")
     return dict(state)
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place: a reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")  # torch and onnx go by the suffix
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

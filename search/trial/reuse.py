@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from search.channel import Channel
+from search.ledger.files import write_whole
 from search.ledger.record import Record, read_history
 from search.ledger.result import TrialResult, read_result
 from search.trial.admission import value_of
-from search.trial.checkpoint import CHECKPOINT_FILE, is_kept, write_whole
+from search.trial.checkpoint import CHECKPOINT_FILE, is_kept
 from search.trial.config import Config
 from search.trial.content import changes, on_record
 from search.trial.recipe import SCORE_PREFIX

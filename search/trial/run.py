@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 import xvol
 from search.channel import Channel, Infeasible, InFlight, Pruned, Stopped, current
 from search.ledger.disk import is_disk_full
+from search.ledger.files import write_atomic
 from search.ledger.record import Record
-from search.ledger.result import TrialResult, write_atomic
+from search.ledger.result import TrialResult
 from search.ledger.secrets import mask
 from search.ledger.tracker import Tracker
 from search.space.architecture import Architecture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import random
 import shutil
 import time
@@ -20,14 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from search.ledger.files import move, write_whole
 from search.ledger.paths import STATE_FILE
-from search.trial.checkpoint import write_whole
+from search.ledger.versions import NewerVersion, refuse_newer
 from search.trial.content import changes
 from search.trial.train import Trainer
 
 __all__ = ["Saver", "StateRefused", "adopt", "begin", "discard", "read_state", "restore", "rng_state", "set_rng_state"]
 
 log = logging.getLogger("xvol")
+NEWER_FILE = "state.newer.pt"  # a state that only a later version can continue
 LAYOUT = 1  # of the file; to be raised when what is in it changes
 
 
@@ -97,7 +98,7 @@ def adopt(source: str | None, folder: Path) -> Path | None:
         return Path(source)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        os.replace(old, new)
+        move(old, new)
     except OSError:  # another file system
         try:
             write_whole(new, lambda temporary: shutil.copyfile(old, temporary))
@@ -138,6 +139,11 @@ def begin(
         discard(folder)
         set_rng_state(fresh, device)
         return make(), None
+    except NewerVersion as reason:
+        aside = folder / NEWER_FILE
+        move(folder / STATE_FILE, aside)
+        log.warning("%s. It is kept as %s; the trial starts anew", reason, aside.name)
+        return make(), None
     return trainer, list(state["history"])
 
 
@@ -145,6 +151,7 @@ def read_state(folder: Path, fingerprint: str, made_by: Mapping[str, Any], devic
     """Read the state in `folder`; only tensors and plain values are taken from the file (`weights_only=True`).
 
     Raises:
+        NewerVersion: it is of a later layout.
         StateRefused: it is torn, or of another trial, layout, version of torch or kind of device.
     """
     try:
@@ -152,6 +159,8 @@ def read_state(folder: Path, fingerprint: str, made_by: Mapping[str, Any], devic
     except Exception as error:  # on a torn file torch's unpickler fails in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StateRefused(f"the file cannot be read ({reason})") from None
+    if isinstance(state, dict):
+        refuse_newer(folder / STATE_FILE, "layout", state.get("layout"), LAYOUT)
     if not isinstance(state, dict) or state.get("layout") != LAYOUT:
         raise StateRefused(f"it is no state of layout {LAYOUT}")
     differs = changes(state.get("made_by") or {}, made_by)

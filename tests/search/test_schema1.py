@@ -74,9 +74,9 @@ def test_its_saved_state_is_read_or_refused_in_words(runs: Path) -> None:
     folder = runs / "schema1_stopped" / "trials" / "0000-s0"
     fingerprint = read_result(folder / "result.json").fingerprint
     assert fingerprint is not None
+    said = ""
     try:
-        state = read_state(folder, fingerprint, {}, torch.device("cpu"))
+        assert len(read_state(folder, fingerprint, {}, torch.device("cpu"))["history"]) == 2
     except StateRefused as reason:
-        assert "here it is" in str(reason), "a state of another version of torch is refused, and says so"
-    else:
-        assert len(state["history"]) == 2
+        said = str(reason)
+    assert not said or "here it is" in said, "another version of torch, for one, is refused, and says so"

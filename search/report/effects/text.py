@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from search.ledger.result import write_atomic
+from search.ledger.files import write_atomic
 from search.report.effects.table import EffectsTable
 from search.report.escape import latex, markdown
 from search.report.layout import Column, filled, latex_tabular, markdown_table, plain_table

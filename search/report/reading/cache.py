@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import time
-import uuid
 import zlib
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 
+from search.ledger.files import write_atomic
 from search.report.reading.scan import SETTLE_NS, Folder
 
 __all__ = ["CACHE_FILE", "CACHE_FROM", "Cache", "file_key", "read_cache", "settled", "write_cache"]
@@ -140,14 +140,10 @@ def write_cache(root: Path, folders: list[Folder], keys: dict[str, Key], frame: 
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
     body = sink.getvalue().to_pybytes()
-    temporary = root / f"{CACHE_FILE}.{uuid.uuid4().hex}"
     try:
-        with temporary.open("wb") as file:
-            file.write(header(body) + b"\n" + body)
-        os.replace(temporary, root / CACHE_FILE)
+        write_atomic(root / CACHE_FILE, header(body) + b"\n" + body)
     except OSError as error:
         log.debug("no cache was written: %s", error)
-        temporary.unlink(missing_ok=True)
 
 
 def header(body: bytes) -> bytes:

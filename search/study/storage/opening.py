@@ -13,6 +13,8 @@ import optuna
 
 from search.ledger.paths import JOURNAL
 from search.ledger.secrets import mask
+from search.ledger.versions import NewerVersion
+from search.study.storage.journal_lines import first_bad_line
 from search.study.storage.journals import FileJournal, JournalLock, PatientJournal, RedisJournal
 from search.study.storage.locks import FileLock
 from search.study.storage.patience import Patience, StorageGone
@@ -20,7 +22,7 @@ from search.study.storage.patience import Patience, StorageGone
 if TYPE_CHECKING:
     from search.study.storage.proxies import PatientDatabase
 
-__all__ = ["GRACE_SECONDS", "HEARTBEAT_SECONDS", "JournalLock", "open_storage"]
+__all__ = ["GRACE_SECONDS", "HEARTBEAT_SECONDS", "JournalLock", "journal_of", "open_storage"]
 
 log = logging.getLogger("xvol")
 HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
@@ -65,6 +67,7 @@ def open_storage(
         raise ValueError(f"hydra.sweeper.storage: cannot open {shown}: {error}") from None
     except Exception as error:
         cause = error.__cause__ if isinstance(error, StorageGone) and error.__cause__ else error
+        refuse_damaged(spec, study_dir)
         first_line = mask(str(cause)).splitlines()[0] if str(cause) else type(cause).__name__
         raise ValueError(
             f"hydra.sweeper.storage: cannot open {shown} ({type(cause).__name__}: {first_line}). {_ALLOWED}"
@@ -73,15 +76,35 @@ def open_storage(
     return storage
 
 
+def refuse_damaged(spec: str | None, study_dir: Path) -> None:
+    """Raise ValueError, with what can be done, where the journal has a line that is no record."""
+    journal = journal_of(spec, study_dir)
+    bad = first_bad_line(journal) if journal is not None and journal.is_file() else None
+    if bad is not None and bad.newer:
+        raise NewerVersion(f"{journal}: line {bad.number} is {bad.why}; update optuna")
+    if bad is not None and not bad.torn:
+        raise ValueError(
+            f"{journal}: line {bad.number} is damaged ({bad.why}), and nothing after it can be read; "
+            f"xvol-check {study_dir} --repair cuts it there, and keeps the rest beside it"
+        )
+
+
+def journal_of(spec: str | None, study_dir: Path) -> Path | None:
+    """The file of a storage that is a journal; None for any other."""
+    if spec is None:
+        return study_dir / JOURNAL
+    return Path(spec.removeprefix("journal:")) if spec.startswith("journal:") else None
+
+
 class _Missing(Exception):
     """A package is not installed."""
 
 
 def _opened(spec: str | None, study_dir: Path, patience: Patience) -> PatientJournal | PatientDatabase:
-    if spec is None:
-        return _journal(study_dir / JOURNAL, patience)
-    if spec.startswith("journal:"):
-        return _journal(Path(spec.removeprefix("journal:")), patience)
+    journal = journal_of(spec, study_dir)
+    if journal is not None:
+        return _journal(journal, patience)
+    assert spec is not None
     if spec.startswith(("redis:", "rediss:")):
         return _redis(spec, study_dir.name, patience)
     if spec.startswith("sqlite:"):

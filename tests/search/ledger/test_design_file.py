@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from search.ledger.design_file import DESIGN_FILE, read_design, write_design
+from search.ledger.versions import NewerVersion
 from search.space.designs import factorial
 
 FACTORS = {"where": ["placement=none", "placement=stage3"], "lr": ["train.lr=0.1", "train.lr=0.3"]}
@@ -44,7 +45,7 @@ def test_no_design(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"schema": 2}', '{"schema": 1, "kind": "x", "seed_key": "s", "cells": [3]}']
+    "text", ["{", "[]", '{"schema": 0}', '{"schema": 1, "kind": "x", "seed_key": "s", "cells": [3]}']
 )
 def test_what_cannot_be_read_is_named_and_written_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / DESIGN_FILE).write_text(text)
@@ -52,3 +53,12 @@ def test_what_cannot_be_read_is_named_and_written_anew(tmp_path: Path, text: str
         read_design(tmp_path)
     write_design(tmp_path, "factorial", factorial(FACTORS))
     assert json.loads((tmp_path / DESIGN_FILE).read_text())["kind"] == "factorial"
+
+
+def test_one_of_a_later_version_is_refused_and_kept(tmp_path: Path) -> None:
+    text = '{"schema": 2}'
+    (tmp_path / DESIGN_FILE).write_text(text)
+    for act in (lambda: read_design(tmp_path), lambda: write_design(tmp_path, "factorial", [])):
+        with pytest.raises(NewerVersion, match="schema 2; this version reads schema 1"):
+            act()
+    assert (tmp_path / DESIGN_FILE).read_text() == text

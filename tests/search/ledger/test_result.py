@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -11,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_atomic, write_result
+from search.ledger.result import RESULT_FILE, TrialResult, checksum_of, read_result, write_result
+from search.ledger.versions import NewerVersion
 
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
@@ -104,43 +104,10 @@ def test_a_file_that_is_not_there_is_refused_by_its_name(tmp_path: Path) -> None
         read_result(tmp_path)
 
 
-@pytest.mark.parametrize("broken", ["replace", "fsync"])
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, error: BaseException
-) -> None:
-    path = tmp_path / "file.txt"
-    write_atomic(path, "old")
-
-    def fail(*arguments: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(os, broken, fail)
-    with pytest.raises(type(error)):
-        write_atomic(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_the_umask_is_respected(tmp_path: Path, umask: int) -> None:
-    before = os.umask(umask)
-    try:
-        write_atomic(tmp_path / "file.txt", "text")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "file.txt").stat().st_mode & 0o777 == 0o666 & ~umask
-
-
-def test_text_is_written_whole_in_utf8(tmp_path: Path) -> None:
-    write_atomic(tmp_path / "file.txt", "é漢😀\n" * 10_000)
-    assert (tmp_path / "file.txt").read_text(encoding="utf-8") == "é漢😀\n" * 10_000
-
-
 def test_a_result_of_the_first_release_is_read(tmp_path: Path) -> None:
     path = write_result(tmp_path, SMALL)
     row = json.loads(path.read_text())
-    for column in ("fingerprint", "reused_from", "attempt", "resumed_from", "train_memory_mb", "zero_cost"):
+    for column in ("fingerprint", "reused_from", "attempt", "resumed_from", "train_memory_mb", "zero_cost", "checksum"):
         del row[column]
     path.write_text(json.dumps(row))
     assert read_result(path) == SMALL
@@ -152,3 +119,31 @@ def test_every_column_is_documented() -> None:
     undocumented = {column.name for column in fields(TrialResult) if column.name not in documented}
     assert undocumented <= {"backbone", "started_at", "finished_at", "overrides", "provenance"}  # their names say it
     assert json.dumps(asdict(SMALL))
+
+
+@given(RESULTS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+def test_any_edited_value_is_seen(tmp_path: Path, result: TrialResult) -> None:
+    row = json.loads(write_result(tmp_path, result).read_text())
+    for name in row.keys() - {"schema", "checksum"}:
+        edited = row | {name: [row[name], "edited"]}
+        (tmp_path / RESULT_FILE).write_text(json.dumps(edited))
+        with pytest.raises(ValueError, match="checksum does not fit"):
+            read_result(tmp_path / RESULT_FILE)
+
+
+def test_a_result_laid_out_anew_keeps_its_checksum(tmp_path: Path) -> None:
+    path = write_result(tmp_path, SMALL)
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps(row, sort_keys=True, indent=4))
+    assert read_result(path) == SMALL
+    assert row["checksum"] == checksum_of(row)
+
+
+def test_a_later_schema_is_told_from_damage(tmp_path: Path) -> None:
+    path = tmp_path / RESULT_FILE
+    path.write_text('{"schema": 7}')
+    with pytest.raises(
+        NewerVersion, match=r"newer version of xvol \(schema 7; this version reads schema 1\); update xvol"
+    ):
+        read_result(path)

@@ -14,6 +14,7 @@ import optuna
 import pytest
 
 from search.ledger.paths import WORKERS
+from search.ledger.versions import NewerVersion
 from search.study import liveness
 from search.study.liveness import TOKEN_FILE, Pulse, check_shared_folder, host_id, is_alive
 from search.study.storage.locks import FileLock, is_held
@@ -187,6 +188,14 @@ def test_a_study_of_another_folder_is_refused(tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     (tmp_path / "a").rename(moved)
     check_shared_folder(make(moved, spec=spec), moved)
+
+
+def test_a_storage_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    check_shared_folder(study, tmp_path)
+    study.set_user_attr("folder", {**study.user_attrs["folder"], "layout": 2})
+    with pytest.raises(NewerVersion, match="layout 2; this version reads layout 1"):
+        check_shared_folder(study, tmp_path)
 
 
 def test_a_storage_that_forgot_the_study_is_refused(tmp_path: Path) -> None:

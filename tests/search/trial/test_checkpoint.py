@@ -11,8 +11,7 @@ from torch import nn
 
 from search.channel import Channel, opened
 from search.ledger.result import read_result
-from search.trial import checkpoint as module
-from search.trial.checkpoint import CHECKPOINT_FILE, is_kept, load_checkpoint, save_checkpoint, write_whole
+from search.trial.checkpoint import CHECKPOINT_FILE, is_kept, load_checkpoint, save_checkpoint
 from search.trial.config import recipe_hash, typed
 from search.trial.model import build
 from search.trial.run import run_trial
@@ -93,20 +92,3 @@ def test_a_file_that_holds_something_else(tmp_path: Path) -> None:
         torch.save(content, tmp_path / CHECKPOINT_FILE)
         with pytest.raises(ValueError, match="expected a state dict"):
             load_checkpoint(tmp_path / CHECKPOINT_FILE)
-
-
-def test_what_fails_halfway_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / CHECKPOINT_FILE
-    write_whole(path, lambda file: file.write_text("old"))
-
-    def torn(file: Path) -> None:
-        file.write_text("ne")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(path, torn)
-    monkeypatch.setattr(module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
-    with pytest.raises(OSError, match="disk"):
-        write_whole(path, lambda file: file.write_text("new"))
-    assert path.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT_FILE]

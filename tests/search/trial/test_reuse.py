@@ -114,6 +114,7 @@ def changed(runs: Path, tmp_path: Path, place: str, **values: Any) -> Path:
     folder = tmp_path / "earlier"
     shutil.copytree(runs / "old" / place, folder)
     row = json.loads((folder / "result.json").read_text())
+    del row["checksum"]
     (folder / "result.json").write_text(json.dumps(row | values))
     return folder / "result.json"
 
@@ -124,7 +125,8 @@ UNFIT: dict[str, tuple[str, dict[str, Any], str]] = {
     "itself reused": ("trials/0003-s0", {"reused_from": "x/trials/0001-s0"}, "those of x/trials/0001-s0"),
     "without the objective": ("trials/0003-s0", {"val_top1": None}, "it has no val_top1"),
     "epochs missing": ("trials/0003-s0", {"epochs": 3}, "its history holds 2 of 3 epochs"),
-    "torn": ("trials/0003-s0", {"schema": 99}, "schema"),
+    "of a later version": ("trials/0003-s0", {"schema": 99}, "newer version"),
+    "edited": ("trials/0003-s0", {"val_top1": 99.0, "checksum": "0123456789abcdef"}, "its checksum does not fit"),
 }
 
 

@@ -252,6 +252,18 @@ def test_a_state_that_does_not_fit_is_refused_and_the_trial_starts_anew(
     assert not (stopped / "exploded").exists()
 
 
+def test_a_state_of_a_later_version_is_refused_and_kept(
+    small: Small, stopped: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _changed(layout=2)(stopped / STATE_FILE)
+    content = (stopped / STATE_FILE).read_bytes()
+    again = stopped.parent / "again"
+    result = train(small(*RANDOM), again, Halting(attempt=2, resume_from=str(stopped)))
+    assert (result.status, result.resumed_from) == ("ok", None)
+    assert (again / "state.newer.pt").read_bytes() == content
+    assert "layout 2; this version reads layout 1" in caplog.text
+
+
 def test_another_recipe_does_not_go_on_from_a_state(small: Small, stopped: Path) -> None:
     changed = small(*RANDOM, "train.lr=0.05")
     result = train(changed, stopped.parent / "again", Halting(resume_from=str(stopped)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from search.ledger.result import read_result, write_result
 from search.report.reading.load import COLUMNS, load_study
 
 from ..conftest import Add
@@ -132,7 +134,7 @@ def test_the_parent_of_several_studies_is_refused(study: Path, add: Add) -> None
     path = add("plain", 0) / "result.json"
     other = study.parent / "other" / "final" / "0000-s0"
     shutil.copytree(path.parent, other)
-    (other / "result.json").write_text(path.read_text().replace('"demo"', '"other"'))
+    write_result(other, replace(read_result(path), study="other"))
     with pytest.raises(ValueError, match=r"holds 2 studies: demo \(as in .*other \(as in .*Give the folder of one"):
         load_study(study.parent)
 
