@@ -6,12 +6,23 @@ from pathlib import Path
 
 from search.ledger.result import Phase
 
-__all__ = ["JOURNAL", "NO_TRIALS_INSIDE", "STATE_FILE", "WORKERS", "free_subdir", "trial_subdir"]
+__all__ = [
+    "ASIDE",
+    "CHECKPOINT_FILE",
+    "JOURNAL",
+    "NO_TRIALS_INSIDE",
+    "STATE_FILE",
+    "WORKERS",
+    "free_subdir",
+    "trial_subdir",
+]
 
 JOURNAL = "study.journal"
 WORKERS = "workers"
 STATE_FILE = "state.pt"  # in a trial's folder, while it can be continued from there
-NO_TRIALS_INSIDE = frozenset({".hydra", WORKERS, "wandb", "tables"})
+CHECKPOINT_FILE = "checkpoint.pt"  # the weights that a trial's scores are of
+ASIDE = "aside"  # what was damaged, or belongs to nobody: nothing that could be a result is deleted
+NO_TRIALS_INSIDE = frozenset({".hydra", ASIDE, WORKERS, "wandb", "tables"})
 _PHASE_FOLDER: dict[Phase, str] = {"search": "trials", "final": "final", "single": "single"}
 
 

@@ -12,14 +12,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from search.ledger.files import is_temporary
 from search.ledger.provenance import provenance
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result, write_result
 
-__all__ = ["HISTORY_COLUMNS", "HISTORY_FILE", "Record", "close_abandoned", "now", "read_history", "supersede"]
+__all__ = [
+    "HISTORY_COLUMNS",
+    "HISTORY_FILE",
+    "Record",
+    "close_abandoned",
+    "now",
+    "read_history",
+    "seed_of",
+    "supersede",
+]
 
 HISTORY_FILE = "history.csv"
 HISTORY_COLUMNS = ("epoch", "train_loss", "val_loss", "val_top1", "lr", "seconds")
-_TEMPORARY = re.compile(r"\..*[0-9a-f]{32}.*")  # what our writers call a file until it is whole
 _SEED = re.compile(r"-s(-?\d+)")
 
 
@@ -99,10 +108,10 @@ def close_abandoned(
     if not folder.is_dir():
         return
     for name in os.listdir(folder):
-        if _TEMPORARY.fullmatch(name):
+        if is_temporary(name):
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).unlink()
-    seed = _SEED.search(folder.name)
+    seed = seed_of(folder)
     if seed is None or (folder / RESULT_FILE).exists():
         return
     write_result(
@@ -113,12 +122,18 @@ def close_abandoned(
             phase=phase,
             status=status,
             reason=reason,
-            seed=int(seed[1]),
+            seed=seed,
             attempt=attempt,
             epochs=len(read_history(folder)),
             run_dir=f"{folder.parent.name}/{folder.name}",
         ),
     )
+
+
+def seed_of(folder: Path) -> int | None:
+    """The seed in the name of a trial's folder, e.g. 3 of `0007-s3`; None where it is no such name."""
+    found = _SEED.search(folder.name)
+    return None if found is None else int(found[1])
 
 
 def supersede(folder: Path) -> None:

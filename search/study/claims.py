@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage
@@ -61,6 +61,18 @@ class Quota:
     size: int | None = None
     max_retries: int = 2
     allowed_failures: int | None = None
+
+
+class LostRun(Protocol):
+    """A run of an ended trial whose result is lost, and whether the trial must be run again."""
+
+    @property
+    def trial(self) -> FrozenTrial: ...
+    @property
+    def again(self) -> bool: ...
+
+
+L = TypeVar("L", bound=LostRun)
 
 
 class Desk:
@@ -199,6 +211,21 @@ class Desk:
                 if again:
                     self._again(frozen, tries + 1)
             return [self._frozen(trial.number) for trial in stale]
+
+    def rerun(self, find: Callable[[Sequence[FrozenTrial]], Sequence[L]], close: Callable[[L], None]) -> int:
+        """Write down again the finished trials that count for nothing any more; return how many runs were found.
+
+        Args:
+            find: the runs of trials that are lost, of all trials as they stand; called under the study's lock.
+            close: called with each of them before the study is told.
+        """
+        with self.lock():
+            found = find(self.trials())
+            for lost in found:
+                close(lost)
+            for frozen in {lost.trial.number: lost.trial for lost in found if lost.again}.values():
+                self._again(frozen, tries=1)  # nobody is to blame
+            return len(found)
 
     def _left_out(self, trials: Sequence[FrozenTrial]) -> list[int]:
         """Interrupted trials that nobody wrote down again, but for cells that stand elsewhere; as of the last count."""

@@ -20,6 +20,7 @@ from search.ledger.secrets import mask
 from search.study.claims import Desk
 from search.study.launching.interrupts import Interrupts
 from search.study.launching.launcher import worker_count
+from search.study.lost import mend_lost
 from search.study.marks import FOLDER, REASON, SKIPPED
 from search.study.options import SweeperOptions
 from search.study.plan import Plan, open_desk
@@ -68,6 +69,7 @@ class PhaseRun:
         """
         desk, _ = open_desk(plan, stream=0)
         recover(desk, plan)
+        mend_lost(desk, plan)
         write(desk)
         if not plan.quota.sampled:
             for trial in desk.retry_failed(lambda trial: supersede(self._dir / str(trial.user_attrs.get(FOLDER)))):

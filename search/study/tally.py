@@ -16,7 +16,7 @@ __all__ = ["Counts", "Tally", "count"]
 class Counts:
     """How a study stands. `finished` counts each trial that came to an end of its own: complete, pruned or failed.
 
-    Interrupted trials, and failed ones that are run again, are in none of the numbers. Skipped ones needed no training
+    Interrupted trials, and failed or lost ones that are run again, are in none of the numbers. Skipped ones needed no training
     (reused, infeasible), so they are no part of the budget.
     """
 
@@ -43,7 +43,8 @@ class Tally:
     def __init__(self) -> None:
         self.streak = 0
         self._next = 0
-        self._complete = self._pruned = self._skipped = 0
+        self._pruned = self._skipped = 0
+        self._complete: set[int] = set()
         self._failed: set[int] = set()
         self._interrupted: set[int] = set()
         self._superseded: set[int] = set()
@@ -63,6 +64,7 @@ class Tally:
         """As of the last `read`."""
         late = Tally()
         late._superseded = set(self._superseded)
+        again = {trial.user_attrs.get(RETRY_OF) for trial in self._open}
         running = waiting = 0
         for trial in self._open:
             if trial.state.is_finished():
@@ -72,7 +74,10 @@ class Tally:
             running += trial.state == TrialState.RUNNING
             waiting += trial.state == TrialState.WAITING
         return Counts(
-            complete=self._complete + late._complete,
+            complete=len(self._complete)
+            + len(late._complete)
+            - len(again & self._complete)
+            - len(again & late._complete),
             pruned=self._pruned + late._pruned,
             failed=len((self._failed | late._failed) - late._superseded),
             running=running,
@@ -108,6 +113,7 @@ class Tally:
         attributes = trial.user_attrs
         if RETRY_OF in attributes:
             self._superseded.add(attributes[RETRY_OF])
+            self._complete.discard(attributes[RETRY_OF])  # its result was lost
         if trial.params:
             self._points.add(_point(trial))
         if attributes.get(INTERRUPTED):
@@ -119,7 +125,7 @@ class Tally:
             return
         self.streak = 0
         if trial.state == TrialState.COMPLETE:
-            self._complete += 1
+            self._complete.add(trial.number)
         elif trial.state == TrialState.PRUNED:
             self._pruned += 1
         else:

@@ -114,7 +114,7 @@ class StudyChannel(Channel):
         assert self.study_dir is not None
         for attempt in self._desk.attempts(self._trial):
             path = Path(self.study_dir) / attempt.user_attrs.get(RUNS, {}).get(fingerprint, "-") / RESULT_FILE
-            if path.exists() and read_result(path).status == "ok":
+            if _is_ok(path):
                 return path
         return None
 
@@ -131,7 +131,7 @@ class StudyChannel(Channel):
         for trial in same:
             if trial.state == TrialState.COMPLETE:
                 path = Path(self.study_dir) / trial.user_attrs[RUNS][fingerprint] / RESULT_FILE
-                if path.exists():
+                if _is_ok(path):
                     return path
         self._refuse_known(same)
         return None
@@ -151,6 +151,14 @@ class StudyChannel(Channel):
             raise Infeasible(
                 f"the same network failed {len(failed)} times, last as trial {failed[-1].number}: {reason}"
             )
+
+
+def _is_ok(path: Path) -> bool:
+    """Whether a sound result of a finished run stands there; one that was lost since is none."""
+    try:
+        return read_result(path).status == "ok"
+    except ValueError:
+        return False
 
 
 def _saved(desk: Desk, trial: Trial, plan: Plan, seed: int) -> str | None:

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from search.ledger.files import write_whole
+from search.ledger.paths import CHECKPOINT_FILE
 from search.ledger.result import Phase
 
 __all__ = ["CHECKPOINT_FILE", "is_kept", "load_checkpoint", "save_checkpoint"]
-
-CHECKPOINT_FILE = "checkpoint.pt"
 
 
 def is_kept(when: str, phase: Phase) -> bool:

@@ -61,7 +61,8 @@ def test_a_column_of_a_later_version_is_left_out_and_a_missing_one_has_its_defau
     path = write_result(tmp_path, SMALL)
     row = json.loads(path.read_text())
     del row["macs"]
-    path.write_text(json.dumps({**row, "energy_j": 3.5}))
+    later = {**row, "energy_j": 3.5}
+    path.write_text(json.dumps(later | {"checksum": checksum_of(later)}))
     assert read_result(path) == SMALL
 
 

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search.ledger.paths import JOURNAL
-from search.ledger.result import RESULT_FILE
+from search.ledger.result import RESULT_FILE, read_result
 from search.study.launching.deadline import EXIT_HUNG
 from search.study.tally import count
 
@@ -256,7 +256,7 @@ def test_a_result_that_was_written_before_its_worker_died_counts_once(toy: Toy, 
     assert retry.params == trials[0].params
     assert "skipped" not in retry.user_attrs
     assert vars(counts(toy))["complete"] == 3
-    assert not (toy.study_dir() / retry.user_attrs["run_dir"] / "result.json").exists()  # the toy trained nothing
+    assert read_result(toy.study_dir() / retry.user_attrs["run_dir"] / RESULT_FILE).reused_from is not None
 
 
 def test_a_search_ends_where_the_space_holds_nothing_new(toy: Toy) -> None:

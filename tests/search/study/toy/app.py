@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import time
+import zipfile
 from pathlib import Path
 
 import hydra
@@ -12,7 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from search.channel import Pruned, Stopped, current
-from search.ledger.result import TrialResult, read_result, write_result
+from search.ledger.record import Record
+from search.ledger.result import TrialResult, read_result
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")
@@ -20,9 +22,11 @@ def main(config: DictConfig) -> float | tuple[float, ...]:
     channel = current()
     channel.note("arch_hash", f"x={config.x}")
     if config.admit:
-        earlier = channel.admit(f"x={config.x} seed={config.seed}", {"params": config.x})
+        earlier = channel.admit(fingerprint(config), {"params": config.x})
         if earlier is not None:
-            return read_result(Path(earlier)).val_top1 or 0.0
+            result = read_result(Path(earlier))
+            write(config, result.val_top1 or 0.0, reused_from=str(earlier))
+            return result.val_top1 or 0.0
     with Path(config.trace).open("a") as trace:
         trace.write(f"{channel.phase} {channel.number} {config.x} {config.seed} {os.getpid()}\n")
     for _ in range(round(config.seconds / 0.02)):
@@ -56,21 +60,45 @@ def main(config: DictConfig) -> float | tuple[float, ...]:
             raise Pruned(f"pruned after epoch {epoch}")
     value = -float((config.x - 3) ** 2)
     if config.admit:
-        output = Path(HydraConfig.get().runtime.output_dir)
-        result = TrialResult(
-            study="toy", trial=channel.number, phase=channel.phase, status="ok", seed=config.seed, val_top1=value
-        )
-        if channel.phase == "final":
-            result.test_top1 = value + config.jitter * math.sin(11 * config.x + 7 * config.seed)
-            result.arm, result.arch_hash = f"x={config.x}", f"hash of {config.x}"
-            result.is_baseline = channel.is_baseline
-        write_result(output, result)
+        write(config, value)
     if config.fault == "kill late" and config.x in config.faulty and not Path(config.trace + ".killed").exists():
         Path(config.trace + ".killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if config.noise:
         value += config.seed % 2
     return (value, float(config.x)) if config.two else value
+
+
+def write(config: DictConfig, value: float, reused_from: str | None = None) -> None:
+    """Write a ledger as real trials do: result, history, config, and weights where they are kept."""
+    channel, output = current(), Path(HydraConfig.get().runtime.output_dir)
+    result = TrialResult(
+        study=channel.study,
+        trial=channel.number,
+        phase=channel.phase,
+        status="ok",
+        seed=config.seed,
+        val_top1=value,
+        fingerprint=fingerprint(config),
+        reused_from=reused_from,
+        run_dir=str(output.relative_to(channel.study_dir or output)),
+    )
+    if channel.phase == "final":
+        result.test_top1 = value + config.jitter * math.sin(11 * config.x + 7 * config.seed)
+        result.arm, result.arch_hash = f"x={config.x}", f"hash of {config.x}"
+        result.is_baseline = channel.is_baseline
+        (output / ".hydra").mkdir(exist_ok=True)
+        (output / ".hydra" / "config.yaml").write_text("checkpoint: final\n")
+        with zipfile.ZipFile(output / "checkpoint.pt", "w") as weights:
+            weights.writestr("data", bytes(64))
+    record = Record(output, result)
+    for epoch in (1, 2):
+        record.epoch({"epoch": epoch, "val_top1": value})
+    record.close()
+
+
+def fingerprint(config: DictConfig) -> str:
+    return f"x={config.x} seed={config.seed}"
 
 
 if __name__ == "__main__":
