@@ -121,7 +121,7 @@ def test_a_result_of_a_later_version_stops_the_command(toy: Toy) -> None:
 def test_the_result_of_a_failed_trial_is_written_anew(toy: Toy) -> None:
     command = ["x=choice(0,1)", "hydra.sweeper.study_name=faults", "admit=true", "fault=raise", "faulty=[1]"]
     command += ["hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}", "hydra.sweeper.n_trials=2"]
-    command += ["hydra.sweeper.reuse=none"]
+    command += ["hydra.sweeper.reuse=none", "hydra.sweeper.max_retries=0"]
     assert toy.run(*command).returncode == 0
     (failed,) = [trial for trial in toy.study("faults").trials if trial.state == TrialState.FAIL]
     assert toy.run(*command).returncode == 0
