@@ -27,16 +27,9 @@ TEXT_WIDTH = 120
 MISSING_WIDTH = 12
 NARROWEST_ARM = 20
 ALWAYS = ("arm", "n", "mean")  # other columns are left out where no row has anything in them
-BELOW = (
-    "p",
-    "wilcoxon",
-    "equivalence",
-    "boot",
-    "g_z",
-    "pairing",
-    "verdict",
-)  # in plain text these stand in a line for each row
-NUMBERS = ("mean", "diff", "interval", "boot", "g_z")  # set in mathematics by LaTeX
+BELOW = ("p", "wilcoxon", "equivalence", "boot", "g_z", "pairing", "verdict")  # a line for each row in plain text
+NOT_IN_LATEX = ("verdict", "g_z", "pairing", "params", "macs", "latency", "fused")
+NUMBERS = ("mean", "diff", "interval", "worst", "boot")  # set in mathematics by LaTeX
 TITLED = (("boot", "bootstrap interval"), ("g_z", "g_z"), ("pairing", "pairing"))
 P_TITLES = {"holm": "p (Holm)", "bonferroni": "p (Bonferroni)", "bh": "p (BH)", "none": "p"}
 
@@ -58,11 +51,9 @@ def columns_of(table: AblationTable, plus_minus: str = "±") -> list[Column]:
         return "-" if pd.isna(low) else f"[{signed(low, finer)}, {signed(high, finer)}]"
 
     def bought(row: Any) -> str:
-        return (
-            "-"
-            if pd.isna(row.correlation)
-            else f"x{significant(row.variance_ratio, 2)} (r {signed(row.correlation, 2)})"
-        )
+        if pd.isna(row.correlation):
+            return "-"
+        return f"x{significant(row.variance_ratio, 2)} (r {signed(row.correlation, 2)})"
 
     def each(name: str, show: Any) -> list[str]:
         return ["-" if pd.isna(value) else show(value) for value in data[name]]
@@ -80,13 +71,13 @@ def columns_of(table: AblationTable, plus_minus: str = "±") -> list[Column]:
         Column("p", P_TITLES[table.judging.correction], each("p_corrected", p_shown)),
         Column("wilcoxon", "p Wilcoxon", each("wilcoxon_p_corrected", p_shown)),
         Column("equivalence", "p equivalence", each("equivalence_p_corrected", p_shown)),
+        Column("verdict", "against the baseline", each("verdict", str), right=False),
         Column("g_z", "g_z", each("g_z", lambda value: signed(value, 2))),
         Column("pairing", "pairing", [bought(row) for row in rows]),
         Column("params", "params", each("params", scaled)),
         Column("macs", "MACs", each("macs", scaled)),
         Column("latency", "latency ms", each("latency_ms", significant)),
         Column("fused", "fused ms", each("latency_fused_ms", significant)),
-        Column("verdict", "against the baseline", each("verdict", str), right=False),
     ]
     return [column for column in shown if column.name in ALWAYS or set(column.cells) != {"-"}]
 
@@ -100,13 +91,14 @@ def to_markdown(table: AblationTable) -> str:
 
 
 def to_latex(table: AblationTable) -> str:
-    r"""Format as a booktabs `tabular`, pure ASCII, with the conclusion and the notes as comments above it.
+    r"""Format what the comparison rests on as a booktabs table no wider than the line, pure ASCII.
 
-    It needs `\usepackage{booktabs}` and nothing else.
+    The conclusion and the notes are comments above it. It needs `\usepackage{booktabs}`, and `\usepackage{tabularx}` where a
+    name is long. Costs are in the LaTeX of `paper_grid`, latencies, effect sizes and verdicts in words in the other forms.
     """
-    tabular = latex_tabular(columns_of(table, plus_minus=r"\pm"), NUMBERS)
+    columns = [column for column in columns_of(table, plus_minus=r"\pm") if column.name not in NOT_IN_LATEX]
     comments = [f"% {latex(one_line(text, 1000))}" for text in (table.title, table.conclusion, *table.notes)]
-    return "\n".join([*comments, r"% \usepackage{booktabs}", *tabular, ""])
+    return "\n".join([*comments, *latex_tabular(columns, NUMBERS), ""])
 
 
 def to_csv(table: AblationTable) -> str:

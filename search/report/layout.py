@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.report.escape import latex, markdown
 
-__all__ = ["Column", "filled", "latex_tabular", "markdown_table", "plain_table"]
+__all__ = ["Column", "filled", "latex_frame", "latex_name", "latex_tabular", "markdown_table", "plain_table"]
+
+LONG_NAME = (
+    20  # characters; where a row has a longer one, the first column takes what the others leave and breaks its names
+)
 
 
 @dataclass(frozen=True)
@@ -45,24 +50,51 @@ def markdown_table(columns: Sequence[Column]) -> list[str]:
 
 
 def latex_tabular(columns: Sequence[Column], numbers: Sequence[str]) -> list[str]:
-    """Format as the lines of a booktabs `tabular`; the columns named in `numbers` are set in mathematics."""
+    """Format as the lines of a booktabs table no wider than the line; those named in `numbers` are set in mathematics."""
     rows = []
     for number in range(len(columns[0].cells)):
-        cells = []
-        for column in columns:
+        cells = [latex_name(columns[0].cells[number])]
+        for column in columns[1:]:
             text = column.cells[number]
             cells.append("--" if text == "-" else f"${text}$" if column.name in numbers and text else latex(text))
         rows.append("    " + " & ".join(cells) + r" \\")
     head = "    " + " & ".join(latex(column.title) for column in columns) + r" \\"
+    rest = "".join("r" if column.right else "l" for column in columns[1:])
+    packages, begin, end = latex_frame(columns[0].cells, rest)
     return [
-        rf"\begin{{tabular}}{{{''.join('r' if column.right else 'l' for column in columns)}}}",
+        r"% \usepackage{booktabs}",
+        *packages,
+        *begin,
         r"    \toprule",
         head,
         r"    \midrule",
         *rows,
         r"    \bottomrule",
-        r"\end{tabular}",
+        *end,
     ]
+
+
+def latex_frame(names: Sequence[str], rest: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the packages, the first and the last lines of a table whose first column holds `names`.
+
+    Args:
+        names: of the rows.
+        rest: the other columns, as LaTeX takes them.
+    """
+    if max(map(len, names), default=0) <= LONG_NAME:
+        return [], [rf"\begin{{tabular}}{{l{rest}}}"], [r"\end{tabular}"]
+    first = r">{\raggedright\arraybackslash\hangindent=1em}X"
+    small = [
+        r"{\footnotesize\setlength{\tabcolsep}{3pt}%",
+        rf"\begin{{tabularx}}{{\linewidth}}{{@{{}}{first}{rest}@{{}}}}",
+    ]
+    return [r"% \usepackage{tabularx}"], small, [r"\end{tabularx}}"]
+
+
+def latex_name(name: str) -> str:
+    """Escape the name of a row, which may break behind the signs that join its parts, and if it must behind an underscore."""
+    joined = re.sub(r"(?<=\S)([+(,])(?=\S)", r"\1\\allowbreak{}", latex(name))
+    return joined.replace(r"\_", r"\_\penalty500{}")
 
 
 def plain_table(columns: Sequence[Column], limits: Mapping[str, int], width: int) -> list[str]:

@@ -43,9 +43,10 @@ def table_to_html(table: AblationTable, sources: Mapping[str, Mapping[str, Any]]
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>{escape(table.title)}</title>
 <style>
-{STYLE}td.words {{ text-align: left; white-space: normal; }}
+{STYLE}td.words {{ text-align: left; white-space: normal; min-width: 8rem; }}
 tr[title] {{ cursor: help; }}
 </style>
 </head>
@@ -71,10 +72,17 @@ def html_table(caption: str, columns: Sequence[Column], titles: Sequence[str] = 
             cells.append(f"<td{words}>{escape(column.cells[number])}</td>")
         rows.append(f"<tr{title}>{''.join(cells)}</tr>")
     body = "\n".join(rows)
-    return (
-        f"<table>\n<caption>{escape(caption)}</caption>\n<thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n{body}\n</tbody>\n"
-        "</table>"
-    )
+    return f"""<div class="table">
+<table>
+<caption><span>{escape(caption)}</span></caption>
+<thead>
+<tr>{head}</tr>
+</thead>
+<tbody>
+{body}
+</tbody>
+</table>
+</div>"""
 
 
 def html_list(texts: Sequence[str]) -> str:

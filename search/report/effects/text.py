@@ -91,11 +91,11 @@ def effects_to_markdown(table: EffectsTable) -> str:
 def effects_to_latex(table: EffectsTable) -> str:
     r"""Format as a booktabs `tabular`, pure ASCII, with the conclusion and the notes as comments above it.
 
-    It needs `\usepackage{booktabs}` and nothing else.
+    It needs `\usepackage{booktabs}`, and `\usepackage{tabularx}` where a name is long.
     """
     comments = [f"% {latex(one_line(text, 1000))}" for text in (table.title, table.conclusion, *table.notes)]
     tabular = latex_tabular(columns_of(table), ("effect", "interval"))
-    return "\n".join([*comments, r"% \usepackage{booktabs}", *tabular, ""])
+    return "\n".join([*comments, *tabular, ""])
 
 
 def formatted(table: EffectsTable, form: str) -> str:

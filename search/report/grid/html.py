@@ -11,17 +11,24 @@ from search.report.sources import sources_title
 __all__ = ["grid_to_html"]
 
 STYLE = """\
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1a1a1a; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 88rem; padding: 0 1rem; color: #1a1a1a; }
+p, ul { max-width: 60rem; overflow-wrap: anywhere; }
+.table { overflow-x: auto; }
 table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
 caption { caption-side: top; text-align: left; font-weight: 600; padding: .4rem 0; }
 thead { border-bottom: 1px solid; }
-th, td { padding: .2rem .7rem; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: .2rem .5rem; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th[scope=col] { white-space: normal; vertical-align: bottom; }
 th[scope=row], td.paper, th.left { text-align: left; font-weight: normal; }
+th[scope=row], td.paper { white-space: normal; min-width: 9rem; }
 th[colspan] { text-align: center; }
 td[colspan] { text-align: center; }
 td[title] { cursor: help; }
+caption span { display: inline-block; position: sticky; left: 0; max-width: min(100%, 85vw); overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; color: #444; }
+@media (max-width: 700px) { th[scope=row] { min-width: 7rem; overflow-wrap: anywhere; } }
 """
+"""A page that is never wider than the screen: a table that is scrolls inside its own box."""
 
 
 def grid_to_html(grid: Grid) -> str:
@@ -33,13 +40,15 @@ def grid_to_html(grid: Grid) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
 {STYLE}</style>
 </head>
 <body>
+<div class="table">
 <table>
-<caption>{title}</caption>
+<caption><span>{title}</span></caption>
 <thead>
 {head(grid)}
 </thead>
@@ -47,6 +56,7 @@ def grid_to_html(grid: Grid) -> str:
 {body}
 </tbody>
 </table>
+</div>
 <ul>
 {legend}
 </ul>

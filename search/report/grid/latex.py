@@ -7,6 +7,7 @@ import re
 from search.report.escape import latex
 from search.report.grid.grid import Cell, Grid, GridRow
 from search.report.grid.text import heading, marks, row_name, shown
+from search.report.layout import latex_frame, latex_name
 from search.report.words import one_line
 
 __all__ = ["grid_to_latex"]
@@ -17,15 +18,17 @@ NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d+))?$")
 def grid_to_latex(grid: Grid) -> str:
     r"""Format as a `tabular`, pure ASCII, with the title and the legend as comments above it.
 
-    It needs `\usepackage{booktabs}` and `\usepackage{siunitx}` (version 3, in texlive-science) and nothing else. Each
-    column of ours is an S column for the figure and, where something stands behind it, a second one for that.
+    It needs `\usepackage{booktabs}` and `\usepackage{siunitx}` (version 3, in texlive-science), and where a name is long
+    `\usepackage{tabularx}`. Each column of ours is an S column for the figure and, where something stands behind it, a
+    second one for that.
     """
     kinds = [(position, metric) for position in range(len(grid.groups)) for metric in range(len(grid.metrics))]
     wide = [row for row in grid.rows if not row.spans]
     columns = [[row.cells[at] for row in wide] for at in range(len(kinds))]
     behind = [any(cell is not None and shown(cell, grid)[1] for cell in column) for column in columns]
-    spec = "l" + "".join(column_type(column, grid, two) for column, two in zip(columns, behind, strict=True))
+    spec = "".join(column_type(column, grid, two) for column, two in zip(columns, behind, strict=True))
     spec += "l" * len(grid.paper)
+    packages, begin, end = latex_frame([row_name(row) for row in grid.rows], spec)
     comments = [f"% {latex(one_line(text, 1000))}" for text in (grid.title, *grid.legend)]
     body = [row_latex(row, grid, behind) for row in grid.rows]
     return "\n".join(
@@ -33,13 +36,14 @@ def grid_to_latex(grid: Grid) -> str:
             *comments,
             r"% \usepackage{booktabs}",
             r"% \usepackage{siunitx}",
-            rf"\begin{{tabular}}{{{spec}}}",
+            *packages,
+            *begin,
             r"    \toprule",
             *head(grid, behind),
             r"    \midrule",
             *(f"    {' & '.join(cells)} \\\\" for cells in body),
             r"    \bottomrule",
-            r"\end{tabular}",
+            *end,
             "",
         ]
     )
@@ -95,7 +99,7 @@ def head(grid: Grid, behind: list[bool]) -> list[str]:
 
 def row_latex(row: GridRow, grid: Grid, behind: list[bool]) -> list[str]:
     """Return the cells of one line."""
-    texts = [latex(row_name(row))]
+    texts = [latex_name(row_name(row))]
     if row.spans:
         # One cell a metric cannot stand under its metric in every group: they share the width, each with its name.
         named = len(grid.metrics) > 1

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from search.report.escape import latex, markdown
 from search.report.export import render_text, to_csv, to_latex, to_markdown
+from search.report.grid.latex import grid_to_latex
 from search.report.reading.load import load_study
 from search.report.table import AblationTable, ablation_table
 from search.report.words import decimals_for, int_ranges, one_line, p_is, p_shown, scaled, signed, significant
+from search.report.write import paper_grid
 
 from .conftest import Add
 
@@ -30,6 +32,12 @@ NASTY = [
     "naïve Ω → 中 ñ",
     "line\nbreak\ttab",
     "<b>&amp;</b>",
+]
+LONG = [
+    "stage1+stage3: conv+pssa(embed_ratio=0.25)",
+    "stage3: softmax_global(embed_ratio=0.25)",
+    "stage1+stage2+stage3: conv+pssa(embed_ratio=0.25)",
+    "stage3: conv+softmax_global(embed_ratio=0.25)",
 ]
 NAMES = st.one_of(st.sampled_from(NASTY), st.text(min_size=1, max_size=60))
 
@@ -56,6 +64,18 @@ def renamed(table: AblationTable, name: str) -> AblationTable:
     data = table.data.copy()
     data.loc[1, "arm"] = name
     return replace(table, data=data, notes=[*table.notes, name], conclusion=name)
+
+
+def needs_latex(*packages: str) -> None:
+    """Skip where LaTeX, or one of its packages, is not installed."""
+    missing = [] if shutil.which("pdflatex") else ["pdflatex"]
+    missing += [
+        name for name in packages if missing or not subprocess.run(["kpsewhich", name], capture_output=True).stdout
+    ]
+    if missing:
+        pytest.skip(
+            f"no {', '.join(missing)}: apt-get install texlive-latex-base texlive-latex-recommended texlive-science"
+        )
 
 
 def unescaped(text: str, signs: str) -> int:
@@ -116,25 +136,57 @@ def test_latex_shape(table: AblationTable) -> None:
     text = renamed(table, NASTY[0])
     lines = to_latex(text).splitlines()
     assert all(line.isascii() for line in lines)
-    (begin,) = [line for line in lines if line.startswith(r"\begin{tabular}")]
-    columns = len(begin.split("{")[2].rstrip("}"))
+    (begin,) = [line for line in lines if line.startswith(r"\begin{tabularx}")]
+    assert begin.endswith("Xrlrrrrr@{}}")  # a long name breaks
     rows = [line for line in lines if line.endswith(r"\\")]
     assert len(rows) == 4
-    assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}
+    assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {8}
     assert [line.strip() for line in lines if "rule" in line and not line.startswith("%")] == [
         r"\toprule",
         r"\midrule",
         r"\bottomrule",
     ]
     assert r"$62.8 \pm 1.3$" in rows[1]
+    assert r"\begin{tabular}{lrlrrrrr}" in to_latex(table)
+    assert "tabularx" not in to_latex(table)
+
+
+def test_latex_fits_a_page(study: Path, add: Add, tmp_path: Path) -> None:
+    """The names and figures of a committed study, in the text of an article, and the paper's form in a column of two."""
+    needs_latex("booktabs.sty", "siunitx.sty", "tabularx.sty")
+    shifts = [0.3, -0.2, 0.1, -0.4, 0.25]
+    for seed, base in enumerate([48.2, 49.1, 48.7, 48.4, 49.3]):
+        for number, arm in enumerate(("plain", *LONG)):
+            value = base + 2.31 * (number == 2) - 0.1 * number + shifts[(seed + number) % 5]
+            failed = {"status": "failed", "test_top1": None} if (number, seed) == (3, 4) else {}
+            facts = {"params": 78_002 + number, "macs": 1_038_976, "latency_ms": 1.72, "latency_fused_ms": 1.4}
+            add(arm, seed, **({"test_top1": value} | facts | failed))
+    frame = load_study(study)
+    table = ablation_table(frame)
+    grid = paper_grid(frame, table)
+    assert grid is not None
+    head = r"\usepackage{booktabs,siunitx,tabularx}\begin{document}\noindent"
+    for name, options, texts in (
+        ("article", "", [to_latex(table), grid_to_latex(grid)]),
+        ("columns", "[twocolumn]", [grid_to_latex(grid)]),
+    ):
+        source = "\n\n\\noindent\n".join([rf"\documentclass{options}{{article}}{head}", *texts, r"\end{document}"])
+        (tmp_path / f"{name}.tex").write_text(source, encoding="ascii")
+        run = subprocess.run(
+            ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", f"{name}.tex"], cwd=tmp_path, capture_output=True
+        )
+        assert run.returncode == 0, run.stdout.decode(errors="replace")[-2000:]
+        too_wide = re.findall(r"Overfull \\hbox \(([0-9.]+)pt", (tmp_path / f"{name}.log").read_text(errors="replace"))
+        assert all(float(points) <= 1 for points in too_wide), too_wide
 
 
 def test_latex_compiles(table: AblationTable, tmp_path: Path) -> None:
-    if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base texlive-latex-recommended")
+    needs_latex("booktabs.sty", "tabularx.sty")
     every = "".join(map(chr, range(32, 127)))
     tables = [to_latex(renamed(table, name)) for name in (*NASTY, every, *every, "".join(map(chr, range(160, 500))))]
-    source = "\n\n".join([r"\documentclass{article}\usepackage{booktabs}\begin{document}", *tables, r"\end{document}"])
+    source = "\n\n".join(
+        [r"\documentclass{article}\usepackage{booktabs,tabularx}\begin{document}", *tables, r"\end{document}"]
+    )
     (tmp_path / "table.tex").write_text(source, encoding="ascii")
     run = subprocess.run(
         ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "table.tex"], cwd=tmp_path, capture_output=True

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -81,3 +85,39 @@ def test_each_row_says_where_it_comes_from(table: AblationTable) -> None:
     assert "W&B: w0, w1, w2" in baseline
     assert "commit 0123456789ab" in baseline
     assert NASTY in other
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_no_page_is_wider_than_the_screen(study: Path, add: Add, tmp_path: Path, width: int) -> None:
+    """A wide table scrolls in its own box; on a desk's screen the verdict can be seen at once."""
+    browser = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no headless browser: apt-get install chromium")
+    for seed in range(5):
+        for shift, arm in enumerate(
+            ("plain", "stage3: conv+softmax_global(embed_ratio=0.25)", "stage1+stage2+stage3: pssa")
+        ):
+            costs = {"params": 78_002, "macs": 1_038_976, "latency_ms": 1.72, "latency_fused_ms": 1.4}
+            add(arm, seed, test_top1=60.0 + seed + shift * (1 + 0.1 * seed % 2), **costs)
+    text = table_to_html(ablation_table(load_study(study)), {})
+    measure = (
+        "const page = frame.contentDocument, head = [...page.querySelectorAll('th')].find(th => th.textContent.includes('against'));"
+        "document.title = page.documentElement.scrollWidth + ' ' + Math.ceil(head.getBoundingClientRect().right)"
+    )
+    frame = f'<iframe id="frame" style="width:{width}px;height:900px;border:0" srcdoc="{escape(text)}" onload="{measure}"></iframe>'
+    (tmp_path / "frame.html").write_text(f"<!DOCTYPE html><title></title>{frame}", encoding="utf-8")
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+    ]
+    done = subprocess.run(
+        [*command, f"file://{tmp_path / 'frame.html'}"], capture_output=True, text=True, timeout=120, check=True
+    )
+    found = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
+    assert found is not None, done.stdout[:500]
+    assert int(found[1]) <= width
+    assert width < 1400 or int(found[2]) <= width

@@ -277,7 +277,7 @@ def test_latex_compiles(filled: Path, add: Add, tmp_path: Path) -> None:
         {"rows": "where", "columns": "what", **wish} for wish in ({}, {"metrics": ["test_top1", "params"]})
     ]
     tables = [grid_to_latex(grid_of(filled, **wish)) for wish in (*wishes, *pivots)]
-    head = r"\documentclass{article}\usepackage{booktabs}\usepackage{siunitx}\begin{document}"
+    head = r"\documentclass{article}\usepackage{booktabs,siunitx,tabularx}\begin{document}"
     (tmp_path / "table.tex").write_text("\n\n".join([head, *tables, r"\end{document}"]), encoding="ascii")
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "table.tex"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, env=dict(os.environ))
