@@ -106,7 +106,7 @@ def costs_of(config: Config, names: Iterable[str]) -> dict[str, float]:
     model, _ = build(config, data.channels, len(data.classes), data.image_size)
     result = TrialResult(study="", trial=0, phase="final", status="ok", seed=config.seed)
     wanted = list(names)
-    measure_before_training(result, model, config, data, torch.device(CPU), wanted)
+    measure_before_training(result, model, config, data, torch.device(CPU), wanted, judged=False)
     found = {name: value_of(result, name) for name in wanted}
     return {
         name: math.nan if value is None and name.startswith(SCORE_PREFIX) else value for name, value in found.items()

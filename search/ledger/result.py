@@ -56,6 +56,9 @@ class TrialResult:
         params, params_fused: number of parameters as trained, and after `fuse()`.
         macs, macs_fused: multiply-accumulates of one image.
         latency_ms, latency_fused_ms: milliseconds for one batch of `latency_batch` images, median.
+        latency_cpu_ms, latency_fused_cpu_ms: CPU time of the process in these; None where an accelerator does the work.
+        latency_exclusive: measured while no other worker of this machine (or accelerator) was at work, and nothing else
+            took the processor away; None where it is not known, as in results older than this column.
         fuse_error: largest absolute difference of a logit between the trained and the fused form.
         val_top1, test_top1: percent of images, 0 to 100, of the last epoch. test_top1 only in phase "final".
         val_loss, test_loss: cross-entropy in nats.
@@ -67,7 +70,7 @@ class TrialResult:
             `doses`, which holds by site what `xvol.doses` says of the first batch of validation images. None, and in
             `doses` too, where a block has no convolution or nothing beside it.
         epochs: epochs that were finished. `epochs_planned`: epochs that were asked for.
-        train_seconds: wall time inside the training loop, evaluation included.
+        train_seconds: wall time inside the training loop, evaluation included, waiting for measurements of others not.
         peak_memory_mb: largest memory torch held on the accelerator, MiB; None on a CPU.
         train_memory_mb: MiB that one training step keeps, where it was asked for: see `search/trial/memory.py`.
         zero_cost: scores of the untrained network by name, where `measure.zero_cost` asks for them; None where a score
@@ -102,6 +105,9 @@ class TrialResult:
     macs_fused: int | None = None
     latency_ms: float | None = None
     latency_fused_ms: float | None = None
+    latency_cpu_ms: float | None = None
+    latency_fused_cpu_ms: float | None = None
+    latency_exclusive: bool | None = None
     latency_batch: int | None = None
     fuse_error: float | None = None
     val_top1: float | None = None

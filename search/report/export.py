@@ -9,6 +9,7 @@ import pandas as pd
 from search.report.effects.text import effects_text, effects_to_markdown
 from search.report.escape import latex, markdown
 from search.report.layout import Column, filled, latex_tabular, markdown_table, plain_table
+from search.report.metrics import NOT_ALONE
 from search.report.table import AblationTable
 from search.report.words import (
     decimals_for,
@@ -58,6 +59,10 @@ def columns_of(table: AblationTable, plus_minus: str = "±") -> list[Column]:
     def each(name: str, show: Any) -> list[str]:
         return ["-" if pd.isna(value) else show(value) for value in data[name]]
 
+    def latency(name: str) -> list[str]:
+        marks = ["" if exclusive is True else NOT_ALONE for exclusive in data["latency_exclusive"].tolist()]
+        return [text if text == "-" else text + mark for text, mark in zip(each(name, significant), marks, strict=True)]
+
     labels = [f"{one_line(row.arm, 400)} (baseline)" if row.is_baseline else one_line(row.arm, 400) for row in rows]
     shown = [
         Column("arm", "arm", labels, right=False),
@@ -76,8 +81,8 @@ def columns_of(table: AblationTable, plus_minus: str = "±") -> list[Column]:
         Column("pairing", "pairing", [bought(row) for row in rows]),
         Column("params", "params", each("params", scaled)),
         Column("macs", "MACs", each("macs", scaled)),
-        Column("latency", "latency ms", each("latency_ms", significant)),
-        Column("fused", "fused ms", each("latency_fused_ms", significant)),
+        Column("latency", "latency ms", latency("latency_ms")),
+        Column("fused", "fused ms", latency("latency_fused_ms")),
     ]
     return [column for column in shown if column.name in ALWAYS or set(column.cells) != {"-"}]
 

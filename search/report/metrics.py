@@ -5,7 +5,12 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-__all__ = ["COSTS", "METRICS", "Metric", "column_named", "metric_named"]
+__all__ = ["COSTS", "LATENCIES", "METRICS", "NOT_ALONE", "NOT_ALONE_MEANS", "Metric", "column_named", "metric_named"]
+
+LATENCIES = ("latency_ms", "latency_fused_ms")
+NOT_ALONE = "?"
+"""Stands behind a latency that was not measured in an exclusive slot."""
+NOT_ALONE_MEANS = "?: a latency that was not measured in an exclusive slot."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
-from search.report.metrics import Metric
+from search.report.metrics import NOT_ALONE_MEANS, Metric
 from search.report.words import counted, int_ranges, joined, one_line
 
 __all__ = ["HOW_TO_READ", "phase_notes", "recipe_note", "table_notes"]
@@ -162,15 +162,12 @@ def latency_note(trials: pd.DataFrame) -> list[str]:
         return []
     batches = sorted({int(size) for size in measured["latency_batch"].dropna()})
     of = f"one batch of {joined([str(size) for size in batches])}" if batches else "one batch"
-    note = f"Latency: milliseconds of {of}."
-    ok = measured["status"] == "ok"
-    reused = int((ok & measured["reused_from"].notna()).sum())
-    if 0 < reused < int(ok.sum()):
-        note += (
-            f" {reused} of {int(ok.sum())} were taken over from earlier runs and measured then: what the machine did "
-            "besides may differ, so do not compare these latencies with the others."
-        )
-    return [note]
+    said = [f"Latency: milliseconds of {of}."]
+    if not measured["latency_exclusive"].fillna(False).all():
+        said.append(NOT_ALONE_MEANS)
+    facts = [json.loads(text) for text in measured["provenance"].dropna().unique()]
+    machines = sorted({f"{fact.get('device', 'cpu')} ({fact.get('processor', 'unknown')})" for fact in facts})
+    return said + [f"Latencies of different machines are not to be compared: {joined(machines)}."] * (len(machines) > 1)
 
 
 def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[str]:

@@ -62,8 +62,9 @@ DATA_COLUMNS: dict[str, str] = {
     "verdict": "string",
     "params": "Int64",
     "macs": "Int64",
-    "latency_ms": "Float64",  # median over the arm's trials
+    "latency_ms": "Float64",  # median over the arm's trials, where there are any over those in an exclusive slot
     "latency_fused_ms": "Float64",
+    "latency_exclusive": "boolean",  # measured in an exclusive slot; NA where none was measured
 }
 """Name and dtype of each column of `AblationTable.data`; the CSV has the same."""
 
@@ -203,6 +204,7 @@ def row_of(arm: Arm, measured: ArmValues, is_baseline: bool, metric: Metric, abs
         "macs": measured.macs,
         "latency_ms": measured.latency_ms,
         "latency_fused_ms": measured.latency_fused_ms,
+        "latency_exclusive": measured.latency_exclusive,
     }
 
 

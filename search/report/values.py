@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from search.report.arms import Arm
+from search.report.metrics import LATENCIES
 
 __all__ = ["ArmValues", "arm_values"]
 
@@ -24,7 +25,9 @@ class ArmValues:
         all_seeds: seeds of all its trials, finished or not, int64.
         statuses: how those ended.
         params, macs: of the first trial that has them.
-        latency_ms, latency_fused_ms: medians over the finished trials, milliseconds; None where none was measured.
+        latency_ms, latency_fused_ms: medians over the finished trials, milliseconds; None where none was measured. Where
+            some were measured in an exclusive slot, those alone count.
+        latency_exclusive: whether they were; None where no latency was measured.
     """
 
     values: np.ndarray
@@ -36,6 +39,7 @@ class ArmValues:
     macs: int | None
     latency_ms: float | None
     latency_fused_ms: float | None
+    latency_exclusive: bool | None
 
 
 def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
@@ -46,14 +50,18 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
     status = cells["status"].to_numpy(dtype=object)
     ok = status == "ok"
     seeds = cells["seed"].to_numpy(dtype="int64")
-    numbers = {name: floats(cells[name]) for name in (metric, "latency_ms", "latency_fused_ms")}
+    numbers = {name: floats(cells[name]) for name in (metric, *LATENCIES)}
     counts = {name: cells[name].tolist() for name in ("params", "macs")}
     measured = ok & np.isfinite(numbers[metric])
     failed = (status == "failed") | (status == "pruned") | (ok & ~measured)
+    timed = ok & (np.isfinite(numbers["latency_ms"]) | np.isfinite(numbers["latency_fused_ms"]))
+    alone = timed & cells["latency_exclusive"].to_numpy(dtype=bool, na_value=False)
     found = []
     for arm in arms:
         here = slice(arm.start, arm.stop)
-        keep = measured[here]
+        exclusive = bool(alone[here].any())
+        counted = alone[here] if exclusive else ok[here]
+        keep = measured[here] & counted if metric in LATENCIES else measured[here]
         found.append(
             ArmValues(
                 values=numbers[metric][here][keep],
@@ -63,8 +71,9 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
                 statuses=status[here].tolist(),
                 params=next((int(value) for value in counts["params"][here] if pd.notna(value)), None),
                 macs=next((int(value) for value in counts["macs"][here] if pd.notna(value)), None),
-                latency_ms=median(numbers["latency_ms"][here][ok[here]]),
-                latency_fused_ms=median(numbers["latency_fused_ms"][here][ok[here]]),
+                latency_ms=median(numbers["latency_ms"][here][counted]),
+                latency_fused_ms=median(numbers["latency_fused_ms"][here][counted]),
+                latency_exclusive=exclusive if timed[here].any() else None,
             )
         )
     return found

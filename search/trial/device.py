@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["device_name", "usable_device"]
+__all__ = ["device_name", "slot_name", "synchronize", "usable_device"]
 
 
 def usable_device(name: str) -> torch.device:
@@ -21,6 +21,21 @@ def usable_device(name: str) -> torch.device:
         torch.backends.cudnn.benchmark = False
         torch.cuda.reset_peak_memory_stats(device)
     return device
+
+
+def slot_name(device: torch.device) -> str:
+    """What the workers share whose times would disturb each other: the processors of the machine, or one accelerator."""
+    if device.type == "cuda":
+        return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
+    return device.type
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def device_name(device: torch.device) -> str:

@@ -22,12 +22,12 @@ from search.trial.recipe import SCORE_PREFIX
 __all__ = ["MACHINE_BOUND", "take_over"]
 
 log = logging.getLogger("xvol")
-MACHINE_BOUND = (
-    "latency_ms",
-    "latency_fused_ms",
-    "train_memory_mb",
-    "train_seconds",
-)  # another machine, another figure
+# of one measurement, so never mixed with those of another
+LATENCY = (
+    *("latency_ms", "latency_fused_ms", "latency_cpu_ms", "latency_fused_cpu_ms"),
+    *("latency_exclusive", "latency_batch"),
+)
+MACHINE_BOUND = (*LATENCY, "train_memory_mb", "train_seconds")  # another machine, another figure
 # what belongs to the trial that was asked for; all other columns are those of the trial that was trained
 OWN = (
     *("study", "trial", "phase", "status", "reason", "arm", "is_baseline", "seed", "fingerprint", "reused_from"),
@@ -60,9 +60,11 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
     for row in history:
         record.epoch(row)
     result = record.result
+    measured_here = {name for name in MACHINE_BOUND if getattr(result, name) is not None}
+    if measured_here.intersection(LATENCY):
+        measured_here.update(LATENCY)
     for name, value in vars(earlier).items():
-        measured_here = name in MACHINE_BOUND and getattr(result, name) is not None
-        if name not in OWN and not measured_here:
+        if name not in OWN and name not in measured_here:
             setattr(result, name, value)
     result.zero_cost = earlier.zero_cost | result.zero_cost
     result.reused_from = _relative(Path(source).parent, channel)

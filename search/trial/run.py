@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import re
 import traceback
@@ -25,6 +26,7 @@ from search.ledger.secrets import mask
 from search.ledger.tracker import Tracker
 from search.space.architecture import Architecture
 from search.trial.admission import (
+    LATENCIES,
     admitted,
     fingerprint_of,
     measure_before_training,
@@ -38,10 +40,11 @@ from search.trial.config import Config, recipe_hash, typed
 from search.trial.content import Content, content_of, on_record
 from search.trial.datasets.batches import Batches
 from search.trial.datasets.load import Data, load_data
-from search.trial.device import device_name, usable_device
+from search.trial.device import device_name, slot_name, synchronize, usable_device
 from search.trial.measure import chance_top1, measure
 from search.trial.model import build
 from search.trial.reuse import take_over
+from search.trial.slot import at_work, off_work
 from search.trial.state import Saver, adopt, begin, discard
 from search.trial.train import Epoch, Halted, Trainer, evaluate
 
@@ -83,13 +86,15 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         check_values(config)
         torch.set_num_threads(config.threads)
         device = usable_device(config.device)
+        at_work(slot_name(device), functools.partial(synchronize, device))
         result.provenance["device"] = device_name(device)
         data = load_data(config.data, with_test=channel.phase == "final")
         model, architecture = build(config, data.channels, len(data.classes), data.image_size)
         _state(result, architecture, data, channel)
         content = content_of(model, config.backbone.name, data.digest)
         result.fingerprint = _made_by(result, recipe_hash(plain, anywhere=True), content)  # type: ignore[arg-type]
-        measure_before_training(result, model, config, data, device, channel.costs)
+        judged = channel.phase == "search" or not set(LATENCIES).isdisjoint(channel.costs)
+        measure_before_training(result, model, config, data, device, channel.costs, judged=judged)
         earlier = admitted(channel, result)
         tracker = Tracker(config.tracker, folder, channel.study, _run_name(result), plain)  # type: ignore[arg-type]
         result.wandb_id = tracker.run_id
@@ -121,6 +126,7 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
             write_atomic(folder / ERROR_FILE, mask(traceback.format_exc()))
         raise
     finally:
+        off_work()
         record.close()  # first: what W&B does, or a Ctrl-C while it uploads, cannot take the result away
         if result.status not in ("interrupted", "duplicate"):
             discard(folder)
@@ -193,9 +199,8 @@ def _train_and_measure(
     timed = result.latency_ms is not None  # before training, since the study asked: that figure is what it judged
     wanted = replace(config.measure, latency_repeats=0) if timed else config.measure
     costs = measure(network, (data.channels, data.image_size, data.image_size), wanted, config.seed)
-    for name, value in vars(costs).items():
-        if value is not None:
-            setattr(result, name, value)
+    for name, value in costs.columns().items():
+        setattr(result, name, value)
     result.latency_batch = config.measure.latency_batch
 
 

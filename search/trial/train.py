@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from search.trial.average import make_average, update_average
 from search.trial.datasets.batches import Batches
 from search.trial.optim import make_optimizer, make_scheduler
 from search.trial.recipe import TrainConfig
+from search.trial.slot import clock, give_way
 
 __all__ = ["Diverged", "Epoch", "Halted", "Score", "Trainer", "autocast", "evaluate"]
 
@@ -45,7 +45,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch; `epoch` counts from 1, `lr` is that of the last step, `seconds` includes the evaluation."""
+    """One finished epoch; `epoch` counts from 1, `lr` is that of the last step.
+
+    `seconds` includes the evaluation, but no waiting while another worker measured.
+    """
 
     epoch: int
     train_loss: float
@@ -98,16 +101,16 @@ class Trainer:
             Halted: `halt` asked for it; `state_dict` holds all that is needed to go on.
         """
         for number in range(self._done + 1, self.config.epochs + 1):
-            start = time.monotonic() - self._seconds
+            start = clock() - self._seconds
             try:
                 loss = self._epoch(number)
             except Halted:
-                self._seconds = time.monotonic() - start
+                self._seconds = clock() - start
                 raise
             score = evaluate(self.evaluated, self._val, amp=self.config.amp)
             self._done, self._steps, self._seconds, self._total = number, 0, 0.0, torch.zeros_like(self._total)
             lr = float(self._optimizer.param_groups[0]["lr"])
-            yield Epoch(number, loss, score.loss, score.top1, lr, time.monotonic() - start)
+            yield Epoch(number, loss, score.loss, score.top1, lr, clock() - start)
 
     def state_dict(self) -> dict[str, Any]:
         """All that training from here on depends on, beside torch's generators; plain containers and tensors.
@@ -155,6 +158,7 @@ class Trainer:
             if self._steps % CHECK_EVERY == 0 and not math.isfinite(float(self._total)):
                 break
             self._obey_halt(number)
+            give_way()
         loss = float(self._total) / self._steps
         if not math.isfinite(loss):
             raise Diverged(
@@ -201,6 +205,7 @@ def evaluate(model: nn.Module, batches: Batches, amp: bool = False) -> Score:
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         correct += int((logits.argmax(1) == labels).sum())
         total += len(labels)
+        give_way()
     model.train(was_training)
     return Score(100.0 * correct / total, loss / total)
 

@@ -16,7 +16,7 @@ from search.report.effects.factors import levels
 from search.report.grid.legend import footnotes, legend_of
 from search.report.grid.marks import Compare, best_of, compared, stars_of
 from search.report.judging import JUDGED, Judging, judged
-from search.report.metrics import METRICS, Metric, column_named
+from search.report.metrics import LATENCIES, METRICS, NOT_ALONE, Metric, column_named
 from search.report.paper import PaperTable, paper_table
 from search.report.sources import all_sources
 from search.report.spec import TableSpec
@@ -40,6 +40,7 @@ class Cell:
         p_corrected: its p-value, corrected over the table; NaN where there is none.
         facts: effect size, power and equivalence, by the names of `JUDGED`; None where not asked for, or not defined.
         stars: significance, e.g. "**", and "=" where it is equivalent to the baseline within the margin.
+        doubt: "?" behind a latency that was not measured in an exclusive slot, or "".
         note: letter of a footnote, or "".
         failed: whether a training failed on a seed that it or the baseline has, so that it is not marked.
         best: the best of its metric, or not to be told from it.
@@ -56,6 +57,7 @@ class Cell:
     p_corrected: float = float("nan")
     facts: Mapping[str, Any] = field(default_factory=lambda: dict.fromkeys(JUDGED))
     stars: str = ""
+    doubt: str = ""
     note: str = ""
     failed: bool = False
     best: bool = False
@@ -169,7 +171,8 @@ def cells_of(
     for arm, values, sources in zip(arms, measured, all_sources(arms, metric.column), strict=True):
         n = len(values.values)
         lost = [status for status in values.statuses if status != "ok"]
-        lost += ["without a value"] * (values.statuses.count("ok") - n)
+        without = "not measured in an exclusive slot" if metric.column in LATENCIES else "without a value"
+        lost += [without] * (values.statuses.count("ok") - n)
         cells.append(
             Cell(
                 arm=arm,
@@ -178,6 +181,7 @@ def cells_of(
                 missing=", ".join(f"{lost.count(what)} {what}" for what in dict.fromkeys(lost)),
                 mean=float(values.values.mean()) if n else float("nan"),
                 sd=float(values.values.std(ddof=1)) if n > 1 else float("nan"),
+                doubt=NOT_ALONE if metric.column in LATENCIES and values.latency_exclusive is False else "",
                 sources=sources,
             )
         )

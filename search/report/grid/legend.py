@@ -9,7 +9,7 @@ import pandas as pd
 
 from search.report.arms import Arm, comparable
 from search.report.judging import corrected_over
-from search.report.metrics import METRICS, Metric
+from search.report.metrics import METRICS, NOT_ALONE_MEANS, Metric
 from search.report.notes import HOW_TO_READ, phase_notes, recipe_note
 from search.report.paper import PaperTable
 from search.report.resolution import finds
@@ -73,6 +73,8 @@ def legend_of(
         said.append("No arm, or more than one, is marked as the baseline: no difference and no mark is given.")
     if spec.bold == "best":
         said.append("Bold: the best mean, and every arm that cannot be told from it.")
+    if any(cell.doubt for cell in cells):
+        said.append(NOT_ALONE_MEANS)
     said += [f"{letter}: not averaged: {way}." for way, letter in notes.items()]
     foreign = [
         cell.arm.label

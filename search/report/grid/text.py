@@ -90,8 +90,8 @@ def is_difference(metric: Metric, grid: Grid) -> bool:
 
 
 def marks(cell: Cell) -> str:
-    """Return the marks behind a cell: stars, then the letter of a footnote."""
-    return ",".join(part for part in (cell.stars, cell.note) if part)
+    """Return the marks behind a cell: stars, whether a latency is in doubt, then the letter of a footnote."""
+    return ",".join(part for part in (cell.stars, cell.doubt, cell.note) if part)
 
 
 def row_name(row: GridRow) -> str:

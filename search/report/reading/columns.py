@@ -30,6 +30,9 @@ COLUMNS: dict[str, str] = {
     "macs_fused": "Int64",
     "latency_ms": "Float64",  # one batch of latency_batch images
     "latency_fused_ms": "Float64",
+    "latency_cpu_ms": "Float64",  # CPU time of the process in it; NA on an accelerator
+    "latency_fused_cpu_ms": "Float64",
+    "latency_exclusive": "boolean",  # measured in an exclusive slot; NA in results that are older than this column
     "latency_batch": "Int64",
     "fuse_error": "Float64",  # largest absolute difference of a logit
     "val_top1": "Float64",  # percent, 0 to 100

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from search.trial.slot import idle
+
 log = logging.getLogger(__name__)
 
 FORMAT = 1
@@ -141,5 +143,6 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("Another process is preparing %s. Waiting for it.", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with idle():
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield

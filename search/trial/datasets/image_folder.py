@@ -13,6 +13,7 @@ from PIL import Image
 from search.trial.datasets.cache import Decoded, cached
 from search.trial.datasets.decode import open_picture
 from search.trial.datasets.image_set import ImageSet
+from search.trial.slot import give_way
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ def _decode(folder: Path, listing: Listing, size: int, channels: int) -> Decoded
     for image, file in zip(images, listing.files, strict=True):
         square = np.asarray(_centre_square(open_picture(file, MODES[channels]), size))
         image[:] = square.reshape(size, size, channels).transpose(2, 0, 1)
+        give_way()
     labels = np.array(listing.labels, dtype=np.int64)
     return Decoded(images, labels, f"{len(listing.files)} pictures in the folder {folder.name}")
 

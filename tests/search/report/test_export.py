@@ -53,6 +53,7 @@ def table(study: Path, add: Add) -> AblationTable:
             macs=1_230_000,
             latency_ms=1.3049,
             latency_fused_ms=0.5,
+            latency_exclusive=True,
         )
         add("stage3", seed, test_top1=61.75 + seed * 1.3, params=81_250, macs=1_310_000, latency_ms=12.34)
         add("stage4", seed, status="ok" if seed else "failed", test_top1=61.0 + seed * 0.7)

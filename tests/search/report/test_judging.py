@@ -53,6 +53,7 @@ def values_of(shifts: list[list[float]]) -> list[ArmValues]:
             macs=None,
             latency_ms=None,
             latency_fused_ms=None,
+            latency_exclusive=None,
         )
         for row in rows
     ]

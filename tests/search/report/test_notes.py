@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from search.report.arms import list_arms
+from search.report.metrics import NOT_ALONE_MEANS
 from search.report.notes import HOW_TO_READ, gaps, latency_note, trial_counts
 from search.report.reading.load import load_study
 from search.report.table import ablation_table
@@ -46,11 +47,13 @@ def test_a_normal_table_has_few_words_below(study: Path, add: Add) -> None:
     assert table.notes[-1].endswith(HOW_TO_READ)
 
 
-def test_latencies_of_another_day_are_not_compared(study: Path, add: Add) -> None:
-    add(val_top1=1.0, latency_ms=2.0, latency_batch=8)
-    (alone,) = latency_note(load_study(study))
-    assert "taken over" not in alone
-    add(val_top1=1.0, latency_ms=9.0, latency_batch=8, reused_from="demo/trials/0000-s0/result.json")
-    (both,) = latency_note(load_study(study))
-    assert both.startswith(alone)
-    assert "1 of 2 were taken over from earlier runs and measured then" in both
+def test_a_latency_that_was_not_measured_alone_is_marked_and_machines_are_told_apart(study: Path, add: Add) -> None:
+    add(val_top1=1.0, latency_ms=2.0, latency_batch=8, latency_exclusive=True)
+    (clean,) = latency_note(load_study(study))
+    assert "?" not in clean
+    add(val_top1=1.0, seed=1, latency_ms=9.0, latency_batch=8)  # older than the column: not known to be alone
+    assert latency_note(load_study(study)) == [clean, NOT_ALONE_MEANS]
+    add(
+        val_top1=1.0, seed=2, latency_ms=1.0, latency_exclusive=True, provenance={"device": "cpu", "processor": "other"}
+    )
+    assert latency_note(load_study(study))[2].endswith("not to be compared: cpu (other) and cpu (unknown).")

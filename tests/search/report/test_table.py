@@ -7,9 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from search.report.export import render_text, to_csv, to_markdown
+from search.report.metrics import NOT_ALONE_MEANS
 from search.report.reading.load import load_study
 from search.report.sequential_table import LOOKS_FILE
 from search.report.table import DATA_COLUMNS, AblationTable, ablation_table
+from search.report.table_html import table_to_html
 
 from .conftest import Add
 
@@ -37,6 +40,20 @@ def table_of(study: Path, **options: str) -> AblationTable:
 
 def notes(table: AblationTable) -> str:
     return "\n".join(table.notes)
+
+
+def test_latencies_measured_alone_count_alone_and_others_are_marked_in_every_form(study: Path, add: Add) -> None:
+    alone: dict[str, object] = {"latency_ms": 9.0, "latency_exclusive": True}
+    fill(add, **{"stage3 0": alone, "stage4 0": {"latency_ms": None, "latency_fused_ms": None}})
+    table = table_of(study)
+    data = table.data.set_index("arm")
+    assert data["latency_ms"].to_dict() == {"plain": 3.0, "stage3": 9.0, "stage4": 3.5}
+    assert data["latency_exclusive"].to_dict() == {"plain": False, "stage3": True, "stage4": False}
+    for form in (render_text(table), to_markdown(table), table_to_html(table, {})):
+        assert "3.00?" in form
+        assert "9.00?" not in form
+        assert NOT_ALONE_MEANS in " ".join(form.split())
+    assert "latency_exclusive" in to_csv(table).splitlines()[0]
 
 
 def test_numbers(study: Path, add: Add) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import xvol  # noqa: F401  # before anything imports timm: see xvol/torchvision_ops.py
 from search.config import register
+from search.trial import measure, slot
 from search.trial.config import Config
 
 Small = Callable[..., DictConfig]
@@ -32,6 +33,16 @@ def small() -> Small:
         return config
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests wait for no worker of this machine, and what else it does marks none of their latencies."""
+    folder = tmp_path_factory.mktemp("slots")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slot, "_own_folder", lambda: folder)
+        patch.setattr(measure, "LEAST_CPU_SHARE", 0.0)
+        yield
 
 
 @pytest.fixture(autouse=True)

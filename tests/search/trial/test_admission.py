@@ -11,10 +11,11 @@ import torch
 import xvol
 from search.channel import Channel
 from search.ledger.result import TrialResult
+from search.trial import admission
 from search.trial.admission import admitted, fingerprint_of, measure_before_training, score_untrained, value_of
 from search.trial.config import Config, typed
 from search.trial.datasets.load import Data, load_data
-from search.trial.measure import measure
+from search.trial.measure import Latency, measure
 from search.trial.model import build
 
 from .conftest import Small
@@ -103,3 +104,26 @@ def test_a_metric_has_its_value_by_name() -> None:
         *(12, 1.5),
         *(None, None),
     ]
+
+
+def shared(times: list[bool]) -> Any:
+    """Stands for `latency`: whether each measurement had the machine for itself."""
+    return lambda *_: Latency(1.0, 2.0, 1.0, 2.0, latency_exclusive=times.pop(0))
+
+
+def test_a_latency_that_is_judged_is_measured_until_nothing_else_runs(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, data, model = made("objectives=[val_top1,latency_ms]")
+    monkeypatch.setattr(admission, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(admission, "latency", shared(rest := [False, True, False]))
+    result = row()
+    measure_before_training(result, model, config, data, CPU, ())  # an objective: before anything is trained
+    assert (result.latency_ms, result.latency_exclusive, result.latency_batch, rest) == (1.0, True, 4, [False])
+    monkeypatch.setattr(admission, "latency", shared([False] * 3))
+    with pytest.raises(RuntimeError, match=r"judges by latency, and 3 attempts found no moment .* take macs"):
+        measure_before_training(row(), model, config, data, CPU, ())
+    monkeypatch.setattr(admission, "latency", shared([False]))
+    unjudged = row()
+    measure_before_training(unjudged, model, config, data, CPU, ("latency_ms",), judged=False)
+    assert unjudged.latency_exclusive is False

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import pytest
 import torch
 from torch import nn
 
 import xvol
+from search.trial import measure as measuring
+from search.trial import slot
 from search.trial.config import typed
-from search.trial.measure import latency_ms, measure
+from search.trial.measure import latency, measure
 from search.trial.model import build
 from search.trial.recipe import MeasureConfig
 
@@ -35,10 +38,10 @@ def test_both_forms_are_counted_and_timed(model: nn.Module) -> None:
     assert (costs.params, costs.params_fused) == (weights(model), weights(fused))
     assert costs.params > costs.params_fused
     assert (costs.macs, costs.macs_fused) == (xvol.count_macs(model, SIZE), xvol.count_macs(fused, SIZE))
-    assert costs.latency_ms is not None
-    assert costs.latency_fused_ms is not None
-    assert costs.latency_ms > 0
-    assert costs.latency_fused_ms > 0
+    row = costs.columns()
+    assert row.keys() >= {"params", "fuse_error", "latency_ms", "latency_fused_cpu_ms"}
+    assert all(row[f"latency{form}_ms"] > 0 for form in ("", "_fused", "_cpu", "_fused_cpu"))
+    assert row["latency_exclusive"] is True
     assert 0 <= costs.fuse_error < 1e-3
 
 
@@ -58,7 +61,7 @@ def test_the_same_seed_measures_the_same_images(model: nn.Module) -> None:
 
 def test_without_repeats_nothing_is_timed(model: nn.Module) -> None:
     costs = measure(model, SIZE, MeasureConfig(latency_batch=2, latency_repeats=0), seed=0)
-    assert (costs.latency_ms, costs.latency_fused_ms) == (None, None)
+    assert not [name for name in costs.columns() if name.startswith("latency")]
     assert costs.params > 0
 
 
@@ -84,18 +87,47 @@ def test_the_tolerance_grows_with_the_logits(model: nn.Module) -> None:
     assert costs.fuse_error < 1e-3 * 1e5
 
 
+class Noting(nn.Module):
+    """Notes each call; burns so many seconds of CPU, and sleeps as many."""
+
+    def __init__(self, name: str, order: list[str], burn: float = 0.0, sleep: float = 0.0) -> None:
+        super().__init__()
+        self.name, self.order, self.burn, self.sleep = name, order, burn, sleep
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.order.append(self.name)
+        end = time.process_time() + self.burn
+        while time.process_time() < end:
+            pass
+        time.sleep(self.sleep)
+        return x
+
+
 def test_models_take_turns_and_the_median_is_kept() -> None:
     order: list[str] = []
-
-    class Named(nn.Module):
-        def __init__(self, name: str) -> None:
-            super().__init__()
-            self.name = name
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            order.append(self.name)
-            return x
-
-    times = latency_ms([Named("a"), Named("b")], torch.zeros(1), repeats=2)
+    times = latency(Noting("a", order, 0.001), Noting("b", order, 0.003), torch.zeros(1), repeats=2)
     assert order == ["a", "b"] * 5  # three of them to warm up
-    assert all(time is not None and 0 < time < 1000 for time in times)
+    assert times.latency_cpu_ms is not None
+    assert times.latency_fused_cpu_ms is not None
+    assert 1 <= times.latency_cpu_ms < 3 <= times.latency_fused_cpu_ms < 1000
+    assert times.latency_ms >= 0.9 * times.latency_cpu_ms
+
+
+def test_what_takes_the_processor_away_marks_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "LEAST_CPU_SHARE", 0.9)
+    away = Noting("a", [], burn=0.002, sleep=0.004)  # as under a scheduler that gives half of the time to others
+    times = latency(away, away, torch.zeros(1), repeats=2)
+    assert not times.latency_exclusive
+    assert times.latency_ms > 2 * (times.latency_cpu_ms or 0)
+
+
+def test_without_the_slot_it_is_measured_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot, "WAIT_SECONDS", 0.05)
+    other = slot.Turnstile("cpu")
+    other.work()
+    held = latency(Noting("a", []), Noting("b", []), torch.zeros(1), repeats=1)
+    other.rest()
+    free = latency(Noting("a", []), Noting("b", []), torch.zeros(1), repeats=1)
+    assert (held.latency_exclusive, free.latency_exclusive) == (False, True)
+    monkeypatch.setattr(measuring, "turnstile", lambda _: None)
+    assert not latency(Noting("a", []), Noting("b", []), torch.zeros(1), repeats=1).latency_exclusive

@@ -178,14 +178,29 @@ def test_a_figure_of_another_machine_is_no_objective(small: Small, runs: Path, t
     source = runs / "old/trials/0003-s0/result.json"
     provenance = result_of(source.parent).provenance | {"processor": "a slower one"}
     other = changed(runs, tmp_path, "trials/0003-s0", provenance=provenance)
-    config = small(*OVERRIDES, "objectives=[val_top1,latency_ms]")
+    config = small(*OVERRIDES, "objectives=[val_top1,train_seconds]")
     run(config, tmp_path / "here", Knowing(source, phase="search"))
-    assert result_of(tmp_path / "here").latency_ms == result_of(source.parent).latency_ms
+    assert result_of(tmp_path / "here").train_seconds == result_of(source.parent).train_seconds
     run(config, tmp_path / "elsewhere", Knowing(other, phase="search"))
     assert result_of(tmp_path / "elsewhere").reused_from is None
-    measured = Knowing(other, phase="search", costs=("latency_ms",))
-    run(config, tmp_path / "measured", measured)  # here, before training: the earlier figure is not needed
-    assert result_of(tmp_path / "measured").reused_from is not None
-    assert result_of(tmp_path / "measured").latency_ms != result_of(source.parent).latency_ms
     run(small(*OVERRIDES), tmp_path / "accuracy", Knowing(other, phase="search"))
     assert result_of(tmp_path / "accuracy").reused_from is not None
+
+
+@pytest.mark.parametrize("how", ["objective", "constraint"])
+def test_a_latency_that_is_judged_is_measured_here_and_one_that_is_not_brings_its_mark(
+    small: Small, runs: Path, tmp_path: Path, how: str
+) -> None:
+    facts = {"latency_ms": 1e6, "latency_fused_ms": 1e6, "latency_cpu_ms": 7.0, "latency_exclusive": False}
+    source = changed(runs, tmp_path, "trials/0003-s0", **facts)
+    run(small(*OVERRIDES), tmp_path / "shown", Knowing(source, phase="search"))
+    shown = result_of(tmp_path / "shown")
+    assert {name: getattr(shown, name) for name in facts} == facts
+    objectives = "[val_top1,latency_ms]" if how == "objective" else "[val_top1]"
+    costs = ("latency_fused_ms",) if how == "constraint" else ()
+    run(small(*OVERRIDES, f"objectives={objectives}"), tmp_path / how, Knowing(source, phase="search", costs=costs))
+    judged = result_of(tmp_path / how)
+    assert judged.reused_from is not None
+    assert judged.latency_exclusive is True
+    assert max(judged.latency_ms or 1e6, judged.latency_fused_ms or 1e6) < 1e6
+    assert judged.latency_cpu_ms != 7.0

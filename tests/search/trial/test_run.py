@@ -16,13 +16,14 @@ from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
 from search.ledger.tracker import Tracker
 from search.trial import run as module
+from search.trial.reuse import LATENCY
 from search.trial.run import run_trial
 from search.trial.train import Diverged, Trainer
 
 from .conftest import Small
 
 SECRET = "hunter2horse"
-VARYING = {"run_dir", "started_at", "finished_at", "train_seconds", "latency_ms", "latency_fused_ms", "wandb_id"}
+VARYING = {"run_dir", "started_at", "finished_at", "train_seconds", *LATENCY, "wandb_id"}
 
 
 class Listening(Channel):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from search.trial import slot
 from search.trial.config import typed
 from search.trial.datasets.batches import Batches
 from search.trial.datasets.load import load_data
@@ -51,6 +53,25 @@ def test_a_network_learns(trainer: Any) -> None:
     assert epochs[-1].val_top1 > 60
     assert epochs[-1].train_loss < epochs[0].train_loss
     assert all(epoch.seconds > 0 for epoch in epochs)
+
+
+def test_it_gives_way_after_each_step_and_batch_and_does_not_count_the_waiting(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Measured:
+        """A turnstile behind which somebody measures for 20 ms at each look."""
+
+        waited = 0.0
+
+        def give_way(self) -> None:
+            time.sleep(0.02)
+            self.waited += 1000.0
+
+    here = Measured()
+    monkeypatch.setattr(slot, "_at_work", here)
+    epochs = list(trainer("train.epochs=2").epochs())
+    assert here.waited == 1000.0 * 2 * (192 // 64 + 2)  # steps of 64, and 100 validation images in batches of 64
+    assert all(-5000 < epoch.seconds < -4900 for epoch in epochs)  # the clock goes back by what was waited
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "constant"])

@@ -18,6 +18,7 @@ from search.report.grid.grid import Grid, make_grid
 from search.report.grid.html import grid_to_html
 from search.report.grid.latex import grid_to_latex
 from search.report.grid.text import GRID_COLUMNS, grid_data, grid_to_markdown, table_rows
+from search.report.metrics import NOT_ALONE_MEANS
 from search.report.paper import PAPER
 from search.report.reading.load import load_study
 from search.report.save import grid_sources, save_grid
@@ -188,6 +189,21 @@ def test_the_paper_stands_beside_ours(filled: Path) -> None:
         assert "+1.2 (best)" in text
     note = PAPER["instance_segmentation"].note
     assert any(note in line for line in grid_of(filled, paper="instance_segmentation").legend)
+
+
+def test_a_latency_that_was_not_measured_alone_is_marked_and_left_out_beside_others(study: Path, add: Add) -> None:
+    for seed in range(2):
+        add("plain", seed, test_top1=60.0 + seed, latency_ms=5.0)
+        add("stage3: pssa", seed, test_top1=61.0 + seed, latency_ms=1.0 + seed, latency_exclusive=seed == 1)
+    grid = grid_of(study, metrics=["test_top1", "latency_ms"])
+    cells = by_arm(grid, "latency_ms")
+    assert [cells[arm].doubt for arm in ("plain", "stage3: pssa")] == ["?", ""]
+    assert [cells[arm].mean for arm in ("plain", "stage3: pssa")] == [5.0, 2.0]
+    assert cells["stage3: pssa"].missing == "1 not measured in an exclusive slot"
+    for text in (grid_to_markdown(grid), grid_to_latex(grid), grid_to_html(grid)):
+        assert "?" in text.split("5.00", 1)[1][:40]
+        assert NOT_ALONE_MEANS in text
+    assert not any(cell.doubt for cell in by_arm(grid).values())
 
 
 def test_another_recipe_is_not_compared(filled: Path, add: Add) -> None:

@@ -21,7 +21,7 @@ SERIES = st.dictionaries(st.integers(0, 5), NUMBER)
 def arm(values: dict[int, float]) -> ArmValues:
     seeds = np.array(sorted(values), dtype=np.int64)
     numbers = np.array([values[seed] for seed in sorted(values)], dtype=float)
-    nothing = dict.fromkeys(("params", "macs", "latency_ms", "latency_fused_ms"))
+    nothing = dict.fromkeys(("params", "macs", "latency_ms", "latency_fused_ms", "latency_exclusive"))
     return ArmValues(
         values=numbers,
         seeds=seeds,
