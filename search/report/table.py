@@ -17,6 +17,7 @@ from search.report.chosen import marked_baseline, metric_to_read, phase_to_read
 from search.report.conclusion import conclusion
 from search.report.declared import Declared, declared_by
 from search.report.effects.table import EffectsTable, effects_of_arms, is_factorial, own_factors
+from search.report.front import front_of
 from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.metrics import Metric
 from search.report.notes import table_notes
@@ -65,6 +66,7 @@ DATA_COLUMNS: dict[str, str] = {
     "latency_ms": "Float64",  # median over the arm's trials, where there are any over those in an exclusive slot
     "latency_fused_ms": "Float64",
     "latency_exclusive": "boolean",  # measured in an exclusive slot; NA where none was measured
+    "on_front": "boolean",  # of several objectives; NA where the study has one, or a value is missing
 }
 """Name and dtype of each column of `AblationTable.data`; the CSV has the same."""
 
@@ -129,8 +131,13 @@ def ablation_table(
     measured = arm_values(arms, chosen.column)
     absent = absent_seeds(trials, measured) if phase == "final" else [Counter[str]() for _ in arms]
     compared_to = compared(arms, measured, reference, chosen, judging)
-    facts = zip(arms, measured, absent, compared_to, strict=True)
-    rows = [row_of(arm, values, arm is reference, chosen, gone) | words for arm, values, gone, words in facts]
+    front = front_of(arms, frame, phase)
+    members = front.members if front else [None] * len(arms)
+    facts = zip(arms, measured, absent, compared_to, members, strict=True)
+    rows = [
+        row_of(arm, values, arm is reference, chosen, gone) | words | {"on_front": member}
+        for arm, values, gone, words, member in facts
+    ]
     rows.sort(key=lambda row: sort_key(row, chosen))
     data = pd.DataFrame(
         {name: pd.array([row[name] for row in rows], dtype=dtype) for name, dtype in DATA_COLUMNS.items()}  # type: ignore[call-overload]
@@ -144,7 +151,11 @@ def ablation_table(
         phase=phase,
         baseline=reference.label if reference else None,
         conclusion=" ".join([conclusion(data, chosen, phase, judging), *looked(frame, phase)]),
-        notes=table_notes(frame, trials, arms, data, chosen, phase, judging) + [declared.fault] * bool(declared.fault),
+        notes=[
+            *table_notes(frame, trials, arms, data, chosen, phase, judging),
+            *([declared.fault] if declared.fault else []),
+            *([f"{front.title}."] if front else []),
+        ],
         arms=tuple(arms),
         judging=judging,
         effects=effects_below(arms, measured, declared, chosen, judging),

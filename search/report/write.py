@@ -11,6 +11,7 @@ import pandas as pd
 
 from search.ledger.files import write_atomic
 from search.report.export import to_csv, to_latex, to_markdown
+from search.report.front import front_to_csv, front_to_markdown, fronts_of
 from search.report.grid.grid import Grid, make_grid
 from search.report.grid.latex import grid_to_latex
 from search.report.reading.load import load_study
@@ -26,11 +27,14 @@ __all__ = ["FORMATS", "PAPER_TEX", "paper_grid", "save_table", "with_trust", "wr
 
 FORMATS = ("md", "tex", "csv", "html", "parquet")
 NAME = "ablation"
+FRONT = "front"
 PAPER_TEX = f"{NAME}_paper.tex"
 
 
 def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> AblationTable:
     """Make the table of a study from what its folder holds and write it in every format.
+
+    With several objectives the Pareto fronts of its phases go beside it: `front.csv`, `front.md`.
 
     Args:
         study_dir: `runs/<study>`.
@@ -42,7 +46,12 @@ def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] 
     """
     frame = load_study(study_dir)
     table = with_trust(ablation_table(frame), frame)
-    save_table(table, Path(out) if out is not None else Path(study_dir) / "tables", paper_grid(frame, table))
+    folder = Path(out) if out is not None else Path(study_dir) / "tables"
+    save_table(table, folder, paper_grid(frame, table))
+    fronts = fronts_of(frame)
+    if fronts:
+        write_atomic(folder / f"{FRONT}.csv", front_to_csv(fronts))
+        write_atomic(folder / f"{FRONT}.md", front_to_markdown(fronts))
     return table
 
 

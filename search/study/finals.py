@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search.report.statistics.front import on_front
 from search.space.parameters import Space
 from search.study.options import FinalOptions
 from search.study.plan import Plan
@@ -36,8 +37,8 @@ def final_plan(plan: Plan, cells: int) -> Plan:
 def best_arms(study: optuna.Study, top_k: int, baseline_hash: str | None = None) -> list[FrozenTrial]:
     """One trial for each of the `top_k` best distinct architectures, best first.
 
-    Trials of one architecture count once, by their mean. With several objectives the Pareto front is taken, in the
-    order of the trials.
+    Trials of one architecture count once, by their mean. With several objectives those on the Pareto front of the means
+    are taken, in the order of the trials.
 
     Args:
         baseline_hash: architecture hash of the baseline, which is trained again in any case and takes nobody's place.
@@ -47,21 +48,14 @@ def best_arms(study: optuna.Study, top_k: int, baseline_hash: str | None = None)
         arch = trial.user_attrs.get("arch_hash")
         if arch is None or arch != baseline_hash:
             arms.setdefault(arch or repr(sorted(trial.params.items())), []).append(trial)
-    signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in study.directions]
-    if len(signs) > 1:
-        costs = {t.number: [s * v for s, v in zip(signs, t.values, strict=True)] for g in arms.values() for t in g}
-        front = {
-            number for number, cost in costs.items() if not any(_dominates(other, cost) for other in costs.values())
-        }
-        groups = [group for group in arms.values() if any(trial.number in front for trial in group)]
-        return [group[0] for group in groups[:top_k]]
-    ranked = sorted(arms.values(), key=lambda group: signs[0] * statistics.fmean(trial.value for trial in group))  # type: ignore[misc]
-    return [group[0] for group in ranked[:top_k]]
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether `one` is at least as low everywhere, and lower somewhere."""
-    return all(a <= b for a, b in zip(one, other, strict=True)) and list(one) != list(other)
+    higher = [direction == StudyDirection.MAXIMIZE for direction in study.directions]
+    groups = list(arms.values())
+    means = np.array([np.mean([trial.values for trial in group], axis=0) for group in groups]).reshape(-1, len(higher))
+    if len(higher) > 1:
+        front = on_front(means, higher)
+        return [group[0] for group, member in zip(groups, front, strict=True) if member][:top_k]
+    ranked = np.argsort(-means[:, 0] if higher[0] else means[:, 0], kind="stable")
+    return [groups[position][0] for position in ranked[:top_k]]
 
 
 def final_cells(

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import TrialState
 
 from search.ledger.files import write_atomic
+from search.ledger.objectives_file import write_objectives
 from search.ledger.paths import WORKERS
 from search.ledger.secrets import mask
 from search.space.parameters import Parameter, Space
@@ -38,7 +39,7 @@ from search.study.sampling.constraints import parse_constraints
 from search.study.sampling.proposal import custom_space
 from search.study.sampling.samplers import is_grid, make_pruner, make_sampler
 from search.study.sampling.warm_start import first_points
-from search.study.tables import write_study_tables
+from search.study.tables import print_front, write_study_tables
 
 __all__ = ["StudyRun"]
 
@@ -102,6 +103,7 @@ class StudyRun:
                 self.phases.run(plan)
             raise_if_nothing_worked(desk)
             write_best(desk.study, self.study_dir)
+            print_front(self.study_dir)
             if self.options.final.top_k:
                 self._re_evaluate(desk, plan)
             write_study_tables(self.study_dir)
@@ -173,6 +175,8 @@ class StudyRun:
                 plan = replace(plan, optuna_name=name)
                 desk, storage = open_desk(plan, stream=0)
                 write_identity(desk.study, config, search)
+        if len(facts.get("senses") or {}) > 1:
+            write_objectives(self.study_dir, facts["senses"])
         if facts.get("arch_hash"):
             desk.study.set_user_attr(BASELINE_HASH, facts["arch_hash"])
         write_atomic(self.study_dir / "multirun.yaml", OmegaConf.to_yaml(self.config))

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["write_study_tables"]
+from search.ledger.objectives_file import OBJECTIVES_FILE
+
+__all__ = ["print_front", "write_study_tables"]
+
+
+def print_front(study_dir: Path) -> None:
+    """Print the Pareto front of a search with several objectives; nothing where there is one."""
+    if not (study_dir / OBJECTIVES_FILE).exists():
+        return
+    from search.report.front import front_text, fronts_of
+    from search.report.reading.load import load_study
+
+    for front in fronts_of(load_study(study_dir), ("search",)):
+        print(f"\n{front_text(front)}\n", flush=True)
 
 
 def write_study_tables(study_dir: Path) -> None:

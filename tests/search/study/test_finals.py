@@ -39,6 +39,20 @@ def test_the_pareto_front_of_several_objectives() -> None:
     assert [trial.params["x"] for trial in best_arms(study, 9)] == [2, 3]
 
 
+def test_an_arm_is_on_the_front_by_its_mean_and_not_by_its_luckiest_trial() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for x, values in ((1, [3.0, 1.0]), (2, [4.0, 1.0]), (2, [1.0, 1.0]), (3, [2.0, 0.5])):
+        dist = {"x": SPACE.parameters[0].distribution}
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={"x": x}, distributions=dist, values=values, user_attrs={"arch_hash": f"h{x}"}
+            )
+        )
+    assert [trial.params["x"] for trial in best_arms(study, 9)] == [1, 3]
+    assert [trial.params["x"] for trial in best_arms(study, 1)] == [1]
+    assert best_arms(optuna.create_study(directions=["maximize", "minimize"]), 3) == []
+
+
 def test_cells_go_seed_by_seed_and_a_baseline_among_the_best_is_not_trained_twice() -> None:
     arms = best_arms(study_of([(1, 3.0), (2, 2.0), (3, 1.0)]), 2)
     options = FinalOptions(top_k=2, seeds=2, first_seed=50, baseline=["x=2"], overrides=["epochs=7"])
