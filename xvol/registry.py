@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from xvol.branches.base import GEOMETRY_ARGUMENTS, Branch
+from xvol.branches.base import Branch, option_defaults
 from xvol.suggest import suggest
 
 __all__ = ["branch_class", "branch_names", "branch_options", "register_branch"]
@@ -44,9 +44,11 @@ def register_branch(name: str) -> Callable[[type[_B]], type[_B]]:
             raise ValueError(
                 f"branch {name!r} is registered already, for {_branches[name].__qualname__}: choose another"
             )
-        required = [option for option, default in _options(cls).items() if default is inspect.Parameter.empty]
+        required = [option for option, default in option_defaults(cls).items() if default is inspect.Parameter.empty]
         if required:
             raise ValueError(f"branch {name!r}: option {required[0]!r} has no default; each option needs one")
+        if "name" not in vars(cls):
+            cls.name = name
         _branches[name] = cls
         return cls
 
@@ -98,13 +100,4 @@ def branch_options(name: str) -> dict[str, Any]:
     Raises:
         ValueError: no branch has that name.
     """
-    return _options(branch_class(name))
-
-
-def _options(cls: type[Branch]) -> dict[str, Any]:
-    parameters = inspect.signature(cls).parameters.values()
-    return {
-        parameter.name: parameter.default
-        for parameter in parameters
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in GEOMETRY_ARGUMENTS
-    }
+    return option_defaults(branch_class(name))

@@ -28,6 +28,7 @@ def test_known_branches() -> None:
         "q_bias": False,
         "mix_kernel": 1,
         "norm": "batch",
+        "triton": False,
     }
 
 

@@ -48,6 +48,7 @@ class ACmix(RivalBranch):
             its edge pixels, as often as the window asks for (a line of one pixel is all edge).
     """
 
+    has_dynamic_kernel = True
     name = "acmix"
     later_options = frozenset({"position", "border"})
 

@@ -164,6 +164,8 @@ class ShiftedBranch(AttentionBranch):
     Subclasses give `_products`; the dynamic kernel follows.
     """
 
+    has_dynamic_kernel = True
+
     def __init__(self, in_chs: int, out_chs: int, *, shift: int, directions: int, border: str, **rest: Any) -> None:
         super().__init__(in_chs, out_chs, shift=shift, directions=directions, border=border, **rest)
         self.shift, self.directions, self.border = shift, directions, border

@@ -5,6 +5,7 @@ B = batch, C = channels (I = in, O = out), H, W = height, width, g = groups, k =
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from xvol.branches.norm import Norm, new_norm
-from xvol.fold import Kernel
+from xvol.fold import Kernel, bias_only, norm_at_rest
 
-__all__ = ["GEOMETRY_ARGUMENTS", "Branch", "Folded", "Geometry", "Host", "factory_of"]
+__all__ = ["GEOMETRY_ARGUMENTS", "Branch", "Folded", "Geometry", "Host", "factory_of", "option_defaults"]
 
 
 class Host(TypedDict, total=False):
@@ -106,23 +107,38 @@ class Folded:
     dynamic: Branch | None
 
 
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+def option_defaults(cls: type[Branch]) -> dict[str, Any]:
+    """Options of a branch class and their defaults: the keyword-only arguments but those that the host fixes."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in GEOMETRY_ARGUMENTS
+    }
+
+
 class Branch(nn.Module, ABC):
     """One summand of an X-volution block, before its norm: (B, I, H, W) -> (B, O, H', W').
 
     H' = floor((H - 1) / stride) + 1, as for a convolution with centred windows. Subclasses take
     `(in_chs, out_chs, *, OPTION=DEFAULT, ..., **host: Unpack[Host])`, the host being by default a 3x3 convolution, and
     pass all of it on to be checked. They register with `@register_branch(name)` and must pass
-    `tests/xvol/test_contract.py`.
+    `xvol.testing.check_branch(name)`. `forward` alone makes a branch; `examples/own_branch.py` is one.
 
     Attributes:
+        name: what refusals call it; `register_branch` sets it.
         later_options: options that came after results had been stored. At its default such an option is left out of
             `BlockSpec.canonical`, so that the architectures stored before keep their hashes.
         has_dynamic_kernel: the branch is exactly one convolution at each output pixel; `dynamic_kernel` gives it.
         has_sample_kernel: the branch is exactly one convolution for each sample; `sample_kernel` gives it.
     """
 
+    name: ClassVar[str]
     later_options: ClassVar[frozenset[str]] = frozenset()
-    has_dynamic_kernel: ClassVar[bool] = True
+    has_dynamic_kernel: ClassVar[bool] = False
     has_sample_kernel: ClassVar[bool] = False
 
     def __init__(
@@ -168,11 +184,15 @@ class Branch(nn.Module, ABC):
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
-        """Refuse values of options that no geometry allows. A branch without options has none to refuse.
+        """Refuse values of options that no geometry allows; by default those of another type than the option's default.
 
         Raises:
             ValueError: with what was given and what is allowed.
         """
+        for option, default in option_defaults(cls).items():
+            value, kind = options.get(option, default), type(default)
+            if kind in _KINDS and not (type(value) is kind or (kind is float and type(value) is int)):
+                raise ValueError(f"{cls.name}: {option}={value!r} must be {_KINDS[kind]}")
 
     @property
     def reach(self) -> int:
@@ -206,12 +226,23 @@ class Branch(nn.Module, ABC):
         return new_norm(self.norm_kind, self.geometry.out_chs, eps=eps, momentum=momentum, device=device, dtype=dtype)
 
     @abstractmethod
-    def reset_parameters(self) -> None:
-        """Draw every parameter anew, from torch's default generator."""
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """What the branch computes: (B, I, H, W) -> (B, O, H', W')."""
 
-    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew, from torch's default generator; by default as each layer inside does it.
+
+        Raises:
+            NotImplementedError: a parameter belongs to no layer that could, so that the branch must say how itself.
+        """
+        for part in self.children():
+            _reset(part)
+        _refuse_own_parameters(self)
+
     def fold(self, norm: Norm, static: Geometry | None) -> Folded:
         """Split norm(self(x)), with the norm at rest (eval mode), into a static and a dynamic part.
+
+        By default the norm becomes a scale and a shift behind the branch; the shift is static where something else is.
 
         Args:
             norm: the norm after this branch. It and the branch are left as they are.
@@ -219,6 +250,11 @@ class Branch(nn.Module, ABC):
                 dilation costs nothing there. None where there is none yet; then a static part is returned only if
                 the branch as a whole is static.
         """
+        scale_O, shift_O = norm_at_rest(norm)
+        if static is None:
+            return Folded(static=None, dynamic=Scaled(copy.deepcopy(self), scale_O, shift_O))
+        fixed = bias_only(shift_O, self.geometry.in_chs // self.geometry.groups)
+        return Folded(static=fixed, dynamic=Scaled(copy.deepcopy(self), scale_O, None))
 
     def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The convolution that the branch is at each output pixel; an oracle for tests, never a deploy path.
@@ -265,3 +301,47 @@ class Branch(nn.Module, ABC):
         construction. May be negative.
         """
         return 0
+
+
+class Scaled(Branch):
+    """A branch with the norm behind it folded to scale_O branch(x) + shift_O: (B, I, H, W) -> (B, O, H', W').
+
+    Args:
+        shift: None where it went elsewhere.
+    """
+
+    def __init__(self, branch: Branch, scale: Tensor, shift: Tensor | None) -> None:
+        geo = branch.geometry
+        shape = {name: getattr(geo, name) for name in ("kernel_size", "stride", "dilation", "groups")}
+        super().__init__(geo.in_chs, geo.out_chs, **shape)
+        self.branch = branch
+        self.scale = nn.Parameter(scale.detach().clone())
+        self.shift = None if shift is None else nn.Parameter(shift.detach().clone())
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Scale and shift, in the dtype of what the branch gives."""
+        y_BCHW = self.branch(x_BCHW)
+        y_BCHW = y_BCHW * self.scale[:, None, None].to(y_BCHW.dtype)
+        return y_BCHW if self.shift is None else y_BCHW + self.shift[:, None, None].to(y_BCHW.dtype)
+
+    def elementwise_macs(self, out_size: tuple[int, int]) -> int:
+        """Those of the branch: a norm's scale is not counted in the train form either."""
+        return self.branch.elementwise_macs(out_size)
+
+
+def _reset(part: nn.Module) -> None:
+    if callable(reset := getattr(part, "reset_parameters", None)):
+        reset()
+        return
+    for child in part.children():
+        _reset(child)
+    _refuse_own_parameters(part)
+
+
+def _refuse_own_parameters(part: nn.Module) -> None:
+    own = [name for name, _ in part.named_parameters(recurse=False)]
+    if own:
+        raise NotImplementedError(
+            f"{type(part).__name__}: nothing says how {own[0]!r} is drawn; write reset_parameters(self), which draws every "
+            "parameter, and call it at the end of __init__"
+        )

@@ -39,6 +39,7 @@ class SecondConv(Branch):
         norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
     """
 
+    has_dynamic_kernel = True
     later_options = frozenset({"norm"})
 
     def __init__(
@@ -116,6 +117,8 @@ class SecondConv(Branch):
 class _Weightless(Branch):
     """A fixed map of each channel to itself: no parameters, (B, C, H, W) -> (B, C, H', W')."""
 
+    has_dynamic_kernel = True
+
     @classmethod
     def check(cls, geometry: Geometry, **options: Any) -> None:
         """Refuse hosts that change the number of channels."""
@@ -125,9 +128,6 @@ class _Weightless(Branch):
                 f"{cls.__name__.lower()}: in_chs={geometry.in_chs} and out_chs={geometry.out_chs} differ, and the branch "
                 "maps each channel to itself: place it where they are equal, or take second_conv with kernel=1"
             )
-
-    def reset_parameters(self) -> None:
-        """Nothing to draw."""
 
     @abstractmethod
     def _kernel(self, like: Tensor) -> Kernel:

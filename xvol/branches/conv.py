@@ -26,6 +26,8 @@ class Conv(Branch):
             over the host's weights and starts from timm's initialisation.
     """
 
+    has_dynamic_kernel = True
+
     def __init__(
         self,
         in_chs: int,

@@ -34,6 +34,8 @@ class DiverseBranch(Branch):
         kernel: k, odd; None takes the host's.
     """
 
+    has_dynamic_kernel = True
+
     def __init__(
         self,
         in_chs: int,

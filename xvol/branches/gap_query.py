@@ -46,7 +46,7 @@ class GAPQuery(AttentionBranch):
 
     name = "gap_query"
 
-    has_sample_kernel = True
+    has_dynamic_kernel = has_sample_kernel = True
 
     def __init__(
         self,

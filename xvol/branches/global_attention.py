@@ -73,7 +73,7 @@ class LinearGlobal(_GlobalAttention):
     """
 
     name = "linear_global"
-    has_sample_kernel = True
+    has_dynamic_kernel = has_sample_kernel = True
 
     def __init__(
         self,
@@ -148,7 +148,6 @@ class SoftmaxGlobal(_GlobalAttention):
     """
 
     name = "softmax_global"
-    has_dynamic_kernel = False
 
     def __init__(
         self,

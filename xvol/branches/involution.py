@@ -37,6 +37,7 @@ class Involution(RivalBranch):
         group_chs: channels that share a kernel; where it does not divide them, their greatest common divisor.
     """
 
+    has_dynamic_kernel = True
     name = "involution"
     keeps_chs = True
     any_groups = True

@@ -19,7 +19,6 @@ __all__ = ["TimmBranch", "pool_as_timm"]
 class TimmBranch(RivalBranch):
     """An adapter over one layer of timm: (B, I, H, W) -> (B, O, H', W'), strided by 1 or 2."""
 
-    has_dynamic_kernel = False
     strides = (1, 2)
     layer: nn.Module
 

@@ -1,0 +1,85 @@
+"""The suite finds what is wrong with a branch, and says which check, at which options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from xvol import registry
+from xvol.branches.base import Branch, factory_of
+from xvol.registry import register_branch
+from xvol.testing import check_branch
+
+
+@pytest.fixture(autouse=True)
+def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_branches", dict(registry._branches))
+
+
+class Good(Branch):
+    """`forward` and layers, nothing else."""
+
+    def __init__(self, in_chs: int, out_chs: int, *, width: int = 1, **host: Any) -> None:
+        super().__init__(in_chs, out_chs, width=width, **host)
+        geo, factory = self.geometry, factory_of(host)  # type: ignore[arg-type]
+        self.value = nn.Conv2d(in_chs, out_chs, 1, stride=geo.stride, groups=geo.groups, bias=False, **factory)
+        self.narrow = nn.Conv2d(in_chs, width, 1, **factory)
+        self.widen = nn.Conv2d(width, out_chs, 1, **factory)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.value(x_BCHW) * self.widen(self.narrow(x_BCHW.mean((2, 3), keepdim=True)))
+
+
+class WrongShape(Good):
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return super().forward(x_BCHW)[:, :, :1]
+
+
+class Untrained(Good):
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.value(x_BCHW)
+
+
+class WrongFold(Good):
+    def fold(self, norm: Any, static: Any) -> Any:
+        return super().fold(nn.BatchNorm2d(self.geometry.out_chs, dtype=torch.float64).eval(), static)
+
+
+class HalfReset(Good):
+    def reset_parameters(self) -> None:
+        self.value.reset_parameters()
+
+
+class Swallows(Good):
+    def __init__(self, in_chs: int, out_chs: int, *, loud: bool = False, width: int = 1, **host: Any) -> None:
+        super().__init__(in_chs, out_chs, width=width, **host)
+
+
+class Claims(Good):
+    has_dynamic_kernel = True
+
+
+def test_forward_alone_passes() -> None:
+    register_branch("good")(Good)
+    check_branch("good", {"width": [3]})
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (WrongShape, r"check_shape\('wrong', .*gives \(2, 8, 1, 3\), the host \(2, 8, 5, 3\)"),
+        (Untrained, r"check_training\('wrong', \{\}\): .*narrow.weight gets no gradient"),
+        (WrongFold, r"check_fold\('wrong', .*not close"),
+        (HalfReset, r"check_reset\('wrong', \{\}\): .*does not draw narrow.weight"),
+        (Swallows, r"check_unknown_argument\('wrong'\): .*nothing was refused"),
+        (Claims, r"check_kernels\('wrong', .*has no dynamic kernel"),
+    ],
+)
+def test_what_a_branch_does_not_keep_is_named(cls: type[Branch], message: str) -> None:
+    register_branch("wrong")(cls)
+    with pytest.raises(AssertionError, match=f"(?s){message}"):
+        check_branch("wrong")
