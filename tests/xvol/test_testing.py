@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,8 @@ from xvol import registry
 from xvol.branches.base import Branch, factory_of
 from xvol.registry import register_branch
 from xvol.testing import check_branch
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +89,27 @@ def test_what_a_branch_does_not_keep_is_named(cls: type[Branch], message: str) -
     register_branch("wrong")(cls)
     with pytest.raises(AssertionError, match=f"(?s){message}"):
         check_branch("wrong")
+
+
+@pytest.mark.network
+def test_a_stranger_s_branch_passes_from_the_wheel(tmp_path: Path) -> None:
+    """As README tells it: a package with an entry point, beside an installed xvol, from an empty folder."""
+    source = (ROOT / "examples" / "own_branch.py").read_text(encoding="utf-8")
+    package = tmp_path / "site" / "my_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "my_branch.py").write_text(source)
+    info = tmp_path / "site" / "my_package-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[xvol.branches]\nmine = my_package.my_branch\n")
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", tmp_path / "site", ROOT]
+    subprocess.run(pip, check=True, capture_output=True)
+    (tmp_path / "empty").mkdir()
+    code = "import xvol.testing; print(xvol.__file__); xvol.testing.check_branch('mine', {'width': [2]})"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path / "empty", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path / "site")
