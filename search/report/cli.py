@@ -51,6 +51,8 @@ def made(options: argparse.Namespace) -> tuple[Any, ...]:
         from search.report.save import save_tidy
 
         return "", [save_tidy(frame, options.tidy)]
+    if not options.out and Path(options.study[0]).is_file():
+        options.no_write = True  # a file of trials has no folder of tables
     folder = Path(options.out) if options.out else Path(options.study[0]) / "tables"
     if options.effects is not None:
         return effects_made(options, changes, frame, folder)
@@ -59,13 +61,15 @@ def made(options: argparse.Namespace) -> tuple[Any, ...]:
     from search.report.export import render_text, to_csv, to_latex, to_markdown
     from search.report.judging import Judging
     from search.report.table import ablation_table
-    from search.report.write import FORMATS, paper_grid, save_table, with_trust
+    from search.report.write import FORMATS, paper_grid, save_table, save_trials, with_trust
 
     refuse_shared_folder(options)
     given = {name: getattr(options, name) for name in STATISTICS if getattr(options, name) is not None}
     table = with_trust(ablation_table(frame, options.metric, options.baseline, options.phase, Judging(**given)), frame)
     forms = FORMATS if options.format == "all" else (options.format,)
     written = [] if options.no_write else save_table(table, folder, paper_grid(frame, table), forms)
+    if options.format == "all" and not options.no_write:
+        written += save_trials(frame, folder)
     render = {"all": render_text, "md": to_markdown, "tex": to_latex, "csv": to_csv}[options.format]
     return render(table), written, sender(options, frame, folder, table)
 
@@ -191,6 +195,7 @@ def check_wandb(options: argparse.Namespace) -> None:
     other = ("trust", "diff", "tidy", "no_write")
     unfit = [f"--{name.replace('_', '-')}" for name in other if getattr(options, name)]
     unfit += ["--effects"] * (options.effects is not None) + ["several studies"] * (len(options.study) > 1)
+    unfit += ["a file of trials"] * Path(options.study[0]).is_file()
     if options.wandb and unfit:
         raise ValueError(
             f"--wandb sends the table of one study, with its files: it does not go with {', '.join(unfit)}"

@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("study", nargs="+", help="folder of a study, e.g. runs/digits; several are pooled")
+    command.add_argument(
+        "study", nargs="+", help="folder of a study, e.g. runs/digits, or its tables/trials.csv; several are pooled"
+    )
     command.add_argument(
         "--metric",
         metavar="NAME",

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from search.ledger.design_file import DESIGN_FILE
 from search.ledger.files import write_atomic
 from search.report.export import to_csv, to_latex, to_markdown
 from search.report.front import front_to_csv, front_to_markdown, fronts_of
 from search.report.grid.grid import Grid, make_grid
 from search.report.grid.latex import grid_to_latex
 from search.report.reading.load import load_study
-from search.report.save import parquet
+from search.report.reading.trials_file import shared_trials
+from search.report.save import parquet, save_tidy
+from search.report.sequential_table import LOOKS_FILE
 from search.report.sources import all_sources, provenance_text
 from search.report.spec import TableSpec
 from search.report.table import AblationTable, ablation_table
@@ -23,12 +26,14 @@ from search.report.table_html import table_to_html
 from search.report.trust.text import trust_notes
 from search.report.words import decimals_for, interval_decimals
 
-__all__ = ["FORMATS", "PAPER_TEX", "paper_grid", "save_table", "with_trust", "write_tables"]
+__all__ = ["FORMATS", "PAPER_TEX", "paper_grid", "save_table", "save_trials", "with_trust", "write_tables"]
 
 FORMATS = ("md", "tex", "csv", "html", "parquet")
 NAME = "ablation"
 FRONT = "front"
 PAPER_TEX = f"{NAME}_paper.tex"
+TRIALS = "trials.csv"
+BESIDE = (DESIGN_FILE, LOOKS_FILE)  # files of a study's folder that say how its trials are to be compared
 
 
 def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> AblationTable:
@@ -52,7 +57,23 @@ def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] 
     if fronts:
         write_atomic(folder / f"{FRONT}.csv", front_to_csv(fronts))
         write_atomic(folder / f"{FRONT}.md", front_to_markdown(fronts))
+    save_trials(frame, folder)
     return table
+
+
+def save_trials(frame: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write `folder/trials.csv`, from which alone the table can be made again, and copies of what the study declared.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    written = [save_tidy(shared_trials(frame), folder / TRIALS)]
+    for name in BESIDE:
+        declared = Path(str(frame.attrs.get("path"))) / name
+        if declared.is_file() and declared.parent.resolve() != folder.resolve():
+            write_atomic(folder / name, declared.read_bytes())
+            written.append(folder / name)
+    return written
 
 
 def with_trust(table: AblationTable, frame: pd.DataFrame) -> AblationTable:

@@ -16,6 +16,7 @@ from search.report.reading.cache import CACHE_FROM, Cache, file_key, read_cache,
 from search.report.reading.columns import COLUMNS, SCORE
 from search.report.reading.rows import PHASES, result_row, unfinished_row
 from search.report.reading.scan import scan
+from search.report.reading.trials_file import read_trials_file
 
 __all__ = ["COLUMNS", "load_study"]
 
@@ -34,7 +35,7 @@ def load_study(path: str | os.PathLike[str], *, cache: bool = True) -> pd.DataFr
     new or have changed; see `search/report/reading/cache.py`.
 
     Args:
-        path: `runs/<study>`, `runs/single`, or the folder of one trial.
+        path: `runs/<study>`, `runs/single`, the folder of one trial, or a file of trials (`tables/trials.csv`).
         cache: False reads every file again and writes nothing.
 
     Returns:
@@ -47,9 +48,10 @@ def load_study(path: str | os.PathLike[str], *, cache: bool = True) -> pd.DataFr
             that exist beside it.
     """
     root = Path(path)
+    if root.is_file():
+        return read_trials_file(root)
     if not root.is_dir():
-        what = "is a file, not the folder of a study" if root.exists() else "does not exist"
-        raise ValueError(f"{root} {what}. {studies_beside(root)}")
+        raise ValueError(f"{root} does not exist. {studies_beside(root)}")
     unreadable: list[str] = []
     frame = read_trials(str(root), unreadable, read_cache(root) if cache else Cache(), save=cache)
     if not len(frame) and not unreadable:

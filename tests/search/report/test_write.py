@@ -37,6 +37,7 @@ def test_every_form(filled: Path) -> None:
         "ablation.provenance.json",
         "ablation.tex",
         "ablation_paper.tex",
+        "trials.csv",
     ]
     back = pd.read_parquet(folder / "ablation.parquet", dtype_backend="numpy_nullable")
     assert back.columns.tolist() == list(DATA_COLUMNS)

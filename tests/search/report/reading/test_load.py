@@ -126,7 +126,7 @@ def test_an_empty_study_says_what_was_looked_for(study: Path) -> None:
 
 
 def test_a_file_is_not_a_study(study: Path, add: Add) -> None:
-    with pytest.raises(ValueError, match="is a file, not the folder of a study"):
+    with pytest.raises(ValueError, match=r"result\.json is no file of trials"):
         load_study(add("plain", 0) / "result.json")
 
 
