@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from search.ledger.changes import Change, read_changes
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
 from search.report.metrics import NOT_ALONE_MEANS, Metric
 from search.report.words import counted, int_ranges, joined, one_line
 
-__all__ = ["HOW_TO_READ", "phase_notes", "recipe_note", "table_notes"]
+__all__ = ["HOW_TO_READ", "change_notes", "changes_of", "phase_notes", "recipe_note", "table_notes"]
 
 STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "duplicate", "interrupted", "unfinished")
 REASONS_SHOWN = 5
@@ -48,6 +50,7 @@ def table_notes(
     notes += phase_notes(frame, phase)
     notes += baseline_notes(arms, data, judging)
     notes += second_notes(data, judging)
+    notes += change_notes(frame)
     notes += recipe_note(arms)
     notes += latency_note(trials)
     notes += gaps(trials, arms, data)
@@ -130,6 +133,22 @@ def second_notes(data: pd.DataFrame, judging: Judging) -> list[str]:
     if judging.interval == "bootstrap" and any(n < 20 for n in pairs):
         notes.append("Below 20 seeds a bootstrap interval covers the truth less often than 95%.")
     return notes
+
+
+def changes_of(frame: pd.DataFrame) -> list[Change]:
+    """Return what was changed between the commands of a frame's study."""
+    path = frame.attrs.get("path")
+    return read_changes(Path(str(path))) if path is not None else []
+
+
+def change_notes(frame: pd.DataFrame) -> list[str]:
+    """Say what was changed between the commands of the study, a line each."""
+    said = []
+    for change in changes_of(frame):
+        each = [f"{name} from {old} to {new}" for name, (old, new) in change.changed.items()]
+        there = f", when {counted(change.results, 'final result')} stood" if change.results else ""
+        said.append(one_line(f"Changed on {change.at[:10]}{there}: {', '.join(each)}.", 300))
+    return said
 
 
 def recipe_note(arms: Sequence[Arm]) -> list[str]:

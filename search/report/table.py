@@ -20,7 +20,8 @@ from search.report.effects.table import EffectsTable, effects_of_arms, is_factor
 from search.report.front import front_of
 from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.metrics import Metric
-from search.report.notes import table_notes
+from search.report.notes import changes_of, table_notes
+from search.report.sequential_table import LOOKS_FILE
 from search.report.statistics.failures import survivors
 from search.report.statistics.paired import differences
 from search.report.statistics.stats import PairedDifference
@@ -131,6 +132,9 @@ def ablation_table(
     measured = arm_values(arms, chosen.column)
     absent = absent_seeds(trials, measured) if phase == "final" else [Counter[str]() for _ in arms]
     compared_to = compared(arms, measured, reference, chosen, judging)
+    if phase == "final" and seeds_added(frame):
+        for words in compared_to:
+            words["verdict"] = f"{words['verdict']} (seeds added)" if words["p_value"] is not None else words["verdict"]
     front = front_of(arms, frame, phase)
     members = front.members if front else [None] * len(arms)
     facts = zip(arms, measured, absent, compared_to, members, strict=True)
@@ -164,15 +168,25 @@ def ablation_table(
 
 def looked(frame: pd.DataFrame, phase: str) -> list[str]:
     """Say where seeds were added after looking, since the p-values of this table reckon with one look."""
-    from search.report.sequential_table import LOOKS_FILE, PHASE
-
     path = frame.attrs.get("path")
-    if path is None or phase != PHASE or not (Path(str(path)) / LOOKS_FILE).exists():
+    if path is None or phase != "final":
         return []
-    return [
-        "Seeds were added to undecided rows after looking at their results, which the p-values here do not reckon with: "
-        "what may be claimed stands in the table of the looks."
-    ]
+    if (Path(str(path)) / LOOKS_FILE).exists():
+        return [
+            "Seeds were added to undecided rows after looking at their results, which the p-values here do not reckon with: "
+            "what may be claimed stands in the table of the looks."
+        ]
+    if seeds_added(frame):
+        return ["Seeds were added when final results stood, which the p-values do not reckon with."]
+    return []
+
+
+def seeds_added(frame: pd.DataFrame) -> bool:
+    """Tell whether a command of the study asked for more final seeds when final results stood, without planned looks."""
+    path = frame.attrs.get("path")
+    if path is None or (Path(str(path)) / LOOKS_FILE).exists():
+        return False
+    return any(change.seeds_added for change in changes_of(frame))
 
 
 def effects_below(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from search.ledger.changes import CHANGES_FILE
 from search.ledger.design_file import DESIGN_FILE
 from search.ledger.files import write_atomic
 from search.report.export import to_csv, to_latex, to_markdown
@@ -33,7 +34,7 @@ NAME = "ablation"
 FRONT = "front"
 PAPER_TEX = f"{NAME}_paper.tex"
 TRIALS = "trials.csv"
-BESIDE = (DESIGN_FILE, LOOKS_FILE)  # files of a study's folder that say how its trials are to be compared
+BESIDE = (DESIGN_FILE, LOOKS_FILE, CHANGES_FILE)  # files of a study's folder that say how its trials are to be compared
 
 
 def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> AblationTable:

@@ -11,10 +11,12 @@ import optuna
 
 from search.ledger.paths import JOURNAL
 from search.ledger.secrets import masked_tree
+from search.space.design_options import first_seeds
 from search.study.growth import current_name
+from search.study.options import SweeperOptions
 from search.study.plan import Plan, storage_of
 
-__all__ = ["claim_identity", "flatten", "is_known", "write_identity"]
+__all__ = ["claim_identity", "flatten", "is_known", "may_change", "write_identity"]
 
 ATTRIBUTE = "identity"
 PARAMS = "hydra.sweeper.params."
@@ -39,6 +41,21 @@ def _leaves(config: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str, A
 def write_identity(study: optuna.Study, config: Mapping[str, Any], search: Mapping[str, Any]) -> None:
     """Write what the study is about into it."""
     study.set_user_attr(ATTRIBUTE, _leaves(config, search))
+
+
+def may_change(options: SweeperOptions) -> dict[str, Any]:
+    """The settings that a later command of the study may change, and that change what its tables say."""
+    final, design = options.final, options.design
+    named = {
+        "n_trials": options.n_trials,
+        "sampler": options.sampler,
+        "pruner": options.pruner,
+        "constraints": options.constraints,
+        "final": {name: getattr(final, name) for name in ("top_k", "seeds", "first_seed", "baseline", "overrides")},
+    }
+    if design.kind is not None:
+        named = {"design": {"seeds": first_seeds(design), "first_seed": design.first_seed}}
+    return flatten(named)
 
 
 def is_known(plan: Plan, config: Mapping[str, Any], search: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import TrialState
 
+from search.ledger.changes import note_settings
 from search.ledger.files import write_atomic
 from search.ledger.objectives_file import write_objectives
 from search.ledger.paths import WORKERS
@@ -25,7 +26,7 @@ from search.study.claims import Desk, Quota
 from search.study.design_run import DesignRun
 from search.study.finals import best_arms, final_cells, final_plan
 from search.study.growth import current_name, grow
-from search.study.identity import claim_identity, is_known, write_identity
+from search.study.identity import claim_identity, is_known, may_change, write_identity
 from search.study.launching.compose import Composer
 from search.study.launching.interrupts import Interrupts
 from search.study.liveness import check_shared_folder
@@ -175,6 +176,7 @@ class StudyRun:
                 plan = replace(plan, optuna_name=name)
                 desk, storage = open_desk(plan, stream=0)
                 write_identity(desk.study, config, search)
+            note_settings(self.study_dir, may_change(self.options))
         if len(facts.get("senses") or {}) > 1:
             write_objectives(self.study_dir, facts["senses"])
         if facts.get("arch_hash"):

@@ -10,7 +10,7 @@ import pandas as pd
 from search.report.arms import Arm, comparable
 from search.report.judging import corrected_over
 from search.report.metrics import METRICS, NOT_ALONE_MEANS, Metric
-from search.report.notes import HOW_TO_READ, phase_notes, recipe_note
+from search.report.notes import HOW_TO_READ, change_notes, phase_notes, recipe_note
 from search.report.paper import PaperTable
 from search.report.resolution import finds
 from search.report.spec import TableSpec
@@ -52,7 +52,7 @@ def legend_of(
     judged = [metric for metric in metrics if metric.column in METRICS]
     phase = trials["phase"].iloc[0]
     said = [f"Shown: {SHOWN[spec.show]}; n = {seeds_text([cell.n for cell in cells if cell.metric is metrics[0]])}."]
-    said += phase_notes(frame, phase)
+    said += phase_notes(frame, phase) + change_notes(frame)
     compared = sum(cell.result is not None for cell in cells if judged and cell.metric is judged[0])
     words = corrected_over(spec.correction, compared)  # type: ignore[arg-type]
     if judged and reference is not None and spec.marks:

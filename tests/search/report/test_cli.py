@@ -69,7 +69,7 @@ def test_prints_and_writes_everything(filled: Path) -> None:
     folder = filled / "tables"
     assert sorted(path.name for path in folder.iterdir()) == [
         *("ablation.csv", "ablation.html", "ablation.md", "ablation.notes.txt", "ablation.parquet"),
-        *("ablation.provenance.json", "ablation.tex", "ablation_paper.tex"),
+        *("ablation.provenance.json", "ablation.tex", "ablation_paper.tex", "trials.csv"),
     ]
     assert done.stderr.startswith(f"written: {folder / 'ablation.md'}")
     again = table(filled)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from search.ledger.changes import read_changes
 from search.study.tally import count
 
 from .conftest import Toy
@@ -25,6 +26,8 @@ def test_a_design_trains_each_cell_on_each_seed_and_takes_more_of_both(toy: Toy,
     assert [line[3] for line in toy.trace] == ["5"] * 3 + ["6"] * 3  # seed by seed: balanced if it is interrupted
     run(*DESIGN[:-1], "hydra.sweeper.design.seeds=3", "+hydra.sweeper.design.factors.x=['x=5','x=3','x=4','x=7']")
     assert len(toy.trace) == 4 * 3
+    (change,) = read_changes(toy.study_dir())
+    assert change.changed == {"design.seeds": (2, 3)}
     trials = toy.study("toy.final").trials
     assert {"x=5" in trial.user_attrs["overrides"] for trial in trials if trial.user_attrs["is_baseline"]} == {True}
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from optuna.trial import TrialState
 
+from search.ledger.changes import read_changes
 from search.ledger.paths import JOURNAL
 from search.ledger.result import RESULT_FILE, read_result
 from search.study.launching.deadline import EXIT_HUNG
@@ -38,7 +39,10 @@ def test_the_same_command_adds_nothing_and_a_larger_budget_adds_the_rest(toy: To
     first = [trial.params for trial in toy.study().trials]
     run(SEARCH, "hydra.sweeper.n_trials=3")
     assert len(toy.trace) == 3
-    run(SEARCH, "hydra.sweeper.n_trials=5")
+    assert read_changes(toy.study_dir()) == []
+    run(SEARCH, "hydra.sweeper.n_trials=5", "hydra.sweeper.sampler.seed=1")
+    (change,) = read_changes(toy.study_dir())
+    assert change.changed == {"n_trials": (3, 5), "sampler.seed": (0, 1)}
     trials = toy.study().trials
     assert [trial.params for trial in trials[:3]] == first
     assert len(trials) == 5
