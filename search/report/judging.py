@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.report.spec import CHOICES
+from search.report.spec import CHOICES, check_margin
 from search.report.statistics.corrections import Correction, adjusted_p_values, error_of_a_row
 from search.report.statistics.effect_size import hedges_factor
 from search.report.statistics.equivalence import equivalence
@@ -98,14 +98,7 @@ class Judging:
                 near = difflib.get_close_matches(str(value), allowed, n=1)
                 hint = f". Did you mean {near[0]}?" if near else ""
                 raise ValueError(f"{name}: {value!r} is not one of {', '.join(allowed)}{hint}")
-        margin = self.margin
-        if margin is not None and not (
-            isinstance(margin, int | float) and not isinstance(margin, bool) and 0 < margin < math.inf
-        ):
-            raise ValueError(
-                f"margin: {margin!r} is no number above zero; give the smallest difference that matters, in the unit of "
-                "the metric, e.g. 0.5 for half a point of top-1"
-            )
+        check_margin(self.margin)
 
 
 def judged(

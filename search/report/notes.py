@@ -16,7 +16,7 @@ from search.report.judging import Judging, corrected_over
 from search.report.metrics import NOT_ALONE_MEANS, Metric
 from search.report.words import counted, int_ranges, joined, one_line
 
-__all__ = ["HOW_TO_READ", "change_notes", "changes_of", "phase_notes", "recipe_note", "table_notes"]
+__all__ = ["HOW_TO_READ", "change_notes", "changes_of", "no_baseline", "phase_notes", "recipe_note", "table_notes"]
 
 STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "duplicate", "interrupted", "unfinished")
 REASONS_SHOWN = 5
@@ -115,7 +115,12 @@ def baseline_notes(arms: Sequence[Arm], data: pd.DataFrame, judging: Judging) ->
                 "the two means."
             )
         return notes
-    marked = [arm.label for arm in arms if arm.is_baseline]
+    return no_baseline(arms)
+
+
+def no_baseline(arms: Sequence[Arm]) -> list[str]:
+    """Say why there are no differences, where no arm or more than one is marked."""
+    marked = list(dict.fromkeys(arm.label for arm in arms if arm.is_baseline))
     if marked:
         return [f"{len(marked)} arms are marked as baseline ({joined(marked)}), so no differences: {CHOOSE}."]
     return [f"No arm is marked as the baseline, so no differences: {CHOOSE}."]

@@ -15,7 +15,7 @@ import yaml
 from search.report.metrics import column_named
 from search.report.paper import paper_table
 
-__all__ = ["CHOICES", "TableSpec", "read_spec", "spec_of"]
+__all__ = ["CHOICES", "TableSpec", "check_margin", "read_spec", "spec_of"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "show": ("mean_sd", "mean", "diff", "diff_interval"),
@@ -84,11 +84,7 @@ class TableSpec:
             raise ValueError(
                 f"digits: {self.digits!r} is no whole number from 0 to 8; leave it out to let them be chosen"
             )
-        if self.margin is not None and not (type(self.margin) in (int, float) and 0 < self.margin < math.inf):
-            raise ValueError(
-                f"margin: {self.margin!r} is no number above zero; give the smallest difference that matters, in the unit of "
-                "the metric, e.g. 0.5 for half a point of top-1"
-            )
+        check_margin(self.margin)
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", str(self.name)):
             raise ValueError(f"name: {self.name!r} is no stem of a file: use letters, digits, '.', '_' and '-'")
         if not isinstance(self.marks, bool):
@@ -101,6 +97,15 @@ class TableSpec:
             raise ValueError(f"columns: '{self.columns}' is what the rows are already; choose another factor")
         if self.paper is not None:
             paper_table(self.paper)
+
+
+def check_margin(margin: Any) -> None:
+    """Raise ValueError for a margin that is no number above zero; None is none."""
+    if margin is not None and not (type(margin) in (int, float) and 0 < margin < math.inf):
+        raise ValueError(
+            f"margin: {margin!r} is no number above zero; give the smallest difference that matters, in the unit of the metric, e.g. "
+            "0.5 for half a point of top-1"
+        )
 
 
 def spec_of(values: Mapping[str, Any]) -> TableSpec:

@@ -8,7 +8,7 @@ from typing import Any
 
 from search.report.effects import text as effects_text
 from search.report.export import columns_of
-from search.report.grid.html import STYLE
+from search.report.grid.html import html_frame, html_page
 from search.report.layout import Column
 from search.report.sources import sources_title
 from search.report.table import AblationTable
@@ -38,23 +38,7 @@ def table_to_html(table: AblationTable, sources: Mapping[str, Mapping[str, Any]]
             f"<p>{escape(effects.conclusion)}</p>",
             html_list(effects.notes),
         ]
-    body = "\n".join(parts)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{escape(table.title)}</title>
-<style>
-{STYLE}td.words {{ text-align: left; white-space: normal; min-width: 8rem; }}
-tr[title] {{ cursor: help; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+    return html_page(table.title, "\n".join(parts))
 
 
 def html_table(caption: str, columns: Sequence[Column], titles: Sequence[str] = ()) -> str:
@@ -71,18 +55,7 @@ def html_table(caption: str, columns: Sequence[Column], titles: Sequence[str] = 
             words = "" if column.right else ' class="words"'
             cells.append(f"<td{words}>{escape(column.cells[number])}</td>")
         rows.append(f"<tr{title}>{''.join(cells)}</tr>")
-    body = "\n".join(rows)
-    return f"""<div class="table">
-<table>
-<caption><span>{escape(caption)}</span></caption>
-<thead>
-<tr>{head}</tr>
-</thead>
-<tbody>
-{body}
-</tbody>
-</table>
-</div>"""
+    return html_frame(caption, f"<tr>{head}</tr>", "\n".join(rows))
 
 
 def html_list(texts: Sequence[str]) -> str:

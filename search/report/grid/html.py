@@ -8,7 +8,7 @@ from search.report.grid.grid import Cell, Grid, GridRow
 from search.report.grid.text import heading, marks, row_name, shown
 from search.report.sources import sources_title
 
-__all__ = ["grid_to_html"]
+__all__ = ["grid_to_html", "html_frame", "html_page"]
 
 STYLE = """\
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 88rem; padding: 0 1rem; color: #1a1a1a; }
@@ -23,7 +23,8 @@ th[scope=row], td.paper, th.left { text-align: left; font-weight: normal; }
 th[scope=row], td.paper { white-space: normal; min-width: 9rem; }
 th[colspan] { text-align: center; }
 td[colspan] { text-align: center; }
-td[title] { cursor: help; }
+td[title], tr[title] { cursor: help; }
+td.words { text-align: left; white-space: normal; min-width: 8rem; }
 caption span { display: inline-block; position: sticky; left: 0; max-width: min(100%, 85vw); overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; color: #444; }
 @media (max-width: 700px) { th[scope=row] { min-width: 7rem; overflow-wrap: anywhere; } }
@@ -31,38 +32,44 @@ ul { padding-left: 1.2rem; color: #444; }
 """A page that is never wider than the screen: a table that is scrolls inside its own box."""
 
 
-def grid_to_html(grid: Grid) -> str:
-    """Format as a self-contained page: no script, nothing loaded, every text escaped."""
-    body = "\n".join(f"<tr>{row_html(row, grid)}</tr>" for row in grid.rows)
-    legend = "\n".join(f"<li>{escape(text)}</li>" for text in grid.legend)
-    title = escape(grid.title)
+def html_page(title: str, body: str) -> str:
+    """A self-contained page around `body`: no script, nothing loaded."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>{title}</title>
+<title>{escape(title)}</title>
 <style>
 {STYLE}</style>
 </head>
 <body>
-<div class="table">
+{body}
+</body>
+</html>
+"""
+
+
+def html_frame(caption: str, head: str, body: str) -> str:
+    """A table in the box that it scrolls in."""
+    return f"""<div class="table">
 <table>
-<caption><span>{title}</span></caption>
+<caption><span>{escape(caption)}</span></caption>
 <thead>
-{head(grid)}
+{head}
 </thead>
 <tbody>
 {body}
 </tbody>
 </table>
-</div>
-<ul>
-{legend}
-</ul>
-</body>
-</html>
-"""
+</div>"""
+
+
+def grid_to_html(grid: Grid) -> str:
+    """Format as a self-contained page, every text escaped."""
+    rows = "\n".join(f"<tr>{row_html(row, grid)}</tr>" for row in grid.rows)
+    legend = "\n".join(f"<li>{escape(text)}</li>" for text in grid.legend)
+    return html_page(grid.title, f"{html_frame(grid.title, head(grid), rows)}\n<ul>\n{legend}\n</ul>")
 
 
 def head(grid: Grid) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from search.report.arms import Arm, comparable
 from search.report.judging import corrected_over
 from search.report.metrics import METRICS, NOT_ALONE_MEANS, Metric
-from search.report.notes import HOW_TO_READ, change_notes, phase_notes, recipe_note
+from search.report.notes import HOW_TO_READ, change_notes, no_baseline, phase_notes, recipe_note
 from search.report.paper import PaperTable
 from search.report.resolution import finds
 from search.report.spec import TableSpec
@@ -70,7 +70,7 @@ def legend_of(
     if judged and reference is not None:
         said += power_of(cells, judged)
     elif judged:
-        said.append("No arm, or more than one, is marked as the baseline: no difference and no mark is given.")
+        said += no_baseline([cell.arm for cell in cells])
     if spec.bold == "best":
         said.append("Bold: the best mean, and every arm that cannot be told from it.")
     if any(cell.doubt for cell in cells):
