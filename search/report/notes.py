@@ -107,7 +107,7 @@ def baseline_notes(arms: Sequence[Arm], data: pd.DataFrame, judging: Judging) ->
         notes = [
             f"Differences are paired by seed; p: two-sided paired t tests, {corrected_over(judging.correction, tested)}."
         ]
-        unequal = data[data["n_paired"].notna() & (data["n_paired"] < data["n"].max())]
+        unequal = data[data["n_paired"].notna() & (data["n_paired"] + data["n_lost"] < data["n"].max())]
         pairs = ", ".join(f"{row.arm} {row.n_paired}" for row in unequal.itertuples(index=False))
         if pairs:
             notes.append(

@@ -13,7 +13,7 @@ from search.report.metrics import Metric
 from search.report.statistics.power import MAX_SEEDS
 from search.report.words import counted, joined
 
-__all__ = ["finds", "resolution"]
+__all__ = ["finds", "resolution", "rounded_up"]
 
 NAMED_ARMS = 4
 

@@ -116,7 +116,8 @@ def paper_grid(frame: pd.DataFrame, table: AblationTable) -> Grid | None:
     intervals = table.data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
     shown = {table.metric.column: (digits, interval_decimals(intervals, digits))}
     trust = [note for note in table.notes if note.startswith("Proxy trust")]
-    return replace(grid, digits=grid.digits | shown, legend=[table.conclusion, *grid.legend, *trust])
+    legend = [note for note in grid.legend if note not in table.conclusion]
+    return replace(grid, digits=grid.digits | shown, legend=[table.conclusion, *legend, *trust])
 
 
 def save_table(table: AblationTable, folder: Path, grid: Grid | None, formats: Sequence[str] = FORMATS) -> list[Path]:

@@ -12,10 +12,10 @@ from search.report.judging import corrected_over
 from search.report.metrics import METRICS, NOT_ALONE_MEANS, Metric
 from search.report.notes import HOW_TO_READ, change_notes, no_baseline, phase_notes, recipe_note
 from search.report.paper import PaperTable
-from search.report.resolution import finds
+from search.report.resolution import finds, rounded_up
 from search.report.spec import TableSpec
 from search.report.statistics.stats import ALPHA
-from search.report.words import counted, joined, significant
+from search.report.words import counted, interval_decimals, joined
 
 if TYPE_CHECKING:
     from search.report.grid.grid import Cell, GridRow
@@ -107,7 +107,13 @@ def power_of(cells: Sequence[Cell], metrics: Sequence[Metric]) -> list[str]:
         of = [cell for cell in cells if cell.metric is metric and cell.result is not None and cell.p_corrected > ALPHA]
         found = [float(cell.facts["mdd"]) for cell in of if cell.facts["mdd"] is not None]
         if found:
-            low, high = (significant(value, 2) for value in (min(found), max(found)))
+            ends = [
+                (cell.result.low, cell.result.high)
+                for cell in cells
+                if cell.metric is metric and cell.result is not None
+            ]
+            digits = interval_decimals([(a, b) for a, b in ends if a is not None and b is not None], metric.decimals)
+            low, high = (rounded_up(value, digits) for value in (min(found), max(found)))
             pairs = [cell.result.n for cell in of if cell.result is not None]
             said.append(f"{metric.title}: " * (len(metrics) > 1) + finds(low, high, pairs, metric))
     return said
