@@ -211,6 +211,8 @@ def second_opinions(
 def corrected_over(correction: Correction, number: int, of: str = "comparison") -> str:
     """Say how the p-values of `number` comparisons are corrected."""
     rows = counted(number, of)
+    if number == 1:
+        return f"a single {of}"
     if correction == "none":
         return f"not corrected for the number of rows ({rows})"
     kind = "false discovery rate" if correction == "bh" else "family-wise error"
