@@ -12,6 +12,7 @@ import pandas as pd
 from search.ledger.changes import CHANGES_FILE
 from search.ledger.design_file import DESIGN_FILE
 from search.ledger.files import write_atomic
+from search.ledger.objectives_file import OBJECTIVES_FILE
 from search.report.export import to_csv, to_latex, to_markdown
 from search.report.front import front_to_csv, front_to_markdown, fronts_of
 from search.report.grid.grid import Grid, make_grid
@@ -34,7 +35,12 @@ NAME = "ablation"
 FRONT = "front"
 PAPER_TEX = f"{NAME}_paper.tex"
 TRIALS = "trials.csv"
-BESIDE = (DESIGN_FILE, LOOKS_FILE, CHANGES_FILE)  # files of a study's folder that say how its trials are to be compared
+BESIDE = (
+    DESIGN_FILE,
+    LOOKS_FILE,
+    CHANGES_FILE,
+    OBJECTIVES_FILE,
+)  # files of a study's folder that say how its trials are to be compared
 
 
 def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> AblationTable:
