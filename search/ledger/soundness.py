@@ -13,7 +13,7 @@ from search.ledger.record import read_history
 from search.ledger.result import RESULT_FILE, Phase, read_result
 from search.ledger.versions import NewerVersion
 
-__all__ = ["Asked", "history_fault", "result_fault", "state_fault", "weights_fault"]
+__all__ = ["Asked", "run_fault", "state_fault", "weights_fault"]
 
 _KEPT = re.compile(r"^checkpoint: *['\"]?(never|final|always)", re.MULTILINE)
 
@@ -34,36 +34,31 @@ class Asked:
     statuses: Collection[str] = ("ok",)
 
 
-def result_fault(folder: Path, asked: Asked) -> str | None:
-    """Why the result in `folder` is not that of the run, in a few words; None where it is.
+def run_fault(folder: Path, asked: Asked, with_history: bool = True) -> str | None:
+    """Why the result in `folder`, or the history beside it, is not that of the run, in a few words; None where it is.
+
+    Each file is read once: a study looks at thousands of them before it goes on.
 
     Raises:
-        NewerVersion: it is of a later schema, so not to be judged here.
+        NewerVersion: the result is of a later schema, so not to be judged here.
     """
-    if not folder.is_dir():
-        return "its folder is gone"
     path = folder / RESULT_FILE
-    if not path.is_file():
-        return "its result is gone"
     try:
         result = read_result(path)
     except NewerVersion:
         raise
     except ValueError as error:
-        return f"its result is damaged ({_short(error, path)})"
+        if not folder.is_dir():
+            return "its folder is gone"
+        return f"its result is damaged ({_short(error, path)})" if path.is_file() else "its result is gone"
     if (result.study, result.phase, result.trial) != (asked.study, asked.phase, asked.trial):
         return f"its result is that of {result.study}, {result.phase} trial {result.trial}"
     if asked.fingerprint is not None and result.fingerprint != asked.fingerprint:
         return f"its result is of another run (fingerprint {result.fingerprint}, not {asked.fingerprint})"
     if result.status not in asked.statuses:
         return f"its result says {result.status!r}, the storage {' or '.join(map(repr, asked.statuses))}"
-    return None
-
-
-def history_fault(folder: Path) -> str | None:
-    """Why the history beside a sound result is not whole; None where it is."""
-    told, held = read_result(folder / RESULT_FILE).epochs, len(read_history(folder))
-    return None if held == told else f"its history holds {held} of {told} epochs"
+    held = len(read_history(folder)) if with_history else result.epochs
+    return None if held == result.epochs else f"its history holds {held} of {result.epochs} epochs"
 
 
 def weights_fault(folder: Path) -> str | None:

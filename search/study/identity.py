@@ -16,9 +16,10 @@ from search.study.growth import current_name
 from search.study.options import SweeperOptions
 from search.study.plan import Plan, storage_of
 
-__all__ = ["claim_identity", "flatten", "is_known", "may_change", "write_identity"]
+__all__ = ["REBUILT", "claim_identity", "flatten", "is_known", "may_change", "write_identity"]
 
 ATTRIBUTE = "identity"
+REBUILT = "rebuilt"  # of a study that xvol-check wrote anew from its ledger: the next command says what it is about
 PARAMS = "hydra.sweeper.params."
 # where a trial runs and who watches it does not change what it finds
 FREE = ("tracker.", "device", "threads", "checkpoint", "data.root", "data.download")
@@ -89,7 +90,7 @@ def claim_identity(
     mine = _leaves(config, search)
     theirs = study.user_attrs.get(ATTRIBUTE)
     if theirs is None:
-        if study.get_trials(deepcopy=False):
+        if study.get_trials(deepcopy=False) and not study.user_attrs.get(REBUILT):
             raise ValueError(
                 f"{folder} holds an Optuna study of another program under the name {study.study_name!r}; "
                 "take another hydra.sweeper.study_name or hydra.sweeper.storage"

@@ -16,7 +16,7 @@ from search.ledger.files import move
 from search.ledger.paths import ASIDE
 from search.ledger.record import read_history, seed_of
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, write_result
-from search.ledger.soundness import Asked, history_fault, result_fault
+from search.ledger.soundness import Asked, run_fault
 from search.study.claims import Desk
 from search.study.marks import BASELINE, FOLDER, INTERRUPTED, REASON, RETRY_OF, RUNS, SKIPPED, TRIES
 from search.study.plan import Plan
@@ -59,14 +59,14 @@ def find_lost(trials: Sequence[FrozenTrial], study_dir: Path, study_name: str, p
         return
     replaced = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     for trial in trials:
-        if not trial.state.is_finished() or trial.number in replaced:
-            continue
         counted = trial.state == TrialState.COMPLETE and not trial.user_attrs.get(SKIPPED)
+        if not trial.state.is_finished() or (counted and trial.number in replaced):
+            continue
         for subdir, fingerprint in runs_of(trial).items():
             folder = study_dir / subdir
             statuses = ("ok",) if counted else _ANY
             asked = Asked(study_name, phase, trial.number, fingerprint if counted else None, statuses)
-            why = result_fault(folder, asked) or (history_fault(folder) if counted else None)
+            why = run_fault(folder, asked, with_history=counted)
             if why is not None:
                 yield Lost(trial, folder, why, again=counted)
 

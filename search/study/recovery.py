@@ -9,12 +9,12 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from search.ledger.record import close_abandoned
-from search.ledger.result import Status
+from search.ledger.result import Phase, Status
 from search.study.claims import Desk
 from search.study.marks import FOLDER, INTERRUPTED, REASON, TRIES
 from search.study.plan import Plan
 
-__all__ = ["close_ledger", "recover"]
+__all__ = ["close_ledger", "close_record", "recover"]
 
 log = logging.getLogger("xvol")
 
@@ -33,8 +33,13 @@ def recover(desk: Desk, plan: Plan) -> int:
 
 def close_ledger(plan: Plan, trial: FrozenTrial, reason: str, again: bool) -> None:
     """Write the result of a trial whose process could not: interrupted where it is run again, else failed."""
+    close_record(Path(plan.study_dir), plan.study_name, plan.phase, trial, reason, again)
+
+
+def close_record(study_dir: Path, name: str, phase: Phase, trial: FrozenTrial, reason: str, again: bool) -> None:
+    """`close_ledger` for whoever has no plan of the study."""
     subdir = trial.user_attrs.get(FOLDER)
     if subdir:
         status: Status = "interrupted" if again else "failed"
         tries = int(trial.user_attrs.get(TRIES, 1))
-        close_abandoned(Path(plan.study_dir) / subdir, plan.study_name, trial.number, plan.phase, status, reason, tries)
+        close_abandoned(study_dir / subdir, name, trial.number, phase, status, reason, tries)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from search.cli.check import main as check
 from search.ledger.record import read_history
 from search.ledger.result import read_result
 from search.report.cli import main
@@ -55,6 +56,11 @@ def test_its_table_shows_the_same_means(runs: Path) -> None:
     after = pd.read_csv(table)
     for column in ("arm", "n", "mean", "sd", "diff", "p_value", "params"):
         pd.testing.assert_series_equal(before[column], after[column])
+
+
+def test_it_is_found_sound_but_for_its_checksums(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check([str(runs / "schema1")]) == 0
+    assert "9 result(s) without a checksum" in capsys.readouterr().out
 
 
 def test_its_storage_is_read(runs: Path) -> None:

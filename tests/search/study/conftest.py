@@ -2,9 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,3 +74,29 @@ def run(toy: Toy) -> Callable[..., "subprocess.CompletedProcess[str]"]:
         return done
 
     return successful
+
+
+ENDED = (
+    *("x=choice(1,2,5)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}", "hydra.sweeper.n_trials=3"),
+    *("admit=true", "jitter=0.2", "hydra.sweeper.final.top_k=1", "hydra.sweeper.final.seeds=3"),
+    *("hydra.sweeper.final.baseline=['x=1']", "hydra.sweeper.reuse=study"),
+)
+
+
+@pytest.fixture(scope="session")
+def _ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Toy, Path]:
+    toy = Toy(tmp_path_factory.mktemp("ended"))
+    done = toy.run(*ENDED)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kept = tmp_path_factory.mktemp("kept") / "whole"
+    shutil.copytree(toy.folder, kept)
+    return toy, kept
+
+
+@pytest.fixture
+def ended(_ended: tuple[Toy, Path]) -> Iterator[Toy]:
+    """A study that has ended, by the command `ENDED`: built once, and put back after each test."""
+    toy, kept = _ended
+    yield toy
+    shutil.rmtree(toy.folder)
+    shutil.copytree(kept, toy.folder)

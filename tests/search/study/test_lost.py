@@ -13,13 +13,8 @@ from optuna.trial import TrialState
 from search.ledger.record import HISTORY_FILE
 from search.ledger.result import RESULT_FILE, checksum_of, read_result
 
-from .conftest import Toy
+from .conftest import ENDED, Toy
 
-COMMAND = (
-    *("x=choice(1,2,5)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}", "hydra.sweeper.n_trials=3"),
-    *("admit=true", "jitter=0.2", "hydra.sweeper.final.top_k=1", "hydra.sweeper.final.seeds=3"),
-    *("hydra.sweeper.final.baseline=['x=1']", "hydra.sweeper.reuse=study"),
-)
 Damage = Callable[[Path], object]
 
 
@@ -53,36 +48,19 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    toy = Toy(tmp_path_factory.mktemp("built"))
-    done = toy.run(*COMMAND)
-    assert done.returncode == 0, done.stderr
-    return toy.folder
-
-
-@pytest.fixture
-def toy(built: Path, tmp_path: Path) -> Toy:
-    """The built study at its own place, for the storage knows where it lies."""
-    kept = tmp_path / "kept"
-    shutil.copytree(built, kept, copy_function=shutil.copy2)
-    yield Toy(built)
-    shutil.rmtree(built)
-    shutil.copytree(kept, built)
-
-
 def table(toy: Toy) -> str:
     return (toy.study_dir() / "tables" / "ablation.csv").read_text()
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_lost_result_of_a_final_trial_is_trained_again(toy: Toy, kind: str) -> None:
+def test_a_lost_result_of_a_final_trial_is_trained_again(ended: Toy, kind: str) -> None:
+    toy = ended
     damage, why = DAMAGES[kind]
     before, traced = table(toy), len(toy.trace)
     folder = toy.study_dir() / "final" / "0002-s1001"
     content = (folder / RESULT_FILE).read_bytes()
     damage(folder)
-    done = toy.run(*COMMAND)
+    done = toy.run(*ENDED)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     (line,) = [line for line in said.splitlines() if "final trial 2" in line and "trained again" in line]
@@ -95,24 +73,26 @@ def test_a_lost_result_of_a_final_trial_is_trained_again(toy: Toy, kind: str) ->
     assert aside.exists() == (kind not in ("missing", "folder gone"))
     if kind == "history gone":
         assert aside.read_bytes() == content
-        third = toy.run(*COMMAND)
+        third = toy.run(*ENDED)
         assert "trained again" not in third.stdout + third.stderr
         assert len(toy.trace) == traced + 1
 
 
-def test_a_lost_result_of_the_search_is_trained_again(toy: Toy) -> None:
+def test_a_lost_result_of_the_search_is_trained_again(ended: Toy) -> None:
+    toy = ended
     traced = len(toy.trace)
     shutil.rmtree(toy.study_dir() / "trials" / "0001-s0")
-    assert toy.run(*COMMAND).returncode == 0
+    assert toy.run(*ENDED).returncode == 0
     assert len(toy.trace) == traced + 1
     assert [t.state.name for t in toy.study().trials] == ["COMPLETE"] * 4
     assert toy.study().trials[1].params == toy.study().trials[3].params
 
 
-def test_a_result_of_a_later_version_stops_the_command(toy: Toy) -> None:
+def test_a_result_of_a_later_version_stops_the_command(ended: Toy) -> None:
+    toy = ended
     traced = len(toy.trace)
     _changed(schema=9)(toy.study_dir() / "final" / "0000-s1000")
-    done = toy.run(*COMMAND)
+    done = toy.run(*ENDED)
     assert done.returncode != 0
     assert "schema 9; this version reads schema 1" in done.stdout + done.stderr
     assert len(toy.trace) == traced

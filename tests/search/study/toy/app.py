@@ -81,11 +81,12 @@ def write(config: DictConfig, value: float, reused_from: str | None = None) -> N
         val_top1=value,
         fingerprint=fingerprint(config),
         reused_from=reused_from,
+        overrides=list(HydraConfig.get().overrides.task),
         run_dir=str(output.relative_to(channel.study_dir or output)),
     )
     if channel.phase == "final":
         result.test_top1 = value + config.jitter * math.sin(11 * config.x + 7 * config.seed)
-        result.arm, result.arch_hash = f"x={config.x}", f"hash of {config.x}"
+        result.arm, result.arch_hash = f"x={config.x}", f"x={config.x}"
         result.is_baseline = channel.is_baseline
         (output / ".hydra").mkdir(exist_ok=True)
         (output / ".hydra" / "config.yaml").write_text("checkpoint: final\n")

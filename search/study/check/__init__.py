@@ -1,0 +1,1 @@
+"""Whether a study's storage, ledger and tables agree, and what can be mended: what `xvol-check` does."""

@@ -1,0 +1,194 @@
+"""Trials that the ledger holds and the storage has lost, written into the storage again under their numbers."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.ledger.design_file import read_design
+from search.ledger.paths import trial_subdir
+from search.ledger.record import seed_of
+from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result
+from search.report.sequential_table import LOOKS_FILE
+from search.space.parameters import Parameter, Space
+from search.study.check.recipe import Recipe
+from search.study.looks import ATTRIBUTE as LOOKS
+from search.study.lost import runs_of
+from search.study.marks import BASELINE, CELL, FOLDER, INTERRUPTED, OVERRIDES, REASON, RUNS, SKIPPED, TRIES
+
+__all__ = ["rebuild", "unknown_folders"]
+
+_STATES = {"ok": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+
+
+def unknown_folders(trials: Sequence[FrozenTrial], study_dir: Path, phase: Phase) -> dict[int, list[Path]]:
+    """Folders of a phase that none of its trials names, by the number in their name."""
+    known = {study_dir / subdir for trial in trials for subdir in runs_of(trial)}
+    found: dict[int, list[Path]] = defaultdict(list)
+    for folder in sorted((study_dir / trial_subdir(phase, 0, 0)).parent.glob("*-s*")):
+        number = folder.name.partition("-")[0]
+        if folder.is_dir() and number.isdecimal() and seed_of(folder) is not None and folder not in known:
+            found[int(number)].append(folder)
+    return dict(found)
+
+
+def rebuild(study: optuna.Study, storage: BaseStorage, root: Path, name: str, phase: Phase, recipe: Recipe) -> int:
+    """Write into `study` the trials behind folders that it does not know; return how many came to their end.
+
+    A trial that waits or runs in the storage, and has come to its end in the ledger, is told so. One whose number the
+    study has not given yet is added; a number without a sound result becomes an interrupted trial, so that every other
+    keeps its own.
+
+    Args:
+        root, name, phase: the study's folder and name, and which of its phases this is.
+    """
+    trials = study.get_trials(deepcopy=False)
+    unknown = unknown_folders(trials, root, phase)
+    cells = _cells(root)
+    ended = 0
+    for number in sorted({*unknown, *range(len(trials), max(unknown, default=-1) + 1)}):
+        folders = unknown.get(number, [])
+        found = [_sound(folder, name, phase, number) for folder in folders]
+        trial = _rebuilt([each for each in found if each is not None], root, recipe, cells, folders)
+        if number >= len(trials):
+            study.add_trial(trial)
+        elif trials[number].state.is_finished() or not _counts(trial):
+            continue
+        else:
+            _tell(storage, trials[number], trial)
+        ended += _counts(trial)
+    looks = root / LOOKS_FILE
+    if LOOKS not in study.user_attrs and phase == "final" and looks.is_file():
+        study.set_user_attr(LOOKS, json.loads(looks.read_text(encoding="utf-8")))
+    return ended
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    return not trial.user_attrs.get(INTERRUPTED)
+
+
+def _tell(storage: BaseStorage, there: FrozenTrial, rebuilt: FrozenTrial) -> None:
+    """Let a trial that has not ended in the storage end as its result says."""
+    trial_id = there._trial_id
+    if there.state == TrialState.WAITING:
+        storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    for name, distribution in rebuilt.distributions.items():
+        if name not in there.params:
+            storage.set_trial_param(trial_id, name, distribution.to_internal_repr(rebuilt.params[name]), distribution)
+    for name, value in rebuilt.user_attrs.items():
+        if name not in there.user_attrs or name in (FOLDER, RUNS):
+            storage.set_trial_user_attr(trial_id, name, value)
+    storage.set_trial_state_values(trial_id, rebuilt.state, rebuilt.values)
+
+
+def _sound(folder: Path, study_name: str, phase: Phase, number: int) -> TrialResult | None:
+    try:
+        result = read_result(folder / RESULT_FILE)
+    except ValueError:
+        return None
+    return result if (result.study, result.phase, result.trial) == (study_name, phase, number) else None
+
+
+def _rebuilt(
+    results: Sequence[TrialResult],
+    root: Path,
+    recipe: Recipe,
+    cells: Mapping[tuple[str, ...], str],
+    folders: Sequence[Path],
+) -> FrozenTrial:
+    attributes: dict[str, Any] = {}
+    if folders:
+        attributes[FOLDER] = folders[-1].relative_to(root).as_posix()
+    if not results:
+        return _interrupted(attributes, "the storage has lost it, and there is no sound result of it")
+    last = results[-1]
+    runs = {r.fingerprint: r.run_dir for r in results if r.fingerprint is not None and r.run_dir is not None}
+    facts = {"arm": last.arm, "arch_hash": last.arch_hash, REASON: last.reason, RUNS: runs or None}
+    attributes |= {name: value for name, value in facts.items() if value is not None} | {TRIES: last.attempt}
+    search = last.phase == "search"
+    params: dict[str, Any] | None = {}
+    if search:
+        params = None if recipe.custom else _params(recipe.space, last.overrides)
+    if not search:
+        attributes |= _cell(last, recipe, cells)
+    if params is None:
+        return _interrupted(attributes, "the storage has lost it, and its result does not tell its parameters")
+    whole = len(results) >= (recipe.seeds_per_trial if search else 1)
+    values = _values([r for r in results if r.status == "ok"], recipe.objectives)
+    if last.status == "interrupted" or (last.status == "ok" and (not whole or values is None)):
+        return _interrupted(attributes, last.reason or "not all of its runs were kept")
+    if search and recipe.sampled and all(r.reused_from is not None for r in results):
+        attributes[SKIPPED] = "reused"
+    if last.status in ("infeasible", "duplicate"):
+        attributes[SKIPPED] = last.status
+    state = _STATES.get(last.status, TrialState.FAIL)
+    return create_trial(
+        state=state,
+        values=values if state == TrialState.COMPLETE else None,
+        params=params,
+        distributions={p.name: p.distribution for p in recipe.space.parameters if p.name in params},
+        user_attrs=attributes,
+    )
+
+
+def _interrupted(attributes: Mapping[str, Any], reason: str) -> FrozenTrial:
+    return create_trial(state=TrialState.FAIL, user_attrs={**attributes, INTERRUPTED: True, REASON: reason})
+
+
+def _cells(study_dir: Path) -> dict[tuple[str, ...], str]:
+    """The names of the cells of a design by their overrides; nothing for a search."""
+    design = read_design(study_dir)
+    return {} if design is None else {cell.overrides: cell.name for cell in design.cells}
+
+
+def _cell(result: TrialResult, recipe: Recipe, cells: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
+    lines = tuple(line for line in result.overrides if line != f"{recipe.seed_key}={result.seed}")
+    name = cells.get(lines) or ("baseline" if result.is_baseline else result.arch_hash)
+    return {CELL: f"{name}/{result.seed}", OVERRIDES: list(result.overrides), BASELINE: result.is_baseline}
+
+
+def _values(results: Sequence[TrialResult], objectives: Sequence[str]) -> list[float] | None:
+    """The mean over the runs of each objective; None where one is not on record."""
+    means: list[float] = []
+    for name in objectives:
+        column: list[Any] = [
+            result.zero_cost.get(name.removeprefix("zero_cost.")) if "." in name else getattr(result, name, None)
+            for result in results
+        ]
+        if not column or any(value is None for value in column):
+            return None
+        means.append(statistics.fmean(column))
+    return means
+
+
+def _params(space: Space, overrides: Sequence[str]) -> dict[str, Any] | None:
+    """What the overrides of a trial say of each parameter; None where they are silent on one."""
+    given = {line.partition("=")[0].lstrip("+"): line.partition("=")[2] for line in overrides}
+    found: dict[str, Any] = {}
+    for parameter in space.parameters:
+        if parameter.name not in given:
+            return None
+        value = _value(parameter, given[parameter.name])
+        if not value:
+            return None
+        found[parameter.name] = value[0]
+    return found
+
+
+def _value(parameter: Parameter, text: str) -> list[Any]:
+    """The value in a list; an empty one where the text is none that the parameter takes."""
+    if parameter.texts:
+        return [choice for choice, written in parameter.texts if written == text][:1]
+    try:
+        number = int(text) if isinstance(parameter.low, int) else float(text)
+    except ValueError:
+        return []
+    return [number] if parameter.low <= number <= parameter.high else []
