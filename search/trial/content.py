@@ -11,6 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/torchvision_ops.py
+
+# isort: split
 import timm
 from torch import nn
 
