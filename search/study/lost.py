@@ -18,7 +18,7 @@ from search.ledger.record import read_history, seed_of
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, write_result
 from search.ledger.soundness import Asked, run_fault
 from search.study.claims import Desk
-from search.study.marks import BASELINE, FOLDER, INTERRUPTED, REASON, RETRY_OF, RUNS, SKIPPED, TRIES
+from search.study.marks import BASELINE, FOLDER, FORGOTTEN, INTERRUPTED, REASON, RETRY_OF, RUNS, SKIPPED, TRIES
 from search.study.plan import Plan
 
 __all__ = ["Lost", "find_lost", "mend_lost", "put_aside", "runs_of"]
@@ -129,7 +129,7 @@ def _standing(lost: Lost) -> tuple[Status, str]:
     reason = attributes.get(REASON, "no reason known")
     if lost.again:
         return "interrupted", f"run again, since {lost.why}"
-    if attributes.get(INTERRUPTED):
+    if attributes.get(INTERRUPTED) or attributes.get(SKIPPED) == FORGOTTEN:
         return "interrupted", reason
     if attributes.get(SKIPPED):
         return "duplicate", f"{attributes[SKIPPED]}; {lost.why}"

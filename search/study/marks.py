@@ -6,6 +6,7 @@ __all__ = [
     "BASELINE",
     "CELL",
     "FOLDER",
+    "FORGOTTEN",
     "INTERRUPTED",
     "OVERRIDES",
     "REASON",
@@ -18,6 +19,7 @@ __all__ = [
 
 WORKER = "worker"  # {"host", "lock"} of the worker that runs it
 INTERRUPTED = "interrupted"  # it could not finish, and another trial takes its place
+FORGOTTEN = "forgotten"  # a SKIPPED trial: its storage had lost it, and it holds its number
 SKIPPED = "skipped"  # why it needed no training: it does not count towards the budget
 RETRY_OF = "retry_of"  # number of the trial that this one runs again
 TRIES = "tries"  # how often it has been tried, this time included

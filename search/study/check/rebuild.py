@@ -22,7 +22,7 @@ from search.space.parameters import Parameter, Space
 from search.study.check.recipe import Recipe
 from search.study.looks import ATTRIBUTE as LOOKS
 from search.study.lost import runs_of
-from search.study.marks import BASELINE, CELL, FOLDER, INTERRUPTED, OVERRIDES, REASON, RUNS, SKIPPED, TRIES
+from search.study.marks import BASELINE, CELL, FOLDER, FORGOTTEN, OVERRIDES, REASON, RUNS, SKIPPED, TRIES
 
 __all__ = ["rebuild", "unknown_folders"]
 
@@ -44,8 +44,8 @@ def rebuild(study: optuna.Study, storage: BaseStorage, root: Path, name: str, ph
     """Write into `study` the trials behind folders that it does not know; return how many came to their end.
 
     A trial that waits or runs in the storage, and has come to its end in the ledger, is told so. One whose number the
-    study has not given yet is added; a number without a sound result becomes an interrupted trial, so that every other
-    keeps its own.
+    study has not given yet is added; a number without a sound result gets a placeholder, so that every other keeps
+    its own.
 
     Args:
         root, name, phase: the study's folder and name, and which of its phases this is.
@@ -72,7 +72,7 @@ def rebuild(study: optuna.Study, storage: BaseStorage, root: Path, name: str, ph
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    return not trial.user_attrs.get(INTERRUPTED)
+    return trial.user_attrs.get(SKIPPED) != FORGOTTEN
 
 
 def _tell(storage: BaseStorage, there: FrozenTrial, rebuilt: FrozenTrial) -> None:
@@ -108,7 +108,7 @@ def _rebuilt(
     if folders:
         attributes[FOLDER] = folders[-1].relative_to(root).as_posix()
     if not results:
-        return _interrupted(attributes, "the storage has lost it, and there is no sound result of it")
+        return _placeholder(attributes, "the storage has lost it, and there is no sound result of it")
     last = results[-1]
     runs = {r.fingerprint: r.run_dir for r in results if r.fingerprint is not None and r.run_dir is not None}
     facts = {"arm": last.arm, "arch_hash": last.arch_hash, REASON: last.reason, RUNS: runs or None}
@@ -120,11 +120,11 @@ def _rebuilt(
     if not search:
         attributes |= _cell(last, recipe, cells)
     if params is None:
-        return _interrupted(attributes, "the storage has lost it, and its result does not tell its parameters")
+        return _placeholder(attributes, "the storage has lost it, and its result does not tell its parameters")
     whole = len(results) >= (recipe.seeds_per_trial if search else 1)
     values = _values([r for r in results if r.status == "ok"], recipe.objectives)
     if last.status == "interrupted" or (last.status == "ok" and (not whole or values is None)):
-        return _interrupted(attributes, last.reason or "not all of its runs were kept")
+        return _placeholder(attributes, last.reason or "not all of its runs were kept")
     if search and recipe.sampled and all(r.reused_from is not None for r in results):
         attributes[SKIPPED] = "reused"
     if last.status in ("infeasible", "duplicate"):
@@ -139,8 +139,10 @@ def _rebuilt(
     )
 
 
-def _interrupted(attributes: Mapping[str, Any], reason: str) -> FrozenTrial:
-    return create_trial(state=TrialState.FAIL, user_attrs={**attributes, INTERRUPTED: True, REASON: reason})
+def _placeholder(attributes: Mapping[str, Any], reason: str) -> FrozenTrial:
+    """A trial that counts for nothing and is not run again: a cell is written down anew where it is wanted."""
+    kept = {name: value for name, value in attributes.items() if name in (FOLDER, RUNS, TRIES)}
+    return create_trial(state=TrialState.FAIL, user_attrs={**kept, SKIPPED: FORGOTTEN, REASON: reason})
 
 
 def _cells(study_dir: Path) -> dict[tuple[str, ...], str]:

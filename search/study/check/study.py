@@ -38,6 +38,7 @@ def check_study(root: Path, spec: str | None = None) -> list[Finding]:
     has_ledger = any(root.glob(f"*/*/{RESULT_FILE}")) or any(root.glob("trials/*-s*")) or any(root.glob("final/*-s*"))
     if not has_ledger and not any(root.glob("*.journal")) and not (root / "multirun.yaml").is_file():
         raise ValueError(f"{root} holds no study; give runs/<study>")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     spec, name = spec or storage_in(root), named_in(root)
     found = list(journal_findings(root, spec, name))
     if not found:

@@ -309,7 +309,7 @@ def test_a_state_crosses_file_systems(stopped: Path, tmp_path: Path, monkeypatch
             raise OSError(18, "Invalid cross-device link")
         replace(source, target)
 
-    monkeypatch.setattr(module.os, "replace", across)
+    monkeypatch.setattr(os, "replace", across)
     content = (stopped / STATE_FILE).read_bytes()
     assert adopt(str(stopped), tmp_path / "new") == stopped
     assert (tmp_path / "new" / STATE_FILE).read_bytes() == content

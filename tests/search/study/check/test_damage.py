@@ -62,6 +62,10 @@ def _half(lines: list[bytes]) -> int:
     return len(lines) // 2
 
 
+def _before_the_re_evaluation(root: Path) -> None:
+    _journal_lines(lambda lines: lines[: next(n for n, line in enumerate(lines) if b"toy.final" in line)])(root)
+
+
 def _of_another_study(root: Path) -> None:
     text = (root / JOURNAL).read_text().replace('"study_name":"toy', '"study_name":"elsewhere')
     (root / JOURNAL).write_text(text)
@@ -101,7 +105,14 @@ def _interrupted_without_result(root: Path) -> None:
         "value": None,
         "values": None,
         "params": {},
-        "user_attrs": {"interrupted": True, "reason": "its worker died", "run_dir": "final/0006-s1000"},
+        "user_attrs": {
+            "interrupted": True,
+            "reason": "its worker died",
+            "run_dir": "final/0006-s1000",
+            "cell": "baseline/1000",
+            "overrides": ["x=1", "seed=1000"],
+            "is_baseline": True,
+        },
         "distributions": {},
         "system_attrs": {},
         "intermediate_values": {},
@@ -126,7 +137,7 @@ DAMAGES: dict[str, Damage] = {
     "garbage at the journal's end": Damage(_journal_lines(lambda lines: [*lines, b"garbage\n"]), "it is no record"),
     "journal truncated": Damage(_journal_lines(lambda lines: lines[: _half(lines)]), "the storage does not know of"),
     "journal without the re-evaluation": Damage(
-        _journal_lines(lambda lines: lines[: next(n for n, line in enumerate(lines) if b"toy.final" in line)]),
+        lambda root: _before_the_re_evaluation(root),
         "the storage does not know toy.final",
     ),
     "journal gone": Damage(lambda root: (root / JOURNAL).unlink(), "study.journal is gone"),
@@ -134,6 +145,9 @@ DAMAGES: dict[str, Damage] = {
     "journal of another study": Damage(_of_another_study, "is that of elsewhere, not of toy"),
     "journal of a later Optuna": Damage(
         _journal_lines(lambda lines: [*lines, b'{"op_code":42,"worker_id":"w"}\n']), "of a newer Optuna", mended=False
+    ),
+    "journal cut, a result edited": Damage(
+        lambda root: (_before_the_re_evaluation(root), _edited_accuracy(root)), "the storage does not know toy.final", 1
     ),
     "token gone": Damage(lambda root: (root / ".study-token").unlink(), ".study-token"),
     "result gone": Damage(lambda root: (root / FINAL / RESULT_FILE).unlink(), "its result is gone", 1),
