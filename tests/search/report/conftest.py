@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from zlib import crc32
 
 import pytest
 
-from search.ledger.result import TrialResult, write_result
+from search.ledger.result import CHECKSUM, TrialResult, checksum_of, write_result
 
 Add = Callable[..., Path]
 
@@ -58,3 +59,9 @@ def add(study: Path) -> Add:
         return write_result(folder, TrialResult(**row)).parent
 
     return add_trial
+
+
+def rewrite(path: Path, **values: Any) -> None:
+    """Change values of a result in place, as if it had been written so."""
+    row = json.loads(path.read_text()) | values
+    path.write_text(json.dumps(row | {CHECKSUM: checksum_of(row)}, indent=1) + "\n")

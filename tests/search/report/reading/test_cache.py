@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +14,7 @@ import search.report.reading.load as load
 import search.report.reading.scan as scanning
 from search.ledger.result import read_result, write_result
 
-from ..conftest import Add
+from ..conftest import Add, rewrite
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +74,7 @@ def test_changes_are_seen(filled: Path, add: Add, monkeypatch: pytest.MonkeyPatc
     path = filled / "final" / "0001-s0" / "result.json"
     places = reads(monkeypatch)
     before = os.stat(path)
-    path.write_text(path.read_text().replace("61.0", "71.0"))  # the same size, in place,
+    rewrite(path, test_top1=71.0)  # the same size, in place,
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # and with the old time stamp
     assert load.load_study(filled)["test_top1"].tolist()[2] == 71.0
     assert places == ["final/0001-s0"]
@@ -134,7 +133,7 @@ def test_a_copied_study_is_not_taken_for_the_old_one(filled: Path, tmp_path: Pat
     copy = tmp_path / "copy"
     shutil.copytree(filled, copy)
     path = copy / "final" / "0001-s0" / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_top1": 1.0}))
+    rewrite(path, test_top1=1.0)
     assert same(copy)["test_top1"].tolist()[2] == 1.0
 
 

@@ -15,7 +15,7 @@ from search.report.diff import DIFF_COLUMNS, diff_studies, diff_to_markdown
 from search.report.reading.pool import load_pooled
 from search.report.table import ablation_table
 
-from ..conftest import Add
+from ..conftest import Add, rewrite
 
 
 @pytest.fixture
@@ -36,7 +36,8 @@ def two(study: Path, add: Add, tmp_path: Path) -> tuple[Path, Path]:
 
 def change(study: Path, edit: Any) -> None:
     for path in study.rglob("result.json"):
-        path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+        row = json.loads(path.read_text())
+        rewrite(path, **edit(row))
 
 
 def another_recipe(study: Path) -> None:
