@@ -14,6 +14,7 @@ from search.ledger.changes import Change, read_changes
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
 from search.report.metrics import NOT_ALONE_MEANS, Metric
+from search.report.sources import odd_cells
 from search.report.words import counted, int_ranges, joined, one_line
 
 __all__ = ["HOW_TO_READ", "change_notes", "changes_of", "no_baseline", "phase_notes", "recipe_note", "table_notes"]
@@ -54,6 +55,7 @@ def table_notes(
     notes += recipe_note(arms)
     notes += latency_note(trials)
     notes += gaps(trials, arms, data)
+    notes += odd_cells(arms)
     notes += disagreement(trials)
     notes += [f"Unreadable, left out: {message}" for message in frame.attrs.get("unreadable", [])]
     return [*notes, f"{made_of(trials, arms)} {HOW_TO_READ}"]
@@ -221,9 +223,11 @@ def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[
 
 
 def disagreement(trials: pd.DataFrame) -> list[str]:
-    """Name the commits, versions and machines on which the trials do not agree."""
+    """Name the versions and machines on which the trials do not agree; `odd_cells` tells of commits."""
     differing = [
-        f"{name} ({', '.join(sorted(values))})" for name, values in facts_of(trials).items() if len(values) > 1
+        f"{name} ({', '.join(sorted(values))})"
+        for name, values in facts_of(trials).items()
+        if len(values) > 1 and name != "commit"
     ]
     if not differing:
         return []

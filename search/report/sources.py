@@ -13,9 +13,10 @@ import pandas as pd
 from search.report.arms import Arm
 from search.report.words import int_ranges
 
-__all__ = ["all_sources", "provenance_text", "sources_title"]
+__all__ = ["all_sources", "odd_cells", "provenance_text", "sources_title"]
 
 READ = ("study", "status", "seed", "run_dir", "wandb_id", "fingerprint", "reused_from", "provenance")
+ODD_SHOWN = 3
 STATUSES = ("ok", "failed", "pruned", "infeasible", "interrupted")
 
 
@@ -77,6 +78,58 @@ def parsed(text: str) -> dict[str, Any]:
     """Parse the provenance of a trial; the trials of a study share a few."""
     entry = json.loads(text)
     return entry if isinstance(entry, dict) else {}
+
+
+def odd_cells(arms: Sequence[Arm]) -> list[str]:
+    """Name, in one line, the finished cells that another commit, other code or other images made than most; or nothing."""
+    if not arms:
+        return []
+    cells = arms[0].all_cells
+    made = [
+        None if status != "ok" else (None if pd.isna(text) else text, None if pd.isna(images) else images)
+        for status, text, images in zip(
+            *(cells[name].tolist() for name in ("status", "provenance", "data_digest")), strict=True
+        )
+    ]
+    counts: dict[str, Counter[str]] = {}
+    for what, many in Counter(what for what in made if what is not None).items():
+        for name, value in made_by(*what).items():
+            counts.setdefault(name, Counter())[value] += many
+    usual = {name: values.most_common(1)[0][0] for name, values in counts.items()}
+    seeds = cells["seed"].tolist()
+    said = []
+    for arm in arms:
+        odd: dict[str, list[int]] = {}
+        for at in range(arm.start, arm.stop):
+            cell = made[at]
+            how = differences(made_by(*cell), usual) if cell is not None else ""
+            if how:
+                odd.setdefault(how, []).append(int(seeds[at]))
+        said += [f"{arm.label} seed{'s' * (len(where) > 1)} {int_ranges(where)} ({how})" for how, where in odd.items()]
+    if not said:
+        return []
+    more = f"; and {len(said) - ODD_SHOWN} more" if len(said) > ODD_SHOWN else ""
+    return [f"Not made as the rest of the table: {'; '.join(said[:ODD_SHOWN])}{more}."]
+
+
+@lru_cache(maxsize=4096)
+def made_by(provenance: str | None, images: str | None) -> dict[str, str]:
+    """What made a trial, by name: its commit, the parts of its code, the images."""
+    entry = parsed(provenance) if provenance is not None else {}
+    code = entry.get("code")
+    parts = {f"other code of {part}": str(value) for part, value in code.items()} if isinstance(code, dict) else {}
+    known = {"commit": str(entry.get("commit") or "not on record"), "other images": images or ""}
+    return known | parts | {"code not on record": "" if parts else "so"}
+
+
+def differences(made: Mapping[str, str], usual: Mapping[str, str]) -> str:
+    """What differs from `usual`, in words; of a cell whose code is not on record, what is."""
+    odd = [name for name, value in made.items() if value != usual[name]]
+    said = [name for name in odd if name != "commit" and made[name]]
+    if "commit" in odd:
+        same = made["code not on record"] == "" and not said
+        said.insert(0, f"commit {made['commit']}{', the same code' if same else ''}")
+    return ", ".join(said)
 
 
 def sources_title(sources: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ SMALL = (
     *("tracker=disabled", "hydra/launcher=basic", "data.root=decoded", "device=cpu"),
 )
 BRANCH = """
+import torch
 from xvol.branches.controls import SecondConv
 from xvol.registry import register_branch
 
@@ -32,8 +33,10 @@ from mine_of_test.gain import gain
 
 @register_branch("mine")
 class Mine(SecondConv):
-    def forward(self, x):
-        return gain() * super().forward(x)
+    def reset_parameters(self):
+        super().reset_parameters()
+        with torch.no_grad():
+            self.conv.weight[0] *= gain()
 """
 ENTRY = "[xvol.branches]\nmine = mine_of_test.branch\n"
 
@@ -153,7 +156,7 @@ def test_a_result_is_taken_over_only_where_its_code_and_its_pictures_agree(house
         "def forward(self, x_BCHW: Tensor, half: float = 0.5) -> Tensor:",
     )
     house.edit("own/mine_of_test/gain.py", "1.0", "2.0")
-    third, log = house.study("third")
+    third, _ = house.study("third")
     assert reused(third) == {"conv", "conv+second_conv"}
     for arm, part in (("conv+pssa", "branch pssa"), ("conv+mine", "branch mine")):
         differs = {
@@ -172,7 +175,7 @@ def test_a_result_is_taken_over_only_where_its_code_and_its_pictures_agree(house
     shutil.copyfile(other, old)
     os.utime(old, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert (old.stat().st_size, old.stat().st_mtime_ns) == (stamp.st_size, stamp.st_mtime_ns)
-    fourth, log = house.study("fourth")
+    fourth, _ = house.study("fourth")
     assert reused(fourth) == set()
     assert {result.data_digest for result in fourth.values()}.isdisjoint({first["conv"].data_digest})
 

@@ -13,6 +13,7 @@ from search.report.metrics import METRICS, NOT_ALONE_MEANS, Metric
 from search.report.notes import HOW_TO_READ, change_notes, no_baseline, phase_notes, recipe_note
 from search.report.paper import PaperTable
 from search.report.resolution import finds, rounded_up
+from search.report.sources import odd_cells
 from search.report.spec import TableSpec
 from search.report.statistics.stats import ALPHA
 from search.report.words import counted, interval_decimals, joined
@@ -83,7 +84,9 @@ def legend_of(
     ]
     if foreign:
         said.append(f"Trained by another recipe than the baseline, not compared: {joined(foreign)}.")
-    said += recipe_note(list({id(cell.arm): cell.arm for cell in cells}.values()))
+    arms = list({id(cell.arm): cell.arm for cell in cells}.values())
+    said += recipe_note(arms)
+    said += odd_cells(arms)
     lost = trials[trials["status"].isin(["unfinished"])]
     if len(lost):
         said.append(f"{counted(len(lost), 'trial')} left no result (killed, or still running).")
