@@ -72,3 +72,8 @@ def test_the_recipe_is_what_arms_share(small: Small) -> None:
         "backbone.name=resnet18",
     ):
         assert recipe_hash(plain(other, small=small)) != base, other
+    elsewhere = [plain(f"data.path={place}", small=small) for place in ("here", "there")]
+    assert recipe_hash(elsewhere[0]) != recipe_hash(elsewhere[1])
+    assert recipe_hash(elsewhere[0], anywhere=True) == recipe_hash(elsewhere[1], anywhere=True)
+    assert "path" in elsewhere[0]["data"], "the config itself is left as it is"
+    assert elsewhere[0]["data"]["path"] == "here"

@@ -3,6 +3,7 @@ import logging
 import multiprocessing
 import os
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ def test_built_once_then_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.images, decoded().images)
         np.testing.assert_array_equal(found.labels, decoded().labels)
         assert found.source == "a test"
+        assert found.crc32 == (zlib.crc32(decoded().images.tobytes()), zlib.crc32(decoded().labels.tobytes()))
     assert sorted(entry.name for entry in (tmp_path / "x").iterdir()) == [".lock", "decoded"]
 
 

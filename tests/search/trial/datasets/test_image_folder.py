@@ -1,3 +1,5 @@
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,29 @@ def test_decoded_once_until_the_pictures_change(pictures: Path, monkeypatch: pyt
     fill(pictures / "red", GREEN, 10)
     assert load(pictures).images[-1, :, 0, 0].tolist() == list(GREEN)
     assert load(pictures, size=4).images.shape[-1] == 4
+
+
+def test_a_picture_of_equal_size_and_time_is_decoded_anew(tmp_path: Path) -> None:
+    for name, colour in (("green", GREEN), ("red", RED)):
+        fill(tmp_path / "pictures" / name, colour, 3, "bmp")
+    before = load(tmp_path / "pictures")
+    replaced, other = tmp_path / "pictures/red/002.bmp", tmp_path / "pictures/green/002.bmp"
+    stamp = replaced.stat()
+    shutil.copyfile(other, replaced)
+    os.utime(replaced, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert (replaced.stat().st_size, replaced.stat().st_mtime_ns) == (stamp.st_size, stamp.st_mtime_ns)
+    after = load(tmp_path / "pictures")
+    assert after.images[-1, :, 0, 0].tolist() == list(GREEN)
+    assert after.digest != before.digest
+
+
+def test_the_same_pictures_elsewhere_are_the_same_data(pictures: Path) -> None:
+    here = load(pictures)
+    shutil.copytree(pictures, pictures.parent / "copy" / "named differently")
+    (pictures / "red" / "000.png").touch()
+    assert {load(pictures).digest, load(pictures.parent / "copy" / "named differently").digest} == {here.digest}
+    (pictures / "red").rename(pictures / "rot")
+    assert load(pictures).digest != here.digest, "another class"
 
 
 @pytest.mark.parametrize(("held_out", "val", "test"), [(("test",), 0, 4), (("val",), 0, 4), (("val", "test"), 4, 4)])
