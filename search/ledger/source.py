@@ -99,10 +99,8 @@ class Sources:
             yield from self._origins(*source.gives[taken], follow, depth + 1)
             return
         yield module
-        made_in = getattr(
-            getattr(sys.modules.get(module), taken, None), "__module__", None
-        )  # a package that loads lazily
-        if isinstance(made_in, str):
+        made_in = _made_in(module, taken)
+        if made_in is not None:
             yield made_in
         for star in source.stars if source is not None else ():
             yield from self._origins(star, None, follow, depth + 1)
@@ -175,6 +173,15 @@ def _find(name: str) -> ModuleSpec | None:
         return None if places is None else PathFinder.find_spec(name, places)
     except (ImportError, ValueError, AttributeError):
         return None
+
+
+def _made_in(package: str, name: str) -> str | None:
+    """The module of a class or function that a package loads when it is asked for; None where that cannot be told."""
+    try:
+        found = getattr(getattr(sys.modules.get(package), name, None), "__module__", None)
+    except Exception:  # whatever keeps a package from loading what this process does not use
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _parents(name: str) -> Iterator[str]:

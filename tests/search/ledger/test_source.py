@@ -118,6 +118,13 @@ def test_a_package_that_loads_lazily_is_followed(package: Files) -> None:
     assert digests(name, "a").keys() == {"a", "b", name, "__init__"}
 
 
+def test_a_package_that_cannot_load_what_is_not_used_does_no_harm(package: Files) -> None:
+    lazy = "def __getattr__(name):\n    raise ImportError(name)"
+    name = package(__init__=lazy, a="def unused():\n    from {p} import missing")
+    importlib.import_module(f"{name}.a")
+    assert digests(name, "a").keys() == {"a", name, "__init__"}
+
+
 def test_of_a_package_that_is_passed_through_only_what_it_does_counts(package: Files) -> None:
     texts = (
         "from . import b",

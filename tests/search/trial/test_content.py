@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import timm
 from torch import nn
 
 import xvol
+from search.ledger.provenance import Checkout
 from search.trial import content as module
 from search.trial.content import Content, changes, content_of
 
@@ -81,6 +85,36 @@ def test_a_class_of_a_script_counts_and_that_of_a_session_is_equal_to_nothing(mo
     assert module._module(layer) == "__main__"
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     assert module._module(layer) == "__main__ of a session"
+
+
+def test_a_package_of_its_own_repository_has_its_own_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    package = tmp_path / "own_of_test_content"
+    package.mkdir()
+    for name in ("__init__.py", "branch.py", "later.py"):
+        (package / name).touch()
+    who = ["-c", "user.name=me", "-c", "user.email=me@localhost"]
+    added = ["add", f"{package.name}/__init__.py", f"{package.name}/branch.py"]
+    for command in (["init", "-q"], added, [*who, "commit", "-q", "--no-gpg-sign", "-m", "one"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True, capture_output=True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    branch, later = f"{package.name}.branch", f"{package.name}.later"
+    _, commits = module._commits(frozenset({"xvol.block", branch}))
+    assert commits.keys() == {package.name}
+    assert re.fullmatch("[0-9a-f]{12}", commits[package.name])
+    _, commits = module._commits(frozenset({"xvol.block", branch, later}))
+    assert commits[package.name].endswith("+changes"), "a module in use is not tracked"
+
+
+def test_an_untracked_module_in_use_makes_the_commit_dirty(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(module.__file__).parents[2]
+    checkout = Checkout(here, "0123456789ab", changed=False, tracked=frozenset({"search/ledger/provenance.py"}))
+    monkeypatch.setattr("search.ledger.provenance.checkout_of", lambda folder: checkout)
+    monkeypatch.setattr(module, "is_installed", lambda name: False)
+    monkeypatch.setattr(module, "file_of", lambda name: here / "search" / "ledger" / f"{name}.py")
+    assert module._commits.__wrapped__(frozenset({"provenance"}))[0] == "0123456789ab"
+    assert module._commits.__wrapped__(frozenset({"provenance", "scratch"}))[0] == "0123456789ab+changes"
 
 
 MADE = {"versions": {"xvol": "1", "torch": "2", "timm": "3"}, "code": {"trial": "a", "branch pssa": "b"}, "data": "c"}
