@@ -26,7 +26,15 @@ class Infeasible(Exception):
 
 
 class InFlight(Exception):
-    """The same trial is being trained by another worker. Its message says where."""
+    """The same run is being trained by another worker, of this study or another. Its message says where.
+
+    Attributes:
+        place: folder of that run, relative to the folder of the studies.
+    """
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class Stopped(Exception):
@@ -85,6 +93,10 @@ class Channel:
             Infeasible: a constraint of the study is broken.
             InFlight: another worker is training the same.
         """
+        return None
+
+    def unfit(self, source: str) -> str | None:
+        """Say that the result at `source`, from `admit`, cannot stand for this trial's; returns and raises as `admit`."""
         return None
 
     def stop_requested(self) -> bool:

@@ -223,13 +223,13 @@ def finished_seeds(
     from search.trial.admission import fingerprint_of
     from search.trial.checkpoint import CHECKPOINT_FILE, is_kept
 
-    own, beside = _index(study_dir), _index(study_dir.parent) if reuse == "all" else None
+    index = _index(study_dir.parent)
     found = set()
     for seed in seeds:
         fingerprint = fingerprint_of(facts["arch_hash"], recipe, seed, config.train.epochs, "final", facts["content"])
-        there = own.find(fingerprint, needs_test=True)
-        if there is None and beside is not None:
-            there = beside.find(fingerprint, needs_test=True)
+        there = index.find(fingerprint, needs_test=True, below=study_dir.name)
+        if there is None and reuse == "all":
+            there = index.find(fingerprint, needs_test=True)
             kept = is_kept(config.checkpoint, "final")
             if there is not None and kept and not there.with_name(CHECKPOINT_FILE).is_file():
                 there = None  # as a trial that is to keep weights would say
@@ -240,7 +240,7 @@ def finished_seeds(
 
 @functools.lru_cache(maxsize=2)
 def _index(root: Path) -> Index:
-    return Index(root)
+    return Index(root, writes=False)
 
 
 def _composed(given: argparse.Namespace) -> tuple[Any, list[str]]:

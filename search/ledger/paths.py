@@ -14,6 +14,7 @@ __all__ = [
     "STATE_FILE",
     "WORKERS",
     "free_subdir",
+    "phase_folder",
     "trial_subdir",
 ]
 
@@ -24,6 +25,11 @@ CHECKPOINT_FILE = "checkpoint.pt"  # the weights that a trial's scores are of
 ASIDE = "aside"  # what was damaged, or belongs to nobody: nothing that could be a result is deleted
 NO_TRIALS_INSIDE = frozenset({".hydra", ASIDE, WORKERS, "wandb", "tables"})
 _PHASE_FOLDER: dict[Phase, str] = {"search": "trials", "final": "final", "single": "single"}
+
+
+def phase_folder(phase: Phase) -> str:
+    """Name of the folder below a study's that holds the trials of a phase."""
+    return _PHASE_FOLDER[phase]
 
 
 def trial_subdir(phase: Phase, number: int, seed: int) -> str:

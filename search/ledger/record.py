@@ -52,6 +52,7 @@ class Record:
         self._start = time.monotonic()
         result.started_at = now()
         result.provenance = dict(provenance())
+        _forget_duplicate(folder)
         history = folder / HISTORY_FILE
         with history.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(HISTORY_COLUMNS)
@@ -68,6 +69,14 @@ class Record:
         """Write `result.json`, atomically."""
         self.result.finished_at = now()
         return write_result(self.folder, self.result)
+
+
+def _forget_duplicate(folder: Path) -> None:
+    """A trial that waited for another's result is run again in its own folder."""
+    path = folder / RESULT_FILE
+    with contextlib.suppress(ValueError):
+        if read_result(path).status == "duplicate":
+            path.unlink(missing_ok=True)
 
 
 def _short(value: Any) -> Any:

@@ -35,7 +35,7 @@ class TrialResult:
             reads test data; "single" is one architecture trained by hand.
         status: "ok"; "pruned" (stopped by the study's pruner); "failed" (`reason` says why); "interrupted";
             "infeasible" (refused by a constraint of the study before it was trained; `reason` says which); "duplicate"
-            (not trained: another worker was training the same at that moment).
+            (another worker is training the same: the trial waits, to take its result over).
         arm: readable name of the architecture, e.g. "stage3: conv+pssa(embed_ratio=0.25)"; "plain" where nothing
             is placed.
         is_baseline: True in the arm that differences are taken against.

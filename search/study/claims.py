@@ -7,7 +7,6 @@ and running ones are short of the budget. So the budget is exact with any number
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.ledger.paths import WORKERS
 from search.study.liveness import host_id, is_alive
 from search.study.marks import (
+    AWAITS,
     BASELINE,
     CELL,
     INTERRUPTED,
@@ -32,7 +32,7 @@ from search.study.marks import (
     WORKER,
 )
 from search.study.storage.locks import study_lock
-from search.study.tally import Counts, Tally
+from search.study.tally import Counts, Tally, in_list
 
 __all__ = ["Close", "Desk", "Quota"]
 
@@ -85,6 +85,7 @@ class Desk:
 
     Attributes:
         gave_up: whether the last claim was refused because too many trials had failed.
+        holds: whether the last claim was refused although trials wait, since what they wait for is not there yet.
     """
 
     def __init__(self, study: optuna.Study, storage: BaseStorage, study_dir: Path, quota: Quota) -> None:
@@ -92,7 +93,7 @@ class Desk:
         self._storage, self._dir = storage, study_dir
         self._id = storage.get_study_id_from_name(study.study_name)
         self._tally = Tally()
-        self.gave_up = False
+        self.gave_up = self.holds = False
         (study_dir / WORKERS).mkdir(parents=True, exist_ok=True)
 
     def lock(self) -> AbstractContextManager[Any]:
@@ -105,7 +106,11 @@ class Desk:
 
     def counts(self) -> Counts:
         """How the study stands."""
-        return self._tally.read(self.trials())
+        return self._tally.read(self._get if isinstance(self._storage, JournalStorage) else in_list(self.trials()))
+
+    def best(self, highest: bool) -> FrozenTrial | None:
+        """The complete trial with the highest, or lowest, first value; as of the last count."""
+        return self._tally.best(highest)
 
     def to_go(self) -> int:
         """Trials that a worker could take now."""
@@ -127,19 +132,45 @@ class Desk:
         """Proposals in a row that needed no training; as of the last count."""
         return self._tally.streak
 
-    def claim(self, worker: str) -> Trial | None:
-        """Take the next trial for `worker` (the name of its lock file), or None where there is none to take."""
+    def claim(self, worker: str, is_due: Callable[[FrozenTrial], bool] = lambda _: True) -> Trial | None:
+        """Take the next trial for `worker` (the name of its lock file), or None where there is none to take.
+
+        Args:
+            is_due: whether a trial that was put back, see `put_back`, may be taken now.
+        """
         with self.lock():
             now = self.counts()
             self.gave_up = self.quota.allowed_failures is not None and now.failed > self.quota.allowed_failures
-            if self.gave_up or (not now.waiting and (self.is_exhausted() or self._owed(now) <= 0)):
+            self.holds = False
+            if self.gave_up:
                 return None
-            if now.waiting:
-                trial = _ask(self.study)
-            else:  # `ask` would look through all trials for a waiting one
+            trial = self._waiting(is_due)
+            if trial is None and (self.is_exhausted() or self._owed(now) <= 0):
+                self.holds = now.waiting > 0
+                return None
+            if trial is None:  # `Study.ask` would look through all trials for a waiting one
                 trial = Trial(self.study, self._storage.create_new_trial(self._id))
             trial.set_user_attr(WORKER, {"host": host_id(), "lock": worker})
             return trial
+
+    def _waiting(self, is_due: Callable[[FrozenTrial], bool]) -> Trial | None:
+        """The first waiting trial that is due, now running."""
+        for frozen in self._tally.waiting:
+            due = AWAITS not in frozen.user_attrs or is_due(frozen)
+            if due and self._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING):
+                return Trial(self.study, frozen._trial_id)
+        return None
+
+    def put_back(self, trial: Trial, awaits: Sequence[str]) -> None:
+        """Let a trial that was claimed wait again, as the one it is, for a run that another worker is training.
+
+        Args:
+            awaits: fingerprint and place of that run.
+        """
+        with self.lock():
+            trial.set_user_attr(AWAITS, list(awaits))
+            trial.set_user_attr(WORKER, None)
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def write(self, cells: Sequence[Mapping[str, Any]]) -> int:
         """Write down a waiting trial for each of `cells` (user attributes with a unique "cell"), once ever."""
@@ -196,11 +227,10 @@ class Desk:
             close: called with each trial before the study is told of it.
         """
         with self.lock():
-            trials = self.trials()
-            self._tally.read(trials)
-            for number in self._left_out(trials):
-                self._again(trials[number], int(trials[number].user_attrs.get(TRIES, 1)) + 1)
-            stale = [trial for trial in self._tally.open if trial.state == TrialState.RUNNING and self._is_stale(trial)]
+            self.counts()
+            for trial in self._left_out():
+                self._again(trial, int(trial.user_attrs.get(TRIES, 1)) + 1)
+            stale = [trial for trial in self._tally.running if self._is_stale(trial)]
             for frozen in stale:
                 tries = int(frozen.user_attrs.get(TRIES, 1))
                 again, reason = tries <= self.quota.max_retries, "its worker died"
@@ -227,13 +257,13 @@ class Desk:
                 self._again(frozen, tries=1)  # nobody is to blame
             return len(found)
 
-    def _left_out(self, trials: Sequence[FrozenTrial]) -> list[int]:
+    def _left_out(self) -> list[FrozenTrial]:
         """Interrupted trials that nobody wrote down again, but for cells that stand elsewhere; as of the last count."""
-        numbers = self._tally.interrupted
-        if not any(CELL in trials[number].user_attrs for number in numbers):
-            return numbers
-        there = {trial.user_attrs.get(CELL) for trial in _standing(trials)} - {None}
-        return [number for number in numbers if trials[number].user_attrs.get(CELL) not in there]
+        found = [self._frozen(number) for number in self._tally.interrupted]
+        if not any(CELL in trial.user_attrs for trial in found):
+            return found
+        there = {trial.user_attrs.get(CELL) for trial in _standing(self.trials())} - {None}
+        return [trial for trial in found if trial.user_attrs.get(CELL) not in there]
 
     def retry_failed(self, close: Callable[[FrozenTrial], None]) -> list[FrozenTrial]:
         """Write down again the failed trials of a design; return them. `close` is called with each before that."""
@@ -275,6 +305,13 @@ class Desk:
     def _owed(self, now: Counts) -> int:
         return self.quota.budget - now.finished - now.running - now.waiting if self.quota.sampled else 0
 
+    def _get(self, number: int) -> FrozenTrial | None:
+        """A journal is held in memory, where a trial costs nothing; a database answers best for all at once."""
+        try:
+            return self._frozen(number)
+        except KeyError:
+            return None
+
     def _frozen(self, number: int) -> FrozenTrial:
         return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._id, number))
 
@@ -293,12 +330,6 @@ class Desk:
     def _again(self, frozen: FrozenTrial, tries: int) -> None:
         kept = {name: value for name, value in frozen.user_attrs.items() if name in _KEPT}
         self.study.enqueue_trial(_asked(frozen), user_attrs={**kept, RETRY_OF: frozen.number, TRIES: tries})
-
-
-def _ask(study: optuna.Study) -> Trial:
-    with warnings.catch_warnings():  # Optuna wants heartbeats inside its own loop; ours are in `liveness`
-        warnings.filterwarnings("ignore", message="Heartbeat of storage")
-        return study.ask()
 
 
 def _asked(trial: FrozenTrial) -> dict[str, Any]:

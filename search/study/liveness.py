@@ -143,11 +143,13 @@ def _keeps_heartbeats(storage: BaseStorage) -> bool:
     return interval is not None and interval() is not None
 
 
-def is_alive(storage: BaseStorage, study_dir: Path, worker: Mapping[str, str], trial_id: int) -> bool:
+def is_alive(
+    storage: BaseStorage | None, study_dir: Path, worker: Mapping[str, str], trial_id: int | None = None
+) -> bool:
     """Whether the worker that claimed a trial still lives, by the rule at the top of this file.
 
     Args:
-        storage: the study's.
+        storage: the study's; None where it is another study's, and the lock file alone is asked.
         study_dir: the study's folder.
         worker: "host" (`host_id()` there) and "lock" (name of its lock file).
         trial_id: Optuna's id of the trial it claimed.
@@ -166,8 +168,9 @@ def is_alive(storage: BaseStorage, study_dir: Path, worker: Mapping[str, str], t
     return silence <= GRACE_SECONDS
 
 
-def _lives_unseen(storage: BaseStorage, name: str, trial_id: int) -> bool:
-    if hasattr(storage, "heartbeat_age") and (age := storage.heartbeat_age(trial_id)) is not None:
+def _lives_unseen(storage: BaseStorage | None, name: str, trial_id: int | None) -> bool:
+    heartbeat_age = getattr(storage, "heartbeat_age", None)
+    if heartbeat_age is not None and (age := heartbeat_age(trial_id)) is not None:
         return bool(age.total_seconds() <= GRACE_SECONDS)
     now = time.monotonic()
     return now - _unseen.setdefault(name, now) <= GRACE_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "AWAITS",
     "BASELINE",
     "CELL",
     "FOLDER",
@@ -12,6 +13,7 @@ __all__ = [
     "REASON",
     "RETRY_OF",
     "RUNS",
+    "SEEDS",
     "SKIPPED",
     "TRIES",
     "WORKER",
@@ -23,7 +25,9 @@ FORGOTTEN = "forgotten"  # a SKIPPED trial: its storage had lost it, and it hold
 SKIPPED = "skipped"  # why it needed no training: it does not count towards the budget
 RETRY_OF = "retry_of"  # number of the trial that this one runs again
 TRIES = "tries"  # how often it has been tried, this time included
-FOLDER = "run_dir"  # below the study's folder
 RUNS = "runs"  # fingerprint -> run folder, for each run of the trial
+AWAITS = "awaits"  # [fingerprint, place] of a run that is trained elsewhere, while the trial waits to take it over
+SEEDS = "seeds"  # seed -> values and whether they were taken over, of a trial that has several
+FOLDER = "run_dir"  # below the study's folder
 REASON = "reason"
 CELL, OVERRIDES, BASELINE = "cell", "overrides", "is_baseline"  # of a trial that was written down beforehand

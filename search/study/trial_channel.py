@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial
 
 from search.channel import Channel, Infeasible, InFlight, Pruned
-from search.ledger.index import Index
 from search.ledger.paths import STATE_FILE, trial_subdir
 from search.ledger.result import RESULT_FILE, read_result
 from search.study.claims import Desk
-from search.study.marks import BASELINE, FOLDER, INTERRUPTED, REASON, RUNS, SKIPPED, TRIES
+from search.study.marks import BASELINE, FOLDER, RUNS, TRIES
 from search.study.plan import Plan
+from search.study.runs import Runs
 from search.study.sampling.constraints import Constraint
 from search.study.sampling.pruning import Pruning
 
@@ -27,8 +27,13 @@ class StudyChannel(Channel):
     Args:
         trial: of the study; it has one run for each of `plan.seeds_per_trial` seeds.
         seed: of this run.
-        index: finished runs of all studies; None where other studies are not to be looked at.
+        runs: what was trained, and is being trained, by whom.
         stop: tells whether the user wants the running trials to stop.
+
+    Attributes:
+        reused: whether the run took over what another trial had trained.
+        skip: why the trial needs no training, where it is refused for that.
+        awaited: [fingerprint, place] of the run that it was refused for, since that is being trained.
     """
 
     def __init__(
@@ -38,7 +43,7 @@ class StudyChannel(Channel):
         seed: int,
         desk: Desk,
         pruning: Pruning,
-        index: Index | None,
+        runs: Runs,
         stop: Callable[[], bool],
     ) -> None:
         baseline = bool(trial.user_attrs.get(BASELINE))
@@ -48,8 +53,10 @@ class StudyChannel(Channel):
         self.costs = tuple(constraint.name for constraint in plan.constraints)
         self.reused = False
         self.skip: str | None = None
+        self.awaited: list[str] | None = None
         self._trial, self._plan, self._desk = trial, plan, desk
-        self._pruning, self._index, self._stop, self._seed = pruning, index, stop, seed
+        self._pruning, self._runs, self._stop, self._seed = pruning, runs, stop, seed
+        self._fingerprint, self._unfit = "", set[str]()
 
     def report(self, step: int, value: float) -> None:
         """Tell the pruner, unless it compares seeds instead of epochs."""
@@ -72,35 +79,24 @@ class StudyChannel(Channel):
     def admit(self, fingerprint: str, facts: Mapping[str, Any]) -> str | None:
         """Refuse what breaks a constraint or is being trained elsewhere; find an earlier result of the same run."""
         self._refuse(facts, self._plan.constraints)
-        finished = self._finished_attempt(fingerprint)
-        if finished is not None:
-            self.reused = True
-            return str(finished)
-        with self._desk.lock():
-            found = None if self._plan.reuse == "none" else self._in_study(fingerprint)
-            if found is None:
-                subdir = self._trial.user_attrs.get(FOLDER)
-                runs = self._trial.user_attrs.get(RUNS, {})
-                self._trial.set_user_attr(RUNS, {**runs, fingerprint: subdir})
-        if found is None and self._index is not None:
-            found = self._index.find(fingerprint, needs_test=self.phase == "final")
-        if found is None:
-            return None
-        self.reused = True
-        return str(found)
+        self._fingerprint = fingerprint
+        return self._next()
+
+    def unfit(self, source: str) -> str | None:
+        """Look for another result than `source`, and those named before."""
+        self._unfit.add(source)
+        return self._next()
 
     def standing(self) -> str:
         """Trials done, and the best so far."""
-        trials = self._desk.trials()
         now = self._desk.counts()
         text = f"{now.finished}/{self._plan.quota.budget} done"
         words = ((now.pruned, "pruned"), (now.failed, "failed"), (now.skipped, "skipped"))
         text += "".join(f", {n} {word}" for n, word in words if n)
-        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        if done and len(self._plan.directions) == 1 and self._plan.phase == "search":
-            pick = max if self._plan.directions[0] == "maximize" else min
-            best = pick(done, key=lambda trial: float(trial.values[0]))
-            text += f", best {best.values[0]:.4g} ({best.user_attrs.get('arm', f'trial {best.number}')})"
+        if len(self._plan.directions) == 1 and self._plan.phase == "search":
+            best = self._desk.best(self._plan.directions[0] == "maximize")
+            if best is not None:
+                text += f", best {best.values[0]:.4g} ({best.user_attrs.get('arm', f'trial {best.number}')})"
         return text
 
     def _refuse(self, facts: Mapping[str, Any], constraints: tuple[Constraint, ...]) -> None:
@@ -109,48 +105,56 @@ class StudyChannel(Channel):
             self.skip = "infeasible"
             raise Infeasible(f"infeasible: {'; '.join(broken)}")
 
-    def _finished_attempt(self, fingerprint: str) -> Path | None:
+    def _next(self) -> str | None:
+        """An earlier result, or None once the run is written down as one that is trained now."""
+        with self._desk.lock(), self._runs.locked():
+            found = self._finished_attempt() or self._runs.find(self._fingerprint, self.phase, self._unfit)
+            if found is None:
+                self._refuse_known()
+                self._runs.begin(self._fingerprint, self._trial.user_attrs[FOLDER])
+            runs = self._trial.user_attrs.get(RUNS, {})
+            self._trial.set_user_attr(RUNS, {**runs, self._fingerprint: self._trial.user_attrs[FOLDER]})
+        self.reused = found is not None and not self._trained(found)
+        return None if found is None else str(found)
+
+    def _finished_attempt(self) -> Path | None:
         """The result of an earlier attempt whose worker died after writing it, and before telling the study."""
-        assert self.study_dir is not None
         for attempt in self._desk.attempts(self._trial):
-            path = Path(self.study_dir) / attempt.user_attrs.get(RUNS, {}).get(fingerprint, "-") / RESULT_FILE
-            if _is_ok(path):
+            path = Path(self._plan.study_dir, attempt.user_attrs.get(RUNS, {}).get(self._fingerprint, "-"), RESULT_FILE)
+            if str(path) not in self._unfit and _is_ok(path):
                 return path
         return None
 
-    def _in_study(self, fingerprint: str) -> Path | None:
-        """The result of the same run in this study; raises where there can be none."""
-        assert self.study_dir is not None
-        same = [
-            trial
-            for trial in self._desk.trials()
-            if fingerprint in trial.user_attrs.get(RUNS, {})
-            and trial.number != self.number
-            and not trial.user_attrs.get(INTERRUPTED)
-        ]
-        for trial in same:
-            if trial.state == TrialState.COMPLETE:
-                path = Path(self.study_dir) / trial.user_attrs[RUNS][fingerprint] / RESULT_FILE
-                if _is_ok(path):
-                    return path
-        self._refuse_known(same)
-        return None
+    def _trained(self, found: Path) -> bool:
+        """Whether an earlier attempt at this very trial trained what stands there."""
+        study = Path(self._plan.study_dir)
+        own = {
+            f"{study.name}/{folder}"
+            for attempt in self._desk.attempts(self._trial)
+            for folder in attempt.user_attrs.get(RUNS, {}).values()
+        }
+        source = read_result(found).reused_from
+        return (source or f"{found.parents[2].name}/{found.parents[1].name}/{found.parent.name}") in own
 
-    def _refuse_known(self, same: list[FrozenTrial]) -> None:
-        for trial in same:
-            if trial.state == TrialState.RUNNING:
-                self.skip = "in flight"
-                raise InFlight(f"trial {trial.number} is training the same network now")
-            if trial.state == TrialState.PRUNED and not trial.user_attrs.get(SKIPPED):
-                self.skip = "pruned before"
-                raise Pruned(f"the same network was pruned as trial {trial.number}")
-        failed = [trial for trial in same if trial.state == TrialState.FAIL and not trial.user_attrs.get(SKIPPED)]
-        if len(failed) > self._plan.quota.max_retries:
+    def _refuse_known(self) -> None:
+        """Raise where the run need not be trained, since it is now, or since it ended badly before."""
+        if self._plan.reuse == "none":
+            return
+        running = self._runs.in_flight(self._fingerprint)
+        if running is not None:
+            self.awaited = [self._fingerprint, running.place]
+            study, _, folder = running.place.partition("/")
+            where = "" if study == Path(self._plan.study_dir).name else f" of study {study}"
+            raise InFlight(f"{folder}{where} is training the same network now", running.place)
+        ended = self._runs.ended_badly(self._fingerprint, self.phase)
+        pruned = [result for result in ended if result.status == "pruned"]
+        if pruned:
+            self.skip = "pruned before"
+            raise Pruned(f"the same network was pruned as trial {pruned[0].trial}")
+        if len(ended) > self._plan.quota.max_retries:
             self.skip = "failed before"
-            reason = failed[-1].user_attrs.get(REASON, "no reason known")
-            raise Infeasible(
-                f"the same network failed {len(failed)} times, last as trial {failed[-1].number}: {reason}"
-            )
+            last = ended[-1]
+            raise Infeasible(f"the same network failed {len(ended)} times, last as trial {last.trial}: {last.reason}")
 
 
 def _is_ok(path: Path) -> bool:

@@ -27,8 +27,8 @@ from optuna.trial import Trial, TrialState
 
 from search.channel import Infeasible, InFlight, Pruned, Stopped, opened
 from search.ledger.disk import is_disk_full, try_room
-from search.ledger.index import Index
 from search.ledger.paths import free_subdir, trial_subdir
+from search.ledger.record import seed_of
 from search.ledger.secrets import mask
 from search.study.launching.compose import Composer
 from search.study.launching.deadline import Deadline
@@ -36,9 +36,10 @@ from search.study.launching.interrupts import Interrupts
 from search.study.launching.job import run_job
 from search.study.launching.job_child import progress
 from search.study.liveness import Pulse, host_id
-from search.study.marks import FOLDER, OVERRIDES, REASON, RETRY_OF, SKIPPED
+from search.study.marks import AWAITS, FOLDER, OVERRIDES, REASON, SEEDS, SKIPPED
 from search.study.plan import Plan, open_desk
 from search.study.recovery import close_ledger, recover
+from search.study.runs import Runs
 from search.study.sampling.proposal import custom_space, suggest
 from search.study.sampling.pruning import Pruning
 from search.study.sampling.samplers import make_sampler
@@ -49,6 +50,7 @@ __all__ = ["Worker", "WorkerReport"]
 
 log = logging.getLogger("xvol")
 RECOVER_SECONDS = 30.0
+POLL_SECONDS = 1.0  # between two looks at a run that is waited for
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ class _Shift:
         slot = HydraConfig.get().job.num
         self.desk.study.sampler = make_sampler(self.plan.sampler, stream=len(self.desk.trials()) * 64 + slot)
         self.pruning = Pruning(self.desk.study, self.plan.pruner)
-        self.index = Index(Path(self.plan.study_dir).parent) if self.plan.reuse == "all" else None
         self.name = f"{host_id()}-{os.getpid()}-{uuid.uuid4().hex[:6]}.lock"
+        self.runs = Runs(Path(self.plan.study_dir), self.name, self.plan.reuse)
         self.pulse = Pulse(storage, Path(self.plan.study_dir), self.name)
 
     def work(self) -> WorkerReport:
@@ -107,7 +109,10 @@ class _Shift:
             if time.monotonic() - looked >= RECOVER_SECONDS:
                 recover(self.desk, self.plan)
                 looked = time.monotonic()
-            trial = self.desk.claim(self.name)
+            trial = self.desk.claim(self.name, lambda waiting: not self.runs.awaits(*waiting.user_attrs[AWAITS]))
+            if trial is None and self.desk.holds:
+                time.sleep(POLL_SECONDS)
+                continue
             if trial is None:
                 return WorkerReport(ended, gave_up=self.desk.gave_up)
             self.pulse.trial(trial._trial_id)
@@ -125,23 +130,29 @@ class _Shift:
         """Run a trial's seeds one after the other, and tell the study how it ended."""
         values: list[tuple[float, ...]] = []
         reused = True
+        several = self.plan.seeds_per_trial > 1
+        done: dict[str, Any] = dict(trial.user_attrs.get(SEEDS, {})) if several else {}  # before it was put back
         try:
             overrides = self._overrides(trial)
             first = int(self.composer.compose(overrides).get(self.plan.seed_key) or 0)
-            for turn in range(self.plan.seeds_per_trial):
-                several = self.plan.seeds_per_trial > 1
-                lines = [*overrides, f"{self.plan.seed_key}={first + turn}"] if several else overrides
-                channel = self._channel(trial, first + turn)
-                outcome = self._run_seed(trial, lines, first + turn, channel)
-                if isinstance(outcome, BaseException):
-                    self._settle(trial, outcome, channel)
-                    return
-                values.append(_floats(outcome, len(self.plan.directions)))
-                reused = reused and channel.reused
+            for turn, seed in enumerate(range(first, first + self.plan.seeds_per_trial)):
+                if str(seed) not in done:
+                    lines = [*overrides, f"{self.plan.seed_key}={seed}"] if several else overrides
+                    channel = self._channel(trial, seed)
+                    outcome = self._run_seed(trial, lines, seed, channel)
+                    if isinstance(outcome, BaseException):
+                        if not reused:
+                            channel.skip = None  # an earlier seed was trained, and that counts
+                        self._settle(trial, outcome, channel)
+                        return
+                    done[str(seed)] = [_floats(outcome, len(self.plan.directions)), channel.reused]
+                    if several:
+                        trial.set_user_attr(SEEDS, done)
+                values.append(tuple(done[str(seed)][0]))
+                reused = reused and done[str(seed)][1]
                 if several and turn + 1 < self.plan.seeds_per_trial and self._is_behind(trial, turn, values[-1][0]):
-                    self._settle(
-                        trial, Pruned(f"behind after {turn + 1} of {self.plan.seeds_per_trial} seeds"), channel
-                    )
+                    self._mark(trial, reused)
+                    self._settle(trial, Pruned(f"behind after {turn + 1} of {self.plan.seeds_per_trial} seeds"), None)
                     return
         except Exception as error:  # composing, sampling, or a broken folder: this trial's fault alone
             self._settle(trial, error, None)
@@ -149,26 +160,23 @@ class _Shift:
             self.desk.interrupt(trial, "interrupted")
             raise
         else:
-            if reused and self.plan.quota.sampled and RETRY_OF not in trial.user_attrs:
-                trial.set_user_attr(SKIPPED, "reused")
+            self._mark(trial, reused)
             self.desk.study.tell(trial, [statistics.fmean(column) for column in zip(*values, strict=True)])
+
+    def _mark(self, trial: Trial, reused: bool) -> None:
+        """What trained nothing is no part of the budget; cells of a design are wanted one by one, trained or not."""
+        if reused and self.plan.quota.sampled:
+            trial.set_user_attr(SKIPPED, "reused")
 
     def _channel(self, trial: Trial, seed: int) -> StudyChannel:
         return StudyChannel(
-            trial, self.plan, seed, self.desk, self.pruning, self.index, lambda: self.interrupts.requested
+            trial, self.plan, seed, self.desk, self.pruning, self.runs, lambda: self.interrupts.requested
         )
 
     def _run_seed(self, trial: Trial, overrides: Sequence[str], seed: int, channel: StudyChannel) -> Any:
         """Run the task once as a Hydra job of its own; return its value, or the exception that ended it."""
         config = self.composer.compose(overrides)
-        subdir = free_subdir(Path(self.plan.study_dir), self.plan.phase, trial.number, seed)
-        if subdir != trial_subdir(self.plan.phase, trial.number, seed):
-            log.warning(
-                "%s: an earlier trial of that number is there already, so the storage was put back to an earlier state; "
-                "it is kept, and this one goes into %s",
-                trial_subdir(self.plan.phase, trial.number, seed),
-                subdir,
-            )
+        subdir = self._subdir(trial, seed)
         with open_dict(config):
             config.hydra.job.num = trial.number
             config.hydra.job.id = f"{self.plan.optuna_name}_{trial.number}"
@@ -177,6 +185,22 @@ class _Shift:
         with opened(channel), Deadline(self.plan.trial_seconds, lambda: self._hung(trial)):
             job = run_job(self.context, config, _outcome_of(self.task))
         return _value_of(job)
+
+    def _subdir(self, trial: Trial, seed: int) -> str:
+        """Where the run goes below the study's folder."""
+        there = trial.user_attrs.get(FOLDER)
+        if AWAITS in trial.user_attrs and there is not None and seed_of(Path(there)) == seed:
+            return str(there)  # where it found that another was training the same
+        subdir = free_subdir(Path(self.plan.study_dir), self.plan.phase, trial.number, seed)
+        usual = trial_subdir(self.plan.phase, trial.number, seed)
+        if subdir != usual:
+            log.warning(
+                "%s: an earlier trial of that number is there already, so the storage was put back to an earlier state; "
+                "it is kept, and this one goes into %s",
+                usual,
+                subdir,
+            )
+        return subdir
 
     def _is_behind(self, trial: Trial, turn: int, value: float) -> bool:
         """Whether the pruner, which compares trials seed by seed, gives this one up."""
@@ -209,11 +233,9 @@ class _Shift:
             log.info("%s: %s", name, outcome)
             self.desk.interrupt(trial, mask(str(outcome)))
             return
-        if isinstance(outcome, InFlight) and not self.plan.quota.sampled:
-            self.desk.interrupt(
-                trial, str(outcome)
-            )  # a cell of a design is wanted all the same: later, from the ledger
-            time.sleep(1.0)
+        if isinstance(outcome, InFlight) and channel is not None and channel.awaited:
+            log.info("%s: %s; it waits, to take over the result", name, outcome)
+            self.desk.put_back(trial, channel.awaited)
             return
         if is_disk_full(outcome):
             self._wait_for_space(trial, name, mask(f"the disk is full: {outcome}"))
@@ -224,13 +246,13 @@ class _Shift:
             log.info("%s: %s", name, outcome)
             study.tell(trial, state=TrialState.PRUNED)
             return
-        refused = isinstance(outcome, Infeasible | InFlight)
-        reason = mask(str(outcome) if refused else f"{type(outcome).__name__}: {outcome}")
+        reason = mask(str(outcome) if isinstance(outcome, Infeasible) else f"{type(outcome).__name__}: {outcome}")
         trial.set_user_attr(REASON, reason)
-        if refused:
+        if isinstance(outcome, Infeasible):  # no fault of anybody: TPE takes it for bad, other samplers pass it over
             log.info("%s: %s", name, reason)
-        else:
-            log.error("%s failed: %s (the study goes on)", name, reason)
+            study.tell(trial, state=TrialState.PRUNED)
+            return
+        log.error("%s failed: %s (the study goes on)", name, reason)
         study.tell(trial, state=TrialState.FAIL)
 
     def _wait_for_space(self, trial: Trial, name: str, reason: str) -> None:

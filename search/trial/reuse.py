@@ -19,7 +19,7 @@ from search.trial.config import Config
 from search.trial.content import changes, on_record
 from search.trial.recipe import SCORE_PREFIX
 
-__all__ = ["MACHINE_BOUND", "take_over"]
+__all__ = ["MACHINE_BOUND", "source_in_words", "take_over"]
 
 log = logging.getLogger("xvol")
 # of one measurement, so never mixed with those of another
@@ -43,7 +43,7 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
         source: path of the earlier trial's `result.json`.
 
     Returns:
-        False where they cannot stand for this trial's; the log says why, and the trial is to be trained.
+        False where they cannot stand for this trial's; the log says why.
     """
     try:
         earlier = read_result(Path(source))
@@ -55,7 +55,7 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
             weights = Path(source).with_name(CHECKPOINT_FILE)
             write_whole(record.folder / CHECKPOINT_FILE, lambda temporary: _link(weights, temporary))
     except (ValueError, OSError) as error:
-        log.warning("%s cannot stand for this trial (%s): it is trained", source, error)
+        log.warning("%s cannot stand for this trial (%s)", source, error)
         return False
     for row in history:
         record.epoch(row)
@@ -67,16 +67,27 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
         if name not in OWN and name not in measured_here:
             setattr(result, name, value)
     result.zero_cost = earlier.zero_cost | result.zero_cost
-    result.reused_from = _relative(Path(source).parent, channel)
+    result.reused_from = earlier.reused_from or _relative(Path(source).parent, channel)
     return True
+
+
+def source_in_words(result: TrialResult, channel: Channel) -> str:
+    """From where a result was taken over, as the log says it."""
+    assert result.reused_from is not None
+    study, _, rest = result.reused_from.partition("/")
+    phase, _, folder = rest.partition("/")
+    number = folder.rpartition("-s")[0]
+    if not number.isdigit():  # a run outside of a study, or a folder elsewhere
+        return f"taken over from {result.reused_from}"
+    of_phase = {"final": "final trial"}.get(phase, "trial")
+    own = channel.study_dir is not None and study == Path(channel.study_dir).name
+    return f"taken over from {of_phase} {int(number)}{'' if own else f' of study {study}'}"
 
 
 def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, config: Config) -> None:
     """Raise ValueError where the earlier trial does not hold what this one is asked for."""
     if earlier.status != "ok":
         raise ValueError(f"its status is {earlier.status}")
-    if earlier.reused_from is not None:
-        raise ValueError(f"its own figures are those of {earlier.reused_from}")
     if earlier.fingerprint != result.fingerprint:
         differs = changes(on_record(earlier), on_record(result))
         raise ValueError("; ".join(differs) or f"its fingerprint is {earlier.fingerprint}, not {result.fingerprint}")

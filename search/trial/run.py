@@ -43,7 +43,7 @@ from search.trial.datasets.load import Data, load_data
 from search.trial.device import device_name, slot_name, synchronize, usable_device
 from search.trial.measure import chance_top1, measure
 from search.trial.model import build
-from search.trial.reuse import take_over
+from search.trial.reuse import source_in_words, take_over
 from search.trial.slot import at_work, off_work
 from search.trial.state import Saver, adopt, begin, discard
 from search.trial.train import Epoch, Halted, Trainer, evaluate
@@ -96,11 +96,14 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         judged = channel.phase == "search" or not set(LATENCIES).isdisjoint(channel.costs)
         measure_before_training(result, model, config, data, device, channel.costs, judged=judged)
         earlier = admitted(channel, result)
-        tracker = Tracker(config.tracker, folder, channel.study, _run_name(result), plain)  # type: ignore[arg-type]
-        result.wandb_id = tracker.run_id
-        if earlier is not None and take_over(earlier, record, config, channel):
+        while earlier is not None and not take_over(earlier, record, config, channel):
+            earlier = channel.unfit(earlier)
+        if earlier is not None:
+            log.info("%s: %s", _run_name(result), source_in_words(result, channel))
             score_untrained(result, model, config.measure.zero_cost, config, data, torch.device("cpu"))
         else:
+            tracker = Tracker(config.tracker, folder, channel.study, _run_name(result), plain)  # type: ignore[arg-type]
+            result.wandb_id = tracker.run_id
             _train_and_measure(config, model, data, device, record, tracker, channel, interrupted)
         values = _objectives(config, result)
         result.status, result.reason = "ok", None

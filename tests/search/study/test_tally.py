@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study.marks import INTERRUPTED, RETRY_OF, SKIPPED
-from search.study.tally import Tally, count
+from search.study.tally import Tally, count, in_list
 
 
 def trial(number: int, state: TrialState, **attributes: object) -> FrozenTrial:
@@ -34,9 +34,9 @@ def test_what_counts_towards_the_budget() -> None:
 def test_a_streak_of_skipped_trials_ends_with_one_that_was_trained() -> None:
     tally = Tally()
     skipped = [trial(n, TrialState.COMPLETE, **{SKIPPED: "reused"}) for n in range(3)]
-    tally.read(skipped)
+    tally.read(in_list(skipped))
     assert tally.streak == 3
-    tally.read([*skipped, trial(3, TrialState.COMPLETE)])
+    tally.read(in_list([*skipped, trial(3, TrialState.COMPLETE)]))
     assert tally.streak == 0
 
 
@@ -57,7 +57,7 @@ def test_looking_in_between_changes_nothing(plan: list[tuple[TrialState, str, bo
         ]
         trials.append(trial(number, state, **value))
         if look:
-            tally.read(trials)
-    assert tally.read(trials) == count(trials)
+            tally.read(in_list(trials))
+    assert tally.read(in_list(trials)) == count(trials)
     ended = [trial(t.number, TrialState.FAIL if t.state in STATES[3:] else t.state, **t.user_attrs) for t in trials]
-    assert tally.read(ended) == count(ended)
+    assert tally.read(in_list(ended)) == count(ended)

@@ -74,8 +74,9 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(("phase", "source"), [("search", "old/trials/0003-s0"), ("final", "old/final/0001-s0")])
 def test_a_known_result_is_taken_over(
-    small: Small, runs: Path, tmp_path: Path, phase: Any, source: str, read_wandb: Any
+    small: Small, runs: Path, phase: Any, source: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "xvol")
     study = runs / f"new-{phase}"
     folder = study / ("trials" if phase == "search" else "final") / "0000-s0"
     channel = Knowing(
@@ -92,11 +93,9 @@ def test_a_known_result_is_taken_over(
     assert (result.test_top1 is not None) == (phase == "final")
     assert (folder / "history.csv").read_bytes() == (runs / source / "history.csv").read_bytes()
     assert (folder / "checkpoint.pt").exists() == (phase == "final")
-    run_of_wandb = read_wandb(folder)
-    assert (run_of_wandb.history, run_of_wandb.exit_code) == ([], 0)
-    assert run_of_wandb.summary["reused_from"] == source
-    assert run_of_wandb.summary["val_top1"] == earlier.val_top1
-    assert run_of_wandb.facts["id"] == result.wandb_id
+    assert (result.wandb_id, (folder / "wandb").exists()) == (None, False)
+    number = "trial 3" if phase == "search" else "final trial 1"
+    assert any(line.endswith(f"seed 0: taken over from {number} of study old") for line in caplog.messages)
     assert Index(runs).find(result.fingerprint or "", needs_test=False) == runs / source / "result.json"
     shutil.rmtree(study)
 
@@ -122,7 +121,6 @@ def changed(runs: Path, tmp_path: Path, place: str, **values: Any) -> Path:
 UNFIT: dict[str, tuple[str, dict[str, Any], str]] = {
     "another run": ("trials/0003-s0", {"fingerprint": "0123456789"}, "its fingerprint is 0123456789"),
     "failed": ("trials/0003-s0", {"status": "failed"}, "its status is failed"),
-    "itself reused": ("trials/0003-s0", {"reused_from": "x/trials/0001-s0"}, "those of x/trials/0001-s0"),
     "without the objective": ("trials/0003-s0", {"val_top1": None}, "it has no val_top1"),
     "epochs missing": ("trials/0003-s0", {"epochs": 3}, "its history holds 2 of 3 epochs"),
     "of a later version": ("trials/0003-s0", {"schema": 99}, "newer version"),
@@ -143,7 +141,30 @@ def test_a_result_that_does_not_fit_is_not_taken(
     assert channel.reports == [1, 2]
     (line,) = [text for text in caplog.messages if "cannot stand for this trial" in text]
     assert reason in line
-    assert line.endswith("it is trained")
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_copy_stands_too_and_names_what_was_trained(
+    small: Small, runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "xvol")
+    copy = changed(runs, tmp_path, "trials/0003-s0", reused_from="new/trials/0001-s0")
+    run(small(*OVERRIDES), tmp_path / "new", Knowing(copy, phase="search", study_dir=str(tmp_path / "new")))
+    assert result_of(tmp_path / "new").reused_from == "new/trials/0001-s0"
+    assert any(line.endswith("taken over from trial 1") for line in caplog.messages)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_where_one_result_does_not_stand_the_next_is_tried(small: Small, runs: Path, tmp_path: Path) -> None:
+    unfit = changed(runs, tmp_path, "trials/0003-s0", status="failed")
+
+    class Several(Knowing):
+        def unfit(self, source: str) -> str | None:
+            assert source == str(unfit)
+            return str(runs / "old/trials/0003-s0/result.json")
+
+    run(small(*OVERRIDES), tmp_path / "new", Several(unfit, phase="search"))
+    assert result_of(tmp_path / "new").reused_from == str(runs / "old/trials/0003-s0")
 
 
 def test_a_search_never_lends_its_result_to_a_final_trial(small: Small, runs: Path, tmp_path: Path) -> None:
