@@ -9,8 +9,9 @@ from optuna.trial import TrialState
 
 from search.ledger.paths import WORKERS
 from search.study.claims import Desk, Quota
-from search.study.marks import CELL, INTERRUPTED, REASON, SKIPPED, WORKER
+from search.study.marks import AWAITS, CELL, INTERRUPTED, REASON, SKIPPED, WORKER
 from search.study.storage.locks import FileLock
+from search.study.storage.opening import open_storage
 
 MakeDesk = Callable[..., Desk]
 NOBODY = "nobody.lock"
@@ -184,3 +185,46 @@ def test_too_many_failures_end_the_handing_out(make_desk: MakeDesk) -> None:
         desk.study.tell(trial, state=TrialState.FAIL)
     assert desk.claim(NOBODY) is None
     assert desk.gave_up
+
+
+def test_a_trial_that_waits_for_a_run_elsewhere_is_the_same_one_later(make_desk: MakeDesk) -> None:
+    desk = make_desk(3)
+    trial = desk.claim(NOBODY)
+    assert trial is not None
+    x = trial.suggest_int("x", 0, 1000)
+    desk.put_back(trial, ["fingerprint", "other/trials/0000-s0"])
+    due: list[bool] = [False]
+
+    def claim(desk: Desk) -> int | None:
+        claimed = desk.claim(NOBODY, lambda waiting: due[0] and waiting.user_attrs[AWAITS][0] == "fingerprint")
+        return None if claimed is None else claimed.number
+
+    other = make_desk(3)
+    assert [claim(desk), claim(other), claim(desk)] == [1, 2, None]  # its place in the budget is kept
+    assert desk.holds
+    assert desk.recover(lambda *_: None) != []  # those of nobody: the one that waits is not among them
+    due[0] = True
+    again = desk.claim(NOBODY, lambda _: True)
+    assert again is not None
+    assert (again.number, again.suggest_int("x", 0, 1000)) == (trial.number, x)
+    assert not desk.holds
+
+
+def test_a_journal_is_asked_for_open_trials_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(None, tmp_path)
+    study = optuna.create_study(study_name="s", storage=storage)
+    desk = Desk(study, storage, tmp_path, Quota(60))
+    for value in range(50):
+        trial = desk.claim(NOBODY)
+        assert trial is not None
+        study.tell(trial, float(value))
+    asked: list[int] = []
+    inner = storage.get_trial
+    monkeypatch.setattr(storage, "get_trial", lambda number: asked.append(number) or inner(number))
+    monkeypatch.setattr(storage, "get_all_trials", lambda *_, **__: pytest.fail("all trials were read"))
+    assert desk.claim(NOBODY) is not None
+    assert len(asked) < 8
+    best, worst = desk.best(highest=True), desk.best(highest=False)
+    assert best is not None
+    assert worst is not None
+    assert (best.number, worst.number, desk.counts().finished) == (49, 0, 50)
