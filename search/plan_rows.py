@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from search.ledger.index import Index
+from search.ledger.record import seeds_below
 from search.space.design_options import Design, DesignOptions, check_design, design_of, first_seeds
 from search.space.designs import Cell
 from search.space.parameters import Space
+from search.space.seeds import first_seed_of
 from search.study.mistakes import refuse_seeds_of_the_search
 from search.study.options import FinalOptions
 
@@ -168,6 +170,9 @@ class PlannedStudy:
     def seeds(self, count: int | None = None) -> range:
         """The seeds of the design: the first `count`, else those that every cell is trained on."""
         first = self.design.first_seed
+        if first is None:
+            there = seeds_below(self.study_dir, "final")
+            first = first_seed_of(str(self.sweeper["study_name"]), "design", there)
         return range(first, first + (first_seeds(self.design) if count is None else count))
 
     def find_finished(self, rows: list[Row]) -> None:

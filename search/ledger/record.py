@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from search.ledger.files import is_temporary
+from search.ledger.paths import phase_folder
 from search.ledger.provenance import provenance
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result, write_result
 
@@ -24,6 +25,7 @@ __all__ = [
     "now",
     "read_history",
     "seed_of",
+    "seeds_below",
     "supersede",
 ]
 
@@ -143,6 +145,14 @@ def seed_of(folder: Path) -> int | None:
     """The seed in the name of a trial's folder, e.g. 3 of `0007-s3`; None where it is no such name."""
     found = _SEED.search(folder.name)
     return None if found is None else int(found[1])
+
+
+def seeds_below(study_dir: Path, phase: Phase) -> set[int]:
+    """The seeds of all trials of a phase that have a folder."""
+    with contextlib.suppress(OSError):
+        seeds = (seed_of(folder) for folder in (study_dir / phase_folder(phase)).iterdir())
+        return {seed for seed in seeds if seed is not None}
+    return set()
 
 
 def supersede(folder: Path) -> None:

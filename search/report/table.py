@@ -26,6 +26,7 @@ from search.report.statistics.failures import survivors
 from search.report.statistics.paired import differences
 from search.report.statistics.stats import PairedDifference
 from search.report.values import ArmValues, arm_values
+from search.report.words import joined
 
 __all__ = ["DATA_COLUMNS", "AblationTable", "ablation_table"]
 
@@ -147,7 +148,7 @@ def ablation_table(
         {name: pd.array([row[name] for row in rows], dtype=dtype) for name, dtype in DATA_COLUMNS.items()}  # type: ignore[call-overload]
     )
     studies = trials["study"].dropna().unique().tolist()
-    source = {"final": "final re-evaluation on fresh seeds", "search": "search phase", "single": "single runs"}[phase]
+    source = {"final": _re_evaluation(trials, frame), "search": "search phase", "single": "single runs"}[phase]
     return AblationTable(
         title=f"{' + '.join(studies) or frame.attrs.get('path', 'study')}: {source}, {chosen.title}",
         data=data,
@@ -164,6 +165,17 @@ def ablation_table(
         judging=judging,
         effects=effects_below(arms, measured, declared, chosen, judging),
     )
+
+
+def _re_evaluation(trials: pd.DataFrame, frame: pd.DataFrame) -> str:
+    """What the final phase is: seeds of which another study has shown the test scores are not fresh."""
+    ok = trials[trials["status"] == "ok"]
+    own = {*trials["study"].dropna(), Path(str(frame.attrs.get("path", "."))).name}
+    source = ok["reused_from"].dropna().str.rpartition("/")[0].str.rpartition("/")[0]
+    others = source[~source.isin(own)]
+    if others.empty:
+        return "final re-evaluation on fresh seeds"
+    return f"final re-evaluation, {len(others)} of {len(ok)} results taken over from {joined(sorted(set(others)))}"
 
 
 def looked(frame: pd.DataFrame, phase: str) -> list[str]:

@@ -60,7 +60,7 @@ class DesignOptions:
         control: "params" or "macs": every cell with blocks also gets a plain-convolution network of the same cost.
         overrides: of every cell, before its own.
         seeds: how many, 5 unless said otherwise; seed i of one cell is paired with seed i of every other.
-        first_seed: the first of them.
+        first_seed: the first of them; null for seeds of the study's own, by its name.
         looks: numbers of seeds at which rows are held against the baseline, ascending from 2 on, e.g. [5, 8, 12, 20]:
             all cells are trained on the first number, and only rows that are undecided go on, with the baseline, to
             the next. None for the same seeds in every cell. `seeds` is then left out, or is the first of them.
@@ -82,7 +82,7 @@ class DesignOptions:
     control: str = "none"
     overrides: list[str] = field(default_factory=list)
     seeds: int | None = None
-    first_seed: int = 1000
+    first_seed: int | None = None
     looks: list[int] = field(default_factory=list)
     alpha: float = ALPHA
     spending: str = SPENDING
@@ -229,9 +229,10 @@ def _refuse_without_effect(fixed: Sequence[str], options: DesignOptions, cells: 
     for line in fixed:
         key = _key(line)
         if key == seed_key:
+            first = "those of its study" if options.first_seed is None else f"{options.first_seed} and the following"
             raise ValueError(
-                f"{line} has no effect: a design trains each cell on the same seeds, {options.first_seed} and the "
-                f"following; leave it out, or give {where}.first_seed"
+                f"{line} has no effect: a design trains each cell on the same seeds, {first}; leave it out, or give "
+                f"{where}.first_seed"
             )
         if key in shared:
             lines = (line if known == key else old for known, old in shared.items())
@@ -268,13 +269,16 @@ def written_trials(
     Args:
         fixed: overrides that all trials of the study share; they go first.
         seed_key: the config key that takes the seed.
+        options: with `first_seed`, see `first_seed_of`.
         counts: seeds of each cell by its name, where cells differ; by default `first_seeds` of each.
 
     Returns:
         "cell" (unique: its name and seed), "overrides" and "is_baseline" of each.
     """
+    first = options.first_seed
+    assert first is not None
     number = {cell.name: first_seeds(options) if counts is None else counts[cell.name] for cell in cells}
-    seeds = range(options.first_seed, options.first_seed + max(number.values(), default=0))
+    seeds = range(first, first + max(number.values(), default=0))
     return [
         {
             "cell": cell_at(cell, seed),
@@ -282,7 +286,7 @@ def written_trials(
             "is_baseline": cell.is_baseline,
         }
         for cell, seed in blocks(cells, seeds, options.order_seed)
-        if seed - options.first_seed < number[cell.name]
+        if seed - first < number[cell.name]
     ]
 
 

@@ -16,8 +16,9 @@ from search.ledger.secrets import mask
 from search.space.design_options import Facts, design_of, first_seeds, written_trials
 from search.space.designs import Cell
 from search.space.parameters import Space
+from search.space.seeds import first_seed_of
 from search.study.claims import Desk
-from search.study.finals import final_plan
+from search.study.finals import final_plan, seeds_there
 from search.study.looks import claim_looks, next_step, standing
 from search.study.marks import CELL, OVERRIDES
 from search.study.mistakes import refuse_equal_cells
@@ -68,15 +69,22 @@ class DesignRun:
             log.info("control of %s", control)
         if design.fraction is not None:
             log.info("%s", design.fraction.describe())
-        written = self._written(design.cells, fixed)
-        plan = replace(final_plan(search, len(written)), space=Space((), fixed))
+        cells = len(design.cells) * first_seeds(options)
+        plan = replace(final_plan(search, cells), space=Space((), fixed))
         matched = {control.cell.name for control in design.controls}
         plan, desk = self._opened(plan, lambda: self._check_cells(design.cells, fixed, matched))
+        if options.first_seed is None:
+            there = seeds_there(desk.trials())
+            options = self._design = replace(options, first_seed=first_seed_of(plan.study_name, "design", there))
+        written = self._written(design.cells, fixed)
         looks = claim_looks(desk, Path(plan.study_dir), options, design.cells, plan.quota.max_retries)
         _refuse_other_cells(desk, written)
         write_design(Path(plan.study_dir), str(options.kind), design.cells, fixed, self._options.final.seed_key)
         several = f", looks at {', '.join(map(str, looks.looks))} seeds" if looks else ""
-        log.info("design %s: %d cells on %d seeds%s", options.kind, len(design.cells), first_seeds(options), several)
+        log.info(
+            "design %s: %d cells on %d seeds from %d on%s",
+            options.kind, len(design.cells), first_seeds(options), options.first_seed, several,
+        )  # fmt: skip
         if looks is None:
             self._phases.run(plan, lambda desk: desk.write(written))
             raise_if_nothing_worked(desk)
@@ -91,8 +99,10 @@ class DesignRun:
             written = self._written(cells, plan.space.fixed, counts)
             self._train(plan, desk, written)
             raise_if_nothing_worked(desk)
-            now = standing(desk, Path(plan.study_dir), looks, cells, self._design.first_seed)
-            step = next_step(looks, now, self._design.first_seed)
+            first = self._design.first_seed
+            assert first is not None
+            now = standing(desk, Path(plan.study_dir), looks, cells, first)
+            step = next_step(looks, now, first)
             log.info("%s", step.text)
             if not step.counts:
                 return

@@ -13,10 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.report.statistics.front import on_front
 from search.space.parameters import Space
+from search.study.marks import CELL
 from search.study.options import FinalOptions
 from search.study.plan import Plan
 
-__all__ = ["best_arms", "final_cells", "final_plan"]
+__all__ = ["best_arms", "final_cells", "final_plan", "seeds_there"]
 
 
 def final_plan(plan: Plan, cells: int) -> Plan:
@@ -66,8 +67,10 @@ def final_cells(
     In that order an interrupted re-evaluation is balanced, and drift of the machine falls on all arms alike.
 
     Args:
+        options: with `first_seed`, see `first_seed_of`.
         baseline_hash: architecture hash of the baseline, where known: an arm equal to it is not trained twice.
     """
+    assert options.first_seed is not None
     overrides: dict[str, list[str]] = {"baseline": [*space.fixed, *options.baseline, *options.overrides]}
     for trial in arms:
         name = str(trial.user_attrs.get("arch_hash") or f"trial {trial.number}")
@@ -82,6 +85,12 @@ def final_cells(
         for seed in range(options.first_seed, options.first_seed + options.seeds)
         for name, lines in overrides.items()
     ]
+
+
+def seeds_there(trials: Sequence[FrozenTrial]) -> set[int]:
+    """The seeds of the cells that are written down already, finished or not."""
+    seeds = (str(trial.user_attrs.get(CELL, "")).rpartition("/")[2] for trial in trials)
+    return {int(seed) for seed in seeds if seed.isdigit()}
 
 
 def _overrides(trial: FrozenTrial, space: Space) -> list[str]:

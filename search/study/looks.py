@@ -71,13 +71,13 @@ def claim_looks(
     if theirs is None and mine is not None:
         raise ValueError(
             f"{study_dir} was begun without looks, and hydra.sweeper.design.looks={list(options.looks)} cannot be chosen "
-            f"after results may have been seen: the error rate would not hold. {_anew(desk, options)}"
+            f"after results may have been seen: the error rate would not hold. {_anew(desk)}"
         )
     if theirs is not None and theirs != mine:
         raise ValueError(
             f"{study_dir} was planned with hydra.sweeper.design.looks={theirs['looks']}, and what was planned before the first "
             f"look cannot change: the error rate would not hold.\n{_differences(theirs, mine)}\n"
-            f"Run the command that the study was begun with. {_anew(desk, options)}"
+            f"Run the command that the study was begun with. {_anew(desk)}"
         )
     if mine is None:
         (study_dir / LOOKS_FILE).unlink(missing_ok=True)
@@ -244,11 +244,11 @@ def _ended(trials: Sequence[FrozenTrial]) -> set[str]:
     return {str(name) for name in own - going}
 
 
-def _anew(desk: Desk, options: DesignOptions) -> str:
+def _anew(desk: Desk) -> str:
     name = desk.study.study_name.partition(".")[0]
     return (
-        f"To start anew, on seeds that nobody has looked at: hydra.sweeper.study_name={name}_2 "
-        f"hydra.sweeper.design.first_seed={options.first_seed + 1000}"
+        f"To start anew, on seeds that nobody has looked at: hydra.sweeper.study_name={name}_2, without "
+        "hydra.sweeper.design.first_seed"
     )
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "refuse_seeds_of_the_search",
     "refuse_unknown_keys",
     "refuse_wrong_values",
+    "searched_seeds",
 ]
 
 MAX_CHECKS = 64  # configurations that are looked at before a study starts
@@ -130,7 +131,8 @@ def refuse_equal_cells(
 def refuse_seeds_of_the_search(config: DictConfig, space: Space, final: FinalOptions, seeds_per_trial: int) -> None:
     """Raise ValueError where the re-evaluation would train on seeds that the search trains on.
 
-    A seed that helped to choose an arm flatters it: the chosen arms are those that this seed was kind to.
+    A seed that helped to choose an arm flatters it: the chosen arms are those that this seed was kind to. Seeds that
+    nobody gives are none of the search's: `first_seed_of`.
 
     Args:
         config: the composed config of the sweep, which holds the seed of the search.
@@ -138,25 +140,31 @@ def refuse_seeds_of_the_search(config: DictConfig, space: Space, final: FinalOpt
         final: the re-evaluation.
         seeds_per_trial: consecutive seeds of each trial of the search.
     """
-    if not final.top_k:
+    if not final.top_k or final.first_seed is None:
         return
     key = final.seed_key
+    searched = searched_seeds(config, space, key, seeds_per_trial)
+    shared = searched & set(range(final.first_seed, final.first_seed + final.seeds))
+    if shared:
+        several = "s" * (len(shared) > 1)
+        raise ValueError(
+            f"hydra.sweeper.final: the re-evaluation would train on seed{several} {int_ranges(shared)}, which the search trains on "
+            f"too ({key} {int_ranges(searched)}), so that it would not be on fresh seeds; leave hydra.sweeper.final.first_seed "
+            f"out, or write hydra.sweeper.final.first_seed={max(searched) + 1}, or another of {final.seeds} seeds that the search "
+            "has not seen"
+        )
+
+
+def searched_seeds(config: DictConfig, space: Space, key: str, seeds_per_trial: int) -> set[int]:
+    """The seeds that a search trains on; none where `key` is no number of its config. Arguments as above."""
     swept = [parameter for parameter in space.parameters if parameter.name == key]
     given = [line.partition("=")[2] for line in space.fixed if line.lstrip("+").partition("=")[0] == key]
     firsts: Collection[Any] = _values(swept[0]) if swept else [*given, OmegaConf.select(config, key)][:1]
     try:
         starts = [int(first) for first in firsts]
     except (TypeError, ValueError):  # no seed in this application's config, or no number: told by its own check
-        return
-    searched = {start + turn for start in starts for turn in range(seeds_per_trial)}
-    shared = searched & set(range(final.first_seed, final.first_seed + final.seeds))
-    if shared:
-        several = "s" * (len(shared) > 1)
-        raise ValueError(
-            f"hydra.sweeper.final: the re-evaluation would train on seed{several} {int_ranges(shared)}, which the search trains on "
-            f"too ({key} {int_ranges(searched)}), so that it would not be on fresh seeds; write hydra.sweeper.final.first_seed="
-            f"{max(searched) + 1}, or another of {final.seeds} seeds that the search has not seen"
-        )
+        return set()
+    return {start + turn for start in starts for turn in range(seeds_per_trial)}
 
 
 def _values(parameter: Parameter) -> Collection[Any]:

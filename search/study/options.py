@@ -30,7 +30,8 @@ class FinalOptions:
     Attributes:
         top_k: how many distinct architectures of the search are trained again beside the baseline; 0 for no re-evaluation.
         seeds: how many fresh seeds each of them and the baseline get; seed i of one arm is paired with seed i of another.
-        first_seed: the first of them; seeds that the search trains on are refused.
+        first_seed: the first of them; null for seeds of the study's own, by its name. Seeds that the search trains on are
+            refused.
         seed_key: the config key that takes the seed.
         baseline: overrides that make the baseline out of the study's fixed overrides.
         overrides: further overrides of every final trial, e.g. a longer training.
@@ -38,7 +39,7 @@ class FinalOptions:
 
     top_k: int = 0
     seeds: int = 5
-    first_seed: int = 1000
+    first_seed: int | None = None
     seed_key: str = "seed"
     baseline: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)

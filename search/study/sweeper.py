@@ -21,16 +21,17 @@ from search.ledger.objectives_file import write_objectives
 from search.ledger.paths import WORKERS
 from search.ledger.secrets import mask
 from search.space.parameters import Parameter, Space
+from search.space.seeds import first_seed_of
 from search.study.best import write_best
 from search.study.claims import Desk, Quota
 from search.study.design_run import DesignRun
-from search.study.finals import best_arms, final_cells, final_plan
+from search.study.finals import best_arms, final_cells, final_plan, seeds_there
 from search.study.growth import current_name, grow
 from search.study.identity import claim_identity, is_known, may_change, write_identity
 from search.study.launching.compose import Composer
 from search.study.launching.interrupts import Interrupts
 from search.study.liveness import check_shared_folder
-from search.study.mistakes import MAX_CHECKS, refuse_dead_parameters
+from search.study.mistakes import MAX_CHECKS, refuse_dead_parameters, searched_seeds
 from search.study.objectives import check_objectives
 from search.study.options import SweeperOptions, directions_of
 from search.study.phase import PhaseRun, raise_if_nothing_worked
@@ -238,11 +239,16 @@ class StudyRun:
         options = self.options.final
         baseline_hash = search.study.user_attrs.get(BASELINE_HASH)
         arms = best_arms(search.study, options.top_k, baseline_hash)
+        if options.first_seed is None:
+            there = seeds_there(open_desk(final_plan(plan, 0), stream=0)[0].trials())
+            searched = searched_seeds(self.config, plan.space, options.seed_key, plan.seeds_per_trial)
+            options = replace(options, first_seed=first_seed_of(plan.study_name, "final", there, searched))
         cells = final_cells(arms, plan.space, options, baseline_hash)
         final = replace(final_plan(plan, len(cells)), constraints=())
         log.info(
-            "final: %d arms, the baseline among them, on %d fresh seeds", len(cells) // options.seeds, options.seeds
-        )
+            "final: %d arms, the baseline among them, on %d seeds from %d on",
+            len(cells) // options.seeds, options.seeds, options.first_seed,
+        )  # fmt: skip
         self.phases.run(final, lambda desk: desk.write(cells))
 
 

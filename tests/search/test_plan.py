@@ -26,6 +26,7 @@ from search.planning import (
 )
 from search.space.design_options import KINDS, DesignOptions, cells_of, check_design, first_seeds
 from search.space.designs import Cell
+from search.space.seeds import first_seed_of
 from search.study.options import SweeperOptions, check_options
 from search.trial.check import check_values
 from search.trial.config import typed
@@ -273,7 +274,8 @@ def test_results_that_are_there_need_no_training(
     facts, config = network_facts(composition), typed(composition)
     plain = OmegaConf.to_container(composition, resolve=True)
     recipe = recipe_hash(plain, anywhere=True)  # type: ignore[arg-type]
-    for number, seed in enumerate([1000, 1001, 1004]):
+    own = first_seed_of("mine", "design")
+    for number, seed in enumerate([1000, 1001, 1004, own]):
         mark = fingerprint_of(facts["arch_hash"], recipe, seed, config.train.epochs, "final", facts["content"])
         write(tmp_path, number, facts["arch_hash"], seed, 50.0, recipe_hash=recipe, fingerprint=mark)
         if seed != 1004:  # without its weights a result cannot stand for a trial that keeps them
@@ -286,9 +288,12 @@ def test_results_that_are_there_need_no_training(
     assert seeds(study, "all") == {1000, 1001}
     assert seeds(study, "study") == set()
     assert seeds(tmp_path / "earlier", "none") == {1000, 1001, 1004}
-    assert main(["design=one_at_a_time", *FIXED, "placement=none,stage3", f"hydra.sweep.dir={study}"]) == 0
+    command = ["design=one_at_a_time", *FIXED, "placement=none,stage3", f"hydra.sweep.dir={study}"]
+    assert main([*command, "hydra.sweeper.design.first_seed=1000"]) == 0
     text = capsys.readouterr().out
     assert "2 networks x 5 seeds = 10 results, of which 2 are there and need no training; left = 8 trials, 96 s" in text
+    assert main([*command, "hydra.sweeper.study_name=mine"]) == 0  # on the seeds that the study would take
+    assert "10 results, of which 1 are there" in capsys.readouterr().out
 
 
 def test_constraints_are_judged_where_no_accelerator_is_needed(

@@ -78,6 +78,13 @@ def test_numbers(study: Path, add: Add) -> None:
     assert "15 trials" not in notes(table)  # all of them ok
 
 
+def test_seeds_are_called_fresh_where_they_are(study: Path, add: Add) -> None:
+    fill(add, **{"plain 0": {"reused_from": "demo/final/0000-s100"}})  # an earlier attempt of its own
+    assert table_of(study).title.startswith("demo: final re-evaluation on fresh seeds, ")
+    add("stage5", 100, test_top1=1.0, reused_from="old/final/0003-s100")
+    assert "demo: final re-evaluation, 1 of 16 results taken over from old, " in table_of(study).title
+
+
 def test_a_failed_cell_is_shown_and_not_averaged(study: Path, add: Add) -> None:
     fill(add, **{"stage4 2": {"status": "failed", "test_top1": 10.0, "reason": "loss became NaN\nTraceback ..."}})
     table = table_of(study)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from search.ledger.changes import read_changes
+from search.space.seeds import first_seed_of
 from search.study.tally import count
 
 from .conftest import Toy
@@ -30,6 +31,16 @@ def test_a_design_trains_each_cell_on_each_seed_and_takes_more_of_both(toy: Toy,
     assert change.changed == {"design.seeds": (2, 3)}
     trials = toy.study("toy.final").trials
     assert {"x=5" in trial.user_attrs["overrides"] for trial in trials if trial.user_attrs["is_baseline"]} == {True}
+
+
+def test_each_design_has_seeds_of_its_own_and_keeps_them(toy: Toy, run: Run) -> None:
+    lines = [line for line in DESIGN if "first_seed" not in line]
+    for name in ("one", "two"):
+        run(*lines, f"hydra.sweeper.study_name={name}", "admit=true")
+    run(*lines, "hydra.sweeper.study_name=one", "admit=true", "hydra.sweeper.design.seeds=3")
+    firsts = [first_seed_of(name, "design") for name in ("one", "two")]
+    seeds = Counter(int(line[3]) for line in toy.trace)
+    assert seeds == Counter({firsts[0] + n: 3 for n in range(3)} | {firsts[1] + n: 3 for n in range(2)})
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(toy: Toy, run: Run) -> None:

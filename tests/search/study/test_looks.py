@@ -7,6 +7,7 @@ import math
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,6 +98,10 @@ def test_so_many_seeds_hold_what_is_wanted_and_one_fewer_does_not(wanted: int, s
 CELLS = [Cell("baseline", (), is_baseline=True), Cell("x=3", ("x=3",))]
 
 
+def options(**given: Any) -> DesignOptions:
+    return DesignOptions(**{"kind": "ladder", "first_seed": 1000} | given)
+
+
 def opened(folder: Path) -> Desk:
     plan = Plan(
         study_name="s", optuna_name="s.final", study_dir=str(folder), phase="final", space=Space((), ()),
@@ -107,9 +112,9 @@ def opened(folder: Path) -> Desk:
 
 def test_what_was_planned_stands_from_the_first_trial_on(tmp_path: Path) -> None:
     desk = opened(tmp_path)
-    first, other = DesignOptions(kind="ladder", looks=[3, 9]), DesignOptions(kind="ladder", looks=[3, 5, 8])
+    first, other = options(looks=[3, 9]), options(looks=[3, 5, 8])
     assert claim_looks(desk, tmp_path, first, CELLS, 2) == plan_looks([3, 9])
-    assert claim_looks(desk, tmp_path, DesignOptions(kind="ladder"), CELLS, 2) is None  # nothing was trained yet
+    assert claim_looks(desk, tmp_path, options(), CELLS, 2) is None  # nothing was trained yet
     assert not (tmp_path / LOOKS_FILE).exists()
     assert claim_looks(desk, tmp_path, other, CELLS, 2) == plan_looks([3, 5, 8])
     assert read_looks(tmp_path) == (plan_looks([3, 5, 8]), "test_top1")
@@ -117,16 +122,16 @@ def test_what_was_planned_stands_from_the_first_trial_on(tmp_path: Path) -> None
     assert claim_looks(desk, tmp_path, other, list(reversed(CELLS)), 2) == plan_looks([3, 5, 8])
     for changed, cells, retries, message in (
         (first, CELLS, 2, r"looks: there \[3, 5, 8\], now \[3, 9\]"),
-        (DesignOptions(kind="ladder", looks=[3, 5, 8, 12]), CELLS, 2, r"now \[3, 5, 8, 12\]"),
-        (DesignOptions(kind="ladder", looks=[3, 5, 8], alpha=0.1), CELLS, 2, r"alpha: there 0\.05, now 0\.1"),
-        (DesignOptions(kind="ladder", looks=[3, 5, 8], first_seed=7), CELLS, 2, "first_seed: there 1000, now 7"),
+        (options(looks=[3, 5, 8, 12]), CELLS, 2, r"now \[3, 5, 8, 12\]"),
+        (options(looks=[3, 5, 8], alpha=0.1), CELLS, 2, r"alpha: there 0\.05, now 0\.1"),
+        (options(looks=[3, 5, 8], first_seed=7), CELLS, 2, "first_seed: there 1000, now 7"),
         (other, [*CELLS, Cell("x=4", ("x=4",))], 2, "cells: new x=4; gone none"),
         (other, CELLS, 5, "max_retries: there 2, now 5"),
-        (DesignOptions(kind="ladder", seeds=20), CELLS, 2, "looks: none are given now"),
+        (options(seeds=20), CELLS, 2, "looks: none are given now"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             claim_looks(desk, tmp_path, changed, cells, retries)
-        assert "hydra.sweeper.study_name=s_2 hydra.sweeper.design.first_seed=" in str(caught.value)
+        assert "hydra.sweeper.study_name=s_2, without hydra.sweeper.design.first_seed" in str(caught.value)
     assert json.loads((tmp_path / LOOKS_FILE).read_text())["looks"] == [3, 5, 8]
 
 
@@ -134,12 +139,15 @@ def test_looks_are_not_chosen_after_the_fact(tmp_path: Path) -> None:
     desk = opened(tmp_path)
     desk.write([{"cell": "baseline/1000", "overrides": [], "is_baseline": True}])
     with pytest.raises(ValueError, match="was begun without looks"):
-        claim_looks(desk, tmp_path, DesignOptions(kind="ladder", looks=[3, 9]), CELLS, 2)
+        claim_looks(desk, tmp_path, options(looks=[3, 9]), CELLS, 2)
 
 
 DESIGN = [
     *("admit=true", "jitter=0.2", "fault=raise", "faulty=[5]", "unlucky=[1001]", "kill_at=[1,1004]"),
-    *(f"hydra.sweeper.design.{line}" for line in ("kind=one_at_a_time", "looks=[3,5]", "spending=equal")),
+    *(
+        f"hydra.sweeper.design.{line}"
+        for line in ("kind=one_at_a_time", "looks=[3,5]", "spending=equal", "first_seed=1000")
+    ),
     "+hydra.sweeper.design.factors.x=['x=5','x=3','x=2','x=1']",
 ]
 

@@ -203,6 +203,7 @@ def test_final_seeds_that_the_search_trains_on_are_refused(
         refuse_seeds_of_the_search(config, space, final, per_trial)
         return
     refuse_seeds_of_the_search(config, space, FinalOptions(first_seed=first_seed), per_trial)  # no re-evaluation
+    refuse_seeds_of_the_search(config, space, FinalOptions(top_k=2, seeds=3), per_trial)  # seeds of its own
     with pytest.raises(ValueError, match=shared):
         refuse_seeds_of_the_search(config, space, final, per_trial)
 

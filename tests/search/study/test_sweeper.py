@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from search.ledger.changes import read_changes
 from search.ledger.paths import JOURNAL
 from search.ledger.result import RESULT_FILE, read_result
+from search.space.seeds import first_seed_of
 from search.study.launching.deadline import EXIT_HUNG
 from search.study.tally import count
 
@@ -366,12 +367,24 @@ def test_a_second_command_joins_a_running_study(toy: Toy) -> None:
 def test_the_best_arms_and_the_baseline_are_trained_again_on_fresh_seeds(toy: Toy, run: Run) -> None:
     final = ["hydra.sweeper.final.top_k=2", "hydra.sweeper.final.seeds=3", "hydra.sweeper.final.baseline=['x=5']"]
     grid = ["x=range(0,6)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}"]
-    run(*grid, *final)
-    lines = [(x, seed) for phase, _, x, seed, _ in toy.trace if phase == "final"]
-    assert lines == [(x, seed) for seed in ("1000", "1001", "1002") for x in ("5", "3", "2")]
+    told = run(*grid, *final)
+    first = first_seed_of("toy", "final")
+    lines = [(int(x), int(seed)) for phase, _, x, seed, _ in toy.trace if phase == "final"]
+    assert lines == [(x, seed) for seed in range(first, first + 3) for x in (5, 3, 2)]
+    assert f"on 3 seeds from {first} on" in told.stdout + told.stderr
     run(*grid, *final)
     assert len(toy.trace) == 6 + 9
     assert [t.user_attrs["is_baseline"] for t in toy.study("toy.final").trials] == [True, False, False] * 3
+
+
+def test_a_re_evaluation_that_was_begun_goes_on_with_its_seeds(toy: Toy, run: Run) -> None:
+    """As older versions began them all, at 1000."""
+    final = ["hydra.sweeper.final.top_k=1", "hydra.sweeper.final.baseline=['x=5']", "hydra.sweeper.final.seeds"]
+    run(
+        "x=range(0,3)", "hydra.sweeper.n_trials=3", f"{final[-1]}=2", *final[:-1], "hydra.sweeper.final.first_seed=1000"
+    )
+    run("x=range(0,3)", "hydra.sweeper.n_trials=3", f"{final[-1]}=3", *final[:-1])
+    assert sorted({line[3] for line in toy.trace if line[0] == "final"}) == ["1000", "1001", "1002"]
 
 
 def test_another_study_in_the_same_folder_is_refused_by_name(toy: Toy, run: Run) -> None:
