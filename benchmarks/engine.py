@@ -3,7 +3,8 @@
     python benchmarks/engine.py --rivals ~/rivals --json docs/results/engine.json       # about 25 minutes on two cores
     python benchmarks/engine.py --only cpu,busy                                         # ours alone, two sections
 
-Sections: cpu (CPU a trial of a no-op objective), growth (trial 5000 against trial 100), resume (of that study), busy
+Sections: cpu (CPU a trial of a no-op objective), growth (trial 5000 against trial 100), stored (a trial that asks its study
+beside 50,000 stored ones against one beside 500; no rivals), resume (of the study of growth), busy
 (share of the workers' time inside trials), command (`--help` and mistakes). Results are merged into the JSON section by
 section, so that a run can be done in parts; each section keeps the commit and the load of the machine it was taken at.
 `--rivals DIR` makes the rivals' environments in DIR with pip where they are missing.
@@ -25,10 +26,11 @@ from engine_measure import complete_tree
 from engine_page import render
 from engine_rivals import RIVALS, environment, installed_versions
 from engine_runs import Engine, Row, busy, command_line, cpu_a_trial, growth, resume
+from engine_stored import stored
 
 from search.ledger.provenance import provenance
 
-SECTIONS = ("cpu", "growth", "resume", "busy", "command")
+SECTIONS = ("cpu", "growth", "stored", "resume", "busy", "command")
 
 
 def main() -> None:
@@ -64,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--launcher", default="local", help="our launcher: local or joblib")
     parser.add_argument("--trials", type=int, default=200, help="trials of section cpu")
     parser.add_argument("--large", type=int, default=5000, help="trials of sections growth and resume")
+    parser.add_argument("--stored", type=int, default=50_000, help="stored trials of section stored")
     parser.add_argument("--repeats", type=int, default=3, help="of each command in cpu, resume and command")
     parser.add_argument("--workers", default="2,4,8", help="numbers of workers of section busy")
     parser.add_argument("--each", type=int, default=12, help="trials a worker in section busy")
@@ -108,6 +111,7 @@ def _sections(
     every: dict[str, Callable[[], list[Row]]] = {
         "cpu": lambda: _told(cpu_a_trial([ours, *rivals], work / "cpu", args.trials, 2, args.repeats)),
         "growth": lambda: _told([growth(ours, study, args.large, 2)]),
+        "stored": lambda: _told([stored(ours, work / "stored", [500, args.stored], args.repeats)]),
         "resume": lambda: _told([resume(ours, _grown(study), 2, args.repeats)]),
         "busy": lambda: _told(
             busy([ours, *in_memory], work / "busy", [int(n) for n in args.workers.split(",")], args.each)

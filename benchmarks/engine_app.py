@@ -49,14 +49,24 @@ def main(config: DictConfig) -> float:
     began, cpu, number = time.monotonic(), time.process_time(), int(HydraConfig.get().job.num)
     if config.longest > 0:
         time.sleep(random.Random(number).uniform(config.shortest, config.longest))
-    value = float((config.lr - 0.3) ** 2 + config.drop + config.depth + len(config.act))
+    write_trace(config, began, cpu)
+    return value_of(config)
+
+
+def value_of(config: DictConfig) -> float:
+    """What a trial returns."""
+    return float((config.lr - 0.3) ** 2 + config.drop + config.depth + len(config.act))
+
+
+def write_trace(config: DictConfig, began: float, cpu: float) -> None:
+    """Append the line of a trial that ends now."""
+    number = int(HydraConfig.get().job.num)
     line = f"{number} {os.getpid()} {began:.6f} {time.monotonic():.6f} {cpu:.6f}\n"
     descriptor = os.open(config.trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         os.write(descriptor, line.encode())  # one write: lines of several processes do not mix
     finally:
         os.close(descriptor)
-    return value
 
 
 if __name__ == "__main__":

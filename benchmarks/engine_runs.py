@@ -18,7 +18,18 @@ from typing import Any
 
 from engine_measure import Cost, measure
 
-__all__ = ["Engine", "busy", "command_line", "cpu_a_trial", "growth", "resume"]
+__all__ = [
+    "ROOT",
+    "Engine",
+    "busy",
+    "command_line",
+    "cost_of_each",
+    "cpu_a_trial",
+    "fresh",
+    "growth",
+    "resume",
+    "traced",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 APP = ROOT / "benchmarks" / "engine_app.py"
@@ -51,7 +62,7 @@ class Engine:
         """The name as a folder: Hydra would take a comma for a sweep."""
         return self.name.replace(", ", "-")
 
-    def command(self, folder: Path, trials: int, workers: int, *extra: str) -> list[str]:
+    def command(self, folder: Path, trials: int, workers: int, *extra: str, app: Path = APP) -> list[str]:
         """The command of a sweep of the no-op application, at random, that keeps everything below `folder`."""
         sweep = [
             *SPACE,
@@ -62,15 +73,15 @@ class Engine:
             *self._launcher(workers),
             *self._study(folder),
         ]
-        return [self.python, str(APP), "-m", *sweep, *extra]
+        return [self.python, str(app), "-m", *sweep, *extra]
 
-    def run(self, folder: Path, trials: int, workers: int, *extra: str) -> Cost:
+    def run(self, folder: Path, trials: int, workers: int, *extra: str, app: Path = APP) -> Cost:
         """Run a sweep to its end.
 
         Raises:
             RuntimeError: it failed; the message holds the end of what it printed.
         """
-        cost = measure(self.command(folder, trials, workers, *extra), folder / "log", environment())
+        cost = measure(self.command(folder, trials, workers, *extra, app=app), folder / "log", environment())
         if cost.code:
             raise RuntimeError(f"{self.name} ended with {cost.code}; it printed at the end:\n{cost.log[-3000:]}")
         return cost
@@ -156,7 +167,7 @@ def growth(engine: Engine, folder: Path, trials: int, workers: int) -> Row:
     first = engine.run(folder, early_budget, workers)
     second = engine.run(folder, trials, workers)
     _expect(engine, folder, trials)
-    costs = _cost_of_each(traced(folder))
+    costs = cost_of_each(traced(folder))
     early = [costs[n] for n in range(50, 50 + window) if n in costs]
     middle = [costs[n] for n in range(early_budget + 50, early_budget + 50 + window) if n in costs]
     late = [costs[n] for n in range(trials - 50 - window, trials - 50) if n in costs]
@@ -258,7 +269,7 @@ def command_line(engines: Sequence[Engine], folder: Path, repeats: int) -> Itera
         }
 
 
-def _cost_of_each(trials: Sequence[Traced]) -> dict[int, float]:
+def cost_of_each(trials: Sequence[Traced]) -> dict[int, float]:
     """Trial number -> CPU seconds of its process until that process' next trial; the last of each process has none."""
     by_process: dict[int, list[Traced]] = defaultdict(list)
     for trial in trials:

@@ -171,9 +171,9 @@ def _re_evaluation(trials: pd.DataFrame, frame: pd.DataFrame) -> str:
     """What the final phase is: seeds of which another study has shown the test scores are not fresh."""
     ok = trials[trials["status"] == "ok"]
     own = {*trials["study"].dropna(), Path(str(frame.attrs.get("path", "."))).name}
-    source = ok["reused_from"].dropna().str.rpartition("/")[0].str.rpartition("/")[0]
-    others = source[~source.isin(own)]
-    if others.empty:
+    sources = [str(folder).rsplit("/", 2)[0] for folder in ok["reused_from"].dropna()]
+    others = [source for source in sources if source not in own]
+    if not others:
         return "final re-evaluation on fresh seeds"
     return f"final re-evaluation, {len(others)} of {len(ok)} results taken over from {joined(sorted(set(others)))}"
 
