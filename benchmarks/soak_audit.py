@@ -75,10 +75,11 @@ def executions(trace: Path) -> list[Execution]:
     """What the trace of benchmarks/soak_app.py says, in the order of the starts."""
     words = [text.split(" ", 5) for text in trace.read_text().splitlines()] if trace.exists() else []
     ends = {token for kind, _, _, token, _, _ in words if kind == "end"}
+    waits = {token for kind, _, _, token, _, _ in words if kind == "wait"}  # for what another was training
     return [
         Execution(int(number), x, token, int(pid), folder, token in ends)
         for kind, number, x, token, pid, folder in words
-        if kind == "start"
+        if kind == "start" and token not in waits
     ]
 
 

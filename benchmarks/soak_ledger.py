@@ -15,7 +15,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 from soak_audit import Audit, Execution, Snapshot, executions, trials_of
 
-__all__ = ["audit_ledger", "resumed_alike"]
+__all__ = ["audit_ledger", "audit_runs", "resumed_alike"]
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPORARY = re.compile(r"\..*[0-9a-f]{32}.*")
@@ -44,7 +44,8 @@ def audit_ledger(folder: Path, url: str | None, name: str, trace: Path, budget: 
         found.gaps += bool(trials) and max(t.number for t in trials) + 1 - len({t.number for t in trials})
         _losses(found, done, results, folder)
     _earlier(found, search, seen)
-    _doubles(found, trained)
+    audit_runs(found, folder.parent)
+    _counted(found, search, trained)
     found.given_up = sum(row["status"] == "failed" for row in results.values())
     found.beyond_budget = sum(row["phase"] == "search" for row in trained) + found.given_up - budget
     _left_over(found, folder, results)
@@ -77,12 +78,33 @@ def _earlier(found: Audit, search: Sequence[FrozenTrial], seen: Sequence[Snapsho
             found.remarks.append(f"trial {number} had the value {value} before the last command, now {now.get(number)}")
 
 
-def _doubles(found: Audit, trained: Sequence[dict[str, Any]]) -> None:
-    for fingerprint, times in Counter(row["fingerprint"] for row in trained).items():
-        if times > 1:
-            found.double += times - 1
-            places = [row["run_dir"] for row in trained if row["fingerprint"] == fingerprint]
+def audit_runs(found: Audit, root: Path) -> None:
+    """Over all studies below `root`: what was trained was trained once, and what was taken over follows to its source."""
+    rows = {path.parent.relative_to(root).as_posix(): _row(path) for path in root.glob("*/*/*/result.json")}
+    ended = {place: row for place, row in rows.items() if row["status"] == "ok" and row["phase"] != "single"}
+    trained: dict[str, list[str]] = {}
+    for place, row in ended.items():
+        if row["reused_from"] is None:
+            trained.setdefault(row["fingerprint"], []).append(place)
+    for fingerprint, places in trained.items():
+        if len(places) > 1:
+            found.double += len(places) - 1
             found.remarks.append(f"{fingerprint} was trained to its end in {', '.join(places)}")
+    for place, row in ended.items():
+        source = row["reused_from"]
+        if source is not None and source not in trained.get(row["fingerprint"], []):
+            found.lost += 1
+            found.remarks.append(f"{place} was taken over from {source}, where nothing of that fingerprint was trained")
+
+
+def _counted(found: Audit, search: Sequence[FrozenTrial], trained: Sequence[dict[str, Any]]) -> None:
+    skipped = {trial.user_attrs["run_dir"]: trial for trial in search if trial.user_attrs.get("skipped")}
+    for row in trained:
+        if row["run_dir"] in skipped:
+            found.double += 1
+            found.remarks.append(
+                f"{row['run_dir']} was trained and is not counted: {skipped[row['run_dir']].user_attrs}"
+            )
 
 
 def _left_over(found: Audit, folder: Path, results: dict[str, dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from soak_app import append
 
 from search.app import task
+from search.channel import InFlight
 from search.config import config_folder, register
 
 
@@ -29,7 +30,11 @@ def traced(config: DictConfig) -> Any:
         f"{hydra_config.job.num} {overrides} {uuid.uuid4().hex} {os.getpid()} {Path(hydra_config.runtime.output_dir)}"
     )
     append(os.environ["SOAK_TRACE"], f"start {words}\n")
-    value = task(config)
+    try:
+        value = task(config)
+    except InFlight:  # it trained nothing, and comes back to its folder
+        append(os.environ["SOAK_TRACE"], f"wait {words}\n")
+        raise
     append(os.environ["SOAK_TRACE"], f"end {words}\n")
     return value
 

@@ -26,15 +26,7 @@ class Infeasible(Exception):
 
 
 class InFlight(Exception):
-    """The same run is being trained by another worker, of this study or another. Its message says where.
-
-    Attributes:
-        place: folder of that run, relative to the folder of the studies.
-    """
-
-    def __init__(self, message: str, place: str = "") -> None:
-        super().__init__(message)
-        self.place = place
+    """The same run is being trained by another worker, of this study or another. Its message says where."""
 
 
 class Stopped(Exception):

@@ -15,6 +15,7 @@ __all__ = [
     "WORKERS",
     "free_subdir",
     "phase_folder",
+    "run_in_words",
     "trial_subdir",
 ]
 
@@ -35,6 +36,22 @@ def phase_folder(phase: Phase) -> str:
 def trial_subdir(phase: Phase, number: int, seed: int) -> str:
     """Folder of a trial below its study's folder, e.g. `trials/0007-s0`; numbers are never given twice."""
     return str(Path(_PHASE_FOLDER[phase]) / f"{number:04d}-s{seed}")
+
+
+def run_in_words(place: str, study_dir: str | None) -> str:
+    """The run in a folder relative to that of the studies, e.g. "trial 3", or "final trial 1 of study other".
+
+    Args:
+        study_dir: folder of the study that speaks; None where none does.
+    """
+    study, _, rest = place.partition("/")
+    phase, _, folder = rest.partition("/")
+    number = folder.partition("-s")[0]
+    if not number.isdigit():  # a run outside of a study, or a folder elsewhere
+        return place
+    kind = "final trial" if phase == _PHASE_FOLDER["final"] else "trial"
+    own = study_dir is not None and study == Path(study_dir).name
+    return f"{kind} {int(number)}{'' if own else f' of study {study}'}"
 
 
 def free_subdir(study_dir: Path, phase: Phase, number: int, seed: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import Trial
 
 from search.channel import Channel, Infeasible, InFlight, Pruned
-from search.ledger.paths import STATE_FILE, trial_subdir
+from search.ledger.paths import STATE_FILE, run_in_words, trial_subdir
 from search.ledger.result import RESULT_FILE, read_result
 from search.study.claims import Desk
 from search.study.marks import BASELINE, FOLDER, RUNS, TRIES
@@ -143,9 +143,7 @@ class StudyChannel(Channel):
         running = self._runs.in_flight(self._fingerprint)
         if running is not None:
             self.awaited = [self._fingerprint, running.place]
-            study, _, folder = running.place.partition("/")
-            where = "" if study == Path(self._plan.study_dir).name else f" of study {study}"
-            raise InFlight(f"{folder}{where} is training the same network now", running.place)
+            raise InFlight(f"{run_in_words(running.place, self.study_dir)} is training the same network now")
         ended = self._runs.ended_badly(self._fingerprint, self.phase)
         pruned = [result for result in ended if result.status == "pruned"]
         if pruned:

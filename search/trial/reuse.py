@@ -19,7 +19,7 @@ from search.trial.config import Config
 from search.trial.content import changes, on_record
 from search.trial.recipe import SCORE_PREFIX
 
-__all__ = ["MACHINE_BOUND", "source_in_words", "take_over"]
+__all__ = ["MACHINE_BOUND", "take_over"]
 
 log = logging.getLogger("xvol")
 # of one measurement, so never mixed with those of another
@@ -69,19 +69,6 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
     result.zero_cost = earlier.zero_cost | result.zero_cost
     result.reused_from = earlier.reused_from or _relative(Path(source).parent, channel)
     return True
-
-
-def source_in_words(result: TrialResult, channel: Channel) -> str:
-    """From where a result was taken over, as the log says it."""
-    assert result.reused_from is not None
-    study, _, rest = result.reused_from.partition("/")
-    phase, _, folder = rest.partition("/")
-    number = folder.rpartition("-s")[0]
-    if not number.isdigit():  # a run outside of a study, or a folder elsewhere
-        return f"taken over from {result.reused_from}"
-    of_phase = {"final": "final trial"}.get(phase, "trial")
-    own = channel.study_dir is not None and study == Path(channel.study_dir).name
-    return f"taken over from {of_phase} {int(number)}{'' if own else f' of study {study}'}"
 
 
 def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, config: Config) -> None:

@@ -20,6 +20,7 @@ import xvol
 from search.channel import Channel, Infeasible, InFlight, Pruned, Stopped, current
 from search.ledger.disk import is_disk_full
 from search.ledger.files import write_atomic
+from search.ledger.paths import run_in_words
 from search.ledger.record import Record
 from search.ledger.result import TrialResult
 from search.ledger.secrets import mask
@@ -43,7 +44,7 @@ from search.trial.datasets.load import Data, load_data
 from search.trial.device import device_name, slot_name, synchronize, usable_device
 from search.trial.measure import chance_top1, measure
 from search.trial.model import build
-from search.trial.reuse import source_in_words, take_over
+from search.trial.reuse import take_over
 from search.trial.slot import at_work, off_work
 from search.trial.state import Saver, adopt, begin, discard
 from search.trial.train import Epoch, Halted, Trainer, evaluate
@@ -99,7 +100,8 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         while earlier is not None and not take_over(earlier, record, config, channel):
             earlier = channel.unfit(earlier)
         if earlier is not None:
-            log.info("%s: %s", _run_name(result), source_in_words(result, channel))
+            source = run_in_words(str(result.reused_from), channel.study_dir)
+            log.info("%s: taken over from %s", _run_name(result), source)
             score_untrained(result, model, config.measure.zero_cost, config, data, torch.device("cpu"))
         else:
             tracker = Tracker(config.tracker, folder, channel.study, _run_name(result), plain)  # type: ignore[arg-type]
