@@ -109,7 +109,7 @@ class Index:
         return _result(self.result_file(run))
 
     def is_latest(self, run: Run) -> bool:
-        """Whether its worker, which runs one after the other, has begun none since."""
+        """Whether its worker, which runs one after the other, has begun none since, and has not said that it ended."""
         return run.lock is not None and self._latest.get(run.lock) == run.place
 
     @contextlib.contextmanager
@@ -126,6 +126,10 @@ class Index:
     def begin(self, fingerprint: str, place: str, host: str, lock: str) -> None:
         """Write down that a run is trained now; call it inside `locked`."""
         self._append([(fingerprint, Run(place, host, lock))])
+
+    def end(self, host: str, lock: str) -> None:
+        """Write down that a worker trains nothing now, whatever became of its run; call it inside `locked`."""
+        self._append([("", Run("", host, lock))])
 
     def _refresh(self) -> None:
         """Take in what others have written, and the folders of studies that are new here."""

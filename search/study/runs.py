@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -35,6 +36,11 @@ class Runs:
     def begin(self, fingerprint: str, subdir: str) -> None:
         """Write down that this worker now trains the run in `subdir` of its study."""
         self._index.begin(fingerprint, f"{self._dir.name}/{subdir}", host_id(), self._worker)
+
+    def end(self) -> None:
+        """Write down that this worker trains no more, whatever became of its run; a full disk is no reason to fail."""
+        with contextlib.suppress(OSError), self._index.locked():
+            self._index.end(host_id(), self._worker)
 
     def find(self, fingerprint: str, phase: Phase, unfit: Collection[str] = ()) -> Path | None:
         """The `result.json` of a finished run to take over."""

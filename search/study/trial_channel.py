@@ -31,6 +31,7 @@ class StudyChannel(Channel):
         stop: tells whether the user wants the running trials to stop.
 
     Attributes:
+        began: whether the run was written down as one that is trained now.
         reused: whether the run took over what another trial had trained.
         skip: why the trial needs no training, where it is refused for that.
         awaited: [fingerprint, place] of the run that it was refused for, since that is being trained.
@@ -51,7 +52,7 @@ class StudyChannel(Channel):
         self.attempt = int(trial.user_attrs.get(TRIES, 1))
         self.resume_from = _saved(desk, trial, plan, seed)
         self.costs = tuple(constraint.name for constraint in plan.constraints)
-        self.reused = False
+        self.began = self.reused = False
         self.skip: str | None = None
         self.awaited: list[str] | None = None
         self._trial, self._plan, self._desk = trial, plan, desk
@@ -107,13 +108,15 @@ class StudyChannel(Channel):
 
     def _next(self) -> str | None:
         """An earlier result, or None once the run is written down as one that is trained now."""
-        with self._desk.lock(), self._runs.locked():
-            found = self._finished_attempt() or self._runs.find(self._fingerprint, self.phase, self._unfit)
-            if found is None:
-                self._refuse_known()
-                self._runs.begin(self._fingerprint, self._trial.user_attrs[FOLDER])
-            runs = self._trial.user_attrs.get(RUNS, {})
-            self._trial.set_user_attr(RUNS, {**runs, self._fingerprint: self._trial.user_attrs[FOLDER]})
+        folder, own = self._trial.user_attrs[FOLDER], self._finished_attempt()
+        with self._desk.lock():
+            with self._runs.locked():  # of all studies: no storage is asked inside, which may be away for long
+                found = own or self._runs.find(self._fingerprint, self.phase, self._unfit)
+                if found is None:
+                    self._refuse_known()
+                    self._runs.begin(self._fingerprint, folder)
+                    self.began = True
+            self._trial.set_user_attr(RUNS, {**self._trial.user_attrs.get(RUNS, {}), self._fingerprint: folder})
         self.reused = found is not None and not self._trained(found)
         return None if found is None else str(found)
 

@@ -184,6 +184,8 @@ class _Shift:
         trial.set_user_attr(FOLDER, subdir)
         with opened(channel), Deadline(self.plan.trial_seconds, lambda: self._hung(trial)):
             job = run_job(self.context, config, _outcome_of(self.task))
+        if channel.began:
+            self.runs.end()
         return _value_of(job)
 
     def _subdir(self, trial: Trial, seed: int) -> str:

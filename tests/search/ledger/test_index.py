@@ -211,3 +211,6 @@ def test_the_run_that_a_worker_began_last_is_its_latest(tmp_path: Path) -> None:
         with index.locked():
             index.begin(fingerprint, place, "host", "w.lock")
     assert [other.is_latest(other.runs(name)[0]) for name in ("one", "two")] == [False, True]
+    with index.locked():
+        index.end("host", "w.lock")
+    assert not other.is_latest(other.runs("two")[0])

@@ -50,6 +50,9 @@ class Worker:
             if found is None and self.runs.in_flight(fingerprint) is None:
                 self.runs.begin(fingerprint, subdir)
                 self.holding = (fingerprint, subdir)
+            else:
+                running = self.runs.in_flight(fingerprint)
+                assert running is None or self.runs.awaits(fingerprint, running.place)
         if found is not None:
             self.write(fingerprint, subdir, "ok", read_result(found).run_dir)
 
@@ -58,6 +61,8 @@ class Worker:
         if how == "die":
             self.lock.close()
             self.begin_life()
+        elif how == "nothing written":
+            self.runs.end()
         else:
             self.write(*self.holding, how, None)
         self.holding = None
@@ -71,7 +76,9 @@ class Worker:
 
 STEPS = st.lists(
     st.tuples(
-        st.integers(0, 3), st.sampled_from("abc"), st.sampled_from(["ok", "ok", "failed", "interrupted", "die", "stay"])
+        st.integers(0, 3),
+        st.sampled_from("abc"),
+        st.sampled_from(["ok", "ok", "failed", "interrupted", "die", "stay", "nothing written"]),
     ),
     max_size=25,
 )
