@@ -165,7 +165,7 @@ def test_wrong_looks_are_told(options: DesignOptions, message: str) -> None:
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.integers(0, 3))
 def test_cells_with_more_seeds_keep_the_order_of_the_others(numbers: list[int], order_seed: int) -> None:
     cells = [Cell(f"c{i}", (f"c={i}",), is_baseline=not i) for i in range(len(numbers))]
-    options = DesignOptions(kind="ladder", seeds=max(numbers), order_seed=order_seed)
+    options = DesignOptions(kind="ladder", seeds=max(numbers), order_seed=order_seed, first_seed=1000)
     counts = {cell.name: number for cell, number in zip(cells, numbers, strict=True)}
     some = written_trials(cells, options, counts=counts)
     assert Counter(each["cell"].partition("/")[0] for each in some) == counts
