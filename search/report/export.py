@@ -79,6 +79,7 @@ def columns_of(table: AblationTable, plus_minus: str = "±") -> list[Column]:
         Column("verdict", "against the baseline", each("verdict", str), right=False),
         Column("g_z", "g_z", each("g_z", lambda value: signed(value, 2))),
         Column("pairing", "pairing", [bought(row) for row in rows]),
+        Column("dose", "dose", each("dose", lambda value: significant(value, 2))),
         Column("front", "Pareto", each("on_front", lambda member: "front" if member else "-")),
         Column("params", "params", each("params", scaled)),
         Column("macs", "MACs", each("macs", scaled)),

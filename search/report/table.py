@@ -18,6 +18,7 @@ from search.report.conclusion import conclusion
 from search.report.declared import Declared, declared_by
 from search.report.effects.table import EffectsTable, effects_of_arms, is_factorial, own_factors
 from search.report.front import front_of
+from search.report.gate import gate
 from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.metrics import Metric
 from search.report.notes import changes_of, table_notes
@@ -63,6 +64,7 @@ DATA_COLUMNS: dict[str, str] = {
     "equivalence_p": "Float64",  # two one-sided t tests against the margin, the larger p, of this row alone
     "equivalence_p_corrected": "Float64",
     "verdict": "string",
+    "dose": "Float64",  # added branches over the convolution; geometric mean over blocks and trials; NA where none has both
     "params": "Int64",
     "macs": "Int64",
     "latency_ms": "Float64",  # median over the arm's trials, where there are any over those in an exclusive slot
@@ -155,7 +157,7 @@ def ablation_table(
         metric=chosen,
         phase=phase,
         baseline=reference.label if reference else None,
-        conclusion=" ".join([conclusion(data, chosen, phase, judging), *looked(frame, phase)]),
+        conclusion=" ".join([*gate(arms, chosen), conclusion(data, chosen, phase, judging), *looked(frame, phase)]),
         notes=[
             *table_notes(frame, trials, arms, data, chosen, phase, judging),
             *([declared.fault] if declared.fault else []),
@@ -237,6 +239,7 @@ def row_of(arm: Arm, measured: ArmValues, is_baseline: bool, metric: Metric, abs
         "missing": ", ".join(f"{missing[what]} {what}" for what in order if missing[what]) or None,
         "mean": mean,
         "sd": None if mean is None or n < 2 else sd_about(values, mean),
+        "dose": measured.dose,
         "params": measured.params,
         "macs": measured.macs,
         "latency_ms": measured.latency_ms,

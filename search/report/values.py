@@ -11,7 +11,7 @@ import pandas as pd
 from search.report.arms import Arm
 from search.report.metrics import LATENCIES
 
-__all__ = ["ArmValues", "arm_values"]
+__all__ = ["ArmValues", "arm_values", "floats", "geometric_mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class ArmValues:
         all_seeds: seeds of all its trials, finished or not, int64.
         statuses: how those ended.
         params, macs: of the first trial that has them.
+        dose: geometric mean over the finished trials; None where none has one.
         latency_ms, latency_fused_ms: medians over the finished trials, milliseconds; None where none was measured. Where
             some were measured in an exclusive slot, those alone count.
         latency_exclusive: whether they were; None where no latency was measured.
@@ -37,6 +38,7 @@ class ArmValues:
     statuses: list[str]
     params: int | None
     macs: int | None
+    dose: float | None = None
     latency_ms: float | None
     latency_fused_ms: float | None
     latency_exclusive: bool | None
@@ -50,7 +52,7 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
     status = cells["status"].to_numpy(dtype=object)
     ok = status == "ok"
     seeds = cells["seed"].to_numpy(dtype="int64")
-    numbers = {name: floats(cells[name]) for name in (metric, *LATENCIES)}
+    numbers = {name: floats(cells[name]) for name in (metric, "dose", *LATENCIES)}
     counts = {name: cells[name].tolist() for name in ("params", "macs")}
     measured = ok & np.isfinite(numbers[metric])
     failed = (status == "failed") | (status == "pruned") | (ok & ~measured)
@@ -71,6 +73,7 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
                 statuses=status[here].tolist(),
                 params=next((int(value) for value in counts["params"][here] if pd.notna(value)), None),
                 macs=next((int(value) for value in counts["macs"][here] if pd.notna(value)), None),
+                dose=geometric_mean(numbers["dose"][here][ok[here]]),
                 latency_ms=median(numbers["latency_ms"][here][counted]),
                 latency_fused_ms=median(numbers["latency_fused_ms"][here][counted]),
                 latency_exclusive=exclusive if timed[here].any() else None,
@@ -82,6 +85,14 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
 def floats(column: pd.Series[float]) -> np.ndarray:
     """Return a column as float64, NaN where it is NA."""
     return column.to_numpy(dtype="float64", na_value=np.nan)
+
+
+def geometric_mean(values: np.ndarray) -> float | None:
+    """Return the geometric mean of the values that are there, none of them negative, or None."""
+    there = values[~np.isnan(values)]
+    if len(there) == 0:
+        return None
+    return float(np.exp(np.log(there).mean())) if there.min() > 0 else 0.0
 
 
 def median(values: np.ndarray) -> float | None:

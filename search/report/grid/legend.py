@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from search.report.arms import Arm, comparable
+from search.report.gate import gate
 from search.report.judging import corrected_over
 from search.report.metrics import METRICS, NOT_ALONE_MEANS, Metric
 from search.report.notes import HOW_TO_READ, change_notes, no_baseline, phase_notes, recipe_note
@@ -53,6 +54,8 @@ def legend_of(
     judged = [metric for metric in metrics if metric.column in METRICS]
     phase = trials["phase"].iloc[0]
     said = [f"Shown: {SHOWN[spec.show]}; n = {seeds_text([cell.n for cell in cells if cell.metric is metrics[0]])}."]
+    arms = list({id(cell.arm): cell.arm for cell in cells}.values())
+    said += [line for metric in judged[:1] for line in gate(arms, metric)]
     said += phase_notes(frame, phase) + change_notes(frame)
     compared = sum(cell.result is not None for cell in cells if judged and cell.metric is judged[0])
     words = corrected_over(spec.correction, compared)  # type: ignore[arg-type]
@@ -84,7 +87,6 @@ def legend_of(
     ]
     if foreign:
         said.append(f"Trained by another recipe than the baseline, not compared: {joined(foreign)}.")
-    arms = list({id(cell.arm): cell.arm for cell in cells}.values())
     said += recipe_note(arms)
     said += odd_cells(arms)
     lost = trials[trials["status"].isin(["unfinished"])]
