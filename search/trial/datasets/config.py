@@ -20,9 +20,11 @@ class DataConfig:
         download: Whether missing data may be fetched.
         image_size: Height and width in pixels; None is the usual one (digits 16, fashion_mnist 28, cifar10 32).
         channels: 1 or 3; None is the images' own number (3 for `image_folder`).
-        train_size: Training images; None takes all that remain.
-        val_size: Validation images, on which studies choose.
-        test_size: Test images; None takes the whole official test part, or a fifth of the images where there is none.
+        train_size: Training images: how many, or, below 1, which share of the images outside of official parts; None
+            takes all that remain.
+        val_size: Validation images, on which studies choose: how many, or which share of the official validation part, or
+            of the images where there is none; None takes that part whole, or a fifth of the images.
+        test_size: Test images, likewise.
         split_seed: Fixes the three parts, whatever a trial's own seed is.
         flip: Mirror half of the training images, left to right.
         crop_padding: Random crop of training images after zero padding by so many pixels.
@@ -36,9 +38,9 @@ class DataConfig:
     download: bool = True
     image_size: int | None = None
     channels: int | None = None
-    train_size: int | None = None
-    val_size: int = 360
-    test_size: int | None = None
+    train_size: int | float | None = None
+    val_size: int | float | None = None
+    test_size: int | float | None = None
     split_seed: int = 0
     flip: bool = False
     crop_padding: int = 0
@@ -83,9 +85,16 @@ def check(config: DataConfig) -> None:
         raise ValueError(f"data.channels={config.channels} is not allowed. Choose 1 (grey), 3 (colour) or null (own).")
     if not 0 <= config.split_seed < 2**32:
         raise ValueError(f"data.split_seed={config.split_seed} is not allowed. Choose a number from 0 to {2**32 - 1}.")
+    for key in ("train_size", "val_size", "test_size"):
+        size = getattr(config, key)
+        if isinstance(size, float) and not 0 < size < 1:
+            raise ValueError(
+                f"data.{key}={size} is not allowed. A whole number counts images, a number between 0 and 1 is a share of "
+                "them."
+            )
     for key in ("image_size", "train_size", "val_size", "test_size", "batch_size", "eval_batch_size"):
         value = getattr(config, key)
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise ValueError(f"data.{key}={value} is not allowed. It must be at least 1.")
     if not 0 <= config.crop_padding < image_size(config):
         raise ValueError(

@@ -1,9 +1,34 @@
 """One picture file to pixels, or an error that names the file."""
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+NAMED = 5
+
+
+def refuse_unreadable(paths: Sequence[Path]) -> None:
+    """Look at the head of each file, which is quick, so that all that are no pictures are told before any is decoded.
+
+    Raises:
+        ValueError: If a file is empty or no picture; names the first few.
+    """
+    broken = []
+    for path in paths:
+        try:
+            with Image.open(path):
+                pass
+        except UNREADABLE:
+            broken.append(str(path))
+    if broken:
+        more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+        raise ValueError(
+            f"{len(broken)} of {len(paths)} files cannot be read as pictures: {', '.join(broken[:NAMED])}{more}. Replace or "
+            "delete them."
+        )
 
 
 def open_picture(path: Path, mode: str) -> Image.Image:
@@ -20,7 +45,7 @@ def open_picture(path: Path, mode: str) -> Image.Image:
         with Image.open(path) as picture:
             deep = picture.mode.startswith(("I", "F"))
             pixels = None if deep else picture.convert(mode)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} cannot be read as a picture ({error}). It may be truncated: replace it or delete it."
         ) from error

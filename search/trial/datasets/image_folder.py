@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from search.trial.datasets.cache import Decoded, cached
-from search.trial.datasets.decode import open_picture
+from search.trial.datasets.decode import open_picture, refuse_unreadable
 from search.trial.datasets.image_set import ImageSet
 from search.trial.slot import give_way
 
@@ -40,7 +40,7 @@ class Listing:
     test: int
 
 
-def load(folder: Path, root: Path, size: int, channels: int) -> ImageSet:
+def load(folder: Path, root: Path, size: int, channels: int, listing: Listing | None = None) -> ImageSet:
     """Read a folder of pictures: shorter side to `size`, then the centre square.
 
     Args:
@@ -51,11 +51,12 @@ def load(folder: Path, root: Path, size: int, channels: int) -> ImageSet:
             the file system's clock (4 ms on Linux) is taken for the old one.
         size: Height and width of an image in pixels.
         channels: 1 or 3.
+        listing: The folder's, where it was made before.
 
     Raises:
         ValueError: If the folder is absent or empty, has a single class, or a picture cannot be read.
     """
-    listing = list_pictures(folder)
+    listing = list_pictures(folder) if listing is None else listing
     place = root / "image_folder" / f"{folder.resolve().name}-{_fingerprint(folder, listing, size, channels)}"
 
     def check(decoded: Decoded) -> None:
@@ -102,7 +103,8 @@ def list_pictures(folder: Path) -> Listing:
             raise ValueError(f"{folder / part} has classes that {parts[0]} has not: {', '.join(strange)}.")
         before = len(files)
         for label, name in enumerate(classes):
-            found = _pictures(folder / part / name)
+            place = folder / part / name
+            found = _pictures(place) if place.is_dir() else []
             if part == parts[0] and not found:
                 raise ValueError(
                     f"{folder / part / name} holds no pictures ({', '.join(SUFFIXES)}). Fill it or remove it."
@@ -122,19 +124,33 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    """Picture files at any depth, links followed, as torchvision's ImageFolder does."""
-    return sorted(
-        Path(where, name)
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    )
+    """Picture files at any depth, links followed, as torchvision's ImageFolder does; a folder that links to itself once.
+
+    Raises:
+        ValueError: If a folder or a file cannot be looked at.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for where, below, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        if (real := os.path.realpath(where)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        found += [Path(where, name) for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename} cannot be read ({error.strerror}). Mend it or remove it.") from None
 
 
 def _fingerprint(folder: Path, listing: Listing, size: int, channels: int) -> str:
     digest = hashlib.sha256(f"{size} {channels} {folder.resolve()}".encode())
     for file in listing.files:
-        status = file.stat()
+        try:
+            status = file.stat()
+        except OSError as error:  # a link to nowhere
+            _refuse(error)
         digest.update(
             f"\n{file.relative_to(folder)} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode()
         )
@@ -142,6 +158,7 @@ def _fingerprint(folder: Path, listing: Listing, size: int, channels: int) -> st
 
 
 def _decode(folder: Path, listing: Listing, size: int, channels: int) -> Decoded:
+    refuse_unreadable(listing.files)
     log.info("Decoding %d pictures of %s to %dx%d.", len(listing.files), folder, size, size)
     images = np.empty((len(listing.files), channels, size, size), dtype=np.uint8)
     for image, file in zip(images, listing.files, strict=True):

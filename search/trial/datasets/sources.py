@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from search.trial.datasets import cifar10, digits, fashion_mnist, image_folder
 from search.trial.datasets.config import DataConfig, channels, check, image_size
 from search.trial.datasets.image_set import ImageSet
+from search.trial.datasets.splits import Labelled, split_labels
 
 __all__ = ["ImageSet", "load_images"]
 
@@ -23,5 +26,9 @@ def load_images(config: DataConfig) -> ImageSet:
         return fashion_mnist.load(root, config.download)
     if config.name == "image_folder":
         assert config.path is not None  # check() has seen to it
-        return image_folder.load(Path(config.path).expanduser(), root, image_size(config), channels(config))
+        folder = Path(config.path).expanduser()
+        listing = image_folder.list_pictures(folder)
+        there = Labelled(np.array(listing.labels, dtype=np.int64), listing.classes, listing.val, listing.test)
+        split_labels(there, config)  # parts that cannot be had are refused before anything is decoded
+        return image_folder.load(folder, root, image_size(config), channels(config), listing)
     return digits.load()

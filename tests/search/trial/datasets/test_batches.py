@@ -148,7 +148,7 @@ def test_both_kinds_from_a_config() -> None:
     training = Batches(loaded.train, loaded, config, training=True, seed=1, device=torch.device("cpu"))
     assert (len(training), training.images) == (16, 1024)
     validation = Batches(loaded.val, loaded, config, training=False)
-    assert [len(labels) for _, labels in validation] == [100, 100, 100, 60]
+    assert [len(labels) for _, labels in validation] == [100, 100, 100, 59]
     unchanged = Batches(loaded.train, loaded, config, training=False)
     assert torch.cat([images for images, _ in unchanged]).mean().item() == pytest.approx(0, abs=1e-3)
 

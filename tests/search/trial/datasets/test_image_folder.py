@@ -1,6 +1,8 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +130,48 @@ def test_a_truncated_picture_is_named(pictures: Path, suffix: str) -> None:
     with pytest.raises(ValueError, match=rf"broken\.{suffix} cannot be read as a picture.*replace it or delete it"):
         load(pictures)
     file.write_bytes(b"")
-    with pytest.raises(ValueError, match=rf"broken\.{suffix} cannot be read as a picture"):
+    (pictures / "green" / "note.png").write_text("no picture")
+    with pytest.raises(
+        ValueError, match=rf"2 of 20 files cannot be read as pictures: .*note\.png, .*broken\.{suffix}\."
+    ):
+        load(pictures)
+
+
+def configured(folder: Path, **changes: Any) -> DataConfig:
+    config = DataConfig("image_folder", root=str(folder.parent / "data"), path=str(folder), image_size=6, batch_size=4)
+    return replace(config, **changes)
+
+
+def test_a_folder_works_without_any_size(pictures: Path) -> None:
+    data = load_data(configured(pictures), with_test=True)
+    assert data.test is not None
+    assert [len(pair.labels) for pair in (data.train, data.val, data.test)] == [12, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_size": 500}, r"data\.val_size=500 is too large"),
+        ({"val_size": 0.9}, r"val_size=16 is too large: what the test part leaves holds 15"),
+        ({"batch_size": 64}, r"data\.batch_size=64 is larger than the training part of 12"),
+        ({"train_size": 1}, r"none of the classes red"),
+        ({"image_size": None}, r"needs data\.image_size"),
+    ],
+)
+def test_what_cannot_be_had_is_told_before_anything_is_decoded(
+    pictures: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("open_picture", "refuse_unreadable"):
+        monkeypatch.setattr(image_folder, name, lambda *_: pytest.fail("a picture was opened"))
+    with pytest.raises(ValueError, match=message):
+        load_data(configured(pictures, **changes), with_test=False)
+
+
+def test_links_to_nowhere_and_in_a_circle(pictures: Path) -> None:
+    (pictures / "red" / "again").symlink_to(pictures / "red", target_is_directory=True)
+    assert len(load(pictures).labels) == 18  # each picture once
+    (pictures / "red" / "gone.png").symlink_to(pictures / "nowhere.png")
+    with pytest.raises(ValueError, match=r"gone\.png cannot be read \(No such file"):
         load(pictures)
 
 

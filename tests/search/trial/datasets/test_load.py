@@ -14,8 +14,8 @@ def test_digits_from_end_to_end(tmp_path: Path) -> None:
     config = DataConfig(root=str(tmp_path / "data"))
     data = load_data(config, with_test=True)
     assert data.test is not None
-    assert [len(pair.labels) for pair in (data.train, data.val, data.test)] == [1078, 360, 359]
-    assert data.train.images.shape == (1078, 1, 16, 16)
+    assert [len(pair.labels) for pair in (data.train, data.val, data.test)] == [1079, 359, 359]
+    assert data.train.images.shape == (1079, 1, 16, 16)
     assert data.train.images.dtype == torch.uint8
     assert (data.mean, data.std) == mean_and_std(data.train.images)
     assert (data.channels, data.image_size, len(data.classes)) == (1, 16, 10)
@@ -32,7 +32,7 @@ def test_test_images_come_only_when_asked_for() -> None:
 
 def test_size_and_channels_can_be_chosen() -> None:
     data = load_data(replace(DataConfig(), image_size=32, channels=3), with_test=False)
-    assert data.val.images.shape == (360, 3, 32, 32)
+    assert data.val.images.shape == (359, 3, 32, 32)
     assert len(data.mean) == len(data.std) == data.channels == 3
     assert data.image_size == 32
 

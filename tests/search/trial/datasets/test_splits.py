@@ -93,6 +93,29 @@ def test_without_sizes_a_fifth_is_test_and_the_rest_is_training() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"val_size": None, "test_size": None}, [60, 20, 20]),
+        ({"val_size": 0.1, "test_size": 0.25}, [65, 10, 25]),  # shares of all images, whatever is drawn first
+        ({"val_size": 7, "test_size": 0.25}, [68, 7, 25]),
+        ({"val_size": 0.001, "test_size": 0.001}, [98, 1, 1]),
+        ({"val_size": 10, "test_size": 10, "train_size": 0.5}, [50, 10, 10]),
+    ],
+)
+def test_a_size_is_a_count_or_a_share(changes: dict[str, float | None], parts: list[int]) -> None:
+    found = make_splits(image_set([50, 50]), replace(CONFIG, **changes))  # type: ignore[arg-type]
+    assert [len(part) for part in found] == parts
+
+
+def test_a_share_of_an_official_part_is_of_that_part() -> None:
+    images = image_set([40, 40], official_val=16, official_test=20)
+    whole = make_splits(images, replace(CONFIG, val_size=None, test_size=None))
+    assert [len(part) for part in whole] == [44, 16, 20]
+    found = make_splits(images, replace(CONFIG, val_size=0.5, test_size=0.5, train_size=0.5))
+    assert [len(part) for part in found] == [22, 8, 10]
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"test_size": 101}, r"data\.test_size=101 is too large: the images holds 100"),
