@@ -58,7 +58,7 @@ def near_chance(arms: Sequence[Arm], split: str) -> list[str]:
         return []
     reached = " to ".join(dict.fromkeys(f"{value:.1f}" for value in (min(means), max(means))))
     return [
-        f"Near chance, so untrained: {named(found)} ({reached} %; guessing reaches {max(guesses):.1f} ± {max(errors):.1f} %)."
+        f"Hardly better than guessing: {named(found)} ({reached} %; guessing reaches {max(guesses):.1f} ± {max(errors):.1f} %)."
     ]
 
 

@@ -15,13 +15,17 @@ MOST = 0.05  # share of the initial weights that an average may still hold at th
 
 
 def make_average(model: nn.Module, config: TrainConfig) -> Any:
-    """timm's `ModelEmaV3` of the weights and buffers of `model`; None where the recipe keeps none."""
+    """timm's `ModelEmaV3` of the weights of `model`; None where the recipe keeps none.
+
+    The statistics of batch norms are the network's own, not averaged: they are an average already, and averaged once more
+    they lag so far behind that a short training is evaluated near chance.
+    """
     if not config.ema_decay:
         return None
     import xvol  # noqa: F401, I001  # before timm, where torch is a CPU build: see xvol/torchvision_ops.py
     from timm.utils import ModelEmaV3
 
-    return ModelEmaV3(model, decay=config.ema_decay, use_warmup=config.ema_warmup)
+    return ModelEmaV3(model, decay=config.ema_decay, use_warmup=config.ema_warmup, exclude_buffers=True)
 
 
 def update_average(average: Any, model: nn.Module, config: TrainConfig, updates: int) -> None:

@@ -61,8 +61,8 @@ class TrainConfig:
         schedule: "onecycle" (warm-up, then cosine to zero, by step), "cosine" (linear warm-up, then cosine), "constant".
         warmup: share of all steps that the warm-up takes, 0 to 1.
         label_smoothing: 0 to 1.
-        ema_decay: decay of the moving average of the weights, by step; the average is what is evaluated, fused and
-            measured. null: none.
+        ema_decay: decay of the moving average of the weights, by step; the average, with the network's own batch norm
+            statistics, is what is evaluated, fused and measured. null: none.
         ema_warmup: timm's `use_warmup`: the decay grows from 0, so that a short training is no average of initial
             weights.
         clip_grad: largest norm of the gradient; null: none.
