@@ -105,6 +105,7 @@ def test_the_worst_case_is_a_bound(arm: list[float], baseline: list[float]) -> N
             macs=None,
             latency_ms=None,
             latency_fused_ms=None,
+            latency_exclusive=False,
         )
 
     found = survivors(values(arm, [1, 3]), values(baseline, []), 0.0)
