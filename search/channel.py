@@ -91,6 +91,10 @@ class Channel:
         """Say that the result at `source`, from `admit`, cannot stand for this trial's; returns and raises as `admit`."""
         return None
 
+    def outdated(self) -> str | None:
+        """An earlier `result.json` of the same settings that cannot stand for this one: something else made it."""
+        return None
+
     def stop_requested(self) -> bool:
         """Whether the study wants running trials to save their state and stop. Asked after each step: keep it cheap."""
         return False

@@ -65,6 +65,7 @@ class Index:
 
     def _forget(self) -> None:
         self._runs: dict[str, dict[str, Run]] = {}  # fingerprint: {place: run}
+        self._asked: dict[str, list[str]] = {}  # first half of a fingerprint: fingerprints, as they were begun
         self._known: set[str] = set()  # places that need not be looked into
         self._latest: dict[str, str] = {}  # lock of a worker: place of the run that it began last
         self._studies: set[str] = set()  # folders that were looked through
@@ -99,6 +100,13 @@ class Index:
             if result.test_top1 is not None or not needs_test:
                 return path
         return None
+
+    def find_outdated(self, fingerprint: str, needs_test: bool, below: str | None = None) -> Path | None:
+        """As `find`, of the latest run of the same settings that other code, images or versions made."""
+        self._refresh()
+        others = [other for other in self._asked.get(_asked(fingerprint), ()) if other != fingerprint]
+        found = (self.find(other, needs_test, below) for other in reversed(others))
+        return next((path for path in found if path is not None), None)
 
     def result_file(self, run: Run) -> Path:
         """Where the run's result stands once it has ended."""
@@ -221,7 +229,13 @@ class Index:
         if run.lock is not None:
             self._latest[run.lock] = run.place
         if fingerprint:
+            if fingerprint not in self._runs:
+                self._asked.setdefault(_asked(fingerprint), []).append(fingerprint)
             self._runs.setdefault(fingerprint, {})[run.place] = run
+
+
+def _asked(fingerprint: str) -> str:
+    return fingerprint.partition("-")[0]
 
 
 def _line(fingerprint: str, run: Run) -> bytes:

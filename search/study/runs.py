@@ -49,6 +49,13 @@ class Runs:
         below = self._dir.name if self._reuse == "study" else None
         return self._index.find(fingerprint, needs_test=phase == "final", below=below, unfit=unfit)
 
+    def find_outdated(self, fingerprint: str, phase: Phase) -> Path | None:
+        """The `result.json` of a finished run of the same settings that other code, images or versions made."""
+        if self._reuse == "none":
+            return None
+        below = self._dir.name if self._reuse == "study" else None
+        return self._index.find_outdated(fingerprint, needs_test=phase == "final", below=below)
+
     def in_flight(self, fingerprint: str) -> Run | None:
         """A run of that fingerprint that another worker is training now."""
         own = f"{self._dir.name}/" if self._reuse == "study" else ""

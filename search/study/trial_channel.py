@@ -88,6 +88,11 @@ class StudyChannel(Channel):
         self._unfit.add(source)
         return self._next()
 
+    def outdated(self) -> str | None:
+        """Ask the index of all studies, as far as their results count."""
+        found = self._runs.find_outdated(self._fingerprint, self.phase)
+        return None if found is None else str(found)
+
     def standing(self) -> str:
         """Trials done, and the best so far."""
         now = self._desk.counts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 
 from search.channel import Channel
 from search.ledger.files import write_whole
+from search.ledger.paths import run_in_words
 from search.ledger.record import Record, read_history
 from search.ledger.result import TrialResult, read_result
 from search.trial.admission import value_of
@@ -19,7 +21,7 @@ from search.trial.config import Config
 from search.trial.content import changes, on_record
 from search.trial.recipe import SCORE_PREFIX
 
-__all__ = ["MACHINE_BOUND", "take_over"]
+__all__ = ["MACHINE_BOUND", "take_over", "tell_outdated"]
 
 log = logging.getLogger("xvol")
 # of one measurement, so never mixed with those of another
@@ -69,6 +71,17 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
     result.zero_cost = earlier.zero_cost | result.zero_cost
     result.reused_from = earlier.reused_from or _relative(Path(source).parent, channel)
     return True
+
+
+def tell_outdated(channel: Channel, result: TrialResult) -> None:
+    """Say in the log what has changed since an earlier trial of the same settings, where there is one."""
+    source = channel.outdated()
+    if source is None:
+        return
+    with contextlib.suppress(ValueError):  # it is gone, or torn
+        differs = "; ".join(changes(on_record(read_result(Path(source))), on_record(result)))
+        earlier = run_in_words(_relative(Path(source).parent, channel), channel.study_dir)
+        log.info("%s cannot stand for this trial (%s)", earlier, differs)
 
 
 def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, config: Config) -> None:

@@ -44,7 +44,7 @@ from search.trial.datasets.load import Data, load_data
 from search.trial.device import device_name, slot_name, synchronize, usable_device
 from search.trial.measure import chance_top1, measure
 from search.trial.model import build
-from search.trial.reuse import take_over
+from search.trial.reuse import take_over, tell_outdated
 from search.trial.slot import at_work, off_work
 from search.trial.state import Saver, adopt, begin, discard
 from search.trial.train import Epoch, Halted, Trainer, evaluate
@@ -104,6 +104,7 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
             log.info("%s: taken over from %s", _run_name(result), source)
             score_untrained(result, model, config.measure.zero_cost, config, data, torch.device("cpu"))
         else:
+            tell_outdated(channel, result)
             tracker = Tracker(config.tracker, folder, channel.study, _run_name(result), plain)  # type: ignore[arg-type]
             result.wandb_id = tracker.run_id
             _train_and_measure(config, model, data, device, record, tracker, channel, interrupted)

@@ -156,9 +156,10 @@ def test_a_result_is_taken_over_only_where_its_code_and_its_pictures_agree(house
         "def forward(self, x_BCHW: Tensor, half: float = 0.5) -> Tensor:",
     )
     house.edit("own/mine_of_test/gain.py", "1.0", "2.0")
-    third, _ = house.study("third")
+    third, log = house.study("third")
     assert reused(third) == {"conv", "conv+second_conv"}
     for arm, part in (("conv+pssa", "branch pssa"), ("conv+mine", "branch mine")):
+        assert f"cannot stand for this trial (code of {part} changed since)" in log
         differs = {
             name
             for name, value in third[arm].provenance["code"].items()
@@ -175,8 +176,9 @@ def test_a_result_is_taken_over_only_where_its_code_and_its_pictures_agree(house
     shutil.copyfile(other, old)
     os.utime(old, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert (old.stat().st_size, old.stat().st_mtime_ns) == (stamp.st_size, stamp.st_mtime_ns)
-    fourth, _ = house.study("fourth")
+    fourth, log = house.study("fourth")
     assert reused(fourth) == set()
+    assert log.count("cannot stand for this trial (images changed since)") == 4
     assert {result.data_digest for result in fourth.values()}.isdisjoint({first["conv"].data_digest})
 
 

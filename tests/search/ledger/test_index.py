@@ -214,3 +214,18 @@ def test_the_run_that_a_worker_began_last_is_its_latest(tmp_path: Path) -> None:
     with index.locked():
         index.end("host", "w.lock")
     assert not other.is_latest(other.runs("two")[0])
+
+
+def test_the_latest_run_of_the_same_settings_that_other_content_made(tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    first = train(index, "one/trials/0000-s0", "aaa-1")
+    second = train(index, "two/trials/0000-s0", "aaa-2")
+    train(index, "two/trials/0001-s0", "aaa-3", status="failed")
+    train(index, "two/trials/0002-s0", "bbb-1")
+    assert index.find("aaa-4", needs_test=False) is None
+    assert index.find_outdated("aaa-4", needs_test=False) == second
+    assert index.find_outdated("aaa-2", needs_test=False) == first
+    assert index.find_outdated("aaa-4", needs_test=False, below="one") == first
+    assert index.find_outdated("aaa-4", needs_test=True) is None
+    assert index.find_outdated("bbb-1", needs_test=False) is None
+    assert Index(tmp_path).find_outdated("aaa-4", needs_test=False) == second

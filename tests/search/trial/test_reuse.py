@@ -225,3 +225,26 @@ def test_a_latency_that_is_judged_is_measured_here_and_one_that_is_not_brings_it
     assert judged.latency_exclusive is True
     assert max(judged.latency_ms or 1e6, judged.latency_fused_ms or 1e6) < 1e6
     assert judged.latency_cpu_ms != 7.0
+
+
+def test_what_has_changed_since_a_result_is_said_where_it_is_not_taken(
+    small: Small, runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = result_of(runs / "old/trials/0003-s0").provenance
+    code = made["code"] | {"branch pssa": "0123456789"}
+    other = changed(
+        runs, tmp_path, "trials/0003-s0", fingerprint="0123456789-0123456789", provenance=made | {"code": code}
+    )
+    channel = Knowing(phase="search")
+    channel.outdated = lambda: str(other)  # type: ignore[method-assign]
+    with caplog.at_level(logging.INFO, "xvol"):
+        run(small(*OVERRIDES), tmp_path / "new", channel)
+    assert result_of(tmp_path / "new").reused_from is None
+    assert any(
+        line.endswith("cannot stand for this trial (code of branch pssa changed since)") for line in caplog.messages
+    )
+    caplog.clear()
+    channel.known = Knowing(other, phase="search").known  # offered all the same
+    with caplog.at_level(logging.WARNING, "xvol"):
+        run(small(*OVERRIDES), tmp_path / "offered", channel)
+    assert any("cannot stand for this trial (code of branch pssa changed since)" in line for line in caplog.messages)
