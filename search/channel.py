@@ -45,6 +45,8 @@ class Channel:
         study_dir: folder of the study; None outside of one.
         attempt: how often this trial has been begun, this time included.
         resume_from: absolute folder of the interrupted attempt whose saved state may be continued.
+        keeps_weights: whether the study needs the trained weights later, whatever the config's `checkpoint` says.
+        trained_in: absolute folder of the trial whose network this one only reads on the test data; None to train.
         costs: names of cheap costs that the study wants measured before training: latency_ms, latency_fused_ms,
             train_memory_mb, zero_cost.NAME. Parameters and MACs are always there.
         notes: facts the trial has stated about itself, e.g. its architecture hash.
@@ -57,6 +59,8 @@ class Channel:
     study_dir: str | None = None
     attempt: int = 1
     resume_from: str | None = None
+    keeps_weights: bool = False
+    trained_in: str | None = None
     costs: tuple[str, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 

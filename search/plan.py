@@ -226,7 +226,7 @@ class _Plan(PlannedStudy):
         from search.report.statistics.sequential import plan_looks
 
         design, find = self.design, _power_function()
-        plan = plan_looks(design.looks, alpha=design.alpha, spending=design.spending)  # type: ignore[arg-type]
+        plan = plan_looks(design.looks, alpha=design.alpha, spending=design.spending, margin=design.margin)  # type: ignore[arg-type]
         print(
             f"Smallest difference that a look finds by itself with power {self.given.power:g} (alpha {plan.alpha:g} over all looks, "
             f"{plan.spending}; sd of a paired difference {sd:.2f} points, {source}):"
@@ -239,6 +239,10 @@ class _Plan(PlannedStudy):
             one, every = ("none" if value is None else f"{value:.2f} points" for value in each)
             corrected = f"; {every} where all {against} rows are undecided" if against > 1 else ""
             print(f"  look {number}, at {seeds} seeds: {one} for one row{corrected}")
+        if plan.margin is not None:
+            print(
+                f"  A row that would hardly be found even if it differed by {plan.margin:g} points gets no more seeds."
+            )
 
     def _noise(self, runs: list[Any], baseline: str | None) -> tuple[float | None, str]:
         from search.planning import noise_of

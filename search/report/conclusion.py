@@ -33,7 +33,7 @@ def conclusion(data: pd.DataFrame, metric: Metric, phase: str, judging: Judging)
     Args:
         data: rows with the columns `DATA_COLUMNS`.
         metric: what the rows measure.
-        phase: "final", "search" or "single".
+        phase: "final", "search" or "single"; of a design with looks "final with looks" or "search with looks".
         judging: how the rows were judged.
     """
     rows: list[Any] = list(data.itertuples(index=False))

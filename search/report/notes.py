@@ -14,6 +14,7 @@ from search.ledger.changes import Change, read_changes
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
 from search.report.metrics import NOT_ALONE_MEANS, Metric
+from search.report.sequential_table import has_looks
 from search.report.sources import odd_cells
 from search.report.words import counted, int_ranges, joined, one_line
 
@@ -46,7 +47,7 @@ def table_notes(
         judging: how the rows were judged.
     """
     notes = trial_counts(frame, phase)
-    if phase == "final" and metric.column.startswith("val_"):
+    if phase == "final" and metric.column.startswith("val_") and not has_looks(frame):
         notes.append("The seeds are fresh, but the validation images are the ones that chose the arms.")
     notes += phase_notes(frame, phase)
     notes += baseline_notes(arms, data, judging)
@@ -65,6 +66,8 @@ def phase_notes(frame: pd.DataFrame, phase: str) -> list[str]:
     """Say of the numbers that chose the arms that they did."""
     if phase == "final":
         return []
+    if phase == "search" and has_looks(frame):
+        return ["These are validation images, which the looks read. Test images are read once, after the last look."]
     which = "This table does not read the final re-evaluation" if (frame["phase"] == "final").any() else ""
     return [
         f"{which or 'There is no final re-evaluation'}: these are the trials of phase '{phase}', validated on the data that "
@@ -94,7 +97,10 @@ def trial_counts(frame: pd.DataFrame, phase: str) -> list[str]:
         reused = int((trials["status"].eq("ok") & trials["reused_from"].notna()).sum())
         if counts and (name != phase or reused or counts["ok"] < counts.total()):
             ends = ", ".join(f"{counts[status]} {status}" for status in STATUS_ORDER if counts[status])
-            ends += f"; {reused} taken from earlier runs of the same network, recipe and seed" if reused else ""
+            if reused and name == "final" and has_looks(frame):
+                ends += f"; {reused} networks trained at the looks"
+            elif reused:
+                ends += f"; {reused} taken from earlier runs of the same network, recipe and seed"
             said.append(f"Phase {name}: {counted(counts.total(), 'trial')} ({ends}).")
     return [" ".join(said)] if said else []
 

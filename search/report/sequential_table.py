@@ -21,6 +21,8 @@ from search.report.reading.load import load_study
 from search.report.statistics.sequential import (
     FINISHED,
     FOUND,
+    GIVEN_UP,
+    HOPELESS,
     SEQUENTIAL_COLUMNS,
     UNDECIDED,
     WAITING,
@@ -33,8 +35,8 @@ from search.report.words import counted, one_line, signed
 
 __all__ = [
     "LOOKS_FILE",
-    "PHASE",
     "SequentialTable",
+    "has_looks",
     "judged_arms",
     "look_values",
     "read_looks",
@@ -44,12 +46,16 @@ __all__ = [
 ]
 
 LOOKS_FILE = "looks.json"  # in the study's folder, written before the first look
-PHASE = "final"  # a design trains no other
 SPENDING_WORDS = {
+    "hwang_shih_decani": "an alpha-spending function of Hwang, Shih and De Cani (1990) with gamma = -2",
     "obrien_fleming": "an O'Brien-Fleming type alpha-spending function (Lan and DeMets 1983)",
     "pocock": "a Pocock type alpha-spending function (Lan and DeMets 1983)",
-    "equal": "equal shares",
 }
+READ_ON_VALIDATION = (
+    "The looks read validation images. Test images are read once, when the last look is over; the ablation table has them, and an "
+    "unfinished study has none."
+)
+READ_ON_TEST = "These looks were of an earlier version, and read the test images each time."
 TEXT_WIDTH = 120
 HEADINGS = ("row", "verdict", "look", "n", "difference", "p", "finding if p <=", "repeated interval")
 
@@ -85,7 +91,7 @@ def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None
     path = Path(study_dir) / LOOKS_FILE
     try:
         there: Any = json.loads(path.read_text(encoding="utf-8"))
-        plan = plan_looks(there["looks"], alpha=there["alpha"], spending=there["spending"])
+        plan = plan_looks(there["looks"], alpha=there["alpha"], spending=there["spending"], margin=there.get("margin"))
         return plan, metric_named(there["metric"]).column
     except FileNotFoundError:
         return None
@@ -96,6 +102,17 @@ def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None
         ) from None
 
 
+def has_looks(frame: pd.DataFrame) -> bool:
+    """Tell whether a frame of `load_study` is that of a design with looks."""
+    path = frame.attrs.get("path")
+    return path is not None and (Path(str(path)) / LOOKS_FILE).exists()
+
+
+def phase_of(metric: str) -> str:
+    """The phase whose trials are looked at. Looks of before November 2026 compared test scores."""
+    return "final" if metric.startswith("test_") else "search"
+
+
 def judged_arms(frame: pd.DataFrame, metric: str) -> list[Arm]:
     """The baseline of a design, and the rows over which the error is kept.
 
@@ -104,9 +121,9 @@ def judged_arms(frame: pd.DataFrame, metric: str) -> list[Arm]:
 
     Args:
         frame: rows of `load_study`.
-        metric: a numeric column, e.g. "test_top1".
+        metric: a numeric column, e.g. "val_top1".
     """
-    arms = list_arms(frame[frame["phase"] == PHASE], declared_by(frame))
+    arms = list_arms(frame[frame["phase"] == phase_of(metric)], declared_by(frame))
     arms = [arm for arm in arms if np.isfinite(arm.values(metric)).any()]
     marked = [arm for arm in arms if arm.is_baseline]
     return [arm for arm in arms if comparable(arm, marked[0])] if len(marked) == 1 else arms
@@ -165,11 +182,18 @@ def notes_of(
         f"false finding over all looks and rows is at most {plan.alpha:g}, split over the looks by "
         f"{SPENDING_WORDS[plan.spending]} and within a look over the undecided rows by Holm's procedure (1979). Repeated "
         f"confidence intervals (Jennison and Turnbull 2000), {level} over all looks and rows together, in {metric.unit}.",
+        READ_ON_TEST if phase_of(metric.column) == "final" else READ_ON_VALIDATION,
         "These are the figures to report: p-values and intervals of the ablation table are those of a fixed number of "
         "seeds and do not account for looking.",
         "A row that was found got no more seeds, so rows have unequal numbers on purpose. A difference that ended early is "
         "on average too large, since it was found while it looked large; its interval allows for that.",
     ]
+    if plan.margin is not None:
+        notes.append(
+            f"Given up: a row whose chance to be found at the last look is below {HOPELESS:.0%}, even if it differed by "
+            f"{plan.margin:g} {metric.unit}, the margin stated beforehand, or by what is seen so far. That does not show that it "
+            "differs by less: its interval says what is still possible."
+        )
     short = data.loc[data["verdict"].isin([WAITING, UNDECIDED]), "arm"].tolist()
     if short:
         notes.append(
@@ -182,7 +206,7 @@ def notes_of(
             f"The design varies the recipe: its cells have {len(mixed)} (data, training or backbone), and the difference of such a row "
             "is that of its recipe too."
         )
-    everyone = list_arms(frame[frame["phase"] == PHASE], declared_by(frame))
+    everyone = list_arms(frame[frame["phase"] == phase_of(metric.column)], declared_by(frame))
     never = sorted({arm.label for arm in everyone} - {arm.label for arm in arms})
     if never:
         notes.append(
@@ -217,6 +241,8 @@ def words_of(row: Any, metric: Metric) -> str:
     """A row's verdict for a reader."""
     if row.verdict == FOUND:
         return BETTER if (row.mean > 0) == metric.higher_is_better else WORSE
+    if row.verdict == GIVEN_UP:
+        return f"given up: {row.chance:.0%} chance to be found"
     if row.verdict == WAITING:
         return f"waiting for {counted(int(row.seeds_to_add), 'seed')} to the first look"
     if row.verdict == UNDECIDED:

@@ -22,7 +22,7 @@ from search.report.gate import gate
 from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.metrics import Metric
 from search.report.notes import changes_of, table_notes
-from search.report.sequential_table import LOOKS_FILE
+from search.report.sequential_table import has_looks
 from search.report.statistics.failures import survivors
 from search.report.statistics.paired import differences
 from search.report.statistics.stats import PairedDifference
@@ -74,6 +74,12 @@ DATA_COLUMNS: dict[str, str] = {
 }
 """Name and dtype of each column of `AblationTable.data`; the CSV has the same."""
 
+SOURCES = {
+    "final with looks": "test images, the networks of the looks",
+    "search": "search phase",
+    "search with looks": "validation images, as the looks read them",
+    "single": "single runs",
+}
 OTHER_RECIPE = "trained by another recipe: not compared"
 
 
@@ -150,14 +156,15 @@ def ablation_table(
         {name: pd.array([row[name] for row in rows], dtype=dtype) for name, dtype in DATA_COLUMNS.items()}  # type: ignore[call-overload]
     )
     studies = trials["study"].dropna().unique().tolist()
-    source = {"final": _re_evaluation(trials, frame), "search": "search phase", "single": "single runs"}[phase]
+    read = f"{phase} with looks" if phase != "single" and has_looks(frame) else phase
+    source = _re_evaluation(trials, frame) if read == "final" else SOURCES[read]
     return AblationTable(
         title=f"{' + '.join(studies) or frame.attrs.get('path', 'study')}: {source}, {chosen.title}",
         data=data,
         metric=chosen,
         phase=phase,
         baseline=reference.label if reference else None,
-        conclusion=" ".join([*gate(arms, chosen), conclusion(data, chosen, phase, judging), *looked(frame, phase)]),
+        conclusion=" ".join([*gate(arms, chosen), conclusion(data, chosen, read, judging), *looked(frame, phase)]),
         notes=[
             *table_notes(frame, trials, arms, data, chosen, phase, judging),
             *([declared.fault] if declared.fault else []),
@@ -182,23 +189,21 @@ def _re_evaluation(trials: pd.DataFrame, frame: pd.DataFrame) -> str:
 
 def looked(frame: pd.DataFrame, phase: str) -> list[str]:
     """Say where seeds were added after looking, since the p-values of this table reckon with one look."""
-    path = frame.attrs.get("path")
-    if path is None or phase != "final":
+    if phase == "single":
         return []
-    if (Path(str(path)) / LOOKS_FILE).exists():
+    if has_looks(frame):
         return [
             "Seeds were added to undecided rows after looking at their results, which the p-values here do not reckon with: "
             "what may be claimed stands in the table of the looks."
         ]
-    if seeds_added(frame):
+    if phase == "final" and seeds_added(frame):
         return ["Seeds were added when final results stood, which the p-values do not reckon with."]
     return []
 
 
 def seeds_added(frame: pd.DataFrame) -> bool:
     """Tell whether a command of the study asked for more final seeds when final results stood, without planned looks."""
-    path = frame.attrs.get("path")
-    if path is None or (Path(str(path)) / LOOKS_FILE).exists():
+    if has_looks(frame):
         return False
     return any(change.seeds_added for change in changes_of(frame))
 

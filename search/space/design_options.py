@@ -31,7 +31,7 @@ __all__ = [
 KINDS = ("one_at_a_time", "leave_one_out", "add_one_in", "ladder", "factorial", "fractional", "random_matched")
 CONTROLS = ("none", *MATCHES)
 SEEDS = 5  # where neither `seeds` nor `looks` is given
-ALPHA, SPENDING = 0.05, "obrien_fleming"  # of `looks`
+ALPHA, SPENDING = 0.05, "hwang_shih_decani"  # of `looks`
 Facts = Callable[[Sequence[str]], Mapping[str, Any]]
 """Overrides (behind those that all cells share) -> facts of the network they build: "params", "macs" of one image, "sites"
 (names of all), "chosen" (names of those with branches). ValueError where they build none."""
@@ -61,11 +61,14 @@ class DesignOptions:
         overrides: of every cell, before its own.
         seeds: how many, 5 unless said otherwise; seed i of one cell is paired with seed i of every other.
         first_seed: the first of them; null for seeds of the study's own, by its name.
-        looks: numbers of seeds at which rows are held against the baseline, ascending from 2 on, e.g. [5, 8, 12, 20]:
+        looks: numbers of seeds at which rows are held against the baseline on validation images, ascending from 2 on,
+            e.g. [5, 8, 12, 20]:
             all cells are trained on the first number, and only rows that are undecided go on, with the baseline, to
             the next. None for the same seeds in every cell. `seeds` is then left out, or is the first of them.
         alpha: of the looks: chance of any false finding, over all looks and rows.
-        spending: of the looks: how alpha is split over them: obrien_fleming, pocock or equal.
+        spending: of the looks: how alpha is split over them: hwang_shih_decani, obrien_fleming or pocock.
+        margin: of the looks: smallest difference that matters, in points of top-1; a row that would hardly be found at
+            the last look even if it differed by that much gets no more seeds. None gives no row up.
         order_seed: of the order of cells inside each seed's block.
     """
 
@@ -86,6 +89,7 @@ class DesignOptions:
     looks: list[int] = field(default_factory=list)
     alpha: float = ALPHA
     spending: str = SPENDING
+    margin: float | None = None
     order_seed: int = 0
 
 
@@ -151,16 +155,16 @@ def check_design(options: DesignOptions) -> None:
 
 def _check_looks(options: DesignOptions, where: str) -> None:
     if not options.looks:
-        if (options.alpha, options.spending) != (ALPHA, SPENDING):
+        if (options.alpha, options.spending, options.margin) != (ALPHA, SPENDING, None):
             raise ValueError(
-                f"{where}.alpha and {where}.spending belong to looks, and none are given; add e.g. {where}.looks=[5,8,12,20], "
+                f"{where}.alpha, .spending and .margin belong to looks, and none are given; add e.g. {where}.looks=[5,8,12,20], "
                 "or leave them out"
             )
         return
     from search.report.statistics.sequential import plan_looks  # SciPy: not for other designs
 
     try:
-        plan_looks(options.looks, alpha=options.alpha, spending=options.spending)  # type: ignore[arg-type]
+        plan_looks(options.looks, alpha=options.alpha, spending=options.spending, margin=options.margin)  # type: ignore[arg-type]
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if options.seeds not in (None, options.looks[0]):

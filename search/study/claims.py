@@ -24,6 +24,7 @@ from search.study.marks import (
     BASELINE,
     CELL,
     INTERRUPTED,
+    LOOKED_AT,
     OVERRIDES,
     REASON,
     RETRY_OF,
@@ -39,7 +40,7 @@ __all__ = ["Close", "Desk", "Quota"]
 Close = Callable[[FrozenTrial, str, bool], None]  # a trial, why it ends, and whether it is run again
 
 _NUMBERS = re.compile(r"\d+")  # one reason may name another address, or another number of bytes
-_KEPT = (CELL, OVERRIDES, BASELINE)  # what makes a trial that was written down beforehand the trial it is
+_KEPT = (CELL, OVERRIDES, BASELINE, LOOKED_AT)  # what makes a trial that was written down beforehand the trial it is
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
+from optuna.trial import FrozenTrial
 
 from search.ledger.design_file import write_design
 from search.ledger.secrets import mask
@@ -19,12 +20,12 @@ from search.space.parameters import Space
 from search.space.seeds import first_seed_of
 from search.study.claims import Desk
 from search.study.finals import final_plan, seeds_there
-from search.study.looks import claim_looks, next_step, standing
+from search.study.looks import cells_to_read, claim_looks, is_looked_at, look_plan, next_step, standing
 from search.study.marks import CELL, OVERRIDES
 from search.study.mistakes import refuse_equal_cells
 from search.study.options import SweeperOptions
 from search.study.phase import PhaseRun, raise_if_nothing_worked
-from search.study.plan import Plan
+from search.study.plan import Plan, open_desk
 
 if TYPE_CHECKING:
     from search.report.statistics.sequential import LookPlan
@@ -73,23 +74,29 @@ class DesignRun:
         plan = replace(final_plan(search, cells), space=Space((), fixed))
         matched = {control.cell.name for control in design.controls}
         plan, desk = self._opened(plan, lambda: self._check_cells(design.cells, fixed, matched))
+        at_looks = open_desk(look_plan(plan), stream=0)[0] if options.looks or is_looked_at(desk) else None
+        looked = [] if at_looks is None else at_looks.trials()
         if options.first_seed is None:
-            there = seeds_there(desk.trials())
+            there = seeds_there([*desk.trials(), *looked])
             options = self._design = replace(options, first_seed=first_seed_of(plan.study_name, "design", there))
         written = self._written(design.cells, fixed)
-        looks = claim_looks(desk, Path(plan.study_dir), options, design.cells, plan.quota.max_retries)
-        _refuse_other_cells(desk, written)
+        retries = plan.quota.max_retries
+        looks = claim_looks(desk, looked, Path(plan.study_dir), options, design.cells, retries)
+        _refuse_other_cells([*desk.trials(), *looked], written)
         write_design(Path(plan.study_dir), str(options.kind), design.cells, fixed, self._options.final.seed_key)
         several = f", looks at {', '.join(map(str, looks.looks))} seeds" if looks else ""
         log.info(
             "design %s: %d cells on %d seeds from %d on%s",
             options.kind, len(design.cells), first_seeds(options), options.first_seed, several,
         )  # fmt: skip
-        if looks is None:
+        if looks is None or at_looks is None:
             self._phases.run(plan, lambda desk: desk.write(written))
             raise_if_nothing_worked(desk)
         else:
-            self._run_looks(plan, desk, design.cells, looks)
+            self._run_looks(look_plan(plan), at_looks, design.cells, looks)
+            to_read = cells_to_read(at_looks.trials())
+            log.info("the looks are over: test images are read, once, of %d networks", len(to_read))
+            self._train(plan, desk, to_read)
         return desk
 
     def _run_looks(self, plan: Plan, desk: Desk, cells: Sequence[Cell], looks: LookPlan) -> None:
@@ -150,9 +157,9 @@ class DesignRun:
         return {}
 
 
-def _refuse_other_cells(desk: Desk, written: Sequence[Mapping[str, Any]]) -> None:
+def _refuse_other_cells(trials: Sequence[FrozenTrial], written: Sequence[Mapping[str, Any]]) -> None:
     """A cell of this name that was trained with other overrides is another cell."""
-    known = {trial.user_attrs.get(CELL): trial.user_attrs.get(OVERRIDES) for trial in desk.trials()}
+    known = {trial.user_attrs.get(CELL): trial.user_attrs.get(OVERRIDES) for trial in trials}
     for cell in written:
         before = known.get(cell[CELL], cell[OVERRIDES])
         if before != cell[OVERRIDES]:

@@ -1,9 +1,12 @@
 """The looks of a design: what is written down before the first one, and which cells get seeds after each.
 
+Looks read validation images. Test images are read once, when the last look is over, of the networks that were trained: in
+a phase of its own, so that an unfinished study holds no test score.
+
 Who goes on is a function of the looks and of what the ledger holds, so an interrupted study, or a second command that
 joins, comes to the same. Three rules keep the error rate of `search/report/statistics/sequential.py`:
 
-- Looks, alpha, spending, cells and first seed are written down before anything is trained, and never change.
+- Looks, alpha, spending, margin, cells and first seed are written down before anything is trained, and never change.
 - A cell that failed is run again, as often as `max_retries` allows, before the look, and never after it. What is lost
   then is made up for by a spare seed; a row may lose `spare_seeds` seeds, and one that finished none gets no more.
 - A look waits until each row that can come to it has its seeds.
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +26,29 @@ from search.ledger.files import write_atomic
 from search.space.design_options import DesignOptions, cell_at
 from search.space.designs import Cell
 from search.study.claims import Desk
-from search.study.marks import CELL, INTERRUPTED
+from search.study.marks import BASELINE, CELL, FOLDER, INTERRUPTED, LOOKED_AT, OVERRIDES, RETRY_OF
+from search.study.plan import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from search.report.statistics.sequential import LookPlan
 
-__all__ = ["METRIC", "Standing", "Step", "claim_looks", "next_step", "spare_seeds", "standing"]
+__all__ = [
+    "METRIC",
+    "Standing",
+    "Step",
+    "cells_to_read",
+    "claim_looks",
+    "is_looked_at",
+    "look_plan",
+    "next_step",
+    "spare_seeds",
+    "standing",
+]
 
-METRIC = "test_top1"  # what the ablation table of a design compares too
+METRIC = "val_top1"  # no look reads test
+OLD_METRIC = "test_top1"  # of looks before November 2026
 ATTRIBUTE = "looks"  # of the study
 
 
@@ -41,13 +57,46 @@ def spare_seeds(looks: Sequence[int]) -> int:
     return max(1, looks[-1] // 4)
 
 
+def look_plan(plan: Plan) -> Plan:
+    """The phase in which a design with looks trains: it reads no test data, and keeps the weights until they are read on it.
+
+    Args:
+        plan: of the final phase.
+    """
+    return replace(plan, optuna_name=plan.study_name, phase="search", keeps_weights=True)
+
+
+def cells_to_read(looked: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    """The final trials: one for each trial of the looks that came to an end of its own, to read its network on test."""
+    again = {trial.user_attrs.get(RETRY_OF) for trial in looked}
+    return [
+        {**{name: trial.user_attrs[name] for name in (CELL, OVERRIDES, BASELINE)}, LOOKED_AT: trial.user_attrs[FOLDER]}
+        for trial in looked
+        if trial.state.is_finished() and FOLDER in trial.user_attrs and trial.number not in again
+    ]
+
+
+def is_looked_at(desk: Desk) -> bool:
+    """Whether a design was planned with looks; `desk` is of its final phase."""
+    return desk.study.user_attrs.get(ATTRIBUTE) is not None
+
+
 def claim_looks(
-    desk: Desk, study_dir: Path, options: DesignOptions, cells: Sequence[Cell], max_retries: int
+    desk: Desk,
+    looked: Sequence[FrozenTrial],
+    study_dir: Path,
+    options: DesignOptions,
+    cells: Sequence[Cell],
+    max_retries: int,
 ) -> LookPlan | None:
     """Write down how the study is looked at, or compare with what stands there; None for a design without looks.
 
+    Args:
+        desk: of the final phase, where the plan is written down.
+        looked: trials of the phase of the looks.
+
     Raises:
-        ValueError: the study was planned with other looks, or without any.
+        ValueError: the study was planned with other looks, or without any, or is a search.
     """
     from search.report.sequential_table import LOOKS_FILE
     from search.report.statistics.sequential import plan_looks
@@ -58,20 +107,28 @@ def claim_looks(
             "looks": list(options.looks),
             "alpha": options.alpha,
             "spending": options.spending,
+            "margin": options.margin,
             "metric": METRIC,
             "first_seed": options.first_seed,
             "max_retries": max_retries,
             "cells": sorted(cell.name for cell in cells),
         }
+        if any(CELL not in trial.user_attrs for trial in looked):
+            raise ValueError(f"{study_dir} holds a search; give the design another hydra.sweeper.study_name")
     with desk.lock():
         theirs = desk.study.user_attrs.get(ATTRIBUTE)
-        if theirs != mine and not desk.trials():  # nothing was trained by the other plan
+        if theirs != mine and not desk.trials() and not looked:  # nothing was trained by the other plan
             desk.study.set_user_attr(ATTRIBUTE, mine)
             theirs = mine
     if theirs is None and mine is not None:
         raise ValueError(
             f"{study_dir} was begun without looks, and hydra.sweeper.design.looks={list(options.looks)} cannot be chosen "
             f"after results may have been seen: the error rate would not hold. {_anew(desk)}"
+        )
+    if theirs is not None and mine is not None and theirs.get("metric") == OLD_METRIC:
+        raise ValueError(
+            f"{study_dir} was begun by an earlier version, whose looks read the test images; looks read validation images now, so "
+            f"it cannot go on. Its trials and tables stay as they are, and xvol-table reads them. {_anew(desk)}"
         )
     if theirs is not None and theirs != mine:
         raise ValueError(
@@ -83,7 +140,7 @@ def claim_looks(
         (study_dir / LOOKS_FILE).unlink(missing_ok=True)
         return None
     write_atomic(study_dir / LOOKS_FILE, json.dumps(mine, indent=1) + "\n")
-    return plan_looks(options.looks, alpha=options.alpha, spending=options.spending)  # type: ignore[arg-type]
+    return plan_looks(options.looks, alpha=options.alpha, spending=options.spending, margin=options.margin)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -164,7 +221,7 @@ class Step:
 
 def next_step(plan: LookPlan, now: Standing, first_seed: int) -> Step:
     """Which cells get how many seeds, as a function of the plan and of the seeds that have ended."""
-    from search.report.statistics.sequential import FOUND, UNDECIDED, WAITING
+    from search.report.statistics.sequential import FOUND, GIVEN_UP, UNDECIDED, WAITING
     from search.report.words import counted, joined
 
     looks, total = plan.looks, len(now.verdicts)
@@ -191,9 +248,11 @@ def next_step(plan: LookPlan, now: Standing, first_seed: int) -> Step:
         have = "has" if len(lost) == 1 else "have"
         given_up = f"; {names} {have} lost more seeds than the {spare_seeds(looks)} that are spare, and will come to no further look"
     stood = f"look {done} of {len(looks)}, at {looks[done - 1]} seeds: {found} of {counted(total, 'row')} settled"
+    hopeless = int((now.verdicts["verdict"] == GIVEN_UP).sum())
+    stood += f", {hopeless} given up" if hopeless else ""
     if not wanted:
         stood = stood if done else f"no row came to the first look, at {looks[0]} seeds"
-        left = total - found - len(lost)
+        left = total - found - hopeless - len(lost)
         undecided = f", {left} undecided at the last look" if left else ""
         return Step({}, f"{stood}{undecided}{given_up}; no more seeds")
     stage = min(position for position, _ in wanted.values())

@@ -9,6 +9,7 @@ __all__ = [
     "FOLDER",
     "FORGOTTEN",
     "INTERRUPTED",
+    "LOOKED_AT",
     "OVERRIDES",
     "REASON",
     "RETRY_OF",
@@ -31,3 +32,4 @@ SEEDS = "seeds"  # seed -> values and whether they were taken over, of a trial t
 FOLDER = "run_dir"  # below the study's folder
 REASON = "reason"
 CELL, OVERRIDES, BASELINE = "cell", "overrides", "is_baseline"  # of a trial that was written down beforehand
+LOOKED_AT = "looked_at"  # of a final trial of a design with looks: folder of the trial whose network it reads on test

@@ -33,6 +33,7 @@ class Plan:
         space: parameters and fixed overrides. Trials that are written down beforehand carry their own overrides.
         seeds_per_trial: runs of each trial, whose mean the sampler is told.
         reuse: "all", "study" or "none": whose finished runs stand in for training the same again.
+        keeps_weights: whether trials keep their weights for a later phase.
         trial_seconds: time limit of one run.
         stop_file: its existence asks the workers of one command to stop.
     """
@@ -50,6 +51,7 @@ class Plan:
     constraints: tuple[Constraint, ...] = ()
     reuse: str = "all"
     seeds_per_trial: int = 1
+    keeps_weights: bool = False
     trial_seconds: float | None = None
     patience_seconds: float = 600.0
     seed_key: str = "seed"

@@ -12,7 +12,7 @@ from search.channel import Channel, Infeasible, InFlight, Pruned
 from search.ledger.paths import STATE_FILE, run_in_words, trial_subdir
 from search.ledger.result import RESULT_FILE, read_result
 from search.study.claims import Desk
-from search.study.marks import BASELINE, FOLDER, RUNS, TRIES
+from search.study.marks import BASELINE, FOLDER, LOOKED_AT, RUNS, TRIES
 from search.study.plan import Plan
 from search.study.runs import Runs
 from search.study.sampling.constraints import Constraint
@@ -51,6 +51,9 @@ class StudyChannel(Channel):
         super().__init__(plan.study_name, trial.number, plan.phase, baseline, plan.study_dir)
         self.attempt = int(trial.user_attrs.get(TRIES, 1))
         self.resume_from = _saved(desk, trial, plan, seed)
+        self.keeps_weights = plan.keeps_weights
+        looked_at = trial.user_attrs.get(LOOKED_AT)
+        self.trained_in = None if looked_at is None else str(Path(plan.study_dir) / str(looked_at))
         self.costs = tuple(constraint.name for constraint in plan.constraints)
         self.began = self.reused = False
         self.skip: str | None = None

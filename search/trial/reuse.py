@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from search.trial.config import Config
 from search.trial.content import changes, on_record
 from search.trial.recipe import SCORE_PREFIX
 
-__all__ = ["MACHINE_BOUND", "take_over", "tell_outdated"]
+__all__ = ["MACHINE_BOUND", "copy_figures", "link_weights", "take_over", "tell_outdated"]
 
 log = logging.getLogger("xvol")
 # of one measurement, so never mixed with those of another
@@ -49,16 +49,24 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
     """
     try:
         earlier = read_result(Path(source))
-        _refuse_unfit(earlier, Path(source).parent, record.result, config)
+        keep = channel.keeps_weights or is_kept(config.checkpoint, record.result.phase)
+        _refuse_unfit(earlier, Path(source).parent, record.result, config, keep)
         history = read_history(Path(source).parent)
         if len(history) != earlier.epochs:
             raise ValueError(f"its history holds {len(history)} of {earlier.epochs} epochs")
-        if is_kept(config.checkpoint, record.result.phase):
-            weights = Path(source).with_name(CHECKPOINT_FILE)
-            write_whole(record.folder / CHECKPOINT_FILE, lambda temporary: _link(weights, temporary))
+        if keep:
+            link_weights(Path(source).parent, record.folder)
     except (ValueError, OSError) as error:
         log.warning("%s cannot stand for this trial (%s)", source, error)
         return False
+    copy_figures(earlier, history, Path(source).parent, record, channel)
+    return True
+
+
+def copy_figures(
+    earlier: TrialResult, history: Sequence[Mapping[str, Any]], folder: Path, record: Record, channel: Channel
+) -> None:
+    """Write history and figures of the trial in `folder` to `record`, but what was measured here, or is the trial's own."""
     for row in history:
         record.epoch(row)
     result = record.result
@@ -69,8 +77,7 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
         if name not in OWN and name not in measured_here:
             setattr(result, name, value)
     result.zero_cost = earlier.zero_cost | result.zero_cost
-    result.reused_from = earlier.reused_from or _relative(Path(source).parent, channel)
-    return True
+    result.reused_from = earlier.reused_from or _relative(folder, channel)
 
 
 def tell_outdated(channel: Channel, result: TrialResult) -> None:
@@ -84,7 +91,17 @@ def tell_outdated(channel: Channel, result: TrialResult) -> None:
         log.info("%s cannot stand for this trial (%s)", earlier, differs)
 
 
-def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, config: Config) -> None:
+def link_weights(source: Path, target: Path) -> None:
+    """Keep the weights in the folder `source` in the folder `target` too, without a second copy where that can be.
+
+    Raises:
+        OSError: there are none, or the disk is full.
+    """
+    weights = source / CHECKPOINT_FILE
+    write_whole(target / CHECKPOINT_FILE, lambda temporary: _link(weights, temporary))
+
+
+def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, config: Config, keep: bool) -> None:
     """Raise ValueError where the earlier trial does not hold what this one is asked for."""
     if earlier.status != "ok":
         raise ValueError(f"its status is {earlier.status}")
@@ -99,8 +116,8 @@ def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, confi
     missing = [name for name in needed if value_of(earlier, name) is None]  # scores cost little: they are taken afresh
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
-    if is_kept(config.checkpoint, result.phase) and not (folder / CHECKPOINT_FILE).is_file():
-        raise ValueError(f"its weights were not kept, and checkpoint={config.checkpoint} asks for them")
+    if keep and not (folder / CHECKPOINT_FILE).is_file():
+        raise ValueError("its weights were not kept, and are asked for here")
     _refuse_other_machine(earlier, result, [name for name in needed if name in MACHINE_BOUND])
 
 

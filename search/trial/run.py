@@ -42,6 +42,7 @@ from search.trial.content import Content, content_of, on_record
 from search.trial.datasets.batches import Batches
 from search.trial.datasets.load import Data, load_data
 from search.trial.device import device_name, slot_name, synchronize, usable_device
+from search.trial.looked import drop_weights, read_on_test
 from search.trial.measure import chance_top1, measure
 from search.trial.model import build
 from search.trial.reuse import take_over, tell_outdated
@@ -96,10 +97,13 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         result.fingerprint = _made_by(result, recipe_hash(plain, anywhere=True), content)  # type: ignore[arg-type]
         judged = channel.phase == "search" or not set(LATENCIES).isdisjoint(channel.costs)
         measure_before_training(result, model, config, data, device, channel.costs, judged=judged)
-        earlier = admitted(channel, result)
+        read = channel.trained_in is not None and read_on_test(model, data, device, config, record, channel)
+        earlier = None if read else admitted(channel, result)
         while earlier is not None and not take_over(earlier, record, config, channel):
             earlier = channel.unfit(earlier)
-        if earlier is not None:
+        if read:
+            log.info("%s: trained at a look, read on test now", _run_name(result))
+        elif earlier is not None:
             source = run_in_words(str(result.reused_from), channel.study_dir)
             log.info("%s: taken over from %s", _run_name(result), source)
             score_untrained(result, model, config.measure.zero_cost, config, data, torch.device("cpu"))
@@ -136,6 +140,7 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         record.close()  # first: what W&B does, or a Ctrl-C while it uploads, cannot take the result away
         if result.status not in ("interrupted", "duplicate"):
             discard(folder)
+        drop_weights(config, channel, result)
         if tracker is not None:
             tracker.finish(result)
 
@@ -200,7 +205,7 @@ def _train_and_measure(
         images, _ = next(iter(Batches(data.val, data, config.data, training=False, device=device)))
         result.doses = xvol.doses(network, images)
         result.dose = xvol.geometric_mean(result.doses.values())
-    if is_kept(config.checkpoint, result.phase):
+    if channel.keeps_weights or is_kept(config.checkpoint, result.phase):
         save_checkpoint(network, record.folder)
     timed = result.latency_ms is not None  # before training, since the study asked: that figure is what it judged
     wanted = replace(config.measure, latency_repeats=0) if timed else config.measure

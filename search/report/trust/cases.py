@@ -19,6 +19,7 @@ from search.report.metrics import METRICS, Metric
 from search.report.reading.load import load_study
 from search.report.reading.pool import recipe_folders
 from search.report.reading.settings import differing, recipe_settings
+from search.report.sequential_table import has_looks
 from search.report.trust.trust import ProxyTrust, proxy_trust
 from search.report.values import arm_values
 
@@ -86,7 +87,7 @@ def phase_case(frame: pd.DataFrame, metric: Metric) -> TrustCase | None:
         metric: of the final phase; the search is ranked by its counterpart on the validation data.
     """
     chose = validation_of(metric)
-    if chose is None:
+    if chose is None or has_looks(frame):  # a design with looks chose no arm: both phases are of the same trainings
         return None
     search, final = (frame[frame["phase"] == phase] for phase in ("search", "final"))
     measured = final.loc[final["status"] == "ok", metric.column].notna().any()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from search.report.reading.load import load_study
 from search.report.sequential_table import (
     LOOKS_FILE,
     read_looks,
@@ -16,10 +17,11 @@ from search.report.sequential_table import (
     write_sequential,
 )
 from search.report.statistics.sequential import FINISHED, FOUND, SEQUENTIAL_COLUMNS, plan_looks, sequential_verdicts
+from search.report.table import ablation_table
 
 from .conftest import Add
 
-PLAN = {"looks": [3, 5], "alpha": 0.05, "spending": "pocock", "metric": "test_top1"}
+PLAN = {"looks": [3, 5], "alpha": 0.05, "spending": "pocock", "metric": "val_top1"}
 PLAIN = [60.0, 61.5, 60.2, 61.0, 59.5]
 SCORES = {
     "stage3": [70.0, 71.4, 70.3, None, None],  # settled at the first look
@@ -33,8 +35,8 @@ def fill(study: Path, add: Add) -> None:
     for arm, scores in {"plain": PLAIN, **SCORES}.items():
         for seed, score in enumerate(scores, start=1000):
             if score is not None:
-                add(arm, seed, test_top1=score)
-    add("broken", 1000, status="failed", reason="out of memory")
+                add(arm, seed, phase="search", val_top1=score)
+    add("broken", 1000, phase="search", status="failed", reason="out of memory")
 
 
 def test_a_study_without_looks_has_no_such_table(study: Path, add: Add) -> None:
@@ -89,11 +91,47 @@ def test_a_lower_loss_is_better_only_where_the_metric_says_so(study: Path, add: 
     assert "better than the baseline" in render_sequential(table)
 
 
+def test_an_interim_table_says_what_it_reads_and_holds_no_test_score(study: Path, add: Add) -> None:
+    fill(study, add)
+    table = ablation_table(load_study(study))
+    assert (table.phase, table.metric.column) == ("search", "val_top1")
+    said = f"{table.title} {table.conclusion} {' '.join(table.notes)}"
+    assert "validation images, as the looks read them" in table.title
+    assert "Test images are read once, after the last look" in said
+    assert "chose the arms" not in said
+    assert "what may be claimed stands in the table of the looks" in table.conclusion
+    assert "The looks read validation images" in " ".join(render_sequential(sequential_table(study)).split())  # type: ignore[arg-type]
+
+
+def test_looks_of_an_earlier_version_are_read_as_they_were(study: Path, add: Add) -> None:
+    (study / LOOKS_FILE).write_text(json.dumps(PLAN | {"metric": "test_top1"}))
+    for arm, scores in {"plain": PLAIN, **SCORES}.items():
+        for seed, score in enumerate(scores, start=1000):
+            if score is not None:
+                add(arm, seed, test_top1=score)
+    table = sequential_table(study)
+    assert table is not None
+    assert table.data["verdict"].tolist()[:2] == [FOUND, FINISHED]
+    assert "read the test images each time" in " ".join(table.notes)
+
+
+def test_a_row_that_was_given_up_says_so(study: Path, add: Add) -> None:
+    (study / LOOKS_FILE).write_text(json.dumps(PLAN | {"margin": 0.01}))
+    for seed, score in enumerate(PLAIN[:3]):
+        add("plain", seed, phase="search", val_top1=score)
+        add("stage3", seed, phase="search", val_top1=score + [0.3, -0.3, 0.1][seed])
+    table = sequential_table(study)
+    assert table is not None
+    text = " ".join(render_sequential(table).split())
+    assert "given up: 0% chance to be found" in text
+    assert "it differed by 0.01 points, the margin stated beforehand" in text
+
+
 def test_without_a_baseline_nothing_is_judged(study: Path, add: Add) -> None:
     (study / LOOKS_FILE).write_text(json.dumps(PLAN))
     for seed in range(3):
-        add("stage3", seed, test_top1=60.0 + seed)
-        add("plain", seed, status="failed", reason="out of memory")
+        add("stage3", seed, phase="search", val_top1=60.0 + seed)
+        add("plain", seed, phase="search", status="failed", reason="out of memory")
     table = write_sequential(study)
     assert table is not None
     assert (table.baseline, len(table.data)) == (None, 0)
@@ -103,8 +141,8 @@ def test_without_a_baseline_nothing_is_judged(study: Path, add: Add) -> None:
 def test_a_design_that_varies_the_recipe_says_so(study: Path, add: Add) -> None:
     (study / LOOKS_FILE).write_text(json.dumps(PLAN))
     for seed in range(3):
-        add("plain", seed, test_top1=60.0 + seed % 2)
-        add("stage3", seed, test_top1=70.0 + seed, recipe_hash="another")
+        add("plain", seed, phase="search", val_top1=60.0 + seed % 2)
+        add("stage3", seed, phase="search", val_top1=70.0 + seed, recipe_hash="another")
     table = sequential_table(study)
     assert table is not None
     assert len(table.data) == 0  # the study declared no design: such arms are not compared

@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import create_trial
 
+from search.report.reading.load import load_study
 from search.report.sequential_table import LOOKS_FILE, read_looks
-from search.report.statistics.sequential import FINISHED, FOUND, plan_looks, sequential_verdicts
+from search.report.statistics.sequential import FINISHED, FOUND, GIVEN_UP, LookPlan, plan_looks, sequential_verdicts
 from search.space.design_options import DesignOptions
 from search.space.designs import Cell
 from search.space.parameters import Space
@@ -26,11 +28,13 @@ from search.study.plan import Plan, open_desk
 
 from .conftest import Toy
 
-PLAN = plan_looks([4, 6, 12], spending="equal")
+PLAN = plan_looks([4, 6, 12], spending="pocock")
 FIRST = 1000
 
 
-def stand(effects: dict[str, float], n: int, lost: dict[str, list[int]] | None = None, seed: int = 0) -> Standing:
+def stand(
+    effects: dict[str, float], n: int, lost: dict[str, list[int]] | None = None, seed: int = 0, plan: LookPlan = PLAN
+) -> Standing:
     """Rows on n seeds each, with normal noise of sd 1; `lost` seeds ended without a value."""
     rng = np.random.default_rng(seed)
     base = rng.normal(60, 3, n)
@@ -41,7 +45,7 @@ def stand(effects: dict[str, float], n: int, lost: dict[str, list[int]] | None =
     for name, seeds in (lost or {}).items():
         values.loc[seeds, name] = np.nan
     tried = {name: frozenset(values.index) for name in values}
-    verdicts = sequential_verdicts(PLAN, values, "plain")
+    verdicts = sequential_verdicts(plan, values, "plain")
     return Standing(verdicts, values, "plain", {name: f"cell {name}" for name in values}, tried)
 
 
@@ -49,6 +53,15 @@ def test_undecided_rows_and_the_baseline_go_on() -> None:
     step = next_step(PLAN, stand({"large": 9.0, "none": 0.0, "small": 0.2}, 4), FIRST)
     assert step.counts == {"cell none": 6, "cell small": 6, "cell plain": 6}
     assert step.text == "look 1 of 3, at 4 seeds: 1 of 3 rows settled; 2 more seeds for none, small and the baseline"
+
+
+def test_a_row_that_is_given_up_gets_no_more_seeds() -> None:
+    plan = plan_looks([4, 6, 12], margin=0.1)
+    now = stand({"large": 9.0, "none": 0.0}, 4, seed=6, plan=plan)
+    assert now.verdicts["verdict"].to_dict() == {"large": FOUND, "none": GIVEN_UP}
+    step = next_step(plan, now, FIRST)
+    assert step.counts == {}
+    assert step.text == "look 1 of 3, at 4 seeds: 1 of 2 rows settled, 1 given up; no more seeds"
 
 
 def test_a_lost_seed_is_made_up_for_before_the_look_is_taken() -> None:
@@ -113,24 +126,25 @@ def opened(folder: Path) -> Desk:
 def test_what_was_planned_stands_from_the_first_trial_on(tmp_path: Path) -> None:
     desk = opened(tmp_path)
     first, other = options(looks=[3, 9]), options(looks=[3, 5, 8])
-    assert claim_looks(desk, tmp_path, first, CELLS, 2) == plan_looks([3, 9])
-    assert claim_looks(desk, tmp_path, options(), CELLS, 2) is None  # nothing was trained yet
+    assert claim_looks(desk, [], tmp_path, first, CELLS, 2) == plan_looks([3, 9])
+    assert claim_looks(desk, [], tmp_path, options(), CELLS, 2) is None  # nothing was trained yet
     assert not (tmp_path / LOOKS_FILE).exists()
-    assert claim_looks(desk, tmp_path, other, CELLS, 2) == plan_looks([3, 5, 8])
-    assert read_looks(tmp_path) == (plan_looks([3, 5, 8]), "test_top1")
-    desk.write([{"cell": "baseline/1000", "overrides": [], "is_baseline": True}])
-    assert claim_looks(desk, tmp_path, other, list(reversed(CELLS)), 2) == plan_looks([3, 5, 8])
+    assert claim_looks(desk, [], tmp_path, other, CELLS, 2) == plan_looks([3, 5, 8])
+    assert read_looks(tmp_path) == (plan_looks([3, 5, 8]), "val_top1")
+    looked = [create_trial(value=1.0, user_attrs={"cell": "baseline/1000"})]
+    assert claim_looks(desk, looked, tmp_path, other, list(reversed(CELLS)), 2) == plan_looks([3, 5, 8])
     for changed, cells, retries, message in (
         (first, CELLS, 2, r"looks: there \[3, 5, 8\], now \[3, 9\]"),
         (options(looks=[3, 5, 8, 12]), CELLS, 2, r"now \[3, 5, 8, 12\]"),
         (options(looks=[3, 5, 8], alpha=0.1), CELLS, 2, r"alpha: there 0\.05, now 0\.1"),
+        (options(looks=[3, 5, 8], margin=0.5), CELLS, 2, r"margin: there None, now 0\.5"),
         (options(looks=[3, 5, 8], first_seed=7), CELLS, 2, "first_seed: there 1000, now 7"),
         (other, [*CELLS, Cell("x=4", ("x=4",))], 2, "cells: new x=4; gone none"),
         (other, CELLS, 5, "max_retries: there 2, now 5"),
         (options(seeds=20), CELLS, 2, "looks: none are given now"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
-            claim_looks(desk, tmp_path, changed, cells, retries)
+            claim_looks(desk, looked, tmp_path, changed, cells, retries)
         assert "hydra.sweeper.study_name=s_2, without hydra.sweeper.design.first_seed" in str(caught.value)
     assert json.loads((tmp_path / LOOKS_FILE).read_text())["looks"] == [3, 5, 8]
 
@@ -139,14 +153,28 @@ def test_looks_are_not_chosen_after_the_fact(tmp_path: Path) -> None:
     desk = opened(tmp_path)
     desk.write([{"cell": "baseline/1000", "overrides": [], "is_baseline": True}])
     with pytest.raises(ValueError, match="was begun without looks"):
-        claim_looks(desk, tmp_path, options(looks=[3, 9]), CELLS, 2)
+        claim_looks(desk, [], tmp_path, options(looks=[3, 9]), CELLS, 2)
+
+
+def test_looks_that_read_test_are_refused_in_words(tmp_path: Path) -> None:
+    desk = opened(tmp_path)
+    desk.study.set_user_attr("looks", {"looks": [3, 9], "metric": "test_top1", "spending": "obrien_fleming"})
+    desk.write([{"cell": "baseline/1000", "overrides": [], "is_baseline": True}])
+    with pytest.raises(ValueError, match=r"whose looks read the test images.*study_name=s_2"):
+        claim_looks(desk, [], tmp_path, options(looks=[3, 9]), CELLS, 2)
+
+
+def test_a_search_is_no_design(tmp_path: Path) -> None:
+    looked = [create_trial(value=1.0)]
+    with pytest.raises(ValueError, match="holds a search; give the design another"):
+        claim_looks(opened(tmp_path), looked, tmp_path, options(looks=[3, 9]), CELLS, 2)
 
 
 DESIGN = [
     *("admit=true", "jitter=0.2", "fault=raise", "faulty=[5]", "unlucky=[1001]", "kill_at=[1,1004]"),
     *(
         f"hydra.sweeper.design.{line}"
-        for line in ("kind=one_at_a_time", "looks=[3,5]", "spending=equal", "first_seed=1000")
+        for line in ("kind=one_at_a_time", "looks=[3,5]", "spending=pocock", "first_seed=1000")
     ),
     "+hydra.sweeper.design.factors.x=['x=5','x=3','x=2','x=1']",
 ]
@@ -159,12 +187,13 @@ def expected() -> pd.DataFrame:
         for x in (5, 3, 2, 1)
     }
     scores["x=5"][1001] = math.nan
-    return sequential_verdicts(plan_looks([3, 5], spending="equal"), pd.DataFrame(scores), "x=5")
+    return sequential_verdicts(plan_looks([3, 5], spending="pocock"), pd.DataFrame(scores), "x=5")
 
 
 def test_a_design_in_looks_resumes_to_the_same_verdicts_and_refuses_another_plan(toy: Toy) -> None:
     assert toy.run(*DESIGN).returncode == -signal.SIGKILL  # between the first look and the second
     assert not (toy.study_dir() / "tables").exists()
+    assert load_study(toy.study_dir())["test_top1"].isna().all()  # no test score before the last look is over
     done = toy.run(*DESIGN)
     assert done.returncode == 0, done.stdout + done.stderr
     table = expected()
@@ -181,6 +210,13 @@ def test_a_design_in_looks_resumes_to_the_same_verdicts_and_refuses_another_plan
     assert "look 2 of 2, at 5 seeds: 2 of 3 rows settled, 1 undecided at the last look; no more seeds" in done.stdout
     assert "These are the figures to report" in " ".join(done.stdout.split())
     assert "better than the baseline" in (toy.study_dir() / "tables" / "sequential.md").read_text()
+    frame = load_study(toy.study_dir())
+    looked, read = (frame[(frame["phase"] == phase) & (frame["status"] == "ok")] for phase in ("search", "final"))
+    assert looked["test_top1"].isna().all()
+    assert read["test_top1"].notna().all()
+    pairs = [sorted(zip(part["arm"], part["seed"], strict=True)) for part in (looked, read)]
+    assert pairs[0] == pairs[1]  # each network that was trained, and none twice
+    assert "final" not in {line[0] for line in toy.trace}  # they were only read
     other = toy.run(*DESIGN, "hydra.sweeper.design.looks=[3,5,8]")
     assert other.returncode != 0
     assert "looks: there [3, 5], now [3, 5, 8]" in other.stderr

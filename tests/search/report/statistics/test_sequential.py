@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from search.report.statistics.sequential import (
     FINISHED,
     FOUND,
+    GIVEN_UP,
     SEQUENTIAL_COLUMNS,
     UNDECIDED,
     WAITING,
@@ -27,7 +29,7 @@ def values(effects: dict[str, float], n: int, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame({"plain": base} | {name: base + e + rng.normal(0, 1, n) for name, e in effects.items()})
 
 
-@given(LOOKS, st.floats(0.001, 0.2), st.sampled_from(["obrien_fleming", "pocock", "equal"]))
+@given(LOOKS, st.floats(0.001, 0.2), st.sampled_from(["hwang_shih_decani", "obrien_fleming", "pocock"]))
 def test_the_looks_spend_the_error_and_no_more(looks: list[int], alpha: float, spending: str) -> None:
     plan = plan_looks(looks, alpha=alpha, spending=spending)  # type: ignore[arg-type]
     assert sum(plan.alphas) == pytest.approx(alpha)
@@ -41,15 +43,17 @@ def test_published_spending() -> None:
     The spent error 0.0001, 0.0056, 0.0236, 0.05 (O'Brien-Fleming type) and 0.0179, 0.0310, 0.0414, 0.05 (Pocock type)
     stands in the tables of group-sequential software, e.g. R's ldbounds.
     """
-    spent = np.cumsum(plan_looks([5, 10, 15, 20]).alphas)
+    spent = np.cumsum(plan_looks([5, 10, 15, 20], spending="obrien_fleming").alphas)
     assert spent == pytest.approx([0.0001, 0.0056, 0.0236, 0.05], abs=5e-5)
     spent = np.cumsum(plan_looks([5, 10, 15, 20], spending="pocock").alphas)
     assert spent == pytest.approx([0.0179, 0.0310, 0.0414, 0.05], abs=5e-5)
-    assert plan_looks([4, 9], spending="equal").alphas == pytest.approx((0.025, 0.025))
+    # R's gsDesign, sfHSD with param = -2: alpha (1 - exp(2 t)) / (1 - exp(2))
+    spent = np.cumsum(plan_looks([5, 10, 15, 20]).alphas)
+    assert spent == pytest.approx([0.00508, 0.01345, 0.02725, 0.05], abs=5e-6)
 
 
 def test_verdicts_and_what_to_add() -> None:
-    plan = plan_looks([4, 6, 12], spending="equal")
+    plan = plan_looks([4, 6, 12], spending="pocock")
     frame = values({"large": 9.0, "none": 0.0, "late": 0.0}, 6)
     frame.loc[3:, "late"] = np.nan
     table = sequential_verdicts(plan, frame, "plain")
@@ -57,9 +61,9 @@ def test_verdicts_and_what_to_add() -> None:
     assert table["verdict"].to_dict() == {"large": FOUND, "none": UNDECIDED, "late": WAITING}
     assert table["seeds_to_add"].to_dict() == {"large": 0, "none": 6, "late": 1}
     assert table["n"].astype(object).where(table["n"].notna(), None).tolist() == [4, 6, None]
-    assert table.loc["large", "bound"] == pytest.approx(0.05 / 3 / 3)  # Holm over three rows, one of three looks
-    assert table.loc["none", "bound"] == pytest.approx(0.05 / 3 / 2)  # one row is found
-    assert table.loc["large", "level"] == pytest.approx(1 - 0.05 / 9)
+    assert table.loc["large", "bound"] == pytest.approx(plan.alphas[0] / 3)  # Holm over three rows
+    assert table.loc["none", "bound"] == pytest.approx(plan.alphas[1] / 2)  # at the second look; one row is found
+    assert table.loc["large", "level"] == pytest.approx(1 - plan.alphas[0] / 3)
     last = sequential_verdicts(plan, values({"none": 0.0}, 12), "plain")
     assert (last.loc["none", "verdict"], last.loc["none", "seeds_to_add"]) == (FINISHED, 0)
 
@@ -94,9 +98,40 @@ def test_the_same_difference_on_every_seed_is_no_finding() -> None:
     assert table.loc["constant", ["p_value", "low"]].isna().all()
 
 
+def test_a_row_that_cannot_be_found_any_more_is_given_up() -> None:
+    plan, frame = plan_looks([5, 8, 12, 20], margin=0.5), values({"none": 0.0, "small": 0.4, "large": 3.0}, 8, seed=3)
+    table = sequential_verdicts(plan, frame, "plain")
+    assert table["verdict"].to_dict() == {"none": GIVEN_UP, "small": UNDECIDED, "large": FOUND}
+    chance = table["chance"]
+    assert chance["none"] < 0.1 < chance["small"] < 1
+    assert pd.isna(chance["large"])
+    assert table["seeds_to_add"].to_dict() == {"none": 0, "small": 4, "large": 0}
+
+
+@given(st.integers(0, 200), st.floats(0.1, 3), st.floats(0, 2))
+@settings(max_examples=25, deadline=None)
+def test_giving_up_takes_findings_and_adds_none(seed: int, margin: float, effect: float) -> None:
+    frame = values({"a": effect, "b": 0.0, "c": 0.3}, 20, seed)
+    plans = plan_looks([5, 8, 20]), plan_looks([5, 8, 20], margin=margin)
+    without, given_up = (sequential_verdicts(plan, frame, "plain") for plan in plans)
+    assert set(given_up.index[given_up["verdict"] == FOUND]) <= set(without.index[without["verdict"] == FOUND])
+    assert (given_up["n"] <= 20).all()
+
+
+def test_the_chance_that_is_left_is_that_of_simulated_ends() -> None:
+    """Of 4,000 ways to go on from 8 seeds, with the spread seen and the margin, or what is seen, as the truth."""
+    plan, frame = plan_looks([8, 20], margin=0.5), values({"a": 0.3}, 8, seed=1)
+    chance = sequential_verdicts(plan, frame, "plain").loc["a", "chance"]
+    deltas = (frame["a"] - frame["plain"]).to_numpy()
+    rng = np.random.default_rng(0)
+    means = (deltas.sum() + rng.normal(max(0.5, deltas.mean()), deltas.std(ddof=1), (4000, 12)).sum(axis=1)) / 20
+    bound = stats.t.isf(plan.alphas[-1] / 2, 19) * deltas.std(ddof=1) / 20**0.5
+    assert chance == pytest.approx((np.abs(means) > bound).mean(), abs=0.03)
+
+
 def test_the_error_holds_on_simulated_tables() -> None:
     """A coarse check; benchmarks/statistics_truth.py simulates 10,000 tables."""
-    plan, false = plan_looks([3, 5], spending="equal"), 0
+    plan, false = plan_looks([3, 5]), 0
     for seed in range(150):
         false += (sequential_verdicts(plan, values({"a": 0.0, "b": 0.0}, 5, seed), "plain")["verdict"] == FOUND).any()
     assert false <= 16  # at 5%, more than 16 of 150 has a chance below 0.1%
@@ -111,6 +146,8 @@ def test_looks_must_ascend(looks: list[int]) -> None:
 def test_faults_of_the_caller() -> None:
     with pytest.raises(ValueError, match="alpha must lie between 0 and 1, got 5"):
         plan_looks([5], alpha=5)
+    with pytest.raises(ValueError, match="margin: 0 is no number above zero"):
+        plan_looks([5], margin=0)
     with pytest.raises(ValueError, match="unknown spending function 'linear'"):
         plan_looks([5], spending="linear")  # type: ignore[arg-type]
     frame = values({"a": 0.0}, 4)
