@@ -1,117 +1,100 @@
-"""Sections of `statistics_truth.py` on more than a row: adding seeds, factorial designs, trust in a proxy."""
+"""Sections of `statistics_truth.py` on more than a row: factorial designs, trust in a proxy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statistics_simulate import Row, agree, line, study
+from statistics_simulate import Row, agree, line
 
-from search.report.effects.effects import factorial_effects
-from search.report.statistics.sequential import FOUND, LookPlan, plan_looks, sequential_verdicts
+from search.report.effects.effects import Factors, Term, contrasts, estimable, factorial_effects, term_tests
 from search.report.trust.trust import proxy_trust
 
-__all__ = ["factorials", "sequences", "trusts"]
+__all__ = ["factorials", "trusts"]
 
 
-def play(plan: LookPlan, deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Run the sequential rule on arrays: which rows were found (studies x rows), and how many seeds each row took."""
-    found = np.zeros(deltas.shape[:2], dtype=bool)
-    used = np.full(deltas.shape[:2], plan.looks[-1])
-    for n, alpha in zip(plan.looks, plan.alphas, strict=True):
-        p = np.where(found, 2.0, stats.ttest_1samp(deltas[:, :, :n], 0, axis=2).pvalue)
-        order = np.argsort(p, axis=1)
-        ranked = np.take_along_axis(p, order, axis=1)
-        left = (~found).sum(axis=1)[:, None] - np.arange(p.shape[1])
-        passed = np.logical_and.accumulate(ranked <= np.where(left > 0, alpha / np.maximum(left, 1), -1), axis=1)
-        new = np.zeros_like(found)
-        np.put_along_axis(new, order, passed, axis=1)
-        used[new] = n
-        found |= new
-    return found, used
-
-
-def sequences(rng: np.random.Generator, studies: int) -> list[Row]:
-    """What the sequential rule errs over all looks and rows, and what it saves."""
-    rows, name, looks = [], "sequential rule, looks at 5, 8, 12 and 20 seeds", (5, 8, 12, 20)
-    scenes = {
-        "1 row": np.zeros(1),
-        "6 rows": np.zeros(6),
-        "6 rows, 3 differ by 1.5 points": np.array([0, 0, 0, 1.5, 1.5, 1.5]),
-    }
-    for setting, effects in scenes.items():
-        deltas, null = study(rng, effects, 20, studies), effects == 0
-        for spending in ("obrien_fleming", "pocock", "equal"):
-            plan = plan_looks(looks, spending=spending)  # type: ignore[arg-type]
-            found, used = play(plan, deltas)
-            for d, f in zip(deltas[:10], found[:10], strict=True):
-                values = pd.DataFrame({"base": 60.0} | {f"arm{i}": 60 + row for i, row in enumerate(d)})
-                agree((sequential_verdicts(plan, values, "base")["verdict"] == FOUND).tolist(), f.astype(float))
-            five = ("at most 0.05", (0.0, 0.05))
-            rows.append(line(name, f"{spending}: any false finding", setting, found[:, null].any(axis=1), *five))
-            if not null.all():
-                power_, seeds = found[:, ~null].mean(axis=1), used[:, ~null].mean(axis=1)
-                rows.append(line(name, f"{spending}: true differences found", setting, power_, "", (0, 1)))
-                rows.append(line(name, f"{spending}: seeds used for a true difference", setting, seeds, "", (0, 99)))
-        p = np.array([stats.ttest_1samp(deltas[:, :, :n], 0, axis=2).pvalue for n in looks])
-        naive = (p <= 0.05).any(axis=0)[:, null].any(axis=1)
-        rows.append(line(name, "for comparison, p <= 0.05 at any look: any false finding", setting, naive, "", (0, 1)))
-        fixed, _ = play(plan_looks([20]), deltas)
-        if not null.all():
-            found_all = fixed[:, ~null].mean(axis=1)
-            rows.append(
-                line(
-                    name,
-                    "for comparison, Holm on 20 seeds at once: true differences found",
-                    setting,
-                    found_all,
-                    "",
-                    (0, 1),
-                )
-            )
-    return rows
+CELLS = pd.DataFrame([(where, branch) for where in "abc" for branch in "xy"], columns=["where", "branch"])
+LEVELS: Factors = {"where": list("abc"), "branch": list("xy")}
+TERMS: list[Term] = [("where",), ("branch",), ("where", "branch")]
 
 
 def factorials(rng: np.random.Generator, studies: int) -> list[Row]:
-    """Error of the tests of main effects and interactions: 3 x 2 design, 5 seeds; branch differs by 1 point."""
-    cells = [(where, branch, seed) for seed in range(5) for where in "abc" for branch in "xy"]
-    frame = pd.DataFrame(cells, columns=["where", "branch", "seed"])
-    rows, five = [], ("0.04 to 0.06", (0.04, 0.06))
-    for seed_sd in (3.0, 0.0):
-        where, crossed, mixed, held = [], [], [], []
-        for _ in range(studies):
-            frame["y"] = (seed_sd * rng.normal(size=5))[frame["seed"]] + (frame["branch"] == "y") + rng.normal(size=30)
-            result = factorial_effects(frame, "y", ["where", "branch"])
-            p = result.terms.set_index("term")["p_value"]
-            where.append(p["where"] <= 0.05)
-            crossed.append(p["where x branch"] <= 0.05)
-            mixed.append(result.method.startswith("mixed"))
-            estimate = result.estimates.query("term == 'branch'").iloc[0]
-            held.append(estimate["low"] <= 1 <= estimate["high"])
-        setting, name = f"sd between seeds {seed_sd:g}", "factorial designs"
-        rows.append(line(name, "main effect found where there is none", setting, np.array(where), *five))
-        rows.append(line(name, "interaction found where there is none", setting, np.array(crossed), *five))
-        rows.append(
-            line(
-                name,
-                "95% interval of a main effect holds the truth",
-                setting,
-                np.array(held),
-                "0.93 to 0.97",
-                (0.93, 0.97),
-            )
-        )
-        rows.append(
-            line(
-                name, "mixed model fitted (else seed as fixed block, with a note)", setting, np.array(mixed), "", (0, 1)
-            )
-        )
+    """Error of the tests of main effects and interactions in a 3 x 2 design; branch y is worth 1 point, where nothing."""
+    rows, five = [], ("at most 0.06", (0.0, 0.06))
+    terms, design, _ = estimable(CELLS, LEVELS, TERMS, np.ones((len(CELLS), 1)))
+    y, c = CELLS["branch"].eq("y").to_numpy(), CELLS["where"].eq("c").to_numpy()
+    varying = {
+        "no effect varies by seed": np.zeros(6),
+        "the effect of branch y varies by seed, sd 1": y * 1.0,
+        "level c varies by seed, sd 1": c * 1.0,
+    }
+    for seeds in (5, 10):
+        for setting, slope in varying.items():
+            values = rng.normal(size=(studies, seeds, 6)) + 3 * rng.normal(size=(studies, seeds, 1))
+            values += rng.normal(size=(studies, seeds, 1)) * slope
+            tests = [term_tests(each, design, terms)["p_value"].to_numpy() for each in values + y]
+            name, where = "factorial designs", f"{seeds} seeds, {setting}"
+            check_whole(values[0] + y, tests[0])
+            none = np.array([term_tests(each, design, terms)["p_value"].to_numpy()[1] for each in values])
+            pooled = pooled_p(values + y, design, terms)
+            for k, what in ((0, "main effect of three levels"), (2, "interaction")):
+                found = np.array([p[k] for p in tests]) <= 0.05
+                rows.append(line(name, f"{what} found where there is none", where, found, *five))
+                rows.append(line(name, f"before, seed as block alone: {what}", where, pooled[:, k] <= 0.05, "", (0, 1)))
+            rows.append(line(name, "main effect of two levels found where there is none", where, none <= 0.05, *five))
+            before = pooled_p(values, design, terms)[:, 1] <= 0.05
+            rows.append(line(name, "before, seed as block alone: main effect of two levels", where, before, "", (0, 1)))
+            power = np.array([p[1] for p in tests]) <= 0.05
+            rows.append(line(name, "main effect of 1 point found", where, power, "", (0, 1)))
+            rows.append(line(name, "before: main effect of 1 point found", where, pooled[:, 1] <= 0.05, "", (0, 1)))
     return rows
+
+
+def check_whole(values_SC: np.ndarray, p_values: np.ndarray) -> None:
+    """Stop where `factorial_effects` gives other p-values than its parts."""
+    frame = pd.concat([CELLS.assign(seed=seed, y=row) for seed, row in enumerate(values_SC)])
+    agree(factorial_effects(frame, "y", ["where", "branch"]).terms["p_value"].tolist(), p_values)
+
+
+def pooled_p(values: np.ndarray, design: np.ndarray, terms: dict[Term, slice]) -> np.ndarray:
+    """F tests against one pooled error, as of a model of seed + noise: studies x terms."""
+    studies, seeds, _ = values.shape
+    scores = [values @ contrasts(design, where) for where in terms.values()]
+    error = sum(each.var(axis=1, ddof=1).sum(axis=1) for each in scores) / sum(each.shape[2] for each in scores)
+    found = []
+    for each in scores:
+        f = seeds * (each.mean(axis=1) ** 2).sum(axis=1) / each.shape[2] / error
+        found.append(stats.f.sf(f, each.shape[2], (seeds - 1) * 5))
+    return np.stack(found, axis=1).reshape(studies, -1)
+
+
+def shared_luck(rng: np.random.Generator, studies: int) -> list[Row]:
+    """How often two rankings of 12 arms are found to agree, where an arm's luck on a seed is mostly that of both budgets."""
+    rows, arms, seeds = [], 12, 6
+    for spread, setting in ((0.0, "arms that do not differ"), (0.6, "arms that differ, sd 0.6 points")):
+        merit = spread * rng.normal(size=(studies, arms, 1))
+        luck = 0.6 * rng.normal(size=(studies, arms, seeds))
+        cheap, dear = (merit + 0.9 * luck + 0.25 * rng.normal(size=luck.shape) for _ in range(2))
+        for what, sides in (
+            ("seeds divided between the rankings", (cheap[:, :, 0::2], dear[:, :, 1::2])),
+            ("before, seeds shared", (cheap, dear)),
+        ):
+            means = [side.mean(axis=2) for side in sides]
+            found = np.array([agreement(one, other) for one, other in zip(*means, strict=True)])
+            target = ("at most 0.05", (0.0, 0.05)) if not spread and "divided" in what else ("", (0.0, 1.0))
+            rows.append(line("proxy trust", f"{what}: agreement found (p <= 0.05, tau > 0)", setting, found, *target))
+    return rows
+
+
+def agreement(cheap: np.ndarray, dear: np.ndarray) -> bool:
+    """Whether Kendall's tau is told from zero, and positive."""
+    test = stats.kendalltau(cheap, dear)
+    return bool(test.pvalue <= 0.05 and test.statistic > 0)
 
 
 def trusts(rng: np.random.Generator, studies: int) -> list[Row]:
     """How often the interval of Kendall's tau holds the tau of a normal pair: 2 / pi asin(correlation)."""
-    rows = []
+    rows = shared_luck(rng, studies)
     for n, correlation in ((8, 0.6), (16, 0.6), (40, 0.6), (16, 0.9)):
         truth, held = 2 / np.pi * np.arcsin(correlation), []
         for index in range(studies):

@@ -1,6 +1,7 @@
 """Do the statistics of `search.report` keep their promises? Simulated studies whose truth is known.
 
-    OMP_NUM_THREADS=1 python benchmarks/statistics_truth.py     # 2 to 3 minutes of one core
+    OMP_NUM_THREADS=1 python benchmarks/statistics_truth.py                     # 2 to 3 minutes of one core
+    OMP_NUM_THREADS=1 python benchmarks/statistics_truth.py --only looks trusts # the other sections as they stand in the file
 
 writes docs/results/statistics_truth.json and .md. Every study has arms that share their seeds and a baseline: what a seed
 does to all arms has standard deviation 3, the noise of each arm 1, so that a paired difference has sqrt(2) and the rows of a
@@ -22,7 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from statistics_designs import factorials, sequences, trusts
+from statistics_designs import factorials, trusts
+from statistics_looks import looks
 from statistics_page import page
 from statistics_rows import coverage, equivalences, families, powers
 from statistics_simulate import Row
@@ -36,7 +38,7 @@ SECTIONS: dict[str, tuple[Callable[[np.random.Generator, int], list[Row]], int]]
     "families": (families, 2000),
     "powers": (powers, 20000),
     "equivalences": (equivalences, 20000),
-    "sequences": (sequences, 10000),
+    "looks": (looks, 10000),
     "factorials": (factorials, 2000),
     "trusts": (trusts, 2000),
 }
@@ -48,19 +50,32 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20261122)
     parser.add_argument("--studies", type=int, help="simulated studies in each section; by default 2000 to 20000")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/statistics_truth.json")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(SECTIONS), help="sections to run; the others stay as they are"
+    )
     arguments = parser.parse_args()
+    if arguments.only and not arguments.out.exists():
+        parser.error(f"--only keeps the other sections of {arguments.out}, which is not there; run all of them once")
     gc.freeze()  # statsmodels collects garbage at each correction: 50 ms with all modules in sight
-    rows, seconds = [], {}
+    before = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.only else {"rows": [], "facts": {}}
+    rows, seconds = before["rows"], dict(before["facts"].get("seconds_of_sections", {}))
+    commits = dict(before["facts"].get("commits", dict.fromkeys(seconds, before["facts"].get("commit"))))
     for index, (name, (section, studies)) in enumerate(SECTIONS.items()):
+        if arguments.only and name not in arguments.only:
+            continue
         started = time.process_time()
-        rows += section(np.random.default_rng([arguments.seed, index]), arguments.studies or studies)
+        made_now = section(np.random.default_rng([arguments.seed, index]), arguments.studies or studies)
+        rows = [row for row in rows if row["section"] != made_now[0]["section"]] + made_now
+        commits[name] = provenance()["commit"]
         seconds[name] = round(time.process_time() - started, 1)
         print(f"{name}: {seconds[name]} s", flush=True)
     made = provenance()
+    seconds, commits = ({name: of[name] for name in SECTIONS if name in of} for of in (seconds, commits))
     facts = {
         "command": f"OMP_NUM_THREADS=1 python benchmarks/statistics_truth.py {' '.join(sys.argv[1:])}".strip(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M+00:00"),
         "commit": made["commit"],
+        "commits": commits,
         "processor": made["processor"],
         "cpu_seconds": round(sum(seconds.values()), 1),
         "seconds_of_sections": seconds,
