@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from search.ledger.index import Index
 from search.ledger.record import seeds_below
+from search.ledger.result import Phase
 from search.space.design_options import Design, DesignOptions, check_design, design_of, first_seeds
 from search.space.designs import Cell
 from search.space.parameters import Space
@@ -185,7 +186,13 @@ class PlannedStudy:
                 plain = self._plain(row.cell)
                 recipe = recipe_hash(plain, anywhere=True)
                 row.finished = finished_seeds(
-                    self.study_dir, typed(plain), row.facts, recipe, seeds, self.sweeper["reuse"]
+                    self.study_dir,
+                    typed(plain),
+                    row.facts,
+                    recipe,
+                    seeds,
+                    self.sweeper["reuse"],
+                    bool(self.design.looks),
                 )
 
     def find_seconds(self, rows: list[Row]) -> list[Any]:
@@ -215,27 +222,35 @@ class PlannedStudy:
 
 
 def finished_seeds(
-    study_dir: Path, config: Any, facts: Mapping[str, Any], recipe: str, seeds: Iterable[int], reuse: str
+    study_dir: Path,
+    config: Any,
+    facts: Mapping[str, Any],
+    recipe: str,
+    seeds: Iterable[int],
+    reuse: str,
+    looks: bool = False,
 ) -> set[int]:
-    """The seeds on which a final trial of that network and recipe need not be trained, since its result is there.
+    """The seeds on which a trial of that network and recipe need not be trained, since its result is there.
 
     Args:
         study_dir: the study's own results count in any case.
         facts: `network_facts` of the config.
         recipe: its hash, wherever the images lie.
         reuse: where else results are taken from: "all" studies beside this one, "study" or "none".
+        looks: whether it is trained for the looks, which read no test and keep its weights; else as a final trial.
     """
     from search.trial.admission import fingerprint_of
     from search.trial.checkpoint import CHECKPOINT_FILE, is_kept
 
     index = _index(study_dir.parent)
+    phase: Phase = "search" if looks else "final"
     found = set()
     for seed in seeds:
-        fingerprint = fingerprint_of(facts["arch_hash"], recipe, seed, config.train.epochs, "final", facts["content"])
-        there = index.find(fingerprint, needs_test=True, below=study_dir.name)
+        fingerprint = fingerprint_of(facts["arch_hash"], recipe, seed, config.train.epochs, phase, facts["content"])
+        there = index.find(fingerprint, needs_test=not looks, below=study_dir.name)
         if there is None and reuse == "all":
-            there = index.find(fingerprint, needs_test=True)
-            kept = is_kept(config.checkpoint, "final")
+            there = index.find(fingerprint, needs_test=not looks)
+            kept = looks or is_kept(config.checkpoint, "final")
             if there is not None and kept and not there.with_name(CHECKPOINT_FILE).is_file():
                 there = None  # as a trial that is to keep weights would say
         if there is not None:

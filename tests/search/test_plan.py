@@ -250,7 +250,7 @@ def test_looks_are_planned_with_their_hours_and_what_each_resolves(
     text = capsys.readouterr().out
     assert "Time to the first look: 3 networks x 3 seeds = 9 trials, 108 s of work, about 54 s on 2 worker(s)" in text
     assert "Time at most, if every row goes to the last look: 3 networks x 8 seeds = 24 trials, 4.8 min of work" in text
-    assert "alpha 0.05 over all looks, obrien_fleming; sd of a paired difference 0.50 points, as given" in text
+    assert "alpha 0.05 over all looks, hwang_shih_decani; sd of a paired difference 0.50 points, as given" in text
     found = [
         (float(one), float(every))
         for one, every in re.findall(
@@ -288,6 +288,8 @@ def test_results_that_are_there_need_no_training(
     assert seeds(study, "all") == {1000, 1001}
     assert seeds(study, "study") == set()
     assert seeds(tmp_path / "earlier", "none") == {1000, 1001, 1004}
+    finals = finished_seeds(tmp_path / "earlier", config, facts, recipe, range(1000, 1005), "none", looks=True)
+    assert finals == set()  # looks take no result that has read the test data
     command = ["design=one_at_a_time", *FIXED, "placement=none,stage3", f"hydra.sweep.dir={study}"]
     assert main([*command, "hydra.sweeper.design.first_seed=1000"]) == 0
     text = capsys.readouterr().out
