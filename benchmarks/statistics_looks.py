@@ -83,9 +83,10 @@ def looks(rng: np.random.Generator, studies: int) -> list[Row]:
             rows.append(line(name, f"{family}: any false finding", setting, found[:, null].any(axis=1), *five))
             if truth:
                 rows.append(line(name, f"{family}: found", setting, found[:, 0], "", (0, 1)))
-                rows.append(
-                    line(name, f"{family}: found at 5 seeds", setting, found[:, 0] & (used[:, 0] == 5), "", (0, 1))
-                )
+                if truth >= 1:
+                    rows.append(
+                        line(name, f"{family}: found at 5 seeds", setting, found[:, 0] & (used[:, 0] == 5), "", (0, 1))
+                    )
                 rows.append(line(name, f"{family}: seeds of that row", setting, used[:, 0], "", (0, 99)))
             else:
                 saved = 1 - (used.sum(axis=1) + used.max(axis=1)) / (ROWS + 1) / LOOKS[-1]  # the baseline goes on, too
