@@ -16,6 +16,7 @@ from search.ledger.files import write_atomic
 from search.report.arms import Arm, comparable, list_arms
 from search.report.declared import declared_by
 from search.report.escape import markdown
+from search.report.gate import gate
 from search.report.metrics import Metric, metric_named
 from search.report.reading.load import load_study
 from search.report.statistics.sequential import (
@@ -178,6 +179,7 @@ def notes_of(
         return ["No single baseline finished a seed, so no row was looked at."]
     level = f"{100 * (1 - plan.alpha):g}%"
     notes = [
+        *gate(arms, metric),
         f"Method: paired t tests against the baseline ({one_line(baseline, 400)}) at looks fixed beforehand; the chance of any "
         f"false finding over all looks and rows is at most {plan.alpha:g}, split over the looks by "
         f"{SPENDING_WORDS[plan.spending]} and within a look over the undecided rows by Holm's procedure (1979). Repeated "

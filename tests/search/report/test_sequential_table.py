@@ -156,3 +156,13 @@ def test_a_plan_that_cannot_be_read_is_told(study: Path, text: str) -> None:
     (study / LOOKS_FILE).write_text(text)
     with pytest.raises(ValueError, match=r"looks\.json does not say which looks were planned"):
         read_looks(study)
+
+
+def test_networks_that_guess_are_told_as_such(study: Path, add: Add) -> None:
+    (study / LOOKS_FILE).write_text(json.dumps(PLAN))
+    for arm in ("plain", "stage3"):
+        for seed in (1000, 1001, 1002):
+            add(arm, seed, test_top1=10.0 + seed - 1000 + (arm == "plain"), chance_top1=10.0, test_images=400)
+    table = sequential_table(study)
+    assert table is not None
+    assert table.notes[0].startswith("Hardly better than guessing: plain and stage3")
