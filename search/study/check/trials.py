@@ -30,7 +30,7 @@ AGAIN = "it is written down again, and the study's command trains it"
 
 def alive(storage: BaseStorage, trials: Sequence[FrozenTrial], root: Path) -> list[FrozenTrial]:
     """The running trials whose worker lives."""
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING and WORKER in trial.user_attrs]
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING and trial.user_attrs.get(WORKER)]
     return [trial for trial in running if is_alive(storage, root, trial.user_attrs[WORKER], trial._trial_id)]
 
 

@@ -79,6 +79,7 @@ def run(toy: Toy) -> Callable[..., "subprocess.CompletedProcess[str]"]:
 ENDED = (
     *("x=choice(1,2,5)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}", "hydra.sweeper.n_trials=3"),
     *("admit=true", "jitter=0.2", "hydra.sweeper.final.top_k=1", "hydra.sweeper.final.seeds=3"),
+    "hydra.sweeper.final.first_seed=1000",
     *("hydra.sweeper.final.baseline=['x=1']", "hydra.sweeper.reuse=study"),
 )
 
