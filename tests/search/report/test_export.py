@@ -144,7 +144,13 @@ def test_latex_fits_a_page(study: Path, add: Add, tmp_path: Path) -> None:
         for number, arm in enumerate(("plain", *LONG)):
             value = base + 2.31 * (number == 2) - 0.1 * number + shifts[(seed + number) % 5]
             failed = {"status": "failed", "test_top1": None} if (number, seed) == (3, 4) else {}
-            facts = {"params": 78_002 + number, "macs": 1_038_976, "latency_ms": 1.72, "latency_fused_ms": 1.4}
+            facts: dict[str, object] = {
+                "dose": 2.9,
+                "params": 78_002 + number,
+                "macs": 1_038_976,
+                "latency_ms": 1.72,
+                "latency_fused_ms": 1.4,
+            }
             add(arm, seed, **({"test_top1": value} | facts | failed))
     frame = load_study(study)
     table = ablation_table(frame)
