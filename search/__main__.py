@@ -14,7 +14,7 @@ def main() -> None:
     """Run Hydra; end with one message for a user's error and with a trace for ours."""
     import hydra
 
-    from search.app import task
+    from search.app import check_single, task
     from search.command_line import refuse_wrong_words
     from search.config import config_folder, register
     from search.help import app_help, is_plain_help
@@ -27,6 +27,7 @@ def main() -> None:
         if is_plain_help(sys.argv[1:]):
             print(app_help([line for line in sys.argv[1:] if not line.startswith("-")], config_folder()))
             return
+        check_single(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
     except KeyboardInterrupt:
         print("\ninterrupted: what was finished is kept, and the same command goes on from there", file=sys.stderr)

@@ -10,7 +10,7 @@ from search.ledger.secrets import find_secret
 
 __all__ = ["refuse_wrong_words"]
 
-_SHOWS = re.compile(r"(--cfg|-c|--info|-i|--shell-completion|-sc)(=.*)?")
+_MODES = re.compile(r"(--run|-r|--multirun|-m|--cfg|-c|--info|-i|--shell-completion|-sc)(=.*)?")
 
 
 def refuse_wrong_words(words: Sequence[str], groups: Path) -> None:
@@ -33,14 +33,33 @@ def refuse_wrong_words(words: Sequence[str], groups: Path) -> None:
             raise ValueError(f"{word}: no key stands before the '='; an override is key=value, e.g. train.epochs=2")
         if word.startswith("~"):
             _refuse_deletion(word, groups)
-    shows = [word for word in words if _SHOWS.fullmatch(word)]
-    if shows and {"-m", "--multirun"}.intersection(words):
+        else:
+            _refuse_group(word, groups)
+    modes = [word for word in words if _MODES.fullmatch(word)]
+    if len(modes) > 1:
         raise ValueError(
-            f"-m and {shows[0]} are both given: {shows[0]} shows a configuration, -m runs a study; leave one of them out "
-            "(a study's own settings: --cfg hydra)"
+            f"{' and '.join(modes)} are given together: --run trains one architecture, -m runs a study, --cfg shows a "
+            "configuration (of a study --cfg hydra); take one of them"
         )
-    if "--resolve" in words and not shows and not {"--help", "-h"}.intersection(words):
-        raise ValueError("--resolve goes with --cfg or --help alone, e.g. --cfg job --resolve")
+    shows = [word for word in modes if word.startswith(("--cfg", "-c"))]
+    for flag in ("--resolve", "--package", "-p"):
+        if flag in words and not shows and not (flag == "--resolve" and {"--help", "-h"}.intersection(words)):
+            raise ValueError(f"{flag} goes with --cfg, e.g. --cfg job {flag}{' train' if 'p' in flag[:3] else ''}")
+
+
+def _refuse_group(word: str, groups: Path) -> None:
+    """Every group has a choice in the configuration already, and takes one."""
+    match = re.fullmatch(r"(\+*)(\w+)=(.*)", word, re.DOTALL)
+    if match is None or not (groups / match[2]).is_dir():
+        return
+    if match[1]:
+        raise ValueError(f"{word}: the configuration has {match[2]} already; write {match[2]}={match[3]}, without a +")
+    if re.fullmatch(r"\[.*\]|[-+.\d]+|true|false", match[3], re.I | re.DOTALL):
+        raise ValueError(f"{word}: {match[2]} takes the name of one option: {', '.join(_options(groups / match[2]))}")
+
+
+def _options(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def _refuse_deletion(word: str, groups: Path) -> None:
@@ -51,6 +70,6 @@ def _refuse_deletion(word: str, groups: Path) -> None:
     if key.startswith(("hydra.", "hydra/", *(f"{name}." for name in OPEN_KEYS))):
         return
     name = key.partition(".")[0]
-    options = sorted(path.stem for path in (groups / name).glob("*.yaml")) if name.isidentifier() else []
+    options = _options(groups / name) if name.isidentifier() else []
     choose = f"choose one of {name}={', '.join(options)}" if options else "set a value with key=value"
     raise ValueError(f"{word}: nothing can be taken out of the configuration but what was put in; {choose}")

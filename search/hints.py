@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
+from hydra.errors import OverrideParseException
+
+from search.allowed import meant
 from search.refusals import RefusedError
 
 __all__ = ["explain"]
 
 _BY_NAME = ("hydra.sweeper.sampler", "hydra.sweeper.pruner")  # a class of Optuna's and any of its arguments
-_HYDRA_KEY = re.compile(r"^hydra\.sweeper(\.|$)")
+_HYDRA_KEY = re.compile(r"^hydra\.(sweeper|launcher)(?:\.|$)")
 
 
 def explain(error: BaseException) -> str:
@@ -30,7 +32,10 @@ def explain(error: BaseException) -> str:
     twice = re.match(r"Multiple values for (\S+)\. To override a value use 'override [^']*'", message)
     if twice:
         return f"{twice[1]} is given twice, or with a + although the configuration has it: write {twice[1]}=NAME, once"
+    if isinstance(error, OverrideParseException) and error.override not in message:
+        message = f"{error.override}: {message}"
     key = _key_of(error, message)
+    message = re.sub(r"\n\s*(full_key: |reference_type=|object_type=).*", "", message)
     hint = _about(key) if key else ""
     return f"{message}\n{hint}" if hint else message
 
@@ -46,22 +51,23 @@ def _key_of(error: BaseException, message: str) -> str | None:
 
 def _about(key: str) -> str:
     """A sentence on the keys beside `key`, or on the type that `key` takes."""
+    from search.study.launching.slots import LocalLauncherOptions
     from search.study.options import SweeperOptions
     from search.trial.config import Config
 
-    if key.startswith("hydra.") and not _HYDRA_KEY.match(key):
+    match = _HYDRA_KEY.match(key)
+    if key.startswith("hydra.") and not match:
         return ""  # Hydra's own: nothing of ours stands there
-    root: type = SweeperOptions if _HYDRA_KEY.match(key) else Config
-    path = _HYDRA_KEY.sub("", key).split(".") if root is SweeperOptions else key.split(".")
-    prefix = "hydra.sweeper." if root is SweeperOptions else ""
+    root: type = {"sweeper": SweeperOptions, "launcher": LocalLauncherOptions}[match[1]] if match else Config
+    path = _HYDRA_KEY.sub("", key).split(".") if match else key.split(".")
+    prefix = f"hydra.{match[1]}." if match else ""
     node: Any = root
     for depth, name in enumerate(path):
         names = [field.name for field in fields(node) if not field.name.startswith("_")]
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
             where = prefix + ".".join(path[:depth])
-            meant = f"Did you mean {' or '.join(near)}? " if near else ""
-            return f"{meant}Allowed {'in ' + where.rstrip('.') if where else 'at the top'}: {', '.join(names)}"
+            near = meant(name, names).removeprefix("; did")
+            return f"{f'Did{near} ' if near else ''}Allowed {'in ' + where.rstrip('.') if where else 'at the top'}: {', '.join(names)}"
         hint = get_type_hints(node)[name]
         chosen = prefix + ".".join(path[: depth + 1])
         if chosen in _BY_NAME and len(path) > depth + 1:

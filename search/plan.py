@@ -7,8 +7,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from search.allowed import check_number
 from search.plan_rows import PlannedStudy, Row
 from search.space.design_options import Design
 
@@ -52,10 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from search.command_line import refuse_wrong_words
+    from search.config import config_folder
+
     try:
         for name in ("sd", "seconds", "workers"):
-            if getattr(given, name) is not None and not getattr(given, name) > 0:
-                raise ValueError(f"--{name} {getattr(given, name)}: must be above 0")
+            if getattr(given, name) is not None:
+                check_number(f"--{name}", getattr(given, name), above=0)
+        for name in ("alpha", "power"):
+            check_number(f"--{name}", getattr(given, name), above=0, below=1)
+        if given.config_dir and not Path(given.config_dir).is_dir():
+            raise ValueError(f"--config-dir {given.config_dir}: there is no such folder")
+        refuse_wrong_words(given.overrides, config_folder())
         with _hydra():
             return _Plan(given).print()
     except (ValueError, HydraException, OmegaConfBaseException) as error:

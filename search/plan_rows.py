@@ -7,21 +7,19 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from search.ledger.index import Index
 from search.ledger.record import seeds_below
 from search.ledger.result import Phase
-from search.space.design_options import Design, DesignOptions, check_design, design_of, first_seeds
+from search.space.design_options import Design, design_of, first_seeds
 from search.space.designs import Cell
 from search.space.parameters import Space
 from search.space.seeds import first_seed_of
-from search.study.mistakes import refuse_seeds_of_the_search
-from search.study.options import FinalOptions
+from search.study.asked import read_command
+from search.study.options import SweeperOptions
 
 __all__ = ["PlannedStudy", "Row", "finished_seeds"]
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -55,32 +53,24 @@ class PlannedStudy:
         self.given = given
         self.config, self.arguments = _composed(given)
         self.sweeper: Mapping[str, Any] = self.config.hydra.sweeper
-        self.design = _typed(DesignOptions, self.sweeper.get("design"))
-        check_design(self.design)
-        self.space = self._space()
+        options, self.space = self._asked()
+        self.design = options.design
         self._facts: dict[tuple[str, ...], dict[str, Any]] = {}
         self._configs: dict[tuple[str, ...], Any] = {}
         self._costs: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def _space(self) -> Space:
+    def _asked(self) -> tuple[SweeperOptions, Space]:
         from hydra.core.global_hydra import GlobalHydra
 
-        from search.space.parameters import parse_space
+        from search.app import task
 
-        task = [line for line in self.arguments if not line.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        return parse_space(task, self.sweeper.get("params") or {}, GlobalHydra.instance().config_loader())
+        lines = [line for line in self.arguments if not line.lstrip("+~").startswith(("hydra.", "hydra/"))]
+        return read_command(self.config, lines, self.sweeper, GlobalHydra.instance().config_loader(), task)
 
     def made(self) -> Design:
         """The design's cells; of a search its baseline, first point and levels. ValueError where nothing varies."""
         if self.design.kind is not None:
             return design_of(self.design, self.space, self._facts_of)
-        if not self.space.parameters:
-            raise ValueError(
-                "there is nothing to plan: choose a design (design=one_at_a_time and what it varies, e.g. "
-                "placement=none,stage3), an experiment, or sweep what a search shall vary"
-            )
-        options = _typed(FinalOptions, self.sweeper["final"])
-        refuse_seeds_of_the_search(self.config, self.space, options, int(self.sweeper["seeds_per_trial"]))
         final = self.sweeper["final"]
         baseline = Cell("baseline", (*final["baseline"], *final["overrides"]), is_baseline=True)
         return Design([baseline, *_levels(self.space)], [])
@@ -278,14 +268,6 @@ def _composed(given: argparse.Namespace) -> tuple[Any, list[str]]:
 
 def _searchpath(given: argparse.Namespace) -> list[str]:
     return [f"hydra.searchpath=['file://{Path(given.config_dir).absolute()}']"] if given.config_dir else []
-
-
-def _typed(kind: type[T], options: Any) -> T:
-    from omegaconf import OmegaConf
-
-    found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), options or {}))
-    assert isinstance(found, kind)
-    return found
 
 
 def _levels(space: Space) -> list[Cell]:

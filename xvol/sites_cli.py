@@ -95,14 +95,21 @@ def _size(given: list[int] | None, model: nn.Module) -> tuple[int, int, int]:
         return channels, height, width
     if len(given) > 3:
         raise ValueError(f"--input-size {' '.join(map(str, given))}: give one edge, height and width, or C, H and W")
+    said = f"--input-size {' '.join(map(str, given))}"
+    if min(given) < 1:
+        raise ValueError(f"{said}: each number must be at least 1")
     if len(given) < 3:
         return channels, given[0], given[-1]
     return given[0], given[1], given[2]
 
 
 def _branches(given: str | None) -> list[str]:
-    names = [name.strip() for name in given.split(",")] if given else list(branch_names())
+    if given is None:
+        return list(branch_names())
+    names = [name.strip() for name in given.split(",")]
     for name in names:
+        if not name or names.count(name) > 1:
+            raise ValueError(f"--branches {given}: give each name once, e.g. --branches pssa,acmix")
         branch_class(name)
     return names
 

@@ -14,9 +14,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from search.refusals import told_compactly
-from search.space.parameters import parse_space
-from search.study.mistakes import refuse_seeds_of_the_search, refuse_unknown_keys, refuse_wrong_values
-from search.study.options import SweeperOptions, check_options, read_options
+from search.study.asked import read_command
+from search.study.options import SweeperOptions
 
 ConfigStore.instance().store(group="hydra/sweeper", name="xvol", node=SweeperOptions, provider="xvol")
 
@@ -40,15 +39,7 @@ class XvolSweeper(Sweeper):
     def _sweep(self, arguments: Sequence[str]) -> Any:
         assert self._parts is not None, "Hydra calls setup() before sweep()"
         context, task, config = self._parts
-        refuse_unknown_keys(config, arguments)
-        options = read_options(self._options)
-        check_options(options)
-        space = parse_space(arguments, options.params or {}, context.config_loader)
-        if options.design.kind is None:
-            refuse_seeds_of_the_search(config, space, options.final, options.seeds_per_trial)
-        check_values = getattr(task, "check_values", None)
-        if check_values is not None and options.design.kind is None:  # a design shows what cannot run as failed cells
-            refuse_wrong_values(config, space, context.config_loader, check_values)
+        options, space = read_command(config, arguments, self._options, context.config_loader, task)
         from search.study.sweeper import StudyRun  # optuna: not before all is right that can be told without it
 
         return StudyRun(options, context, task, config).run(space)

@@ -15,6 +15,7 @@ __all__ = [
     "WORKERS",
     "free_subdir",
     "phase_folder",
+    "refuse_blocked",
     "run_in_words",
     "trial_subdir",
 ]
@@ -31,6 +32,13 @@ _PHASE_FOLDER: dict[Phase, str] = {"search": "trials", "final": "final", "single
 def phase_folder(phase: Phase) -> str:
     """Name of the folder below a study's that holds the trials of a phase."""
     return _PHASE_FOLDER[phase]
+
+
+def refuse_blocked(folder: Path, key: str) -> None:
+    """Raise ValueError where a folder cannot be made, since a file has its name or that of one above it."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{key}={folder}: {path} is a file, and a folder is needed there; give another name")
 
 
 def trial_subdir(phase: Phase, number: int, seed: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from search.allowed import check_choice
 from search.ledger.result import TrialResult
 from search.ledger.secrets import mask, masked_tree
 
@@ -41,9 +42,10 @@ class TrackerConfig:
 
 
 def check_tracker(config: TrackerConfig) -> None:
-    """Raise ValueError where the tracker's mode is unknown."""
-    if config.mode not in MODES:
-        raise ValueError(f"tracker.mode={config.mode}: allowed are {', '.join(MODES)}")
+    """Raise ValueError where the tracker's mode is unknown, or W&B would not take its project."""
+    check_choice("tracker.mode", config.mode, MODES)
+    if not config.project or set(config.project) & set("/\\#?%:") or len(config.project) > 128:
+        raise ValueError(f"tracker.project={config.project}: give 1 to 128 characters, none of them / \\ # ? % :")
 
 
 class Tracker:

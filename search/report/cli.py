@@ -40,6 +40,7 @@ def made(options: argparse.Namespace) -> tuple[Any, ...]:
     """Make what the options ask for; the fields of `Made`, in their order."""
     changes = spec_changes(options)
     check_wandb(options)
+    check_folders(options)
     if options.trust:
         return trust_made(options, changes)
     if options.diff:
@@ -49,6 +50,16 @@ def made(options: argparse.Namespace) -> tuple[Any, ...]:
     frame = load_pooled(options.study, options.phase)
     if options.tidy:
         from search.report.save import save_tidy
+
+        unused = [f"--{name}" for name in ("metric", "baseline", "out", "spec", *STATISTICS) if getattr(options, name)]
+        unused += [f"--{name.replace('marks', 'no-marks')}" for name in changes] + ["--effects"] * (
+            options.effects is not None
+        )
+        unused += ["--no-write"] * options.no_write + ["--format"] * (options.format != "all")
+        if unused:
+            raise ValueError(
+                f"--tidy writes every trial x seed into its file, and does not take {', '.join(unused)}; leave that out"
+            )
 
         return "", [save_tidy(frame, options.tidy)]
     if not options.out and Path(options.study[0]).is_file():
@@ -196,10 +207,25 @@ def check_wandb(options: argparse.Namespace) -> None:
     unfit = [f"--{name.replace('_', '-')}" for name in other if getattr(options, name)]
     unfit += ["--effects"] * (options.effects is not None) + ["several studies"] * (len(options.study) > 1)
     unfit += ["a file of trials"] * Path(options.study[0]).is_file()
+    if options.wandb_project is not None:
+        from search.ledger.tracker import TrackerConfig, check_tracker
+
+        try:
+            check_tracker(TrackerConfig(project=options.wandb_project))
+        except ValueError as error:
+            raise ValueError(str(error).replace("tracker.project=", "--wandb-project ")) from None
     if options.wandb and unfit:
         raise ValueError(
             f"--wandb sends the table of one study, with its files: it does not go with {', '.join(unfit)}"
         )
+
+
+def check_folders(options: argparse.Namespace) -> None:
+    """Raise ValueError for a study that is compared with itself, and for a folder of files that are not written."""
+    if options.out and options.no_write:
+        raise ValueError("--out names a folder for the files, and --no-write writes none; leave one of them out")
+    if options.diff and len({Path(name).resolve() for name in options.study}) < len(options.study):
+        raise ValueError(f"--diff compares two studies, and {options.study[0]} is given more than once")
 
 
 def sender(options: argparse.Namespace, frame: Any, folder: Path, table: Any) -> Callable[[], int] | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from search.allowed import check_choice, check_number
 from search.space import designs
 from search.space.design_control import MATCHES, Control, matched_control
 from search.space.design_factors import factors_of_space
@@ -122,27 +122,25 @@ def check_design(options: DesignOptions) -> None:
     """Raise ValueError where a value is out of its range, or is of another kind of design."""
     where = "hydra.sweeper.design"
     if options.kind is None:
-        for name in ("factors", "baseline", "looks", *ONLY):
-            if getattr(options, name):
+        usual = DesignOptions()
+        for name in vars(options):
+            if getattr(options, name) != getattr(usual, name):
                 raise ValueError(
                     f"{where}.{name} is given without a kind; choose design=one_at_a_time, or {', '.join(KINDS[1:])}"
                 )
         return
     if options.kind not in KINDS:
-        near = difflib.get_close_matches(str(options.kind), KINDS, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{where}.kind={options.kind}: allowed are {', '.join(KINDS)}{meant}")
+        check_choice(f"{where}.kind", options.kind, KINDS)
     for name, kinds in ONLY.items():
         if getattr(options, name) and options.kind not in kinds:
             raise ValueError(
                 f"{where}.{name} is for {', '.join(kinds)}, and the design is {options.kind}; leave it out"
             )
-    if options.control not in CONTROLS:
-        raise ValueError(f"{where}.control={options.control}: allowed are {', '.join(CONTROLS)}")
+    check_choice(f"{where}.control", options.control, CONTROLS)
+    if options.kind != "random_matched" and options.count != DesignOptions.count:
+        raise ValueError(f"{where}.count is for random_matched, and the design is {options.kind}; leave it out")
     for name, low in (("seeds", 1), ("first_seed", 0), ("count", 1)):
-        given = getattr(options, name)
-        if given is not None and given < low:
-            raise ValueError(f"{where}.{name}={given}: at least {low}")
+        check_number(f"{where}.{name}", getattr(options, name), low=low, null="the default")
     _check_looks(options, where)
     if options.kind == "random_matched":
         if options.factors or options.baseline:

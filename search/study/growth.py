@@ -124,16 +124,17 @@ def _defaults(
     new = [name for name in space if name not in used] if used else []
     missing = [name for name in new if name not in given]
     if missing:
+        line = ", ".join(f"{name}: VALUE" for name in missing)
         raise ValueError(
             f"the study holds {len(trials)} trials without {', '.join(missing)}. Say which value they really had, "
-            "one that the new choices or the new range hold, for each of these parameters"
+            f"one that the new choices or the new range hold: 'hydra.sweeper.old_values={{{line}}}'"
         )
     found = {name: _inside(space[name], given[name]) for name in new}
     for name in new:
         if not found[name]:
             raise ValueError(
                 f"the earlier trials had {name}={given[name]!r}, which {_shown(space[name])} does not hold; add it, "
-                "or say which of its values stands for what they had"
+                f"or say which of its values stands for what they had: 'hydra.sweeper.old_values={{{name}: VALUE}}'"
             )
     return {name: values[0] for name, values in found.items()}
 

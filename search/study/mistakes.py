@@ -6,9 +6,9 @@ or, where something given beside it goes over it, never.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException
@@ -53,16 +53,20 @@ def refuse_unknown_keys(config: DictConfig, arguments: Sequence[str]) -> None:
         for depth, name in enumerate(path):
             node = OmegaConf.select(config, ".".join(path[:depth])) if depth else config
             kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
-            if kind is None or not dataclasses.is_dataclass(kind):
+            if kind is None or not is_dataclass(kind):
                 break
-            if name not in (field.name for field in dataclasses.fields(kind)) and name != "hydra":
+            if name not in (field.name for field in fields(kind)) and name != "hydra":
                 raise ConfigCompositionException(
                     f"Could not override '{match[1]}'.\nKey '{name}' not in '{kind.__name__}'"
                 )
 
 
 def refuse_wrong_values(
-    config: DictConfig, space: Space, config_loader: Any, check_values: Callable[[DictConfig], None]
+    config: DictConfig,
+    space: Space,
+    config_loader: Any,
+    check_values: Callable[[DictConfig], None],
+    refuse_moot: Callable[[Sequence[str], Sequence[DictConfig]], None] | None = None,
 ) -> None:
     """Raise what `check_values` raises for a level of a parameter, where no other group than the first is chosen for it.
 
@@ -75,13 +79,24 @@ def refuse_wrong_values(
         space: its parameters.
         config_loader: Hydra's.
         check_values: given a trial's config, raises ValueError for what is wrong on the face of it.
+        refuse_moot: given the parameters' names and such configs, raises ValueError for one that changes nothing in them; it is
+            believed where it does so for each choice of the groups, too.
 
     Raises:
-        ValueError: what `check_values` told.
+        ValueError: what `check_values` or `refuse_moot` told.
     """
+    names = [parameter.name for parameter in space.parameters]
     try:
-        for trial in _quick_configs(config, space, config_loader):
+        configs = list(_quick_configs(config, space, config_loader))
+        for trial in configs:
             check_values(trial)
+        if refuse_moot is None:
+            return
+        try:
+            refuse_moot(names, configs)
+        except ValueError:
+            compose = Composer(config_loader, config).compose
+            refuse_moot(names, [_without_hydra(compose(space.overrides(point))) for point in space.variations()])
     except (HydraException, OmegaConfBaseException):
         return
 

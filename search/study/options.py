@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.allowed import check_choice, check_number
 from search.space.design_options import DesignOptions, check_design
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
 
 DIRECTIONS = ("minimize", "maximize")
 REUSE = ("all", "study", "none")
+LONGEST_NAME = 200  # bytes; file systems take 255, and files beside the folder are named after it
 
 
 @dataclass
@@ -123,10 +125,10 @@ def directions_of(options: SweeperOptions) -> list[str]:
     Raises:
         ValueError: a direction is neither "minimize" nor "maximize".
     """
-    given = [options.direction] if isinstance(options.direction, str) else list(options.direction)
+    one = isinstance(options.direction, str) or not isinstance(options.direction, Sequence)
+    given = [options.direction] if one else list(options.direction)
     for name in given:
-        if name not in DIRECTIONS:
-            raise ValueError(f"hydra.sweeper.direction={name}: allowed are {', '.join(DIRECTIONS)}, or a list of them")
+        check_choice("hydra.sweeper.direction", name, DIRECTIONS)
     if not given:
         raise ValueError("hydra.sweeper.direction=[]: give one direction for each objective")
     return given
@@ -153,34 +155,44 @@ def check_options(options: SweeperOptions) -> None:
     check_design(options.design)
     if options.design.kind is not None:
         _check_beside_design(options)
-    for name, low in (("n_trials", 1), ("n_jobs", 1), ("max_retries", 0), ("max_skips", 1), ("seeds_per_trial", 1)):
-        if getattr(options, name) < low:
-            raise ValueError(f"hydra.sweeper.{name}={getattr(options, name)}: at least {low}")
-    if options.trial_minutes is not None and not options.trial_minutes > 0:
-        raise ValueError(f"hydra.sweeper.trial_minutes={options.trial_minutes}: must be above 0, or null for no limit")
-    if not options.patience_minutes >= 0:
-        raise ValueError(f"hydra.sweeper.patience_minutes={options.patience_minutes}: at least 0")
-    if options.reuse not in REUSE:
-        raise ValueError(f"hydra.sweeper.reuse={options.reuse}: allowed are {', '.join(REUSE)}")
-    if not 1 <= options.warm_start.top <= options.warm_start.candidates:
+    _check_numbers(options)
+    check_choice("hydra.sweeper.reuse", options.reuse, REUSE)
+    for key in ("sampler", "pruner"):
+        given = getattr(options, key)
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(
+                f"hydra.sweeper.{key}={given}: choose {key}={given}, or give {{_target_: optuna.{key}s.NAME}}"
+            )
+    for key in ("old_values", "constraints"):
+        given = getattr(options, key)
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(f"hydra.sweeper.{key}={given}: give names and values, e.g. {{NAME: VALUE}}")
+    for key in ("baseline", "overrides"):
+        for line in getattr(options.final, key):
+            if line.lstrip("+~").partition("=")[0] == options.final.seed_key:
+                raise ValueError(
+                    f"hydra.sweeper.final.{key}: {line} has no effect, for each arm is trained on hydra.sweeper.final.seeds seeds "
+                    "from first_seed on; leave it out"
+                )
+    name = options.study_name
+    if not name or set(name) & set("/\\") or name in (".", "..") or not name.isprintable() or name != name.strip():
         raise ValueError(
-            f"hydra.sweeper.warm_start: top={options.warm_start.top} must be 1 up to candidates={options.warm_start.candidates}"
-        )
-    if not 0 <= options.max_failure_rate <= 1:
-        raise ValueError(f"hydra.sweeper.max_failure_rate={options.max_failure_rate}: allowed is 0 to 1")
-    if options.final.top_k < 0 or options.final.seeds < 1:
-        raise ValueError(
-            f"hydra.sweeper.final: top_k={options.final.top_k} must be at least 0 and seeds={options.final.seeds} at least 1"
-        )
-    if (
-        not options.study_name
-        or any(mark in options.study_name for mark in "/\\\0")
-        or options.study_name in (".", "..")
-    ):
-        raise ValueError(
-            f"hydra.sweeper.study_name={options.study_name!r}: it names a folder below runs/, so give a plain name "
+            f"hydra.sweeper.study_name={name!r}: it names a folder below runs/, so give a plain name "
             "without slashes, e.g. hydra.sweeper.study_name=my_stages"
         )
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"hydra.sweeper.study_name={name}: {len(name.encode())} bytes, allowed are {LONGEST_NAME}")
+
+
+def _check_numbers(options: SweeperOptions) -> None:
+    for key, low in (("n_trials", 1), ("n_jobs", 1), ("max_retries", 0), ("max_skips", 1), ("seeds_per_trial", 1)):
+        check_number(f"hydra.sweeper.{key}", getattr(options, key), low=low)
+    check_number("hydra.sweeper.trial_minutes", options.trial_minutes, above=0, null="no limit")
+    check_number("hydra.sweeper.patience_minutes", options.patience_minutes, low=0)
+    check_number("hydra.sweeper.max_failure_rate", options.max_failure_rate, low=0, high=1)
+    check_number("hydra.sweeper.warm_start.top", options.warm_start.top, low=1, high=options.warm_start.candidates)
+    for key, low in (("top_k", 0), ("seeds", 1), ("first_seed", 0)):
+        check_number(f"hydra.sweeper.final.{key}", getattr(options.final, key), low=low, null="the default")
 
 
 def _check_beside_design(options: SweeperOptions) -> None:

@@ -19,7 +19,7 @@ from search.ledger.changes import note_settings
 from search.ledger.files import write_atomic
 from search.ledger.objectives_file import write_objectives
 from search.ledger.paths import WORKERS
-from search.ledger.secrets import mask
+from search.ledger.secrets import mask, mask_logs, masked_tree, note_variables
 from search.space.parameters import Parameter, Space
 from search.space.seeds import first_seed_of
 from search.study.best import write_best
@@ -57,8 +57,9 @@ class StudyRun:
         hydra_context, task, config: what Hydra hands to a sweeper. A task may have these attributes: `check`, called
             with a composed config before the study starts; it raises ValueError for what cannot run, and returns facts
             ("arch_hash", "arm", "objectives", "senses"). `check_values`: the same at once, for what can be told without
-            building the network. `costs`: names it can state before training. `score`, called with
-            a config and names of zero-cost scores.
+            building the network. `default_of`: what a config key stands for where the config does not say it, None where
+            that is not known. `costs`: names it can state before training. `score`, called with a config and names of
+            zero-cost scores.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class StudyRun:
     ) -> None:
         self.options = options
         self.context, self.task = hydra_context, task
+        note_variables(OmegaConf.to_container(config, resolve=False))
         self.storage = _as_written(config, options.storage)
         self.config = _without_password(config, options.storage)
         self.composer = Composer(hydra_context.config_loader, self.config)
@@ -81,12 +83,8 @@ class StudyRun:
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        mask_logs()
         design = self.options.design.kind is not None
-        if not space.parameters and not self.options.custom_search_space and not design:
-            raise ValueError(
-                "there is nothing to search: give at least one parameter, e.g. 'placement.policy=choice(none,stage3,stage4)', "
-                "an experiment (experiment=cifar10_stages), or run without -m to train one architecture"
-            )
         plan = self._plan(space)
         if design:
             with Interrupts(Path(plan.stop_file), owner=True) as interrupts:
@@ -170,9 +168,8 @@ class StudyRun:
             old_values = claim_identity(desk.study, str(self.study_dir), config, search)
             if old_values is not None:
                 _refuse_while_running(desk, plan)
-                name = grow(
-                    desk.study, storage, plan.space.parameters, {**old_values, **(self.options.old_values or {})}
-                )
+                until_now = {**self._until_now(plan.space), **old_values, **(self.options.old_values or {})}
+                name = grow(desk.study, storage, plan.space.parameters, until_now)
                 log.info("the study takes new parameters or choices: its %d trials are kept", len(desk.trials()))
                 plan = replace(plan, optuna_name=name)
                 desk, storage = open_desk(plan, stream=0)
@@ -182,8 +179,20 @@ class StudyRun:
             write_objectives(self.study_dir, facts["senses"])
         if facts.get("arch_hash"):
             desk.study.set_user_attr(BASELINE_HASH, facts["arch_hash"])
-        write_atomic(self.study_dir / "multirun.yaml", OmegaConf.to_yaml(self.config))
+        plain = masked_tree(OmegaConf.to_container(self.config, resolve=False))
+        write_atomic(self.study_dir / "multirun.yaml", OmegaConf.to_yaml(plain))
         return plan, desk
+
+    def _until_now(self, space: Space) -> dict[str, Any]:
+        """What the earlier trials had for parameters that the config says nothing of: choices of groups, defaults of options."""
+        written = self.study_dir / "multirun.yaml"
+        choices = OmegaConf.select(OmegaConf.load(written), "hydra.runtime.choices") if written.is_file() else None
+        found = {str(name): option for name, option in (choices or {}).items() if option is not None}
+        default_of: Callable[[str, DictConfig], Any] | None = getattr(self.task, "default_of", None)
+        if default_of is not None:
+            config = self._trial_config(space.fixed)
+            found.update({p.name: value for p in space.parameters if (value := default_of(p.name, config)) is not None})
+        return found
 
     def _compose(self, overrides: tuple[str, ...] | list[str]) -> DictConfig:
         return self.composer.compose(overrides)

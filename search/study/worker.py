@@ -29,7 +29,7 @@ from search.channel import Infeasible, InFlight, Pruned, Stopped, opened
 from search.ledger.disk import is_disk_full, try_room
 from search.ledger.paths import free_subdir, trial_subdir
 from search.ledger.record import seed_of
-from search.ledger.secrets import mask
+from search.ledger.secrets import mask, mask_logs, note_variables
 from search.study.launching.compose import Composer
 from search.study.launching.deadline import Deadline
 from search.study.launching.interrupts import Interrupts
@@ -89,6 +89,8 @@ class _Shift:
     def __init__(self, worker: Worker, interrupts: Interrupts) -> None:
         self.task, self.context, self.plan = worker.task, worker.hydra_context, worker.plan
         self.interrupts = interrupts
+        note_variables(OmegaConf.to_container(worker.config, resolve=False))
+        mask_logs()
         self.composer = Composer(worker.hydra_context.config_loader, worker.config)
         self.desk, storage = open_desk(self.plan, stream=0)
         slot = HydraConfig.get().job.num

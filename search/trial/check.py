@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+from search.allowed import check_choice, check_number, meant
 from search.ledger.tracker import check_tracker
 from search.trial.config import Config, typed
 from search.trial.names import check_names
 from search.trial.recipe import CHECKPOINTS, check_objectives, check_scores, sense_of
 
-__all__ = ["check_trial", "check_values", "score"]
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+
+__all__ = ["check_network", "check_trial", "check_values", "score"]
 
 
 def check_values(config: Config) -> None:
@@ -28,10 +32,14 @@ def check_values(config: Config) -> None:
         raise ValueError("objectives: latency is not measured with measure.latency_repeats=0; take at least 1")
     check_tracker(config.tracker)
     check_names(config.backbone, config.placement, config.branch)
-    if config.threads < 1:
-        raise ValueError(f"threads={config.threads}: at least 1")
-    if config.checkpoint not in CHECKPOINTS:
-        raise ValueError(f"checkpoint={config.checkpoint}: allowed are {', '.join(CHECKPOINTS)}")
+    check_number("threads", config.threads, low=1)
+    check_number("seed", config.seed, low=0, below=2**63)
+    check_choice("checkpoint", config.checkpoint, CHECKPOINTS)
+    if not re.fullmatch(rf"({'|'.join(DEVICES)})|({'|'.join(DEVICES[2:])}):\d+", config.device):
+        raise ValueError(
+            f"device={config.device}: allowed are {', '.join(DEVICES)}, and a number with an accelerator, e.g. cuda:1"
+            f"{meant(config.device, DEVICES)}"
+        )
 
 
 def check_trial(composed: Any) -> dict[str, Any]:
@@ -63,6 +71,22 @@ def check_trial(composed: Any) -> dict[str, Any]:
         "objectives": len(config.objectives),
         "senses": {name: sense_of(name) for name in config.objectives},
     }
+
+
+def check_network(config: Config) -> None:
+    """Build the network without data, so that what cannot be built or optimised is told before anything is written.
+
+    Raises:
+        ValueError: as `check_trial`, but for the data.
+    """
+    from search.trial.datasets.config import channels, image_size
+    from search.trial.device import usable_device
+    from search.trial.model import build
+    from search.trial.train import make_optimizer
+
+    usable_device(config.device)
+    plain = replace(config, backbone=replace(config.backbone, pretrained=False))
+    make_optimizer(build(plain, channels(config.data), 10, image_size(config.data))[0], config.train)
 
 
 def score(composed: Any, names: Sequence[str]) -> dict[str, float]:

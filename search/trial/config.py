@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, get_type_hints
 
 from search.ledger.tracker import TrackerConfig
 from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig, digest
@@ -47,17 +47,28 @@ def typed(config: Any) -> Config:
     """The composed config as dataclasses.
 
     Raises:
-        ValueError: an interpolation does not resolve, or a mandatory value is missing.
+        ValueError: there is no such key, an interpolation does not resolve, or a mandatory value is missing.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    _refuse_unknown(config, Config, "")
     try:
         value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), config))
     except OmegaConfBaseException as error:
         raise ValueError(f"configuration: {error}") from None
     assert isinstance(value, Config)
     return value
+
+
+def _refuse_unknown(node: Any, kind: Any, path: str) -> None:
+    """A key that `+` has added beside those of a dataclass would be left out in silence."""
+    known = get_type_hints(kind)
+    for name in node:
+        if name not in known:
+            raise ValueError(f"Could not override '{path}{name}'.\nKey '{name}' not in '{kind.__name__}'")
+        if is_dataclass(known[name]):
+            _refuse_unknown(node[name], known[name], f"{path}{name}.")
 
 
 # what changes no number that arms are compared by: where data lie, when state is saved, what is recorded beside

@@ -6,7 +6,6 @@ there. Names of branches are read off the source of `xvol`, so that there is one
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import re
@@ -15,7 +14,9 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from search.allowed import meant
 from search.space.architecture import AUTO, BackboneConfig, BranchConfig, PlacementConfig
+from search.trial.recipe import check_once
 
 __all__ = ["STAGES", "check_names"]
 
@@ -36,14 +37,23 @@ _STAGE = re.compile(r"stage(?:(\d+)|\[([\d\s,-]+)\])(?:\..+)?")
 
 def check_names(backbone: BackboneConfig, placement: PlacementConfig, branch: BranchConfig) -> None:
     """Raise ValueError for a branch or gamma that is not there, or a stage that the backbone does not have."""
+    if not backbone.name:
+        raise ValueError("backbone.name is empty; give a name that timm knows, e.g. resnet18, or xvol_proxy_resnet")
     gamma = branch.gamma
     if gamma != AUTO and (isinstance(gamma, str) or (gamma is not None and not math.isfinite(gamma))):
         raise ValueError(f"branch.gamma={gamma}: allowed are {AUTO} and a finite number, such as 0 or 1")
     uses = {"branch.use": branch.use, **{f"placement.at.{where}": use for where, use in placement.at.items()}}
     for key, use in uses.items():
-        for name in (name.strip() for name in str(use).split("+")):
-            if name != _PLAIN:
-                _check_branch(f"{key}={use}", name)
+        names = [name.strip() for name in str(use).split("+")]
+        if names == [_PLAIN]:
+            continue
+        check_once(names, f"{key}={use}")
+        for name in names:
+            if not name or name == _PLAIN:
+                raise ValueError(
+                    f"{key}={use}: give names of branches joined by '+', e.g. conv+pssa, or {_PLAIN} alone"
+                )
+            _check_branch(f"{key}={use}", name)
     for name in branch.options:
         _check_branch(f"branch.options.{name}", str(name))
     for key, policy in (
@@ -58,9 +68,7 @@ def _check_branch(given: str, name: str) -> None:
         return  # whoever loaded it may have registered branches of their own
     known = _source_names()
     if known and name not in known and not entry_points(group="xvol.branches"):
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"{given}: no branch is named {name!r}: {hint}Allowed: {', '.join(known)}")
+        raise ValueError(f"{given}: no branch is named {name!r}; allowed are {', '.join(known)}{meant(name, known)}")
 
 
 @functools.cache

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from search.allowed import check_choice, check_number, meant
 
 __all__ = [
     "CHEAP_COSTS",
@@ -20,6 +22,7 @@ __all__ = [
     "TrainConfig",
     "check_costs",
     "check_objectives",
+    "check_once",
     "check_scores",
     "sense_of",
 ]
@@ -87,28 +90,16 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise ValueError where a value is out of its range."""
-        if self.epochs < 1:
-            raise ValueError(f"train.epochs={self.epochs}: at least 1")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"train.schedule={self.schedule}: allowed are {', '.join(SCHEDULES)}")
-        if not self.lr > 0:
-            raise ValueError(f"train.lr={self.lr}: must be above 0")
-        for name, value in (
-            ("warmup", self.warmup),
-            ("ema_decay", self.ema_decay),
-            ("label_smoothing", self.label_smoothing),
-        ):
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"train.{name}={value}: allowed is 0 up to, not including, 1")
-        if self.clip_grad is not None and not self.clip_grad > 0:
-            raise ValueError(f"train.clip_grad={self.clip_grad}: must be above 0, or null for no clipping")
-        for name, value in (("weight_decay", self.weight_decay), ("momentum", self.momentum)):
-            if not value >= 0:
-                raise ValueError(f"train.{name}={value}: at least 0")
-        if self.state_every_seconds is not None and not self.state_every_seconds >= 0:
-            raise ValueError(
-                f"train.state_every_seconds={self.state_every_seconds}: at least 0, or null to save only on a stop"
-            )
+        check_number("train.epochs", self.epochs, low=1)
+        check_choice("train.schedule", self.schedule, SCHEDULES)
+        check_number("train.lr", self.lr, above=0)
+        check_number("train.momentum", self.momentum, low=0, below=1)
+        check_number("train.weight_decay", self.weight_decay, low=0)
+        check_number("train.warmup", self.warmup, low=0, below=1)
+        check_number("train.label_smoothing", self.label_smoothing, low=0, below=1)
+        check_number("train.ema_decay", self.ema_decay, low=0, below=1, null="no average")
+        check_number("train.clip_grad", self.clip_grad, above=0, null="no clipping")
+        check_number("train.state_every_seconds", self.state_every_seconds, low=0, null="saving only on a stop")
 
 
 @dataclass
@@ -131,9 +122,9 @@ class MeasureConfig:
 
     def check(self) -> None:
         """Raise ValueError where a value is out of its range."""
-        for name, low in (("latency_batch", 1), ("latency_repeats", 0), ("fuse_tolerance", 0)):
-            if not getattr(self, name) >= low:
-                raise ValueError(f"measure.{name}={getattr(self, name)}: at least {low}")
+        check_number("measure.latency_batch", self.latency_batch, low=1)
+        check_number("measure.latency_repeats", self.latency_repeats, low=0)
+        check_number("measure.fuse_tolerance", self.fuse_tolerance, low=0)
         check_scores(self.zero_cost, "measure.zero_cost")
 
 
@@ -141,18 +132,26 @@ def check_scores(names: Iterable[str], where: str) -> None:
     """Raise ValueError where there is no zero-cost score of that name."""
     for name in names:
         if name not in ZERO_COST:
-            near = difflib.get_close_matches(str(name), ZERO_COST, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{where}: unknown score {name!r}; allowed are {', '.join(ZERO_COST)}{hint}")
+            raise ValueError(
+                f"{where}: unknown score {name!r}; allowed are {', '.join(ZERO_COST)}{meant(name, ZERO_COST)}"
+            )
+    check_once(names, where)
+
+
+def check_once(names: Iterable[str], where: str) -> None:
+    """Raise ValueError where something is named twice."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise ValueError(f"{where}: {name} is named twice; name it once")
 
 
 def check_costs(names: Iterable[str]) -> None:
     """Raise ValueError where a cost cannot be measured before training."""
     for name in names:
         if name not in COSTS:
-            near = difflib.get_close_matches(name, COSTS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"cost {name!r} is not known before training; allowed are {', '.join(COSTS)}{hint}")
+            raise ValueError(
+                f"cost {name!r} is not known before training; allowed are {', '.join(COSTS)}{meant(name, COSTS)}"
+            )
 
 
 def sense_of(name: str) -> str:
@@ -179,7 +178,8 @@ def check_objectives(names: list[str], scores: Iterable[str] = ()) -> None:
         elif name not in OBJECTIVES:
             raise ValueError(
                 f"objectives: unknown metric {name!r}; allowed are {', '.join(OBJECTIVES)}, and {SCORE_PREFIX}NAME for "
-                "each NAME in measure.zero_cost"
+                f"each NAME in measure.zero_cost{meant(name, OBJECTIVES)}"
             )
+    check_once(names, "objectives")
     if not names:
         raise ValueError("objectives: give at least one, e.g. objectives=[val_top1]")

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from search.app import check, score, task
+from search.app import check, check_single, default_of, score, task
 from search.channel import Channel, opened
 from search.ledger.result import read_result
 from search.ledger.secrets import MASK
@@ -83,6 +85,33 @@ def test_the_check_is_where_a_study_looks_for_it(composed: Any) -> None:
     assert check(composed(*SMALL, "placement=stage3"))["arm"].startswith("stage3: conv+pssa")
     with pytest.raises(ValueError, match="resnet50"):
         check(composed(*SMALL, "backbone.name=resnet5"))
+
+
+def test_a_key_that_the_config_leaves_out_has_a_default_where_one_is_known(composed: Any) -> None:
+    assert task.default_of is default_of  # type: ignore[attr-defined]
+    config = composed()
+    assert default_of("branch.options.pssa.rank", config) == 1
+    assert default_of("placement.at.stage3", config) == "none"
+    assert default_of("placement.at.stage3", composed("placement=stage3")) is None
+    for key in ("branch.options.pssa.nothing", "branch.options.nothing.rank", "backbone.kwargs.drop_path_rate"):
+        assert default_of(key, config) is None
+
+
+def test_a_single_training_is_checked_before_a_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    GlobalHydra.instance().clear()
+    for word, message in (
+        ("train.momentum=1", "train.momentum=1.0"),
+        ("+train.epoch=2", "Key 'epoch' not in 'TrainConfig'"),
+        ("branch=pssa", "branch has no effect: no block is placed"),
+        ("train.opt=adamv", "near it: .*adamw"),
+        ("hydra.run.dir=/dev/null/x", "/dev/null is a file"),
+    ):
+        with pytest.raises((ValueError, HydraException), match=message):
+            check_single([word])
+    check_single(["branch=pssa", "placement=none"])  # a baseline that is asked for
+    check_single(["--cfg", "job", "train.momentum=1"])  # Hydra's to show
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_scores_and_costs_are_where_a_study_looks_for_them(composed: Any) -> None:

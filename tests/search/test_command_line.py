@@ -11,8 +11,13 @@ from search.config import config_folder
     [
         (["=3"], "=3: no key stands before the '='"),
         (["+=3"], r"\+=3: no key"),
-        (["-m", "--cfg", "all"], "-m and --cfg are both given"),
-        (["--cfg=job", "--multirun", "placement=none,stage3"], "--cfg=job shows a configuration"),
+        (["-m", "--cfg", "all"], "-m and --cfg are given together"),
+        (["--cfg=job", "--multirun", "placement=none,stage3"], "--cfg=job and --multirun are given together"),
+        (["--package", "train"], "--package goes with --cfg"),
+        (["+experiment=digits_demo"], "write experiment=digits_demo, without a +"),
+        (["++placement=stage3"], "write placement=stage3, without a +"),
+        (["placement=[stage3,stage4]"], "placement takes the name of one option: all, "),
+        (["train=3"], "train takes the name of one option: long, proxy, short"),
         (["--resolve"], "--resolve goes with --cfg"),
         (["~train"], "~train: .*choose one of train=long, proxy, short"),
         (["~pruner"], "~pruner: .*none"),
@@ -35,6 +40,7 @@ def test_wrong_words_are_refused(words: list[str], message: str) -> None:
         ["--help", "--resolve"],
         ["~branch.options.pssa", "~backbone.kwargs.drop_path_rate=0.1", "~placement.at.stage3"],
         ["~hydra.sweeper.params.placement"],
+        ["placement=none,stage3", "+train.x=1", "placement={policy: stage3}"],
         ["train.opt='a=b'", "+branch.options.pssa.x=~", "experiment="],
     ],
 )

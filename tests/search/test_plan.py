@@ -236,7 +236,7 @@ def test_a_search_is_planned_by_its_levels(capsys: pytest.CaptureFixture[str], t
     text = capsys.readouterr().out
     assert "8 trials of the search and at most 12 of the re-evaluation = 20 trials" in text
     assert main(["data=digits", runs]) == 2
-    assert "there is nothing to plan" in capsys.readouterr().err
+    assert "there is nothing to search" in capsys.readouterr().err
     assert main(["space=one_stage", *FIXED, "hydra.sweeper.final.first_seed=0", runs]) == 2
     assert "would train on seed 0, which the search trains on too" in capsys.readouterr().err
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.allowed import check_choice, check_number
 from search.study.launching.devices import VISIBLE, Gpu
 
 __all__ = ["LocalLauncherOptions", "Slot", "check_options", "slots"]
@@ -77,11 +78,9 @@ def check_options(options: LocalLauncherOptions) -> None:
         value = getattr(options, name)
         if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"hydra.launcher.{name}={value}: allowed is auto, or a whole number from 1")
-    if options.device not in DEVICES:
-        raise ValueError(f"hydra.launcher.device={options.device}: allowed are {', '.join(DEVICES)}")
+    check_choice("hydra.launcher.device", options.device, DEVICES)
     for name, low in (("threads", 1), ("restarts", 0), ("stagger_seconds", 0), ("grace_seconds", 0)):
-        if getattr(options, name) < low:
-            raise ValueError(f"hydra.launcher.{name}={getattr(options, name)}: at least {low}")
+        check_number(f"hydra.launcher.{name}", getattr(options, name), low=low)
     if options.gpu_memory_gb is not None and not 0 < options.gpu_memory_gb < math.inf:
         raise ValueError(f"hydra.launcher.gpu_memory_gb={options.gpu_memory_gb}: give a number above 0, e.g. 4")
     if options.per_gpu == "auto" and options.gpu_memory_gb is None:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from search.allowed import meant
+
 __all__ = ["Constraint", "parse_constraints"]
 
-_FORM = re.compile(r"\s*(<=|>=)?\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*")
+_FORM = re.compile(r"\s*(<=|>=)?\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def parse_constraints(given: Mapping[str, Any] | None, known: tuple[str, ...] | 
     found = []
     for name, text in (given or {}).items():
         if known is not None and name not in known:
-            raise ValueError(f"hydra.sweeper.constraints.{name}: allowed are {', '.join(known)}")
+            raise ValueError(f"hydra.sweeper.constraints.{name}: allowed are {', '.join(known)}{meant(name, known)}")
         match = _FORM.fullmatch(str(text))
         if match is None:
             raise ValueError(

@@ -1,7 +1,9 @@
 """What a user may say about the data, and what of it is allowed. Free of torch, so that `--help` starts fast."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
+from pathlib import Path
+
+from search.allowed import meant
 
 NAMES = ("digits", "fashion_mnist", "cifar10", "image_folder")
 DEFAULT_SIZE = {"digits": 16, "fashion_mnist": 28, "cifar10": 32}
@@ -76,11 +78,17 @@ def check(config: DataConfig) -> None:
         ValueError: For an unknown name (with the near matches) or a value out of its range; says what is allowed.
     """
     if config.name not in NAMES:
-        near = get_close_matches(config.name, NAMES, n=2, cutoff=0.4)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"data.name={config.name!r} is unknown. Choose one of {', '.join(NAMES)}.{hint}")
+        raise ValueError(
+            f"data.name={config.name!r} is unknown. Choose one of {', '.join(NAMES)}{meant(config.name, NAMES)}"
+        )
     if config.name == "image_folder" and not config.path:
         raise ValueError("data.name=image_folder needs data.path, the folder that holds a folder for each class.")
+    if config.name != "image_folder" and config.path is not None:
+        raise ValueError(
+            f"data.path={config.path} is of data=image_folder, and data.name={config.name}. Leave one of them out."
+        )
+    if Path(config.root).exists() and not Path(config.root).is_dir():
+        raise ValueError(f"data.root={config.root} is a file. Give the folder for downloads and decoded images.")
     if config.channels not in (None, 1, 3):
         raise ValueError(f"data.channels={config.channels} is not allowed. Choose 1 (grey), 3 (colour) or null (own).")
     if not 0 <= config.split_seed < 2**32:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.ledger.secrets import MASK, find_secret, mask, masked_tree
+from search.ledger.secrets import MASK, find_secret, is_secret_name, mask, mask_logs, masked_tree, note_variables
 
 SECRET = "hunter2horse"
 # what a password may look like in a URL: no white space, and an '@' only where another one follows
@@ -127,8 +128,147 @@ def test_the_value_of_a_secret_variable_is_masked_wherever_it_stands(monkeypatch
     assert masked_tree({"train": {"opt": [f"x{SECRET}"]}}) == {"train": {"opt": [f"x{MASK}"]}}
     monkeypatch.setenv("WANDB_API_KEY", "ab")  # too short to be one, and to be found by chance
     assert mask("a table") == "a table"
-    monkeypatch.setenv("MY_KEY", SECRET)
-    assert mask(f"x {SECRET}", variables=["MY_KEY"]) == f"x {MASK}"
+    for name in ("DB_PASS", "PGPASS", "GITHUB_PAT", "REGISTRY_AUTH", "MY_SECRET_KEY"):
+        monkeypatch.setenv(name, f"{SECRET}{name}")
+        assert mask(f"x {SECRET}{name}") == f"x {MASK}"
+
+
+def test_the_value_of_any_variable_that_the_config_takes_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "LABORATORY": "correcthorse",
+        "ENTITY_A": "battery",
+        "FOLDER": "staple9",
+        "HOME": "/home/me",
+        "DATASET": "cifar10",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    note_variables({"tracker": {"entity": "${oc.env:LABORATORY}-x", "tags": ["${oc.env:ENTITY_A,none}"]}})
+    note_variables(["+backbone.kwargs.url=${oc.env:FOLDER}", "data.root=${oc.env:HOME}/data"])
+    note_variables({"data": {"name": "${oc.env:DATASET}"}, "tracker": {"project": "${oc.env:HOME}"}})
+    assert mask("correcthorse battery staple9") == f"{MASK} {MASK} {MASK}"
+    assert mask("/home/me/data of cifar10") == "/home/me/data of cifar10"
+
+
+def test_what_handlers_write_is_masked(caplog: pytest.LogCaptureFixture) -> None:
+    mask_logs()
+    mask_logs()
+    logging.getLogger("xvol.somewhere").warning("DB_PASS=%s is wrong", SECRET)
+    assert SECRET not in caplog.text
+    assert f"DB_PASS={MASK} is wrong" in caplog.text
+
+
+LONG = "0123456789abcdefghijABCDEFGHIJ012345"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"ghp_{LONG}",
+        f"gho_{LONG}",
+        f"github_pat_11ABCDEFG0{LONG}_{LONG}",
+        f"hf_{LONG}",
+        f"sk-{LONG}",
+        f"sk-proj-{LONG}",
+        "AKIAIOSFODNN7EXAMPLE",
+        "xoxb-123456789012-abcdef",
+        f"glpat-{LONG[:20]}",
+        "0123456789abcdef0123456789abcdef01234567",
+    ],
+)
+def test_a_key_of_a_known_form_is_masked_wherever_it_stands(key: str) -> None:
+    assert mask(f"the server said: {key}, no") == f"the server said: {MASK}, no"
+    assert masked_tree({"note": [key]}) == {"note": [MASK]}
+    assert find_secret(f"tracker.entity={key}")
+
+
+STRONG = [
+    "password",
+    "db_password",
+    "secret",
+    "secret_key",
+    "secretKey",
+    "SECRET_KEY",
+    "api_key",
+    "apiKey",
+    "aws_access_key",
+    "ssh_key",
+]
+WEAK = ["DB_PASS", "PGPASS", "PAT", "GITHUB_PAT", "AUTH", "http_auth", "db.pass", "authToken", "HF_TOKEN", "my_pwd"]
+INNOCENT = [
+    *(
+        "author",
+        "authors",
+        "authority",
+        "path",
+        "pattern",
+        "patience",
+        "patience_minutes",
+        "patch_size",
+        "compass",
+        "bypass",
+        "passes",
+    ),
+    *(
+        "monkey",
+        "keyboard",
+        "key",
+        "seed_key",
+        "keys",
+        "token_count",
+        "tokenizer",
+        "num_pass_steps",
+        "secretary",
+        "spatial",
+        "pathology",
+    ),
+    *(
+        "train.momentum",
+        "data.path",
+        "pool",
+        "pass_through",
+        "auth_mode",
+        "patient",
+        "hidden",
+        "bandpass",
+        "arch_hash",
+        "sort_key",
+    ),
+]
+
+
+@given(st.sampled_from(STRONG + WEAK), st.text("abcXYZ%!+-_/", min_size=6, max_size=20))
+def test_a_value_behind_a_name_of_a_secret_is_masked(name: str, value: str) -> None:
+    assert is_secret_name(name)
+    assert mask(f"begin {name}={value} end") == f"begin {name}={MASK} end"
+    assert mask(f'{{"{name}": "{value}"}}') == f'{{"{name}": "{MASK}"}}'
+    assert mask(f"error: {name}={value}") == f"error: {name}={MASK}"
+    assert masked_tree({"a": [{name: value}]}) == {"a": [{name: MASK}]}
+
+
+@given(st.sampled_from(INNOCENT), st.text("abcxyz", min_size=1, max_size=20))
+def test_innocent_names_are_left_alone(name: str, value: str) -> None:
+    assert not is_secret_name(name)
+    for text in (f"begin {name}={value} end", f"{name}: {value}", f'"{name}": "{value}"'):
+        assert mask(text) == text
+    assert masked_tree({name: value}) == {name: value}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "second pass: three images",
+        "auth=none",
+        "class_token=false",
+        "commit 0123456789abcdef0123456789abcdef01234567",
+        "hf-hub:timm/resnet50@0123456789abcdef0123456789abcdef01234567",
+        "sk-learn-the-whole-story-of-it",
+        "hf_hub_download",
+        "checksum: 0123456789abcdef0123456789abcdef01234567",
+    ],
+)
+def test_what_only_looks_like_a_secret_is_left_alone(text: str) -> None:
+    assert mask(text) == text
 
 
 @pytest.mark.parametrize(

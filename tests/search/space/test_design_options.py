@@ -50,7 +50,7 @@ def test_what_the_command_line_sweeps_are_factors() -> None:
 def test_every_kind_makes_cells_of_options(kind: str) -> None:
     factors = {} if kind == "random_matched" else dict(of_sizes([2, 2, 2]))
     arm = ["placement.policy=stage3"] if kind == "random_matched" else []
-    options = DesignOptions(kind=kind, factors=factors, arm=arm, count=3)
+    options = DesignOptions(kind=kind, factors=factors, arm=arm, count=3 if arm else 10)
     facts = lambda lines: {"sites": SITES, "chosen": SITES[:2]}  # noqa: E731
     design = design_of(options, facts=facts)
     check_cells(design.cells)

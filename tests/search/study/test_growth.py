@@ -195,8 +195,8 @@ def test_a_sampler_goes_on_in_the_larger_space(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("lines", "defaults", "message"),
     [
-        (NEW, {}, r"without at\.two"),
-        (NEW, {"at.two": "none"}, r"had at\.two='none'.*choice\(conv, pssa\)"),
+        (NEW, {}, r"without at\.two.*hydra\.sweeper\.old_values=\{.*at\.two: VALUE"),
+        (NEW, {"at.two": "none"}, r"had at\.two='none'.*choice\(conv, pssa\).*old_values=\{at\.two: VALUE\}"),
         ([*NEW, "n=range(1,3)"], {**HAD, "n": True}, "had n=True"),
         (OLD[:2], {}, "lr is gone"),
         (["at.one=choice(conv,gap)", *OLD[1:]], {}, r"at\.one: choice\(conv, gap\) lacks 'pssa'"),

@@ -42,7 +42,7 @@ WRONG = [
     ("branch.gamma=nan", r"branch\.gamma=nan: allowed are auto and a finite number"),
     ("threads=0", "threads=0: at least 1"),
     ("checkpoint=best", "checkpoint=best: allowed are never, final, always"),
-    ("data.name=digit", "Did you mean digits"),
+    ("data.name=digit", "did you mean digits"),
     ("data.crop_padding=16", "crop_padding"),
     ("measure.latency_batch=0", r"measure\.latency_batch=0"),
     ("measure.latency_repeats=-1", r"measure\.latency_repeats=-1"),
@@ -76,7 +76,8 @@ def test_an_objective_that_is_not_measured_is_told_before_training(small: Small)
         ("placement.policy=stage9", "stage9"),
         ("branch.use=psa", "pssa"),
         ("train.opt=sdg", r"train\.opt=sdg.*sgd"),
-        ("device=nowhere", "device=nowhere: not usable here"),
+        ("device=xpu", "device=xpu: not usable here"),
+        ("device=nowhere", "device=nowhere: allowed are auto, cpu, cuda"),
     ],
 )
 def test_what_data_and_network_cannot_do_is_told_before_training(small: Small, override: str, message: str) -> None:

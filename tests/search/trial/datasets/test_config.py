@@ -31,8 +31,8 @@ def test_size_and_channels_are_known_without_loading(name: str, size: int, numbe
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "cifar"}, r"'cifar' is unknown.*Did you mean cifar10"),
-        ({"name": "xyzzy"}, r"Choose one of digits, fashion_mnist, cifar10, image_folder\.$"),
+        ({"name": "cifar"}, r"'cifar' is unknown.*did you mean cifar10"),
+        ({"name": "xyzzy"}, r"Choose one of digits, fashion_mnist, cifar10, image_folder$"),
         ({"name": "image_folder"}, r"needs data\.path"),
         ({"name": "image_folder", "path": "x"}, r"needs data\.image_size"),
         ({"channels": 4}, r"data\.channels=4"),
