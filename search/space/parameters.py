@@ -195,6 +195,9 @@ def _string_text(value: str) -> str:
 
 
 def _parameter(override: Override) -> Parameter:
+    other = sorted(set(getattr(override.value(), "tags", ())) - {"log"})
+    if other:
+        raise ValueError(f"{override.input_line}: tag({other[0]}) means nothing here; allowed is tag(log, ...)")
     if override.is_choice_sweep():
         return _choice(override)
     if override.is_range_sweep():

@@ -61,6 +61,11 @@ def read_command(
         raise ValueError(
             f"sampler=cmaes is for numbers, and {names} are choices, which it draws at random; take sampler=tpe"
         )
+    if options.design.kind is not None and any(p.name == options.final.seed_key for p in space.parameters):
+        raise ValueError(
+            f"{options.final.seed_key} is varied, and a design trains each of its cells on the same seeds; leave it out, or give "
+            "hydra.sweeper.design.seeds and first_seed"
+        )
     _refuse_overridden_groups(config, space, config_loader)
     _check_old_values(options, space)
     if options.design.kind is None:

@@ -27,7 +27,7 @@ from search.planning import (
 from search.space.design_options import KINDS, DesignOptions, cells_of, check_design, first_seeds
 from search.space.designs import Cell
 from search.space.seeds import first_seed_of
-from search.study.options import SweeperOptions, check_options
+from search.study.options import check_options, read_options
 from search.trial.check import check_values
 from search.trial.config import typed
 
@@ -46,8 +46,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def design_options(config: DictConfig) -> DesignOptions:
-    options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweeperOptions), config.hydra.sweeper))
-    assert isinstance(options, SweeperOptions)
+    options = read_options(config.hydra.sweeper)
     check_options(options)
     return options.design
 
@@ -329,7 +328,7 @@ def test_constraints_are_judged_where_no_accelerator_is_needed(
         (["design=ladder"], "needs at least one factor"),
         (["design=ladder", "placment=none,stage3"], "placment"),
         (["design=ladder", "--sd", "-1"], "must be above 0"),
-        (["design=factorial", "train.lr=interval(0,1)"], "is an interval"),
+        (["design=factorial", "train.lr=interval(0.1,1)"], "is an interval"),
     ],
 )
 def test_a_wrong_command_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

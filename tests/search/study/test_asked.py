@@ -42,6 +42,7 @@ SWEEP = "placement=none,stage3"
         (["train.lr=0.1,-1"], "train.lr=-1.0: must be above 0"),
         (["design=factorial", SWEEP, "train.lr=0.1,-1"], "train.lr=-1.0: must be above 0"),
         (["design=factorial", SWEEP, "hydra.sweeper.n_trials=3"], "n_trials=3 has no effect"),
+        (["design=factorial", SWEEP, "seed=7,8"], "seed is varied, and a design trains"),
         (["experiment=paper/branch_ablation", "hydra.sweeper.final.seeds=9"], "final.seeds=9 has no effect"),
         (["experiment=digits_demo", "placement=stage3"], "placement=stage3 has no effect: placement.policy is varied"),
         ([SWEEP, "branch.options.acmix.kernel_att=3,5"], "branch.use has no acmix"),
