@@ -162,7 +162,14 @@ def test_networks_that_guess_are_told_as_such(study: Path, add: Add) -> None:
     (study / LOOKS_FILE).write_text(json.dumps(PLAN))
     for arm in ("plain", "stage3"):
         for seed in (1000, 1001, 1002):
-            add(arm, seed, test_top1=10.0 + seed - 1000 + (arm == "plain"), chance_top1=10.0, test_images=400)
+            add(
+                arm,
+                seed,
+                phase="search",
+                val_top1=10.0 + seed - 1000 + (arm == "plain"),
+                chance_top1=10.0,
+                val_images=400,
+            )
     table = sequential_table(study)
     assert table is not None
     assert table.notes[0].startswith("Hardly better than guessing: plain and stage3")
