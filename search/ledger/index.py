@@ -135,6 +135,10 @@ class Index:
         """Write down that a run is trained now; call it inside `locked`."""
         self._append([(fingerprint, Run(place, host, lock))])
 
+    def copy(self, fingerprint: str, place: str) -> None:
+        """Write down where a copy of a run will stand, for the day when the run itself is lost; inside `locked`."""
+        self._append([(fingerprint, Run(place, copied=True))])
+
     def end(self, host: str, lock: str) -> None:
         """Write down that a worker trains nothing now, whatever became of its run; call it inside `locked`."""
         self._append([("", Run("", host, lock))])

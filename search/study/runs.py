@@ -37,6 +37,10 @@ class Runs:
         """Write down that this worker now trains the run in `subdir` of its study."""
         self._index.begin(fingerprint, f"{self._dir.name}/{subdir}", host_id(), self._worker)
 
+    def copy(self, fingerprint: str, subdir: str) -> None:
+        """Write down that the run in `subdir` of this study takes over what another has trained."""
+        self._index.copy(fingerprint, f"{self._dir.name}/{subdir}")
+
     def end(self) -> None:
         """Write down that this worker trains no more, whatever became of its run; a full disk is no reason to fail."""
         with contextlib.suppress(OSError), self._index.locked():

@@ -124,6 +124,8 @@ class StudyChannel(Channel):
                     self._refuse_known()
                     self._runs.begin(self._fingerprint, folder)
                     self.began = True
+                else:
+                    self._runs.copy(self._fingerprint, folder)
             self._trial.set_user_attr(RUNS, {**self._trial.user_attrs.get(RUNS, {}), self._fingerprint: folder})
         self.reused = found is not None and not self._trained(found)
         return None if found is None else str(found)
