@@ -19,6 +19,7 @@ from search.report.escape import markdown
 from search.report.gate import gate
 from search.report.metrics import Metric, metric_named
 from search.report.reading.load import load_study
+from search.report.statistics.failures import survivors
 from search.report.statistics.sequential import (
     FINISHED,
     FOUND,
@@ -31,7 +32,8 @@ from search.report.statistics.sequential import (
     plan_looks,
     sequential_verdicts,
 )
-from search.report.statistics.stats import BETTER, WORSE
+from search.report.statistics.stats import AHEAD, BEHIND, BETTER, WORSE
+from search.report.values import arm_values
 from search.report.words import counted, one_line, signed
 
 __all__ = [
@@ -72,6 +74,7 @@ class SequentialTable:
         baseline: label of the baseline; None where it finished no seed, so that `data` is empty.
         metric: what the differences are of.
         plan: the looks, as they were written down.
+        survived: of the arms that a training failed of, the seeds that the verdict rests on, in words.
         notes: the method and how to read the table, one sentence or two each.
     """
 
@@ -80,6 +83,7 @@ class SequentialTable:
     baseline: str | None
     metric: Metric
     plan: LookPlan
+    survived: dict[str, str]
     notes: list[str]
 
 
@@ -167,8 +171,18 @@ def sequential_table(study_dir: str | os.PathLike[str]) -> SequentialTable | Non
         baseline=baseline,
         metric=metric,
         plan=plan,
+        survived=survived_by(arms, column, baseline),
         notes=notes_of(plan, data, metric, baseline, frame, arms),
     )
+
+
+def survived_by(arms: list[Arm], column: str, baseline: str | None) -> dict[str, str]:
+    """On which seeds the verdict of an arm rests that failed, or whose baseline failed, on others: such a one is not better."""
+    values = dict(zip([arm.label for arm in arms], arm_values(arms, column), strict=True))
+    if baseline is None:
+        return {}
+    words = {label: survivors(own, values[baseline], None).on_which() for label, own in values.items()}
+    return {label: text for label, text in words.items() if text and label != baseline}
 
 
 def notes_of(
@@ -227,7 +241,7 @@ def cells_of(table: SequentialTable) -> list[tuple[str, ...]]:
         rows.append(
             (
                 one_line(row.arm, 400),
-                words_of(row, table.metric),
+                words_of(row, table.metric, table.survived.get(str(row.arm))),
                 "-" if pd.isna(row.look) else f"{row.look} of {len(table.plan.looks)}",
                 "-" if pd.isna(row.n) else str(row.n),
                 "-" if pd.isna(row.mean) else signed(row.mean, digits),
@@ -239,10 +253,13 @@ def cells_of(table: SequentialTable) -> list[tuple[str, ...]]:
     return rows
 
 
-def words_of(row: Any, metric: Metric) -> str:
-    """A row's verdict for a reader."""
+def words_of(row: Any, metric: Metric, survived: str | None) -> str:
+    """A row's verdict for a reader; `survived` as in `SequentialTable`."""
     if row.verdict == FOUND:
-        return BETTER if (row.mean > 0) == metric.higher_is_better else WORSE
+        gains = (row.mean > 0) == metric.higher_is_better
+        if survived:
+            return f"{AHEAD if gains else BEHIND} {survived}"
+        return BETTER if gains else WORSE
     if row.verdict == GIVEN_UP:
         return f"given up: {row.chance:.0%} chance to be found"
     if row.verdict == WAITING:

@@ -173,3 +173,14 @@ def test_networks_that_guess_are_told_as_such(study: Path, add: Add) -> None:
     table = sequential_table(study)
     assert table is not None
     assert table.notes[0].startswith("Hardly better than guessing: plain and stage3")
+
+
+def test_an_arm_that_failed_on_seeds_is_never_called_better(study: Path, add: Add) -> None:
+    fill(study, add)
+    add("stage3", 1003, phase="search", status="failed", reason="diverged")
+    table = sequential_table(study)
+    assert table is not None
+    assert table.data.set_index("arm").loc["stage3", "verdict"] == FOUND
+    text = render_sequential(table)
+    assert "ahead of the baseline on the 3 of 4 seeds it survived" in text
+    assert "better than" not in text
