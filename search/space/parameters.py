@@ -14,6 +14,8 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from search.allowed import meant
+
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override, RangeSweep
     from optuna.distributions import BaseDistribution
@@ -195,9 +197,9 @@ def _string_text(value: str) -> str:
 
 
 def _parameter(override: Override) -> Parameter:
-    other = sorted(set(getattr(override.value(), "tags", ())) - {"log"})
-    if other:
-        raise ValueError(f"{override.input_line}: tag({other[0]}) means nothing here; allowed is tag(log, ...)")
+    for tag in set(getattr(override.value(), "tags", ())) - {"log"}:  # as the official sweeper, which takes any tag
+        if meant(tag, ["log"]):
+            raise ValueError(f"{override.input_line}: tag({tag}) changes nothing; did you mean tag(log, ...)?")
     if override.is_choice_sweep():
         return _choice(override)
     if override.is_range_sweep():

@@ -97,9 +97,18 @@ def test_a_key_that_the_config_leaves_out_has_a_default_where_one_is_known(compo
         assert default_of(key, config) is None
 
 
+@pytest.fixture
+def no_hydra() -> Iterator[None]:
+    """A process before Hydra; the instance of `composed`, which others go on with, is put back."""
+    held = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    yield
+    GlobalHydra.instance().hydra = held
+
+
+@pytest.mark.usefixtures("no_hydra")
 def test_a_single_training_is_checked_before_a_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    GlobalHydra.instance().clear()
     for word, message in (
         ("train.momentum=1", "train.momentum=1.0"),
         ("+train.epoch=2", "Key 'epoch' not in 'TrainConfig'"),

@@ -42,7 +42,9 @@ def _own_slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slot, "_own_folder", lambda: folder)
         patch.setattr(measure, "LEAST_CPU_SHARE", 0.0)
+        slot._turnstile.cache_clear()  # tests of other folders have trained in this process
         yield
+    slot._turnstile.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -38,5 +38,5 @@ def test_size_and_channels_can_be_chosen() -> None:
 
 
 def test_an_unknown_name_is_answered_with_near_ones() -> None:
-    with pytest.raises(ValueError, match=r"Did you mean digits"):
+    with pytest.raises(ValueError, match=r"did you mean digits"):
         load_images(DataConfig(name="digit"))
