@@ -48,6 +48,7 @@ SPACE = ("placement.policy=choice(none,stage1,stage2,stage3,stage4)", "seed=rang
 RESUMED = 5  # of the trainings that were resumed, how many are done again undisturbed
 STORAGES = ("journal", "sqlite", "postgres")
 POSTGRES = "SOAK_POSTGRES"
+RUN = ("app", "storage", "launcher", "seed")  # what tells two rows of the page apart
 STUCK_SECONDS = 120.0  # without a new trial, while the command lives
 MAX_ERRORS = 3  # times that the command may die of itself
 
@@ -290,12 +291,12 @@ def _one(storage: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the rows as JSON, and as Markdown beside it; rows of other storages and launchers that are there are kept."""
+    """Write the rows as JSON, and as Markdown beside it; rows of other runs that are there are kept."""
     facts = {key: provenance()[key] for key in ("commit", "processor", "cores", "platform", "python", "versions")}
     there = json.loads(path.read_text())["rows"] if path.exists() else []
-    new = {(row["app"], row["storage"], row["launcher"]) for row in rows}
+    new = {tuple(row[key] for key in RUN) for row in rows}
     rows = [
-        *(row for row in there if (row["app"], row["storage"], row["launcher"]) not in new),
+        *(row for row in there if tuple(row[key] for key in RUN) not in new),
         *({**row, **facts} for row in rows),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
