@@ -18,11 +18,13 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.ledger.paths import WORKERS
+from search.ledger.result import RESULT_FILE, read_result
 from search.study.liveness import host_id, is_alive
 from search.study.marks import (
     AWAITS,
     BASELINE,
     CELL,
+    FOLDER,
     INTERRUPTED,
     LOOKED_AT,
     OVERRIDES,
@@ -234,7 +236,7 @@ class Desk:
             stale = [trial for trial in self._tally.running if self._is_stale(trial)]
             for frozen in stale:
                 tries = int(frozen.user_attrs.get(TRIES, 1))
-                again, reason = tries <= self.quota.max_retries, "its worker died"
+                again, reason = tries <= self.quota.max_retries or self._is_trained(frozen), "its worker died"
                 if not again:
                     reason = f"its worker died, {tries} times in a row: out of memory, or killed from outside"
                 close(frozen, reason, again)
@@ -242,6 +244,13 @@ class Desk:
                 if again:
                     self._again(frozen, tries + 1)
             return [self._frozen(trial.number) for trial in stale]
+
+    def _is_trained(self, frozen: FrozenTrial) -> bool:
+        """Whether its worker died between the result and the word to the study: run again, it takes its own result over."""
+        try:
+            return read_result(self._dir / frozen.user_attrs.get(FOLDER, "") / RESULT_FILE).status == "ok"
+        except ValueError:
+            return False
 
     def rerun(self, find: Callable[[Sequence[FrozenTrial]], Sequence[L]], close: Callable[[L], None]) -> int:
         """Write down again the finished trials that count for nothing any more; return how many runs were found.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from search.ledger.result import RESULT_FILE, read_result
+from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_result
 from search.study.marks import BASELINE, CELL, FOLDER, OVERRIDES, RETRY_OF, TRIES
 from search.study.plan import open_desk
 from search.study.recovery import recover
@@ -86,3 +86,18 @@ def test_whoever_takes_a_trial_back_may_die_at_each_step(
     assert cell or again[0].system_attrs["fixed_params"] == first.params
     assert os.listdir(folder) == [RESULT_FILE]
     assert read_result(folder / RESULT_FILE).status == "interrupted"
+
+
+def test_a_trial_that_was_trained_is_not_given_up(tmp_path: Path) -> None:
+    """Its worker died once too often, but only after the result was written: it takes its own result over."""
+    mine = plan(tmp_path)
+    desk, _ = open_desk(replace(mine, quota=replace(mine.quota, max_retries=0)), stream=0)
+    trial = desk.claim("dead.lock")
+    assert trial is not None
+    trial.set_user_attr(FOLDER, "trials/0000-s3")
+    folder = tmp_path / "trials" / "0000-s3"
+    folder.mkdir(parents=True)
+    write_result(folder, TrialResult(study="s", trial=0, phase="search", status="ok", seed=3))
+    recover(desk, mine)
+    assert [trial.state for trial in desk.trials()] == [TrialState.FAIL, TrialState.WAITING]
+    assert read_result(folder / RESULT_FILE).status == "ok"
