@@ -209,7 +209,8 @@ def test_a_design_in_looks_resumes_to_the_same_verdicts_and_refuses_another_plan
     assert written["p_value"].to_dict() == pytest.approx(table["p_value"].to_dict())
     assert "look 2 of 2, at 5 seeds: 2 of 3 rows settled, 1 undecided at the last look; no more seeds" in done.stdout
     assert "These are the figures to report" in " ".join(done.stdout.split())
-    assert "better than the baseline" in (toy.study_dir() / "tables" / "sequential.md").read_text()
+    # seed 1001 of the baseline failed twice, so what was found holds for the seeds that it survived
+    assert "ahead of the baseline on the 3 of 4 seeds" in (toy.study_dir() / "tables" / "sequential.md").read_text()
     frame = load_study(toy.study_dir())
     looked, read = (frame[(frame["phase"] == phase) & (frame["status"] == "ok")] for phase in ("search", "final"))
     assert looked["test_top1"].isna().all()
