@@ -25,11 +25,12 @@ from unittest import mock
 import torch
 
 import xvol
+from search import slot
 from search.config import register
-from search.trial import measure, slot, train
+from search.data.batches import Batches
+from search.data.load import load_data
+from search.trial import measure, train
 from search.trial.config import Config, typed
-from search.trial.datasets.batches import Batches
-from search.trial.datasets.load import load_data
 from search.trial.measure import Latency, latency
 from search.trial.model import build
 

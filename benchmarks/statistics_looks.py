@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 from statistics_simulate import Row, agree, line
 
-from search.report.statistics.sequential import FOUND, HOPELESS, LookPlan, plan_looks, sequential_verdicts
+from search.stats.sequential import FOUND, HOPELESS, LookPlan, plan_looks, sequential_verdicts
 
 __all__ = ["looks"]
 

@@ -10,12 +10,12 @@ import pandas as pd
 from scipy import stats
 from statistics_simulate import SD, Row, agree, line, series, study
 
-from search.report.statistics.corrections import simultaneous_intervals
-from search.report.statistics.effect_size import effect_size
-from search.report.statistics.equivalence import EQUIVALENT, equivalence
-from search.report.statistics.inference import bootstrap_interval
-from search.report.statistics.power import minimum_detectable_difference, power, seeds_needed
-from search.report.statistics.stats import difference
+from search.stats.corrections import simultaneous_intervals
+from search.stats.effect_size import effect_size
+from search.stats.equivalence import EQUIVALENT, equivalence
+from search.stats.inference import bootstrap_interval
+from search.stats.paired import difference
+from search.stats.power import minimum_detectable_difference, power, seeds_needed
 
 __all__ = ["coverage", "equivalences", "families", "powers"]
 

@@ -158,7 +158,7 @@ def _rebuild(
 ) -> tuple[nn.Module, tuple[int, int, int]]:
     """The network in eval mode with its weights, and the (C, H, W) of its images."""
     import xvol
-    from search.trial.datasets.config import channels, image_size
+    from search.data.config import channels, image_size
     from search.trial.model import build
 
     size = (channels(config.data), image_size(config.data), image_size(config.data))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from search.allowed import check_number
+from search.design.options import Design
 from search.plan_rows import PlannedStudy, Row
-from search.space.design_options import Design
 
 __all__ = ["main"]
 
@@ -233,7 +233,7 @@ class _Plan(PlannedStudy):
             )
 
     def _print_looks(self, sd: float, source: str, against: int) -> None:
-        from search.report.statistics.sequential import plan_looks
+        from search.stats.sequential import plan_looks
 
         design, find = self.design, _power_function()
         plan = plan_looks(design.looks, alpha=design.alpha, spending=design.spending, margin=design.margin)  # type: ignore[arg-type]
@@ -272,7 +272,7 @@ def _workers(config: Any) -> int:
 
 
 def _power_function() -> Callable[[float, int, float, float], float]:
-    from search.report.statistics.power import minimum_detectable_difference
+    from search.stats.power import minimum_detectable_difference
 
     return lambda sd, n, alpha, power: minimum_detectable_difference(sd, n, alpha=alpha, target=power)
 

@@ -26,7 +26,7 @@ from search.trial.config import Config, typed
 from search.trial.recipe import CHEAP_COSTS, SCORE_PREFIX
 
 if TYPE_CHECKING:
-    from search.trial.datasets.load import Data
+    from search.data.load import Data
     from xvol import Site
 
 __all__ = [
@@ -140,8 +140,8 @@ def measured_seconds(config: Config, steps: int = STEPS, most_seconds: float = M
     """
     import torch
 
-    from search.trial.datasets.batches import Batches
-    from search.trial.datasets.load import TensorPair
+    from search.data.batches import Batches
+    from search.data.load import TensorPair
     from search.trial.measure import WARM_UP
     from search.trial.model import build
     from search.trial.train import Halted, Trainer, evaluate
@@ -259,8 +259,8 @@ def _data(config: Config) -> Data:
 
 @functools.lru_cache(maxsize=2)
 def _loaded(data_json: str) -> Data:
-    from search.trial.datasets.config import DataConfig
-    from search.trial.datasets.load import load_data
+    from search.data.config import DataConfig
+    from search.data.load import load_data
 
     return load_data(DataConfig(**json.loads(data_json)), with_test=False)
 

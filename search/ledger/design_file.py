@@ -79,7 +79,7 @@ def write_design(
     Args:
         folder: the study's, which exists.
         kind: of the design.
-        cells: of `search.space.designs`.
+        cells: of `search.design.kinds`.
         fixed: overrides that all trials of the study share; they go first.
         seed_key: the config key that takes the seed.
     """

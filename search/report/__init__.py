@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from search.report.export import render_text, to_csv, to_latex, to_markdown
     from search.report.judging import Judging
     from search.report.reading.load import load_study
-    from search.report.statistics.equivalence import equivalence
-    from search.report.statistics.inference import RowOptions, row_statistics
-    from search.report.statistics.sequential import plan_looks, sequential_verdicts
-    from search.report.statistics.stats import PairedDifference, paired_difference, verdict
     from search.report.table import AblationTable, ablation_table
     from search.report.trust.trust import proxy_trust
+    from search.report.values import paired_difference
     from search.report.write import write_tables
+    from search.stats.equivalence import equivalence
+    from search.stats.inference import RowOptions, row_statistics
+    from search.stats.paired import PairedDifference, verdict
+    from search.stats.sequential import plan_looks, sequential_verdicts
 
 __all__ = [
     "AblationTable",
@@ -51,23 +52,23 @@ __all__ = [
 _HOME = {
     "AblationTable": "table",
     "Judging": "judging",
-    "PairedDifference": "statistics.stats",
-    "RowOptions": "statistics.inference",
+    "PairedDifference": "search.stats.paired",
+    "RowOptions": "search.stats.inference",
     "ablation_table": "table",
     "effects_table": "effects.table",
-    "equivalence": "statistics.equivalence",
+    "equivalence": "search.stats.equivalence",
     "factorial_effects": "effects.effects",
     "load_study": "reading.load",
-    "paired_difference": "statistics.stats",
-    "plan_looks": "statistics.sequential",
+    "paired_difference": "values",
+    "plan_looks": "search.stats.sequential",
     "proxy_trust": "trust.trust",
     "render_text": "export",
-    "row_statistics": "statistics.inference",
-    "sequential_verdicts": "statistics.sequential",
+    "row_statistics": "search.stats.inference",
+    "sequential_verdicts": "search.stats.sequential",
     "to_csv": "export",
     "to_latex": "export",
     "to_markdown": "export",
-    "verdict": "statistics.stats",
+    "verdict": "search.stats.paired",
     "write_tables": "write",
 }
 
@@ -75,4 +76,5 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    home = _HOME[name]
+    return getattr(import_module(home if home.startswith("search.") else f"{__name__}.{home}"), name)

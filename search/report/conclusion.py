@@ -9,7 +9,8 @@ import pandas as pd
 from search.report.judging import POWER, Judging, within
 from search.report.metrics import Metric
 from search.report.resolution import resolution
-from search.report.statistics.stats import (
+from search.report.words import counted, interval_decimals, joined, p_is, signed, significant
+from search.stats.paired import (
     AFTER_CORRECTION,
     AHEAD,
     ALPHA,
@@ -20,7 +21,6 @@ from search.report.statistics.stats import (
     UNDECIDED,
     WORSE,
 )
-from search.report.words import counted, interval_decimals, joined, p_is, signed, significant
 
 __all__ = ["conclusion"]
 

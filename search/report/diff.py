@@ -19,8 +19,8 @@ from search.report.metrics import Metric
 from search.report.reading.load import load_study
 from search.report.reading.pool import recipe_folders
 from search.report.reading.settings import differing, flat, recipe_settings
-from search.report.statistics.stats import CONFIDENCE, difference
 from search.report.words import counted, interval_decimals, joined, signed
+from search.stats.paired import CONFIDENCE, difference
 
 __all__ = ["DIFF_COLUMNS", "StudyDiff", "diff_studies", "diff_to_markdown"]
 

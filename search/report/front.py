@@ -15,9 +15,9 @@ from search.report.declared import declared_by
 from search.report.escape import markdown
 from search.report.layout import Column, markdown_table, plain_table
 from search.report.metrics import LATENCIES
-from search.report.statistics.front import on_front
 from search.report.values import arm_values
 from search.report.words import joined, one_line, scaled, significant
+from search.stats.front import on_front
 
 __all__ = ["Front", "front_of", "front_text", "front_to_csv", "front_to_markdown", "fronts_of"]
 

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from search.report.spec import CHOICES, check_margin
-from search.report.statistics.corrections import Correction, adjusted_p_values, error_of_a_row
-from search.report.statistics.effect_size import hedges_factor
-from search.report.statistics.equivalence import equivalence
-from search.report.statistics.exaggeration import exaggerations
-from search.report.statistics.inference import bootstrap_interval, wilcoxon_p_value
-from search.report.statistics.power import minimum_detectable_difference, powers, sd_interval, seeds_needed_each
-from search.report.statistics.stats import (
+from search.report.words import counted
+from search.stats.corrections import Correction, adjusted_p_values, error_of_a_row
+from search.stats.effect_size import hedges_factor
+from search.stats.equivalence import equivalence
+from search.stats.exaggeration import exaggerations
+from search.stats.inference import bootstrap_interval, wilcoxon_p_value
+from search.stats.paired import (
     AFTER_CORRECTION,
     AHEAD,
     ALPHA,
@@ -26,11 +26,11 @@ from search.report.statistics.stats import (
     BETTER,
     UNDECIDED,
     WORSE,
+    ArmValues,
     PairedDifference,
     verdict,
 )
-from search.report.values import ArmValues
-from search.report.words import counted
+from search.stats.power import minimum_detectable_difference, powers, sd_interval, seeds_needed_each
 
 __all__ = [
     "CORRECTIONS",

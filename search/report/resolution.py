@@ -10,8 +10,8 @@ import pandas as pd
 
 from search.report.judging import POWER, Judging
 from search.report.metrics import Metric
-from search.report.statistics.power import MAX_SEEDS
 from search.report.words import counted, joined
+from search.stats.power import MAX_SEEDS
 
 __all__ = ["finds", "resolution", "rounded_up"]
 

@@ -19,8 +19,11 @@ from search.report.escape import markdown
 from search.report.gate import gate
 from search.report.metrics import Metric, metric_named
 from search.report.reading.load import load_study
-from search.report.statistics.failures import survivors
-from search.report.statistics.sequential import (
+from search.report.values import arm_values
+from search.report.words import counted, one_line, signed
+from search.stats.failures import survivors
+from search.stats.paired import AHEAD, BEHIND, BETTER, WORSE
+from search.stats.sequential import (
     FINISHED,
     FOUND,
     GIVEN_UP,
@@ -32,9 +35,6 @@ from search.report.statistics.sequential import (
     plan_looks,
     sequential_verdicts,
 )
-from search.report.statistics.stats import AHEAD, BEHIND, BETTER, WORSE
-from search.report.values import arm_values
-from search.report.words import counted, one_line, signed
 
 __all__ = [
     "LOOKS_FILE",

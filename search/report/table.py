@@ -23,11 +23,10 @@ from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.metrics import Metric
 from search.report.notes import changes_of, table_notes
 from search.report.sequential_table import has_looks
-from search.report.statistics.failures import survivors
-from search.report.statistics.paired import differences
-from search.report.statistics.stats import PairedDifference
-from search.report.values import ArmValues, arm_values
+from search.report.values import arm_values
 from search.report.words import joined
+from search.stats.failures import survivors
+from search.stats.paired import ArmValues, PairedDifference, differences
 
 __all__ = ["DATA_COLUMNS", "AblationTable", "ablation_table"]
 

@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from search.report.arms import Arm
+from search.report.arms import Arm, comparable, find_arm, list_arms
+from search.report.declared import declared_by
 from search.report.metrics import LATENCIES
+from search.stats.paired import ArmValues, PairedDifference, difference
 
-__all__ = ["ArmValues", "arm_values", "floats", "geometric_mean"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmValues:
-    """What a table needs of one arm.
-
-    Attributes:
-        values: the metric of the finished trials, float64 (n,), sorted by seed.
-        seeds: their seeds, int64 (n,).
-        failed: seeds on which it diverged, failed, was pruned or came to no finite value, int64, sorted.
-        all_seeds: seeds of all its trials, finished or not, int64.
-        statuses: how those ended.
-        params, macs: of the first trial that has them.
-        dose: geometric mean over the finished trials; None where none has one.
-        latency_ms, latency_fused_ms: medians over the finished trials, milliseconds; None where none was measured. Where
-            some were measured in an exclusive slot, those alone count.
-        latency_exclusive: whether they were; None where no latency was measured.
-    """
-
-    values: np.ndarray
-    seeds: np.ndarray
-    failed: np.ndarray
-    all_seeds: np.ndarray
-    statuses: list[str]
-    params: int | None
-    macs: int | None
-    dose: float | None = None
-    latency_ms: float | None
-    latency_fused_ms: float | None
-    latency_exclusive: bool | None
+__all__ = ["arm_values", "floats", "geometric_mean", "paired_difference"]
 
 
 def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
@@ -80,6 +51,30 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
             )
         )
     return found
+
+
+def paired_difference(frame: pd.DataFrame, arm: str, baseline: str, metric: str) -> PairedDifference:
+    """Compare an arm with the baseline on the seeds that both finished (status ok), each seed once.
+
+    Args:
+        frame: rows of `load_study`, all of one phase.
+        arm: name or architecture hash of the arm.
+        baseline: name or architecture hash of what it is compared with.
+        metric: a numeric column, e.g. "test_top1".
+
+    Raises:
+        ValueError: unknown arm, baseline or column; a frame of several phases; arms trained by different recipes.
+    """
+    if metric not in frame.columns:
+        raise ValueError(f"metric '{metric}' is no column of the frame; columns: {', '.join(frame.columns)}")
+    arms = list_arms(frame, declared_by(frame))
+    one, other = find_arm(arms, arm), find_arm(arms, baseline)
+    if not comparable(one, other):
+        raise ValueError(
+            f"'{one.label}' was trained by recipe {one.recipe_hash} and '{other.label}' by {other.recipe_hash}: a "
+            "difference would mix the two causes; compare arms of one recipe"
+        )
+    return difference(one.values(metric), other.values(metric))
 
 
 def floats(column: pd.Series[float]) -> np.ndarray:

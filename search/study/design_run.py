@@ -12,10 +12,10 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial
 
+from search.design.kinds import Cell
+from search.design.options import Facts, design_of, first_seeds, written_trials
 from search.ledger.design_file import write_design
 from search.ledger.secrets import mask
-from search.space.design_options import Facts, design_of, first_seeds, written_trials
-from search.space.designs import Cell
 from search.space.parameters import Space
 from search.space.seeds import first_seed_of
 from search.study.claims import Desk
@@ -28,7 +28,7 @@ from search.study.phase import PhaseRun, raise_if_nothing_worked
 from search.study.plan import Plan, open_desk
 
 if TYPE_CHECKING:
-    from search.report.statistics.sequential import LookPlan
+    from search.stats.sequential import LookPlan
 
 __all__ = ["DesignRun"]
 

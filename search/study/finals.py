@@ -11,8 +11,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search.report.statistics.front import on_front
 from search.space.parameters import Space
+from search.stats.front import on_front
 from search.study.marks import CELL
 from search.study.options import FinalOptions
 from search.study.plan import Plan

@@ -9,9 +9,9 @@ from typing import Any
 
 import optuna
 
+from search.design.options import first_seeds
 from search.ledger.paths import JOURNAL
 from search.ledger.secrets import masked_tree
-from search.space.design_options import first_seeds
 from search.study.growth import current_name
 from search.study.options import SweeperOptions
 from search.study.plan import Plan, storage_of

@@ -4,7 +4,7 @@ Looks read validation images. Test images are read once, when the last look is o
 a phase of its own, so that an unfinished study holds no test score.
 
 Who goes on is a function of the looks and of what the ledger holds, so an interrupted study, or a second command that
-joins, comes to the same. Three rules keep the error rate of `search/report/statistics/sequential.py`:
+joins, comes to the same. Three rules keep the error rate of `search/stats/sequential.py`:
 
 - Looks, alpha, spending, margin, cells and first seed are written down before anything is trained, and never change.
 - A cell that failed is run again, as often as `max_retries` allows, before the look, and never after it. What is lost
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
+from search.design.kinds import Cell
+from search.design.options import DesignOptions, cell_at
 from search.ledger.files import write_atomic
-from search.space.design_options import DesignOptions, cell_at
-from search.space.designs import Cell
 from search.study.claims import Desk
 from search.study.marks import BASELINE, CELL, FOLDER, INTERRUPTED, LOOKED_AT, OVERRIDES, RETRY_OF
 from search.study.plan import Plan
@@ -32,7 +32,7 @@ from search.study.plan import Plan
 if TYPE_CHECKING:
     import pandas as pd
 
-    from search.report.statistics.sequential import LookPlan
+    from search.stats.sequential import LookPlan
 
 __all__ = [
     "METRIC",
@@ -99,7 +99,7 @@ def claim_looks(
         ValueError: the study was planned with other looks, or without any, or is a search.
     """
     from search.report.sequential_table import LOOKS_FILE
-    from search.report.statistics.sequential import plan_looks
+    from search.stats.sequential import plan_looks
 
     mine: dict[str, Any] | None = None
     if options.looks:
@@ -170,7 +170,7 @@ def standing(desk: Desk, study_dir: Path, plan: LookPlan, cells: Sequence[Cell],
     """
     from search.report.reading.load import load_study
     from search.report.sequential_table import judged_arms, look_values
-    from search.report.statistics.sequential import sequential_verdicts
+    from search.stats.sequential import sequential_verdicts
 
     trials = desk.trials()  # before the ledger is read: what has ended here has its result there
     try:
@@ -221,8 +221,8 @@ class Step:
 
 def next_step(plan: LookPlan, now: Standing, first_seed: int) -> Step:
     """Which cells get how many seeds, as a function of the plan and of the seeds that have ended."""
-    from search.report.statistics.sequential import FOUND, GIVEN_UP, UNDECIDED, WAITING
     from search.report.words import counted, joined
+    from search.stats.sequential import FOUND, GIVEN_UP, UNDECIDED, WAITING
 
     looks, total = plan.looks, len(now.verdicts)
     if now.baseline is None:

@@ -15,8 +15,8 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from search.design.kinds import Cell
 from search.report.words import int_ranges
-from search.space.designs import Cell
 from search.space.parameters import Parameter, Space
 from search.study.launching.compose import Composer, as_text
 from search.study.options import FinalOptions

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.allowed import check_choice, check_number
-from search.space.design_options import DesignOptions, check_design
+from search.design.options import DesignOptions, check_design
 
 __all__ = [
     "DIRECTIONS",

@@ -22,7 +22,7 @@ __all__ = ["check_network", "check_trial", "check_values", "score"]
 
 def check_values(config: Config) -> None:
     """Raise ValueError where a value is out of its range; imports no torch."""
-    from search.trial.datasets.config import check as check_data
+    from search.data.config import check as check_data
 
     check_data(config.data)
     config.train.check()
@@ -54,8 +54,8 @@ def check_trial(composed: Any) -> dict[str, Any]:
     """
     config = typed(composed)
     check_values(config)
+    from search.data.batches import Batches
     from search.trial.average import check_average
-    from search.trial.datasets.batches import Batches
     from search.trial.device import usable_device
     from search.trial.model import build
     from search.trial.train import make_optimizer
@@ -79,7 +79,7 @@ def check_network(config: Config) -> None:
     Raises:
         ValueError: as `check_trial`, but for the data.
     """
-    from search.trial.datasets.config import channels, image_size
+    from search.data.config import channels, image_size
     from search.trial.device import usable_device
     from search.trial.model import build
     from search.trial.train import make_optimizer
@@ -98,7 +98,7 @@ def score(composed: Any, names: Sequence[str]) -> dict[str, float]:
     check_scores(names, "names")
     config = typed(composed)
     check_values(config)
-    from search.trial.datasets.batches import Batches
+    from search.data.batches import Batches
     from search.trial.device import usable_device
     from search.trial.model import build
     from search.trial.zero_cost import score_batch, scores
@@ -113,7 +113,7 @@ def score(composed: Any, names: Sequence[str]) -> dict[str, float]:
 @functools.lru_cache(maxsize=1)
 def _loaded(data_json: str) -> Any:
     """The data of a config; a study's configurations mostly share theirs."""
-    from search.trial.datasets.config import DataConfig
-    from search.trial.datasets.load import load_data
+    from search.data.config import DataConfig
+    from search.data.load import load_data
 
     return load_data(DataConfig(**json.loads(data_json)), with_test=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, get_type_hints
 
+from search.data.config import DataConfig
 from search.ledger.tracker import TrackerConfig
 from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig, digest
-from search.trial.datasets.config import DataConfig
 from search.trial.recipe import MeasureConfig, TrainConfig
 
 __all__ = ["OPEN_KEYS", "Config", "recipe_hash", "typed"]

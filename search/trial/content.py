@@ -31,9 +31,9 @@ OPERATOR = ("xvol.surgery", "xvol.fuse", "xvol.placement", "xvol.cost")  # what 
 TRIAL = ("search.trial.run",)
 # These refuse, word, copy or fetch, and make no figure; what a source of images comes to is in the digest of the images.
 NO_FIGURES = frozenset(
-    ["xvol.suggest", "xvol", "xvol.branches", "search.trial"]
-    + [f"search.trial.{name}" for name in ("check", "names", "reuse", "content", "checkpoint", "datasets")]
-    + [f"search.trial.datasets.{name}" for name in ("sources", "cache")]
+    ["xvol.suggest", "xvol", "xvol.branches", "search.data", "search.trial"]
+    + [f"search.trial.{name}" for name in ("check", "names", "reuse", "content", "checkpoint")]
+    + [f"search.data.{name}" for name in ("sources", "cache")]
 )
 UNKNOWN = "unknown"
 _sources = Sources()
@@ -152,7 +152,7 @@ def _closure(roots: frozenset[str]) -> dict[str, str | None]:
         if name in NO_FIGURES or top in BY_VERSION:
             return False
         if top == "search":
-            return name.startswith("search.trial.")
+            return name == "search.slot" or name.startswith(("search.trial.", "search.data."))
         return top in tops or not is_installed(top)
 
     return _sources.digests(sorted(roots), follow)

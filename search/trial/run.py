@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 import xvol
 from search.channel import Channel, Infeasible, InFlight, Pruned, Stopped, current
+from search.data.batches import Batches
+from search.data.load import Data, load_data
 from search.ledger.disk import is_disk_full
 from search.ledger.files import write_atomic
 from search.ledger.paths import run_in_words
@@ -25,6 +27,7 @@ from search.ledger.record import Record
 from search.ledger.result import TrialResult
 from search.ledger.secrets import mask
 from search.ledger.tracker import Tracker
+from search.slot import at_work, off_work
 from search.space.architecture import Architecture
 from search.trial.admission import (
     LATENCIES,
@@ -39,14 +42,11 @@ from search.trial.check import check_values
 from search.trial.checkpoint import is_kept, save_checkpoint
 from search.trial.config import Config, recipe_hash, typed
 from search.trial.content import Content, content_of, on_record
-from search.trial.datasets.batches import Batches
-from search.trial.datasets.load import Data, load_data
 from search.trial.device import device_name, slot_name, synchronize, usable_device
 from search.trial.looked import drop_weights, read_on_test
 from search.trial.measure import chance_top1, measure
 from search.trial.model import build
 from search.trial.reuse import take_over, tell_outdated
-from search.trial.slot import at_work, off_work
 from search.trial.state import Saver, adopt, begin, discard
 from search.trial.train import Epoch, Halted, Trainer, evaluate
 

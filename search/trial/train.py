@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search.data.batches import Batches
+from search.slot import clock, give_way
 from search.trial.average import make_average, update_average
-from search.trial.datasets.batches import Batches
 from search.trial.optim import make_optimizer, make_scheduler
 from search.trial.recipe import TrainConfig
-from search.trial.slot import clock, give_way
 
 __all__ = ["Diverged", "Epoch", "Halted", "Score", "Trainer", "autocast", "evaluate"]
 

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search.trial.datasets.batches import Batches
-from search.trial.datasets.config import DataConfig
-from search.trial.datasets.load import Data
+from search.data.batches import Batches
+from search.data.config import DataConfig
+from search.data.load import Data
 from search.trial.recipe import ZERO_COST, check_scores
 
 __all__ = ["SCORE_BATCH", "score_batch", "scores"]

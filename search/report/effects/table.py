@@ -17,8 +17,9 @@ from search.report.effects.effects import FactorialEffects, factorial_effects
 from search.report.effects.factors import levels, overrides
 from search.report.effects.words import method_notes, said_of, shared_cells
 from search.report.metrics import Metric
-from search.report.statistics.corrections import Correction, adjusted_p_values
-from search.report.values import ArmValues, arm_values
+from search.report.values import arm_values
+from search.stats.corrections import Correction, adjusted_p_values
+from search.stats.paired import ArmValues
 
 __all__ = ["EFFECT_COLUMNS", "EffectsTable", "effects_of_arms", "effects_table", "is_factorial", "own_factors"]
 

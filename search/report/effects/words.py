@@ -10,9 +10,9 @@ import pandas as pd
 from search.report.arms import Arm
 from search.report.judging import CORRECTIONS
 from search.report.metrics import Metric
-from search.report.statistics.corrections import Correction
-from search.report.statistics.stats import ALPHA
 from search.report.words import counted, joined, p_is
+from search.stats.corrections import Correction
+from search.stats.paired import ALPHA
 
 if TYPE_CHECKING:
     from search.report.effects.effects import FactorialEffects

@@ -20,11 +20,10 @@ from search.report.metrics import LATENCIES, METRICS, NOT_ALONE, Metric, column_
 from search.report.paper import PaperTable, paper_table
 from search.report.sources import all_sources
 from search.report.spec import TableSpec
-from search.report.statistics.failures import survivors
-from search.report.statistics.paired import differences
-from search.report.statistics.stats import CONFIDENCE, PairedDifference
 from search.report.values import arm_values
 from search.report.words import decimals_for
+from search.stats.failures import survivors
+from search.stats.paired import CONFIDENCE, PairedDifference, differences
 
 __all__ = ["Cell", "Grid", "GridRow", "make_grid"]
 

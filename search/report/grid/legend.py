@@ -16,8 +16,8 @@ from search.report.paper import PaperTable
 from search.report.resolution import finds, rounded_up
 from search.report.sources import odd_cells
 from search.report.spec import TableSpec
-from search.report.statistics.stats import ALPHA
 from search.report.words import counted, interval_decimals, joined
+from search.stats.paired import ALPHA
 
 if TYPE_CHECKING:
     from search.report.grid.grid import Cell, GridRow

@@ -10,9 +10,8 @@ import pandas as pd
 
 from search.report.arms import Arm, comparable
 from search.report.metrics import Metric
-from search.report.statistics.corrections import adjusted_p_values
-from search.report.statistics.stats import ALPHA, PairedDifference
-from search.report.values import ArmValues
+from search.stats.corrections import adjusted_p_values
+from search.stats.paired import ALPHA, ArmValues, PairedDifference
 
 if TYPE_CHECKING:
     from search.report.grid.grid import Cell

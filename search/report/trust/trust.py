@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from search.report.statistics.stats import CONFIDENCE
+from search.stats.paired import CONFIDENCE
 
 __all__ = ["FEWEST_ARMS", "ProxyTrust", "proxy_trust"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from search.design.kinds import factorial
 from search.ledger.design_file import DESIGN_FILE, read_design, write_design
 from search.ledger.versions import NewerVersion
-from search.space.designs import factorial
 
 FACTORS = {"where": ["placement=none", "placement=stage3"], "lr": ["train.lr=0.1", "train.lr=0.3"]}
 

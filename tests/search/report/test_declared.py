@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from search.design.kinds import Cell, factorial, fractional
 from search.ledger.design_file import DESIGN_FILE, write_design
 from search.report.arms import find_arm, list_arms
 from search.report.declared import declared_by, recipe_factors
@@ -15,9 +16,8 @@ from search.report.export import render_text, to_latex, to_markdown
 from search.report.grid.grid import make_grid
 from search.report.reading.load import load_study
 from search.report.spec import spec_of
-from search.report.statistics.stats import paired_difference
 from search.report.table import ablation_table
-from search.space.designs import Cell, factorial, fractional
+from search.report.values import paired_difference
 
 from .conftest import Add
 

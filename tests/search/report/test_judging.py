@@ -18,13 +18,11 @@ from search.report.export import render_text
 from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.metrics import METRICS
 from search.report.reading.load import load_study
-from search.report.statistics.corrections import Correction
-from search.report.statistics.inference import RowOptions, row_statistics
-from search.report.statistics.paired import differences
-from search.report.statistics.power import seeds_needed
-from search.report.statistics.stats import ALPHA, BETTER, WORSE
 from search.report.table import DATA_COLUMNS, AblationTable, ablation_table
-from search.report.values import ArmValues
+from search.stats.corrections import Correction
+from search.stats.inference import RowOptions, row_statistics
+from search.stats.paired import ALPHA, BETTER, WORSE, ArmValues, differences
+from search.stats.power import seeds_needed
 
 from .conftest import Add
 

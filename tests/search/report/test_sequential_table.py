@@ -16,8 +16,8 @@ from search.report.sequential_table import (
     sequential_table,
     write_sequential,
 )
-from search.report.statistics.sequential import FINISHED, FOUND, SEQUENTIAL_COLUMNS, plan_looks, sequential_verdicts
 from search.report.table import ablation_table
+from search.stats.sequential import FINISHED, FOUND, SEQUENTIAL_COLUMNS, plan_looks, sequential_verdicts
 
 from .conftest import Add
 

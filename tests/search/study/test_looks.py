@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import create_trial
 
+from search.design.kinds import Cell
+from search.design.options import DesignOptions
 from search.report.reading.load import load_study
 from search.report.sequential_table import LOOKS_FILE, read_looks
-from search.report.statistics.sequential import FINISHED, FOUND, GIVEN_UP, LookPlan, plan_looks, sequential_verdicts
-from search.space.design_options import DesignOptions
-from search.space.designs import Cell
 from search.space.parameters import Space
+from search.stats.sequential import FINISHED, FOUND, GIVEN_UP, LookPlan, plan_looks, sequential_verdicts
 from search.study.claims import Desk, Quota
 from search.study.looks import Standing, _seeds_until, claim_looks, next_step, spare_seeds
 from search.study.plan import Plan, open_desk

@@ -33,8 +33,8 @@ def test_which_trials_keep_their_weights(
 
 def test_the_weights_are_those_that_were_evaluated(small: Small, tmp_path: Path) -> None:
     """The averaged ones: rebuilt, they score exactly what the result says."""
-    from search.trial.datasets.batches import Batches
-    from search.trial.datasets.load import load_data
+    from search.data.batches import Batches
+    from search.data.load import load_data
     from search.trial.train import evaluate
 
     composed = small("placement.policy=stage3")

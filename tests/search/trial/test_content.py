@@ -18,7 +18,7 @@ from search.trial import content as module
 from search.trial.content import Content, changes, content_of
 
 OPERATOR = {"block", "branches.base", "fold", "fuse", "placement", "probe", "registry", "sites", "spec", "surgery"}
-TRIAL = {"run", "train", "optim", "model", "measure", "datasets.load", "datasets.batches", "datasets.splits"}
+TRIAL = {"run", "train", "optim", "model", "measure", "load", "batches", "splits"}
 
 
 def network(backbone: str, use: str = "") -> nn.Module:
@@ -53,7 +53,7 @@ def test_the_modules_behind_each_part() -> None:
     assert modules(*module.OPERATOR) >= OPERATOR
     assert not any(re.search("_cli|reference|pssa|conv|suggest", name) for name in modules(*module.OPERATOR))
     assert modules(*module.TRIAL) >= TRIAL
-    assert not modules(*module.TRIAL) & {"check", "reuse", "content", "datasets.cifar10", "datasets.cache"}
+    assert not modules(*module.TRIAL) & {"check", "reuse", "content", "cifar10", "cache"}
     assert {"branches.pssa", "branches.attention", "kernels"} <= modules("xvol.branches.pssa")
     assert not modules("xvol.branches.pssa") & {"branches.pssa_dense", "branches.acmix", "branches.inner"}
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import xvol
+from search import slot
 from search.trial import measure as measuring
-from search.trial import slot
 from search.trial.config import typed
 from search.trial.measure import latency, measure
 from search.trial.model import build

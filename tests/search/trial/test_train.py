@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from search.trial import slot
+from search import slot
+from search.data.batches import Batches
+from search.data.load import load_data
 from search.trial.config import typed
-from search.trial.datasets.batches import Batches
-from search.trial.datasets.load import load_data
 from search.trial.model import build
 from search.trial.train import Diverged, Trainer, evaluate
 

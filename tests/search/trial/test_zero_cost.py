@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from search.data.load import load_data
 from search.trial.config import typed
-from search.trial.datasets.load import load_data
 from search.trial.model import build
 from search.trial.recipe import ZERO_COST
 from search.trial.zero_cost import SCORE_BATCH, score_batch, scores

@@ -106,7 +106,7 @@ def test_corrections_differ_and_are_named(filled: Path) -> None:
 
 
 def test_pvalues_come_from_the_function_that_is_given(filled: Path) -> None:
-    from search.report.statistics.paired import differences
+    from search.stats.paired import differences
 
     calls = []
 

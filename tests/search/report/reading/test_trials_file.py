@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from search.design.kinds import Cell
 from search.ledger.design_file import write_design
 from search.report.cli import main
 from search.report.judging import Judging
@@ -16,7 +17,6 @@ from search.report.reading.load import load_study
 from search.report.save import save_tidy
 from search.report.table import DATA_COLUMNS, ablation_table
 from search.report.write import write_tables
-from search.space.designs import Cell
 
 from ..conftest import FACTS, Add
 

@@ -1,0 +1,177 @@
+"""The user's own pictures, in a folder for each class: decoded once, resized, and kept as uint8."""
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from search.data.cache import Decoded, cached
+from search.data.decode import open_picture, refuse_unreadable
+from search.data.image_set import ImageSet
+from search.slot import give_way
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The picture files of a folder, in the order train, val, test.
+
+    Attributes:
+        files: All files.
+        labels: The class index of each.
+        classes: The class names.
+        val: How many files the official validation part has, before the test part.
+        test: How many of the last files are the official test part.
+    """
+
+    files: list[Path]
+    labels: list[int]
+    classes: tuple[str, ...]
+    val: int
+    test: int
+
+
+def load(folder: Path, root: Path, size: int, channels: int, listing: Listing | None = None) -> ImageSet:
+    """Read a folder of pictures: shorter side to `size`, then the centre square.
+
+    Args:
+        folder: `folder/<class>/*.png` or `folder/{train,val,test}/<class>/*.png`. With `train` and one other part,
+            that part is the official test set.
+        root: Decoded images are kept under `root/image_folder`, under a name that changes with the pictures: with the
+            name, the size and the times of change of any file. A file that was written in place within the same tick of
+            the file system's clock (4 ms on Linux) is taken for the old one.
+        size: Height and width of an image in pixels.
+        channels: 1 or 3.
+        listing: The folder's, where it was made before.
+
+    Raises:
+        ValueError: If the folder is absent or empty, has a single class, or a picture cannot be read.
+    """
+    listing = list_pictures(folder) if listing is None else listing
+    place = root / "image_folder" / f"{folder.resolve().name}-{_fingerprint(folder, listing, size, channels)}"
+
+    def check(decoded: Decoded) -> None:
+        if decoded.images.shape != (len(listing.files), channels, size, size) or decoded.images.dtype != np.uint8:
+            raise ValueError(f"images of shape {decoded.images.shape} for {len(listing.files)} files")
+        if decoded.labels.tolist() != listing.labels:
+            raise ValueError("labels that do not match the folders")
+
+    decoded = cached(place, check, lambda _: _decode(folder, listing, size, channels))
+    return ImageSet(
+        images=torch.from_numpy(decoded.images),
+        labels=torch.from_numpy(decoded.labels),
+        classes=listing.classes,
+        source=decoded.source,
+        crc32=decoded.crc32,
+        official_val=listing.val,
+        official_test=listing.test,
+    )
+
+
+def list_pictures(folder: Path) -> Listing:
+    """Find the classes, the official parts and the picture files, sorted by name.
+
+    Raises:
+        ValueError: If there are no pictures, fewer than two classes, an empty class, or a class unknown to `train`.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"data.path={folder} is not a folder. It should hold a folder of pictures for each class.")
+    parts = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
+    if "train" not in parts or len(parts) == 1:
+        parts = ["."]
+    classes = _subfolders(folder / parts[0])
+    if len(classes) < 2:
+        raise ValueError(
+            f"{folder / parts[0]} holds {len(classes)} class folders ({', '.join(classes) or 'none'}); at least 2 are "
+            "needed: <class>/*.png or {train,val,test}/<class>/*.png."
+        )
+    files: list[Path] = []
+    labels: list[int] = []
+    counts = {"val": 0, "test": 0}
+    for part in parts:
+        strange = sorted(set(_subfolders(folder / part)) - set(classes))
+        if strange:
+            raise ValueError(f"{folder / part} has classes that {parts[0]} has not: {', '.join(strange)}.")
+        before = len(files)
+        for label, name in enumerate(classes):
+            place = folder / part / name
+            found = _pictures(place) if place.is_dir() else []
+            if part == parts[0] and not found:
+                raise ValueError(
+                    f"{folder / part / name} holds no pictures ({', '.join(SUFFIXES)}). Fill it or remove it."
+                )
+            files += found
+            labels += [label] * len(found)
+        if len(files) == before:
+            raise ValueError(f"{folder / part} holds no pictures ({', '.join(SUFFIXES)}). Fill it or remove it.")
+        counts[part] = len(files) - before
+    if parts == ["train", "val"]:  # the one part that is held out is the test set
+        counts = {"val": 0, "test": counts["val"]}
+    return Listing(files, labels, tuple(classes), counts["val"], counts["test"])
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Picture files at any depth, links followed, as torchvision's ImageFolder does; a folder that links to itself once.
+
+    Raises:
+        ValueError: If a folder or a file cannot be looked at.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for where, below, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        if (real := os.path.realpath(where)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        found += [Path(where, name) for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename} cannot be read ({error.strerror}). Mend it or remove it.") from None
+
+
+def _fingerprint(folder: Path, listing: Listing, size: int, channels: int) -> str:
+    digest = hashlib.sha256(f"{size} {channels} {folder.resolve()}".encode())
+    for file in listing.files:
+        try:
+            status = file.stat()
+        except OSError as error:  # a link to nowhere
+            _refuse(error)
+        digest.update(
+            f"\n{file.relative_to(folder)} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}".encode()
+        )
+    return digest.hexdigest()[:12]
+
+
+def _decode(folder: Path, listing: Listing, size: int, channels: int) -> Decoded:
+    refuse_unreadable(listing.files)
+    log.info("Decoding %d pictures of %s to %dx%d.", len(listing.files), folder, size, size)
+    images = np.empty((len(listing.files), channels, size, size), dtype=np.uint8)
+    for image, file in zip(images, listing.files, strict=True):
+        square = np.asarray(_centre_square(open_picture(file, MODES[channels]), size))
+        image[:] = square.reshape(size, size, channels).transpose(2, 0, 1)
+        give_way()
+    labels = np.array(listing.labels, dtype=np.int64)
+    return Decoded(images, labels, f"{len(listing.files)} pictures in the folder {folder.name}")
+
+
+def _centre_square(picture: Image.Image, size: int) -> Image.Image:
+    """Shorter side to `size`, then crop: done in one resampling from the central square of the original."""
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return picture.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))

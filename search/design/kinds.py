@@ -1,0 +1,276 @@
+"""Ablation designs: which cells a study trains, and in which order. Pure functions of factors; no torch, no Optuna.
+
+A cell is one configuration; a block is every cell once, all with one seed. Sources: Montgomery, Design and Analysis of
+Experiments, chapters 4 (blocks), 5 (factorials) and 8 (fractions); Williams 1949 for the order inside blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from search.design.factors import Factor, Factors, Level, chosen_labels, read_factors
+from search.design.fraction import Fraction, find_fraction
+
+__all__ = [
+    "MAX_CELLS",
+    "Cell",
+    "add_one_in",
+    "blocks",
+    "factorial",
+    "fractional",
+    "ladder",
+    "leave_one_out",
+    "one_at_a_time",
+    "random_matched",
+]
+
+BASELINE = "baseline"
+MAX_CELLS = 10_000
+Labels = Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of an ablation table.
+
+    Attributes:
+        name: unique in its design and stable: what differs from the baseline, e.g. "where=stage3, rank=4".
+        overrides: what sets it apart, in the order of the factors; they go behind those that all cells share.
+        factors: the level of each factor, in words.
+        is_baseline: whether differences are taken against it; true of one cell in a design, the first.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    factors: Mapping[str, str] = field(default_factory=dict)
+    is_baseline: bool = False
+
+
+def one_at_a_time(factors: Factors, baseline: Labels = None) -> list[Cell]:
+    """The baseline, and each other level of each factor alone: 1 + sum(levels - 1) cells.
+
+    Args:
+        factors: see `read_factors`.
+        baseline: label of the baseline's level by factor; the first level of those not named.
+
+    Raises:
+        ValueError: the factors cannot be read, or a factor or level of `baseline` is unknown.
+    """
+    read = read_factors(factors)
+    base = chosen_labels(read, baseline, 0, "design baseline")
+    points = [{**base, factor.name: level} for factor in read for level in factor.levels]
+    return _cells(read, base, points)
+
+
+def leave_one_out(factors: Factors, full: Labels = None, off: Labels = None) -> list[Cell]:
+    """The full model, which is the baseline, and the full model without each factor: 1 + factors cells.
+
+    Args:
+        full: label of each factor's level in the full model; the last level of those not named.
+        off: label of the level that leaves the factor out; the first level of those not named.
+
+    Raises:
+        ValueError: as `one_at_a_time`; or a factor's level is the same in the full model and left out.
+    """
+    read = read_factors(factors)
+    whole, without = _on_and_off(read, full, off)
+    return _cells(read, whole, [{**whole, factor.name: without[factor.name]} for factor in read])
+
+
+def add_one_in(factors: Factors, full: Labels = None, off: Labels = None) -> list[Cell]:
+    """The model without any factor, which is the baseline, and with each factor alone: 1 + factors cells.
+
+    Args and errors as `leave_one_out`.
+    """
+    read = read_factors(factors)
+    whole, without = _on_and_off(read, full, off)
+    return _cells(read, without, [{**without, factor.name: whole[factor.name]} for factor in read])
+
+
+def ladder(factors: Factors, full: Labels = None, off: Labels = None) -> list[Cell]:
+    """The model without any factor, which is the baseline, then one factor more in each row: 1 + factors cells.
+
+    Args and errors as `leave_one_out`; the factors are added in their order.
+    """
+    read = read_factors(factors)
+    whole, without = _on_and_off(read, full, off)
+    return _cells(
+        read, without, list(itertools.accumulate(read, lambda p, f: {**p, f.name: whole[f.name]}, initial=without))
+    )
+
+
+def factorial(factors: Factors, baseline: Labels = None) -> list[Cell]:
+    """Every combination of levels, the baseline first, else in the order of nested loops: prod(levels) cells.
+
+    Raises:
+        ValueError: as `one_at_a_time`; or there are more than `MAX_CELLS` combinations.
+    """
+    read = read_factors(factors)
+    size = math.prod(len(factor.levels) for factor in read)
+    if size > MAX_CELLS:
+        raise ValueError(
+            f"design factorial: {size} cells, allowed are {MAX_CELLS}; leave levels out, or take fractional"
+        )
+    base = chosen_labels(read, baseline, 0, "design baseline")
+    names = [factor.name for factor in read]
+    products = itertools.product(*(factor.levels for factor in read))
+    return _cells(read, base, [dict(zip(names, levels, strict=True)) for levels in products])
+
+
+def fractional(
+    factors: Factors,
+    baseline: Labels = None,
+    *,
+    runs: int | None = None,
+    resolution: int | None = None,
+    generators: Sequence[str] = (),
+) -> tuple[list[Cell], Fraction]:
+    """A regular fraction of a two-level factorial, the baseline among its cells.
+
+    Args:
+        factors: each with exactly two levels.
+        runs: how many cells, a power of two; None takes the fewest that reach `resolution`.
+        resolution: at least this one; with neither given, 4: main effects clear of pairwise interactions.
+        generators: e.g. ["D=AB"] or ["rank=where*branch"]: which earlier factors make up a later one; found by search
+            where none are given.
+
+    Returns:
+        The cells, and what the fraction is: resolution, generators, aliases.
+
+    Raises:
+        ValueError: as `one_at_a_time`; a factor has another number of levels; or there is no such fraction.
+    """
+    read = read_factors(factors)
+    for factor in read:
+        if len(factor.levels) != 2:
+            raise ValueError(
+                f"design fractional: factor {factor.name} has {len(factor.levels)} levels, and fractions are of two-level "
+                "factors; leave levels out, or take factorial"
+            )
+    base = chosen_labels(read, baseline, 0, "design baseline")
+    fraction = find_fraction([factor.name for factor in read], runs=runs, resolution=resolution, generators=generators)
+    points = []
+    for bits in fraction.rows():
+        other = {factor.name: next(level for level in factor.levels if level != base[factor.name]) for factor in read}
+        points.append({f.name: other[f.name] if bit else base[f.name] for f, bit in zip(read, bits, strict=True)})
+    return _cells(read, base, points), fraction
+
+
+def random_matched(
+    arm: Cell | Sequence[str],
+    sites: Sequence[str],
+    chosen: Sequence[str],
+    *,
+    count: int = 10,
+    seed: int = 0,
+    plain: Sequence[str] = ("placement.policy=none",),
+) -> list[Cell]:
+    """An arm, and random placements of its branches at as many sites: the null that its choice of sites has to beat.
+
+    Args:
+        arm: the arm, or its overrides. It must place by `placement.policy`, with nothing in `placement.at`.
+        sites: names of all sites of its backbone.
+        chosen: names of the sites where the arm places its branches.
+        count: how many random placements: all different, none the arm's own.
+        seed: of the draw; a larger count keeps the placements of a smaller one.
+        plain: overrides that make the baseline out of the arm.
+
+    Returns:
+        The plain network (the baseline), the arm, the random placements.
+
+    Raises:
+        ValueError: the arm places nothing or at a site that is not there, or there are fewer other placements.
+    """
+    overrides = tuple(arm.overrides if isinstance(arm, Cell) else arm)
+    unknown = [site for site in chosen if site not in sites]
+    if unknown or not chosen:
+        raise ValueError(
+            f"design random_matched: {f'{unknown[0]} is no site of the backbone' if unknown else 'the arm places nothing'}; "
+            "give hydra.sweeper.design.arm the overrides of an arm with blocks, e.g. [placement=stage3]"
+        )
+    own, unique = frozenset(chosen), list(dict.fromkeys(sites))
+    possible = math.comb(len(unique), len(own)) - 1
+    if not 1 <= count <= possible:
+        raise ValueError(
+            f"design random_matched: count={count}, allowed are 1 to {possible}: {len(unique)} sites have {possible} other "
+            f"placements at {len(own)} of them"
+        )
+    drawn: dict[frozenset[str], None] = {}
+    generator = random.Random(seed)
+    while len(drawn) < count:
+        sample = frozenset(generator.sample(unique, len(own)))
+        if sample != own:
+            drawn[sample] = None
+    name = arm.name if isinstance(arm, Cell) else "the arm"
+    cells = [
+        Cell(BASELINE, (*overrides, *plain), {"placement": "none"}, is_baseline=True),
+        Cell(name, overrides, {"placement": "the arm's"}),
+    ]
+    for number, sample in enumerate(drawn, start=1):
+        policy = "+".join(site for site in unique if site in sample)
+        label = f"random {number}"
+        cells.append(Cell(label, (*overrides, f"placement.policy={policy}"), {"placement": label}))
+    return cells
+
+
+def blocks(cells: Sequence[Cell], seeds: Sequence[int], order_seed: int = 0) -> list[tuple[Cell, int]]:
+    """Every cell on every seed, seed by seed, the cells of each block in another order.
+
+    The orders are rows of a Williams square: over as many seeds as there are cells each cell stands at each place once
+    (and, for an even number of cells, behind each other one once). So a slow drift of the machine falls on no arm, and
+    whatever was finished when a study is interrupted, no cell was begun more than once more often than another.
+
+    Args:
+        order_seed: which square, and which of its rows comes first.
+    """
+    count = len(cells)
+    generator = random.Random(order_seed)
+    shuffled = generator.sample(list(cells), count)
+    starts = generator.sample(range(count), count)
+    zigzag = [(place + 1) // 2 if place % 2 else (count - place // 2) % count for place in range(count)]
+    order = []
+    for number, seed in enumerate(seeds):
+        start = starts[number % count] if count else 0
+        order += [(shuffled[(start + step) % count], seed) for step in zigzag]
+    return order
+
+
+def _on_and_off(factors: Sequence[Factor], full: Labels, off: Labels) -> tuple[dict[str, Level], dict[str, Level]]:
+    whole = chosen_labels(factors, full, -1, "design full")
+    without = chosen_labels(factors, off, 0, "design baseline")
+    for name, level in whole.items():
+        if level == without[name]:
+            raise ValueError(
+                f"design: factor {name} is {level.label!r} in the full model and when it is left out; name another level in "
+                f"hydra.sweeper.design.full.{name} or hydra.sweeper.design.baseline.{name}"
+            )
+    return whole, without
+
+
+def _cells(factors: Sequence[Factor], base: dict[str, Level], points: Sequence[dict[str, Level]]) -> list[Cell]:
+    """The baseline, then `points` in their order, each once."""
+    cells: dict[tuple[tuple[str, str], ...], Cell] = {}
+    for point in [base, *points]:
+        overrides = tuple(line for factor in factors for line in point[factor.name].overrides)
+        differs = [f"{name}={level.label}" for name, level in point.items() if level != base[name]]
+        cell = Cell(
+            ", ".join(differs) or BASELINE,
+            overrides,
+            {name: level.label for name, level in point.items()},
+            is_baseline=not cells,
+        )
+        cells.setdefault(_effective(overrides), cell)
+    return list(cells.values())
+
+
+def _effective(overrides: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What overrides come to where a later one of the same key goes before an earlier one."""
+    last = {}
+    for line in overrides:
+        key, _, value = line.partition("=")
+        last[key.lstrip("+")] = value
+    return tuple(sorted(last.items()))

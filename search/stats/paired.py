@@ -1,0 +1,254 @@
+"""Is the difference real? Paired differences over seeds, and what may be said of them in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+__all__ = [
+    "ALPHA",
+    "CONFIDENCE",
+    "ArmValues",
+    "PairedDifference",
+    "difference",
+    "differences",
+    "has_spread",
+    "paired_values",
+    "pairing",
+    "verdict",
+]
+
+CONFIDENCE = 0.95
+ALPHA = 0.05
+"""Error that a table allows: of any false finding, or as its correction defines it."""
+
+BETTER = "better than the baseline"
+WORSE = "worse than the baseline"
+AHEAD = "ahead of the baseline"  # where a training failed on some seeds: on those that are left
+BEHIND = "behind the baseline"
+UNDECIDED = "cannot be told from seed noise"
+AFTER_CORRECTION = "not told from seed noise after correction"
+EQUAL = "equal to the baseline on every seed"
+CONSTANT = "same difference on every seed: no spread to judge by"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmValues:
+    """What a table needs of one arm.
+
+    Attributes:
+        values: the metric of the finished trials, float64 (n,), sorted by seed.
+        seeds: their seeds, int64 (n,).
+        failed: seeds on which it diverged, failed, was pruned or came to no finite value, int64, sorted.
+        all_seeds: seeds of all its trials, finished or not, int64.
+        statuses: how those ended.
+        params, macs: of the first trial that has them.
+        dose: geometric mean over the finished trials; None where none has one.
+        latency_ms, latency_fused_ms: medians over the finished trials, milliseconds; None where none was measured. Where
+            some were measured in an exclusive slot, those alone count.
+        latency_exclusive: whether they were; None where no latency was measured.
+    """
+
+    values: np.ndarray
+    seeds: np.ndarray
+    failed: np.ndarray
+    all_seeds: np.ndarray
+    statuses: list[str]
+    params: int | None
+    macs: int | None
+    dose: float | None = None
+    latency_ms: float | None
+    latency_fused_ms: float | None
+    latency_exclusive: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """Arm minus baseline, over the seeds that both finished. What is not defined is None.
+
+    Attributes:
+        n: number of seeds that both finished.
+        mean: mean difference, in the unit of the metric; None at n = 0.
+        sd: standard deviation of the difference (n - 1 in the denominator); None at n < 2.
+        low, high: two-sided t interval of the mean difference, 95% unless asked otherwise; None at n < 2, and where
+            every seed shows the same difference: a spread of zero comes from coarse measurements, and an interval of
+            width zero would claim a certainty nobody has.
+        p_value: two-sided paired t test against zero; None where the interval is.
+        correlation: of arm and baseline over the seeds; None at n < 3, and where one of them has no spread.
+        variance_ratio: variance of the difference if the seeds were not paired, over that of the paired one: how many
+            times the seeds independent runs would take for the same certainty; None where `correlation` is.
+    """
+
+    n: int
+    mean: float | None
+    sd: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    correlation: float | None = None
+    variance_ratio: float | None = None
+
+
+def paired_values(arm: pd.Series[float], baseline: pd.Series[float]) -> pd.DataFrame:
+    """Put the values of two arms side by side, on the seeds where both have a finite one.
+
+    Args:
+        arm, baseline: values of finished trials, indexed by seed. What failed or was pruned must not be in them; NaN
+            and infinite values count as missing.
+
+    Returns:
+        Columns "arm" and "baseline" (float64), indexed by seed in ascending order.
+
+    Raises:
+        ValueError: a seed occurs twice in one series, so that nobody knows which of its values is meant.
+    """
+    for name, values in (("arm", arm), ("baseline", baseline)):
+        if not values.index.is_unique:
+            twice = sorted(set(values.index[values.index.duplicated()]))
+            raise ValueError(
+                f"the {name} has more than one value for seed {', '.join(map(str, twice))}: keep one of them"
+            )
+    pairs = pd.concat({"arm": arm, "baseline": baseline}, axis=1, join="inner").astype(float)
+    return pairs[np.isfinite(pairs.to_numpy()).all(axis=1)].sort_index()
+
+
+def has_spread(pairs: pd.DataFrame) -> bool:
+    """Tell whether the differences of `paired_values` differ from seed to seed by more than floating-point rounding."""
+    deltas = (pairs["arm"] - pairs["baseline"]).to_numpy()
+    return len(deltas) > 1 and float(deltas.std(ddof=1)) > 1e-12 * float(np.abs(pairs.to_numpy()).max())
+
+
+def pairing(arm: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute what pairing by seed bought; see `PairedDifference`.
+
+    Args:
+        arm, baseline: values of the shared seeds, float64 (rows, seeds).
+
+    Returns:
+        Correlation and ratio of variances, each (rows,); NaN below 3 seeds, and where a row has no spread in one of them.
+    """
+    rows, n = arm.shape
+    if n < 3:
+        return np.full(rows, np.nan), np.full(rows, np.nan)
+    variances = arm.var(axis=1, ddof=1), baseline.var(axis=1, ddof=1), (arm - baseline).var(axis=1, ddof=1)
+    smallest = 1e-24 * np.maximum(np.abs(arm), np.abs(baseline)).max(axis=1) ** 2  # below it is rounding
+    spread = np.minimum.reduce(variances) > smallest
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = (variances[0] + variances[1] - variances[2]) / 2 / np.sqrt(variances[0] * variances[1])
+        ratio = (variances[0] + variances[1]) / variances[2]
+    return np.where(spread, np.clip(correlation, -1, 1), np.nan), np.where(spread, ratio, np.nan)
+
+
+def difference(
+    arm: pd.Series[float], baseline: pd.Series[float], *, confidence: float = CONFIDENCE
+) -> PairedDifference:
+    """Compare two series that are indexed by seed, on the seeds both have.
+
+    Args:
+        arm, baseline: as in `paired_values`.
+        confidence: of the interval, between 0 and 1.
+    """
+    pairs = paired_values(arm, baseline)
+    deltas = (pairs["arm"] - pairs["baseline"]).to_numpy()
+    n = len(deltas)
+    mean = float(deltas.mean()) if n else None
+    sd = float(deltas.std(ddof=1)) if n > 1 else None
+    if not has_spread(pairs):
+        return PairedDifference(n=n, mean=mean, sd=None if sd is None else 0.0, low=None, high=None, p_value=None)
+    test = stats.ttest_rel(pairs["arm"].to_numpy(), pairs["baseline"].to_numpy())
+    interval = test.confidence_interval(confidence)
+    bought = (each[0] for each in pairing(pairs[["arm"]].to_numpy().T, pairs[["baseline"]].to_numpy().T))
+    correlation, ratio = (None if np.isnan(value) else float(value) for value in bought)
+    return PairedDifference(
+        n=n,
+        mean=mean,
+        sd=sd,
+        low=float(interval.low),
+        high=float(interval.high),
+        p_value=float(test.pvalue),
+        correlation=correlation,
+        variance_ratio=ratio,
+    )
+
+
+def differences(arms: Sequence[ArmValues], reference: ArmValues) -> list[PairedDifference]:
+    """Compare each arm with `reference` on the seeds both finished, as `difference` does.
+
+    Arms that share the same seeds with the reference are tested together.
+    """
+    results: list[PairedDifference | None] = [None] * len(arms)
+    together: dict[bytes, list[int]] = {}
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    for position, arm in enumerate(arms):
+        if np.array_equal(arm.seeds, reference.seeds):
+            seeds, first, second = arm.seeds, arm.values, reference.values
+        else:
+            seeds, ours, theirs = np.intersect1d(arm.seeds, reference.seeds, assume_unique=True, return_indices=True)
+            first, second = arm.values[ours], reference.values[theirs]
+        pairs.append((first, second))
+        together.setdefault(seeds.tobytes(), []).append(position)
+    for group in together.values():
+        first = np.stack([pairs[position][0] for position in group])  # (arms, seeds)
+        second = np.stack([pairs[position][1] for position in group])
+        for position, result in zip(group, compared(first, second), strict=True):
+            results[position] = result
+    return [result for result in results if result is not None]
+
+
+def compared(first: np.ndarray, second: np.ndarray) -> list[PairedDifference]:
+    """Compare row by row two arrays of shape (arms, seeds)."""
+    deltas = first - second
+    n = deltas.shape[1]
+    if n == 0:
+        return [PairedDifference(n=0, mean=None, sd=None, low=None, high=None, p_value=None)] * len(deltas)
+    means = deltas.mean(axis=1)
+    if n == 1:
+        return [PairedDifference(n=1, mean=float(mean), sd=None, low=None, high=None, p_value=None) for mean in means]
+    sds = deltas.std(axis=1, ddof=1)
+    constant = sds <= 1e-12 * np.abs(np.concatenate([first, second], axis=1)).max(axis=1)
+    lows = highs = p_values = np.full(len(deltas), np.nan)
+    if not constant.all():
+        test = stats.ttest_rel(first[~constant], second[~constant], axis=1)
+        interval = test.confidence_interval(CONFIDENCE)
+        lows, highs, p_values = (np.full(len(deltas), np.nan) for _ in range(3))
+        lows[~constant], highs[~constant], p_values[~constant] = interval.low, interval.high, test.pvalue
+    correlations, ratios = pairing(first, second)
+    unpaired = constant | np.isnan(correlations)
+    return [
+        PairedDifference(
+            n=n,
+            mean=float(means[row]),
+            sd=0.0 if constant[row] else float(sds[row]),
+            low=None if constant[row] else float(lows[row]),
+            high=None if constant[row] else float(highs[row]),
+            p_value=None if constant[row] else float(p_values[row]),
+            correlation=None if unpaired[row] else float(correlations[row]),
+            variance_ratio=None if unpaired[row] else float(ratios[row]),
+        )
+        for row in range(len(deltas))
+    ]
+
+
+def verdict(result: PairedDifference, *, higher_is_better: bool = True, p_corrected: float | None = None) -> str:
+    """Say in words what a paired difference allows to be said.
+
+    Args:
+        result: the row.
+        higher_is_better: which direction is an improvement.
+        p_corrected: p-value of the row, corrected over its table; None for a row that stands alone. An interval of a single
+            row that leaves out zero is then no finding yet: it is one where the corrected p-value is at most 5%.
+    """
+    if result.n < 2:
+        return f"too few seeds (n={result.n})"
+    if result.low is None or result.high is None:
+        return EQUAL if math.isclose(result.mean or 0.0, 0.0, abs_tol=1e-9) else CONSTANT
+    if result.low <= 0 <= result.high:
+        return UNDECIDED
+    if p_corrected is not None and p_corrected > ALPHA:
+        return AFTER_CORRECTION
+    return BETTER if (result.low > 0) == higher_is_better else WORSE

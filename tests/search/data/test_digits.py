@@ -1,0 +1,15 @@
+import torch
+
+from search.data import digits
+
+
+def test_digits_are_whole_and_use_the_whole_range() -> None:
+    images = digits.load()
+    assert images.images.shape == (1797, 1, 8, 8)
+    assert images.images.dtype == torch.uint8
+    assert (images.images.min(), images.images.max()) == (0, 255)
+    assert images.labels.dtype == torch.int64
+    assert torch.bincount(images.labels).min() > 170
+    assert images.classes == tuple("0123456789")
+    assert images.source.startswith("scikit-learn ")
+    assert (images.official_val, images.official_test, images.mean) == (0, 0, None)

@@ -1,0 +1,167 @@
+"""All that is said of each row: agreement with SciPy, laws, and holes that stay holes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from search.stats.inference import (
+    ROW_COLUMNS,
+    RowOptions,
+    bootstrap_interval,
+    row_statistics,
+    wilcoxon_p_value,
+)
+from search.stats.power import seeds_needed
+
+PLAIN = RowOptions(bootstrap=None)
+NUMBERS = ["mean", "low", "high", "p_value", "p_adjusted", "low_simultaneous", "high_simultaneous", "d_z", "mdd"]
+
+
+def study(n: int = 6, effects: tuple[float, ...] = (0.0, 1.0, 3.0), seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    base = rng.normal(60, 3, n)
+    arms = {f"arm{i}": base + effect + rng.normal(0, 1, n) for i, effect in enumerate(effects)}
+    return pd.DataFrame({"plain": base} | arms)
+
+
+def test_one_row_for_each_arm_with_the_documented_columns() -> None:
+    values = study()
+    table = row_statistics(values, "plain", RowOptions(wilcoxon=True, margin=2.0))
+    assert table.index.tolist() == ["arm0", "arm1", "arm2"]
+    assert table.dtypes.astype(str).to_dict() == ROW_COLUMNS
+    for name, row in table.iterrows():
+        test = stats.ttest_rel(values[name], values["plain"])
+        assert (row["p_value"], row["n"], row["missing"]) == (pytest.approx(test.pvalue), 6, 0)
+        assert row["wilcoxon_p"] == pytest.approx(stats.wilcoxon(values[name] - values["plain"]).pvalue)
+    assert table["level"].unique() == pytest.approx([1 - 0.05 / 3])
+    assert table.loc["arm2", "finding"]
+    assert pd.isna(table.loc["arm2", "seeds_needed"])
+    assert not table.loc["arm0", "finding"]
+    assert table.loc["arm0", "seeds_needed"] > 2
+    assert pd.isna(row_statistics(values, "plain").loc["arm0", "seeds_needed"])  # no margin was given
+
+
+@given(st.floats(0.1, 10), st.floats(-50, 50), st.integers(0, 20))
+@settings(max_examples=10, deadline=None)
+def test_scale_and_shift(scale: float, shift: float, seed: int) -> None:
+    values = study(seed=seed)
+    here, there = (row_statistics(frame, "plain", PLAIN) for frame in (values, values * scale + shift))
+    for name in NUMBERS:
+        factor = 1 if name in ("p_value", "p_adjusted", "d_z") else scale
+        assert there[name].to_numpy(dtype=float) == pytest.approx(here[name].to_numpy(dtype=float) * factor, rel=1e-5)
+
+
+@given(st.permutations(["plain", "arm0", "arm1", "arm2"]), st.permutations(range(6)))
+@settings(max_examples=10, deadline=None)
+def test_order_of_arms_and_seeds_does_not_matter(arms: list[str], seeds: list[int]) -> None:
+    values, options = study(), RowOptions(resamples=200, bootstrap="percentile")
+    here, there = (row_statistics(frame, "plain", options) for frame in (values, values.loc[seeds, arms]))
+    columns = [*NUMBERS, "boot_low", "boot_high"]
+    assert there.loc[here.index, columns].to_numpy(dtype=float) == pytest.approx(here[columns].to_numpy(dtype=float))
+
+
+def test_holes_stay_holes() -> None:
+    values = study()
+    values["once"] = values["plain"].where(values.index == 2) + 1  # finished on one seed
+    values["never"] = np.nan
+    values["constant"] = values["plain"] + 0.5
+    values["twice"] = values["arm2"].where(values.index < 2)
+    values.loc[3, "arm1"] = np.nan
+    values.loc[4, "arm1"] = np.inf  # a loss that ran away is no number to average
+    table = row_statistics(values, "plain", RowOptions(wilcoxon=True, margin=1.0, resamples=200))
+    assert table["n"].to_dict() == {"arm0": 6, "arm1": 4, "arm2": 6, "once": 1, "never": 0, "constant": 6, "twice": 2}
+    assert table["missing"].to_dict() == {
+        "arm0": 0,
+        "arm1": 2,
+        "arm2": 0,
+        "once": 5,
+        "never": 6,
+        "constant": 0,
+        "twice": 4,
+    }
+    undefined = [
+        "low",
+        "high",
+        "p_value",
+        "p_adjusted",
+        "finding",
+        "level",
+        "low_simultaneous",
+        "boot_low",
+        "d_z",
+        "mdd",
+    ]
+    assert table.loc[["once", "never", "constant"], undefined].isna().all(axis=None)
+    assert table.loc["once", "mean"] == pytest.approx(1)
+    assert table.loc["once", "note"] == "not tested: 1 shared seeds, 2 are the fewest"
+    assert "the same on every seed" in table.loc["constant", "note"]
+    assert "no bootstrap: 2 shared seeds, 3 are the fewest" in table.loc["twice", "note"]
+    assert "2 seeds cannot give a p-value below 0.5" in table.loc["twice", "note"]
+    assert table.loc["arm0", "level"] == pytest.approx(1 - 0.05 / 4)  # four rows could be tested
+    without = row_statistics(values.drop(columns=["once", "never", "constant"]), "plain", PLAIN)
+    assert table.loc[without.index, "p_adjusted"].tolist() == pytest.approx(without["p_adjusted"].tolist())
+
+
+def test_arms_may_have_different_seeds() -> None:
+    values = study()
+    series = {name: column.dropna() for name, column in values.items()}
+    series["arm1"] = series["arm1"].drop([0, 1])
+    table = row_statistics(series, "plain", PLAIN)  # type: ignore[arg-type]
+    assert table.loc["arm1", ["n", "missing"]].tolist() == [4, 2]
+
+
+def test_nothing_to_compare() -> None:
+    table = row_statistics(study()[["plain"]], "plain")
+    assert table.empty
+    assert list(table.columns) == list(ROW_COLUMNS)
+
+
+def test_the_bootstrap_is_scipys_and_repeats_itself() -> None:
+    values = study(n=9)
+    deltas = (values["arm1"] - values["plain"]).to_numpy()
+    for method in ("BCa", "percentile"):
+        expected = stats.bootstrap((deltas,), np.mean, method=method, rng=np.random.default_rng(0)).confidence_interval
+        first, _ = bootstrap_interval(values["arm1"], values["plain"], method=method)  # type: ignore[arg-type]
+        assert first == (expected.low, expected.high)
+        assert bootstrap_interval(values["arm1"], values["plain"], method=method)[0] == first  # type: ignore[arg-type]
+        other, _ = bootstrap_interval(values["arm1"], values["plain"], method=method, seed=1)  # type: ignore[arg-type]
+        assert other != first
+    with pytest.raises(ValueError, match="unknown bootstrap 'basic'; methods: BCa, percentile"):
+        bootstrap_interval(values["arm1"], values["plain"], method="basic")  # type: ignore[arg-type]
+
+
+def test_wilcoxon_as_published() -> None:
+    """Darwin's maize: heights of fifteen pairs of plants; SciPy's documentation gives p = 0.0413."""
+    deltas = pd.Series([6.0, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75])
+    assert wilcoxon_p_value(deltas, deltas * 0) == pytest.approx(0.041259765625)
+
+
+@pytest.mark.parametrize("deltas", [[], [1.0], [0.0, 0.0, 0.0]])
+def test_wilcoxon_needs_a_difference(deltas: list[float]) -> None:
+    zero = pd.Series([0.0] * len(deltas), dtype=float)
+    assert wilcoxon_p_value(pd.Series(deltas, dtype=float), zero) is None
+
+
+def test_faults_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="the baseline 'plane' is none of the arms: plain, arm0, arm1, arm2"):
+        row_statistics(study(), "plane")
+    with pytest.raises(ValueError, match="more than one value for seed 0"):
+        row_statistics(pd.concat([study(), study().iloc[:1]]), "plain")
+    with pytest.raises(ValueError, match="smallest difference that matters must be above zero, got 0"):
+        row_statistics(study(), "plain", RowOptions(smallest=0))
+
+
+def test_seeds_are_reckoned_for_the_difference_that_matters() -> None:
+    """By the smallest difference that matters, else by the margin; never by the one that was measured."""
+    values = study(effects=(0.5,))
+    needed = {
+        name: int(row_statistics(values, "plain", RowOptions(bootstrap=None, **options)).loc["arm0", "seeds_needed"])  # type: ignore[arg-type]
+        for name, options in {"small": {"smallest": 0.3, "margin": 2.0}, "margin": {"margin": 2.0}}.items()
+    }
+    sd = float((values["arm0"] - values["plain"]).std())
+    assert needed == {"small": seeds_needed(0.3, sd), "margin": seeds_needed(2.0, sd)}
