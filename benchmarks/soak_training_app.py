@@ -15,33 +15,31 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from soak_app import append
 
-from search.app import task
+from search.app import Trainings
 from search.channel import InFlight
 from search.config import config_folder, register
 
 
-def traced(config: DictConfig) -> Any:
-    """Run one trial as `python -m search` does; lines of the trace are those of soak_app.py, with the overrides as X."""
-    import search.trial.run  # noqa: F401  # here: the parent needs no torch
+class Traced(Trainings):
+    """Runs each trial as `python -m search` does; lines of the trace are those of soak_app.py, with the overrides as X."""
 
-    hydra_config = HydraConfig.get()
-    overrides = ",".join(hydra_config.overrides.task).replace(" ", "")
-    words = (
-        f"{hydra_config.job.num} {overrides} {uuid.uuid4().hex} {os.getpid()} {Path(hydra_config.runtime.output_dir)}"
-    )
-    append(os.environ["SOAK_TRACE"], f"start {words}\n")
-    try:
-        value = task(config)
-    except InFlight:  # it trained nothing, and comes back to its folder
-        append(os.environ["SOAK_TRACE"], f"wait {words}\n")
-        raise
-    append(os.environ["SOAK_TRACE"], f"end {words}\n")
-    return value
+    def train(self, config: DictConfig) -> Any:
+        import search.trial.run  # noqa: F401  # here: the parent needs no torch
 
+        hydra_config = HydraConfig.get()
+        overrides = ",".join(hydra_config.overrides.task).replace(" ", "")
+        folder = Path(hydra_config.runtime.output_dir)
+        words = f"{hydra_config.job.num} {overrides} {uuid.uuid4().hex} {os.getpid()} {folder}"
+        append(os.environ["SOAK_TRACE"], f"start {words}\n")
+        try:
+            value = super().train(config)
+        except InFlight:  # it trained nothing, and comes back to its folder
+            append(os.environ["SOAK_TRACE"], f"wait {words}\n")
+            raise
+        append(os.environ["SOAK_TRACE"], f"end {words}\n")
+        return value
 
-for name, answer in vars(task).items():  # what a study asks of the application beforehand
-    setattr(traced, name, answer)
 
 if __name__ == "__main__":
     register()
-    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(traced)()
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(Traced())()

@@ -14,7 +14,7 @@ def main() -> None:
     """Run Hydra; end with one message for a user's error and with a trace for ours."""
     import hydra
 
-    from search.app import check_single, task
+    from search.app import application, check_single
     from search.command_line import refuse_wrong_words
     from search.config import config_folder, register
     from search.help import app_help, is_plain_help
@@ -28,7 +28,7 @@ def main() -> None:
             print(app_help([line for line in sys.argv[1:] if not line.startswith("-")], config_folder()))
             return
         check_single(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(application)()
     except KeyboardInterrupt:
         print("\ninterrupted: what was finished is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)

@@ -1,20 +1,23 @@
-"""How a running trial and its study talk: the study says who the trial is, the trial reports how it fares.
+"""How a study and what it runs talk: the study asks an `Application`, and a running trial reports through its `Channel`.
 
-`study/` and `trial/` do not import each other. The worker opens a channel around the task function; the task finds it
-with `current()`. Outside of a study `current()` is a channel that keeps nothing and never prunes.
+`study/` and `trial/` do not import each other. The sweeper is handed an application; a worker opens a channel around each
+trial that it lets the application train, and the trial finds it with `current()`. Outside of a study `current()` is a
+channel that keeps nothing and never prunes.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from omegaconf import DictConfig
+
 from search.ledger.result import Phase
 
-__all__ = ["Channel", "InFlight", "Infeasible", "Pruned", "Stopped", "current", "opened"]
+__all__ = ["Application", "Channel", "InFlight", "Infeasible", "Pruned", "Stopped", "current", "opened"]
 
 
 class Pruned(Exception):
@@ -106,6 +109,66 @@ class Channel:
     def standing(self) -> str:
         """How the study stands, in words, for the progress line; empty outside of a study."""
         return ""
+
+
+class Application:
+    """What a study asks of the program whose trials it runs; this base class is that of a bare Hydra task function.
+
+    An application stands in the place of Hydra's task function, so Hydra calls it with a trial's composed config. Workers
+    are sent it: it must be picklable.
+
+    Attributes:
+        checks: whether `check` and `facts` tell anything; without them a study composes one config and starts.
+        costs: names of what can be told of a trial before it is trained, for constraints; None: not known.
+        scores: names of the zero-cost scores that `score` takes.
+    """
+
+    checks: bool = False
+    costs: tuple[str, ...] | None = None
+    scores: tuple[str, ...] = ()
+
+    def __init__(self, train: Callable[[DictConfig], Any]) -> None:
+        self._train = train
+
+    @staticmethod
+    def of(task_function: Callable[[DictConfig], Any]) -> Application:
+        """The application that Hydra hands over as its task function."""
+        return task_function if isinstance(task_function, Application) else Application(task_function)
+
+    def __call__(self, config: DictConfig) -> Any:
+        return self.train(config)
+
+    def train(self, config: DictConfig) -> float | tuple[float, ...]:
+        """Run one trial in the folder that Hydra gave it; return its objectives, a single one bare."""
+        value: float | tuple[float, ...] = self._train(config)
+        return value
+
+    def check_values(self, config: DictConfig) -> None:
+        """Raise ValueError for what is wrong with a config on the face of it, at once."""
+
+    def check(self, config: DictConfig) -> dict[str, Any]:
+        """Facts of a config that can run, its network built; raises ValueError for one that cannot.
+
+        Returns:
+            "arch_hash", "arm", the number of "objectives", and their "senses" by name, "maximize" or "minimize"; nothing
+            where the application does not know.
+        """
+        return {}
+
+    def refuse_moot(self, keys: Sequence[str], configs: Sequence[DictConfig]) -> None:
+        """Raise ValueError for a swept key that changes nothing that is trained, in any of the configs."""
+
+    def default_of(self, key: str, config: DictConfig) -> Any:
+        """What a key stands for that a config leaves out; None where that is not known."""
+        return None
+
+    def facts(self, config: DictConfig) -> dict[str, Any]:
+        """Cost and sites of the network of a config, for the controls of a design."""
+        raise ValueError("this application tells nothing of the networks that it trains")
+
+    def score(self, config: DictConfig, names: Sequence[str]) -> dict[str, float]:
+        """Zero-cost scores of the untrained network of a config, by name, of those in `scores`."""
+        raise ValueError("this application offers no scores; leave hydra.sweeper.warm_start.score null")
 
 
 _current: ContextVar[Channel | None] = ContextVar("search_channel", default=None)

@@ -62,10 +62,10 @@ class PlannedStudy:
     def _asked(self) -> tuple[SweeperOptions, Space]:
         from hydra.core.global_hydra import GlobalHydra
 
-        from search.app import task
+        from search.app import application
 
         lines = [line for line in self.arguments if not line.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        return read_command(self.config, lines, self.sweeper, GlobalHydra.instance().config_loader(), task)
+        return read_command(self.config, lines, self.sweeper, GlobalHydra.instance().config_loader(), application)
 
     def made(self) -> Design:
         """The design's cells; of a search its baseline, first point and levels. ValueError where nothing varies."""

@@ -10,8 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from search.app import check, check_single, default_of, score, task
-from search.channel import Channel, opened
+from search.app import application, check_single
+from search.channel import Application, Channel, opened
 from search.ledger.result import read_result
 from search.ledger.secrets import MASK
 
@@ -40,7 +40,7 @@ def job(composed: Any, tmp_path: Path) -> Iterator[Any]:
 
 
 def test_the_task_runs_one_trial_in_its_folder(job: Any, tmp_path: Path) -> None:
-    value = task(job("placement=stage3"))
+    value = application(job("placement=stage3"))
     result = read_result(tmp_path / "result.json")
     assert (result.status, result.val_top1, result.study) == ("ok", value, "single")
     assert result.overrides[-1] == "placement=stage3"
@@ -54,7 +54,7 @@ def test_the_dump_of_a_config_holds_no_secret(job: Any, tmp_path: Path, monkeypa
     monkeypatch.setenv("MY_STORAGE_PASSWORD", SECRET)
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     entity = "tracker.entity=${oc.env:MY_STORAGE_PASSWORD}"
-    task(job(entity, f"tracker.tags=['{'0123456789' * 4}']", storage=f"postgresql://me:{SECRET}@host/x"))
+    application(job(entity, f"tracker.tags=['{'0123456789' * 4}']", storage=f"postgresql://me:{SECRET}@host/x"))
     texts = {path.name: path.read_text(errors="ignore") for path in tmp_path.rglob("*") if path.is_file()}
     assert {"config.yaml", "hydra.yaml", "overrides.yaml", "result.json"} <= texts.keys()
     assert not [name for name, text in texts.items() if SECRET in text or "0123456789" * 4 in text]
@@ -63,33 +63,33 @@ def test_the_dump_of_a_config_holds_no_secret(job: Any, tmp_path: Path, monkeypa
 
 
 def test_an_override_is_recorded_as_it_was_written(job: Any, tmp_path: Path) -> None:
-    task(job("seed=${train.epochs}"))
+    application(job("seed=${train.epochs}"))
     result = read_result(tmp_path / "result.json")
     assert (result.seed, result.overrides[-1]) == (1, "seed=${train.epochs}")
 
 
 def test_a_single_trial_with_a_wrong_value_leaves_no_folder(job: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.epochs=0"):
-        task(job("train.epochs=0"))
+        application(job("train.epochs=0"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_studys_trial_with_a_wrong_value_is_recorded(job: Any, tmp_path: Path) -> None:
     with opened(Channel(study="demo", phase="search")), pytest.raises(ValueError, match=r"train\.epochs=0"):
-        task(job("train.epochs=0"))
+        application(job("train.epochs=0"))
     assert read_result(tmp_path / "result.json").status == "failed"
 
 
-def test_the_check_is_where_a_study_looks_for_it(composed: Any) -> None:
-    assert task.check is check  # type: ignore[attr-defined]
+def test_a_study_can_ask_what_a_config_comes_to(composed: Any) -> None:
+    assert Application.of(application) is application
+    check = application.check
     assert check(composed(*SMALL, "placement=stage3"))["arm"].startswith("stage3: conv+pssa")
     with pytest.raises(ValueError, match="resnet50"):
         check(composed(*SMALL, "backbone.name=resnet5"))
 
 
 def test_a_key_that_the_config_leaves_out_has_a_default_where_one_is_known(composed: Any) -> None:
-    assert task.default_of is default_of  # type: ignore[attr-defined]
-    config = composed()
+    config, default_of = composed(), application.default_of
     assert default_of("branch.options.pssa.rank", config) == 1
     assert default_of("placement.at.stage3", config) == "none"
     assert default_of("placement.at.stage3", composed("placement=stage3")) is None
@@ -123,7 +123,26 @@ def test_a_single_training_is_checked_before_a_folder_is_made(tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_scores_and_costs_are_where_a_study_looks_for_them(composed: Any) -> None:
-    assert task.score is score  # type: ignore[attr-defined]
-    assert score(composed(*SMALL), ["naswot"]).keys() == {"naswot"}
-    assert {"params", "latency_ms", "zero_cost.naswot"} <= set(task.costs)  # type: ignore[attr-defined]
+def test_a_study_can_ask_for_scores_and_costs(composed: Any) -> None:
+    assert application.score(composed(*SMALL), ["naswot"]).keys() == {"naswot"}
+    assert {"params", "latency_ms", "zero_cost.naswot"} <= set(application.costs or ())
+    assert "naswot" in application.scores
+
+
+def test_a_bare_task_function_is_an_application_that_tells_nothing(composed: Any) -> None:
+    bare = Application.of(lambda config: float(config.seed))
+    config = composed("seed=3")
+    assert (bare(config), bare.train(config), bare.checks, bare.costs, bare.check(config)) == (
+        3.0,
+        3.0,
+        False,
+        None,
+        {},
+    )
+    bare.check_values(config)
+    bare.refuse_moot(["seed"], [config])
+    assert bare.default_of("seed", config) is None
+    with pytest.raises(ValueError, match="no scores"):
+        bare.score(config, ["naswot"])
+    with pytest.raises(ValueError, match="nothing of the networks"):
+        bare.facts(config)

@@ -16,14 +16,14 @@ from search.trial.recipe import check_objectives
 # somebody's own application under our sweeper, launcher and task
 OWN_APP = """
 import hydra
-from search.app import task
+from search.app import application
 from search.config import config_folder, register
 
 register()
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
 def main(config):
-    return task(config)
+    return application(config)
 
 main()
 """

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from search.app import task
+from search.app import application
 from search.space.parameters import Space
 from search.study.asked import read_command
 from search.study.options import SweeperOptions
@@ -19,7 +19,7 @@ def asked(composed: Any) -> Any:
         swept = [line for line in lines if "," in line.partition("=")[2] and "[" not in line and "{" not in line]
         config = composed(*(line for line in lines if line not in swept), with_hydra=True)
         own = [line for line in lines if not line.startswith(("hydra", "~hydra"))]
-        return read_command(config, own, config.hydra.sweeper, GlobalHydra.instance().config_loader(), task)
+        return read_command(config, own, config.hydra.sweeper, GlobalHydra.instance().config_loader(), application)
 
     return read
 
