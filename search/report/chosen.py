@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from search.ledger.metric import MetricColumn, metric_columns, metric_named, metrics_of
 from search.report.arms import Arm
-from search.report.metrics import METRICS, Metric, metric_named
 
 __all__ = ["marked_baseline", "metric_to_read", "phase_to_read"]
 
@@ -25,19 +25,21 @@ def phase_to_read(frame: pd.DataFrame, phase: str | None) -> str:
     return phase
 
 
-def metric_to_read(trials: pd.DataFrame, phase: str, name: str | None) -> Metric:
+def metric_to_read(trials: pd.DataFrame, phase: str, name: str | None) -> MetricColumn:
     """Return the metric asked for, or the one the phase is judged by."""
     ok = trials[trials["status"] == "ok"]
-    measured = [column for column in METRICS if ok[column].notna().any()]
+    measured = [column for column in metric_columns() if column in ok and ok[column].notna().any()]
     if name is not None:
         metric = metric_named(name)
-        if len(ok) and name not in measured:
+        if name not in measured and (len(ok) or name not in ok):
             raise ValueError(
                 f"no finished trial of phase '{phase}' has {name}; metrics with values: {', '.join(measured) or 'none'}"
             )
         return metric
-    wanted = "test_top1" if phase == "final" else "val_top1"
-    return METRICS["val_top1" if wanted not in measured and "val_top1" in measured else wanted]
+    known = metrics_of(None)
+    judged_by = next((metric for metric in known if {each.column for each in metric.columns} & {*measured}), known[0])
+    wanted, val = judged_by.on("test" if phase == "final" else "val"), judged_by.on("val")
+    return val if wanted.column not in measured and val.column in measured else wanted
 
 
 def marked_baseline(arms: Sequence[Arm]) -> Arm | None:

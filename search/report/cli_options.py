@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from search.report.metrics import COSTS, METRICS
+from search.ledger.metric import COSTS, metric_columns, metrics_of
 from search.report.paper import PAPER
 from search.report.spec import CHOICES
 
@@ -48,6 +48,7 @@ STATISTICS = ("correction", "margin", "test", "interval")
 
 def parser() -> argparse.ArgumentParser:
     """Build the command line."""
+    test, val = (metrics_of(None)[0].on(split).column for split in ("test", "val"))
     command = argparse.ArgumentParser(
         prog="xvol-table",
         description="Ablation table of a study: mean, sd and n over seeds, paired difference to the baseline with\n"
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--metric",
         metavar="NAME",
-        help=f"one of {', '.join(METRICS)} (default: test_top1 of the final phase, else val_top1)",
+        help=f"one of {', '.join(metric_columns())} (default: {test} of the final phase, else {val})",
     )
     command.add_argument("--baseline", metavar="ARM", help="name or architecture hash of the arm to compare with")
     command.add_argument(

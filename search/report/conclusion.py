@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from search.ledger.metric import MetricColumn
 from search.report.judging import POWER, Judging, within
-from search.report.metrics import Metric
 from search.report.resolution import resolution
 from search.report.words import counted, interval_decimals, joined, p_is, signed, significant
 from search.stats.paired import (
@@ -27,7 +27,7 @@ __all__ = ["conclusion"]
 NAMED_ARMS = 4  # longer lists of arms are counted instead of named
 
 
-def conclusion(data: pd.DataFrame, metric: Metric, phase: str, judging: Judging) -> str:
+def conclusion(data: pd.DataFrame, metric: MetricColumn, phase: str, judging: Judging) -> str:
     """Say what the rows of an `AblationTable` allow to be said.
 
     Args:
@@ -58,7 +58,7 @@ def conclusion(data: pd.DataFrame, metric: Metric, phase: str, judging: Judging)
     return " ".join(said)
 
 
-def comparisons(baseline: str, others: list[Any], metric: Metric, judging: Judging) -> list[str]:
+def comparisons(baseline: str, others: list[Any], metric: MetricColumn, judging: Judging) -> list[str]:
     """Say, group by group, how the arms compare with the baseline."""
     said = []
     intervals = [(row.ci_low, row.ci_high) for row in others if pd.notna(row.ci_low)]
@@ -119,7 +119,7 @@ def starting(words: str, rows: list[Any]) -> list[Any]:
     return [row for row in rows if pd.notna(row.verdict) and row.verdict.startswith(words)]
 
 
-def survivor_sentence(baseline: str, row: Any, metric: Metric, digits: int) -> str:
+def survivor_sentence(baseline: str, row: Any, metric: MetricColumn, digits: int) -> str:
     """Say what is known of an arm that differs on the seeds that are left, where a training failed on others."""
     words, _, on_which = str(row.verdict).partition(" on the ")
     kind = "better" if words.startswith(AHEAD) else "worse"
@@ -146,7 +146,7 @@ def exaggeration_sentence(found: list[Any]) -> list[str]:
     ]
 
 
-def equivalents(baseline: str, others: list[Any], metric: Metric, judging: Judging) -> list[str]:
+def equivalents(baseline: str, others: list[Any], metric: MetricColumn, judging: Judging) -> list[str]:
     """Say which arms were shown to be equivalent to the baseline, or that none was."""
     if judging.margin is None:
         return []
@@ -164,14 +164,14 @@ def equivalents(baseline: str, others: list[Any], metric: Metric, judging: Judgi
     ]
 
 
-def amount(row: Any, metric: Metric, digits: int) -> str:
+def amount(row: Any, metric: MetricColumn, digits: int) -> str:
     """Format a difference with its unit, interval and seeds."""
     value = f"{signed(row.diff, digits)} {metric.unit}"
     interval = f"95% interval {signed(row.ci_low, digits)} to {signed(row.ci_high, digits)}"
     return f"{value}, {interval}, {counted(row.n_paired, 'seed')}"
 
 
-def listed(rows: list[Any], metric: Metric, digits: int) -> str:
+def listed(rows: list[Any], metric: MetricColumn, digits: int) -> str:
     """Name a few arms with their differences; count the rest of many."""
     told = [f"{row.arm} ({amount(row, metric, digits)})" for row in rows]
     if len(told) > NAMED_ARMS:

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, list_arms
 from search.report.chosen import metric_to_read, phase_to_read
 from search.report.escape import markdown
-from search.report.metrics import Metric
 from search.report.reading.load import load_study
 from search.report.reading.pool import recipe_folders
 from search.report.reading.settings import differing, flat, recipe_settings
@@ -54,7 +54,7 @@ class StudyDiff:
     """
 
     names: tuple[str, str]
-    metric: Metric
+    metric: MetricColumn
     data: pd.DataFrame
     only: tuple[list[str], list[str]]
     settings: dict[str, list[Any]]

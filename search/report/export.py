@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from search.ledger.metric import NOT_ALONE
 from search.report.effects.text import effects_text, effects_to_markdown
 from search.report.escape import latex, markdown
 from search.report.layout import Column, filled, latex_tabular, markdown_table, plain_table
-from search.report.metrics import NOT_ALONE
 from search.report.table import AblationTable
 from search.report.words import (
     decimals_for,

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from search.ledger.metric import LATENCIES
 from search.ledger.objectives_file import read_objectives
 from search.report.arms import Arm, list_arms
 from search.report.declared import declared_by
 from search.report.escape import markdown
 from search.report.layout import Column, markdown_table, plain_table
-from search.report.metrics import LATENCIES
 from search.report.values import arm_values
 from search.report.words import joined, one_line, scaled, significant
 from search.stats.front import on_front

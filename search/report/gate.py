@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from search.ledger.metric import Metric, MetricColumn, metrics_of
 from search.report.arms import Arm
-from search.report.metrics import Metric
 from search.report.values import floats, geometric_mean
 from search.report.words import counted, joined, significant
 
@@ -20,34 +20,36 @@ FLAT = 0.01  # share of the first epoch's training loss that the last one must f
 NAMED = 4  # longer lists of arms are counted instead of named
 
 
-def gate(arms: Sequence[Arm], metric: Metric) -> list[str]:
+def gate(arms: Sequence[Arm], metric: MetricColumn) -> list[str]:
     """Say, a short line each, why the rows of a table may be no comparison of trained networks; none where they are.
 
     Args:
         arms: the rows, of one frame.
-        metric: what they are compared by. Chance is judged by the top-1 of the same split.
+        metric: what they are compared by. Chance is judged by the metrics of the same split that have a chance level.
     """
     if not arms:
         return []
-    split = "test" if metric.column.startswith("test_") else "val"
+    split = metric.split or "val"
     return [
-        *near_chance(arms, split),
+        *(line for each in metrics_of(None) if each.has_chance for line in near_chance(arms, each, split)),
         *losses_that_did_not_fall(arms),
         *equal_everywhere(arms, metric.column),
         *nearly_nil(arms),
     ]
 
 
-def near_chance(arms: Sequence[Arm], split: str) -> list[str]:
-    """Name the arms whose mean top-1 is at most two binomial standard errors above what guessing reaches."""
-    top1, chance, images = (column(arms, name) for name in (f"{split}_top1", "chance_top1", f"{split}_images"))
-    known = finished(arms) & np.isfinite(top1) & np.isfinite(chance) & (images > 0)
+def near_chance(arms: Sequence[Arm], metric: Metric, split: str) -> list[str]:
+    """Name the arms whose mean is at most two binomial standard errors above what guessing reaches."""
+    reached, chance, images = (
+        column(arms, name) for name in (f"{split}_{metric.name}", metric.chance, f"{split}_images")
+    )
+    known = finished(arms) & np.isfinite(reached) & np.isfinite(chance) & (images > 0)
     found, means, guesses, errors = [], [], [], []
     for arm in arms:
         keep = np.flatnonzero(known[arm.start : arm.stop]) + arm.start
         if not len(keep):
             continue
-        mean, guess = float(top1[keep].mean()), float(chance[keep].mean())
+        mean, guess = float(reached[keep].mean()), float(chance[keep].mean())
         error = math.sqrt(guess * (100 - guess) / float(images[keep].min()))  # of one training: seeds share the images
         if mean <= guess + ERRORS * error:
             found.append(arm.label)
@@ -56,9 +58,9 @@ def near_chance(arms: Sequence[Arm], split: str) -> list[str]:
             errors.append(error)
     if not found:
         return []
-    reached = " to ".join(dict.fromkeys(f"{value:.1f}" for value in (min(means), max(means))))
+    range_in_words = " to ".join(dict.fromkeys(f"{value:.1f}" for value in (min(means), max(means))))
     return [
-        f"Hardly better than guessing: {named(found)} ({reached} %; guessing reaches {max(guesses):.1f} ± {max(errors):.1f} %)."
+        f"Hardly better than guessing: {named(found)} ({range_in_words} %; guessing reaches {max(guesses):.1f} ± {max(errors):.1f} %)."
     ]
 
 
@@ -112,8 +114,9 @@ def nearly_nil(arms: Sequence[Arm]) -> list[str]:
 
 
 def column(arms: Sequence[Arm], name: str) -> np.ndarray:
-    """A column of the cells of all arms as float64, NaN where it is NA."""
-    return floats(arms[0].all_cells[name])
+    """A column of the cells of all arms as float64, NaN where it is NA, or where nothing was measured."""
+    cells = arms[0].all_cells
+    return floats(cells[name]) if name in cells else np.full(len(cells), np.nan)
 
 
 def finished(arms: Sequence[Arm]) -> np.ndarray:

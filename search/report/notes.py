@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from search.ledger.changes import Change, read_changes
+from search.ledger.metric import NOT_ALONE_MEANS, MetricColumn
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
-from search.report.metrics import NOT_ALONE_MEANS, Metric
 from search.report.sequential_table import has_looks
 from search.report.sources import odd_cells
 from search.report.words import counted, int_ranges, joined, one_line
@@ -31,7 +31,7 @@ def table_notes(
     trials: pd.DataFrame,
     arms: Sequence[Arm],
     data: pd.DataFrame,
-    metric: Metric,
+    metric: MetricColumn,
     phase: str,
     judging: Judging,
 ) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from search.ledger.metric import MetricColumn
 from search.report.judging import POWER, Judging
-from search.report.metrics import Metric
 from search.report.words import counted, joined
 from search.stats.power import MAX_SEEDS
 
@@ -18,7 +18,7 @@ __all__ = ["finds", "resolution", "rounded_up"]
 NAMED_ARMS = 4
 
 
-def resolution(rows: list[Any], metric: Metric, digits: int, judging: Judging) -> list[str]:
+def resolution(rows: list[Any], metric: MetricColumn, digits: int, judging: Judging) -> list[str]:
     """Say which differences the seeds of undecided rows find, and where a margin is given how many would find it.
 
     Args:
@@ -39,7 +39,7 @@ def resolution(rows: list[Any], metric: Metric, digits: int, judging: Judging) -
     return said
 
 
-def finds(smallest: str, largest: str, pairs: Sequence[int], metric: Metric) -> str:
+def finds(smallest: str, largest: str, pairs: Sequence[int], metric: MetricColumn) -> str:
     """Say which true differences the seeds of some rows find, from the smallest to the largest of the rows' own."""
     size = smallest if smallest == largest else f"{smallest} to {largest}"
     fewest, most = min(pairs), max(pairs)

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.files import write_atomic
+from search.ledger.metric import MetricColumn, metric_named
 from search.report.arms import Arm, comparable, list_arms
 from search.report.declared import declared_by
 from search.report.escape import markdown
 from search.report.gate import gate
-from search.report.metrics import Metric, metric_named
 from search.report.reading.load import load_study
 from search.report.values import arm_values
 from search.report.words import counted, one_line, signed
@@ -81,7 +81,7 @@ class SequentialTable:
     title: str
     data: pd.DataFrame
     baseline: str | None
-    metric: Metric
+    metric: MetricColumn
     plan: LookPlan
     survived: dict[str, str]
     notes: list[str]
@@ -186,7 +186,7 @@ def survived_by(arms: list[Arm], column: str, baseline: str | None) -> dict[str,
 
 
 def notes_of(
-    plan: LookPlan, data: pd.DataFrame, metric: Metric, baseline: str | None, frame: pd.DataFrame, arms: list[Arm]
+    plan: LookPlan, data: pd.DataFrame, metric: MetricColumn, baseline: str | None, frame: pd.DataFrame, arms: list[Arm]
 ) -> list[str]:
     """Name the method, and say how the table is to be read."""
     if baseline is None:
@@ -253,7 +253,7 @@ def cells_of(table: SequentialTable) -> list[tuple[str, ...]]:
     return rows
 
 
-def words_of(row: Any, metric: Metric, survived: str | None) -> str:
+def words_of(row: Any, metric: MetricColumn, survived: str | None) -> str:
     """A row's verdict for a reader; `survived` as in `SequentialTable`."""
     if row.verdict == FOUND:
         gains = (row.mean > 0) == metric.higher_is_better

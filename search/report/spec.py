@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from search.report.metrics import column_named
+from search.ledger.metric import column_named
 from search.report.paper import paper_table
 
 __all__ = ["CHOICES", "TableSpec", "check_margin", "read_spec", "spec_of"]
@@ -38,7 +38,7 @@ class TableSpec:
         caption: title; by default the study, the phase and the metrics.
         rows: what a row is: "arm", or a factor; see `search/report/effects/factors.py`.
         columns: a factor whose levels become columns (a pivot with a two-row header); None for one column a metric.
-        metrics: columns of the ledger, those of `METRICS` or `COSTS`; by default the one the phase is judged by.
+        metrics: columns of the ledger, those of `metric_columns` or `COSTS`; by default the one the phase is judged by.
         show: "mean_sd", "mean", "diff" (to the baseline), or "diff_interval".
         baseline: name or hash of the arm that differences and marks are taken against; default: the study's own.
         phase: which trials to read; default as `ablation_table`.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, comparable, find_arm, list_arms
 from search.report.chosen import marked_baseline, metric_to_read, phase_to_read
 from search.report.conclusion import conclusion
@@ -20,7 +21,6 @@ from search.report.effects.table import EffectsTable, effects_of_arms, is_factor
 from search.report.front import front_of
 from search.report.gate import gate
 from search.report.judging import JUDGED, Judging, judged, row_verdict
-from search.report.metrics import Metric
 from search.report.notes import changes_of, table_notes
 from search.report.sequential_table import has_looks
 from search.report.values import arm_values
@@ -101,7 +101,7 @@ class AblationTable:
 
     title: str
     data: pd.DataFrame
-    metric: Metric
+    metric: MetricColumn
     phase: str
     baseline: str | None
     conclusion: str
@@ -122,7 +122,7 @@ def ablation_table(
 
     Args:
         frame: rows of `load_study`.
-        metric: a name in `METRICS`; by default test_top1 in phase "final" and val_top1 elsewhere.
+        metric: a name in `metric_columns`; by default what its task is judged by, on test in phase "final".
         baseline: name or architecture hash of the arm to compare with; by default the one the study marked.
         phase: which trials to read; by default "final" where there are any, else "search", else "single".
         judging: correction over the rows (Holm's by default), margin of equivalence, further test and interval.
@@ -208,7 +208,7 @@ def seeds_added(frame: pd.DataFrame) -> bool:
 
 
 def effects_below(
-    arms: Sequence[Arm], measured: Sequence[ArmValues], declared: Declared, metric: Metric, judging: Judging
+    arms: Sequence[Arm], measured: Sequence[ArmValues], declared: Declared, metric: MetricColumn, judging: Judging
 ) -> EffectsTable | None:
     """Estimate the effects of a factorial design; None where the study is none, or an arm finished on no two seeds."""
     if not is_factorial(arms, declared) or any(len(each.values) < 2 for each in measured):
@@ -224,7 +224,9 @@ def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counte
     return [Counter("unfinished" if seed in started else "absent" for seed in seeds - own) for own in has]
 
 
-def row_of(arm: Arm, measured: ArmValues, is_baseline: bool, metric: Metric, absent: Counter[str]) -> dict[str, Any]:
+def row_of(
+    arm: Arm, measured: ArmValues, is_baseline: bool, metric: MetricColumn, absent: Counter[str]
+) -> dict[str, Any]:
     """Compute one row of the table, but for what compares it with the baseline."""
     values = measured.values
     n = len(values)
@@ -259,7 +261,7 @@ def sd_about(values: np.ndarray, mean: float) -> float:
 
 
 def compared(
-    arms: Sequence[Arm], measured: Sequence[ArmValues], reference: Arm | None, metric: Metric, judging: Judging
+    arms: Sequence[Arm], measured: Sequence[ArmValues], reference: Arm | None, metric: MetricColumn, judging: Judging
 ) -> list[dict[str, Any]]:
     """Compute, for each arm, the columns that compare it with the baseline."""
     at = next((position for position, arm in enumerate(arms) if arm is reference), None)
@@ -302,7 +304,7 @@ def compared(
     return rows
 
 
-def sort_key(row: dict[str, Any], metric: Metric) -> tuple[bool, bool, float, str]:
+def sort_key(row: dict[str, Any], metric: MetricColumn) -> tuple[bool, bool, float, str]:
     """Order rows: the baseline, then the best mean, then arms without one."""
     mean = row["mean"]
     value = 0.0 if mean is None else -mean if metric.higher_is_better else mean

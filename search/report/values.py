@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from search.ledger.metric import LATENCIES
 from search.report.arms import Arm, comparable, find_arm, list_arms
 from search.report.declared import declared_by
-from search.report.metrics import LATENCIES
 from search.stats.paired import ArmValues, PairedDifference, difference
 
 __all__ = ["arm_values", "floats", "geometric_mean", "paired_difference"]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, comparable, list_arms
 from search.report.chosen import marked_baseline, metric_to_read, phase_to_read
 from search.report.declared import CONTROL, Declared, declared_by
 from search.report.effects.effects import FactorialEffects, factorial_effects
 from search.report.effects.factors import levels, overrides
 from search.report.effects.words import method_notes, said_of, shared_cells
-from search.report.metrics import Metric
 from search.report.values import arm_values
 from search.stats.corrections import Correction, adjusted_p_values
 from search.stats.paired import ArmValues
@@ -58,7 +58,7 @@ class EffectsTable:
     """
 
     title: str
-    metric: Metric
+    metric: MetricColumn
     data: pd.DataFrame
     correction: Correction
     conclusion: str
@@ -98,7 +98,7 @@ def effects_of_arms(
     arms: Sequence[Arm],
     declared: Declared,
     factors: Sequence[str],
-    metric: Metric,
+    metric: MetricColumn,
     correction: Correction = "holm",
     study: str = "",
 ) -> EffectsTable:
@@ -178,7 +178,9 @@ def of_one_kind(arms: Sequence[Arm], factors: Sequence[str]) -> tuple[list[Arm],
     return kept, notes if len(notes) <= 4 else [*notes[:3], f"So were {len(notes) - 3} more arms."]
 
 
-def rows_of(arms: Sequence[Arm], measured: Sequence[ArmValues], factors: Sequence[str], metric: Metric) -> pd.DataFrame:
+def rows_of(
+    arms: Sequence[Arm], measured: Sequence[ArmValues], factors: Sequence[str], metric: MetricColumn
+) -> pd.DataFrame:
     """Return one row for each finished trial: seed, value, and the levels, the baseline's first in each factor."""
     taken = [factor for factor in factors if factor in (SEED, metric.column)]
     if taken or len(set(factors)) < len(factors):

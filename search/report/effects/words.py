@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from search.ledger.metric import MetricColumn
 from search.report.arms import Arm
 from search.report.judging import CORRECTIONS
-from search.report.metrics import Metric
 from search.report.words import counted, joined, p_is
 from search.stats.corrections import Correction
 from search.stats.paired import ALPHA
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["method_notes", "said_of", "shared_cells"]
 
 
-def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: Metric, correction: Correction) -> str:
+def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: MetricColumn, correction: Correction) -> str:
     """Say which terms can be told from noise, and which cannot."""
     if not result.degrees:
         return "No effect can be tested: no two seeds hold the same cells; add seeds."

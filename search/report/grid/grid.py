@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from search.ledger.metric import LATENCIES, NOT_ALONE, MetricColumn, column_named
 from search.report.arms import Arm, find_arm, list_arms
 from search.report.chosen import marked_baseline, metric_to_read, phase_to_read
 from search.report.declared import declared_by
@@ -16,7 +17,6 @@ from search.report.effects.factors import levels
 from search.report.grid.legend import footnotes, legend_of
 from search.report.grid.marks import Compare, best_of, compared, stars_of
 from search.report.judging import JUDGED, Judging, judged
-from search.report.metrics import LATENCIES, METRICS, NOT_ALONE, Metric, column_named
 from search.report.paper import PaperTable, paper_table
 from search.report.sources import all_sources
 from search.report.spec import TableSpec
@@ -47,7 +47,7 @@ class Cell:
     """
 
     arm: Arm
-    metric: Metric
+    metric: MetricColumn
     n: int
     missing: str
     mean: float
@@ -94,7 +94,7 @@ class Grid:
     title: str
     corner: str
     groups: list[str]
-    metrics: list[Metric]
+    metrics: list[MetricColumn]
     digits: dict[str, tuple[int, int]]
     rows: list[GridRow]
     paper: tuple[str, ...]
@@ -128,7 +128,7 @@ def make_grid(frame: pd.DataFrame, spec: TableSpec, compare: Compare = differenc
     names = spec.metrics or (metric_to_read(trials, phase, None).column,)
     metrics = [column_named(name) for name in names]
     ok = trials[trials["status"] == "ok"]
-    empty = [name for name in names if len(ok) and not ok[name].notna().any()]
+    empty = [name for name in names if name not in ok or (len(ok) and not ok[name].notna().any())]
     if empty:
         raise ValueError(f"no finished trial of phase '{phase}' has {', '.join(empty)}")
     arms = list_arms(trials, declared_by(frame))
@@ -161,11 +161,11 @@ def make_grid(frame: pd.DataFrame, spec: TableSpec, compare: Compare = differenc
 
 
 def cells_of(
-    arms: Sequence[Arm], metric: Metric, reference: Arm | None, spec: TableSpec, compare: Compare
+    arms: Sequence[Arm], metric: MetricColumn, reference: Arm | None, spec: TableSpec, compare: Compare
 ) -> list[Cell]:
     """Make the cells of one metric: means, differences, marks, and which are the best."""
     measured = arm_values(arms, metric.column)
-    is_metric = metric.column in METRICS
+    is_metric = not metric.is_cost
     cells = []
     for arm, values, sources in zip(arms, measured, all_sources(arms, metric.column), strict=True):
         n = len(values.values)
@@ -207,11 +207,11 @@ def cells_of(
     return cells
 
 
-def digits_of(cells: Sequence[Cell], metric: Metric, digits: int | None) -> tuple[int, int]:
+def digits_of(cells: Sequence[Cell], metric: MetricColumn, digits: int | None) -> tuple[int, int]:
     """Digits after the point for the means and the differences of a metric, as their 95% intervals allow."""
     if digits is not None:
         return digits, digits
-    if metric.column not in METRICS:
+    if metric.is_cost:
         return metric.decimals, metric.decimals
     half = [
         float(stats.t.ppf((1 + CONFIDENCE) / 2, cell.n - 1)) * cell.sd / cell.n**0.5 for cell in cells if cell.n > 1
@@ -224,7 +224,7 @@ def digits_of(cells: Sequence[Cell], metric: Metric, digits: int | None) -> tupl
 def arranged(
     arms: Sequence[Arm],
     columns: dict[str, list[Cell]],
-    metrics: Sequence[Metric],
+    metrics: Sequence[MetricColumn],
     reference: Arm | None,
     spec: TableSpec,
 ) -> tuple[list[str], list[GridRow]]:
@@ -258,7 +258,7 @@ def arranged(
     return groups, rows
 
 
-def best_mean(row: GridRow, metric: Metric) -> float:
+def best_mean(row: GridRow, metric: MetricColumn) -> float:
     """Key that puts the row with the best mean of a metric first, and rows without one last."""
     means = [cell.mean for cell in row.cells if cell is not None and cell.metric is metric and cell.n]
     return min(-mean if metric.higher_is_better else mean for mean in means) if means else float("inf")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from search.ledger.metric import NOT_ALONE_MEANS, MetricColumn
 from search.report.arms import Arm, comparable
 from search.report.gate import gate
 from search.report.judging import corrected_over
-from search.report.metrics import METRICS, NOT_ALONE_MEANS, Metric
 from search.report.notes import HOW_TO_READ, change_notes, no_baseline, phase_notes, recipe_note
 from search.report.paper import PaperTable
 from search.report.resolution import finds, rounded_up
@@ -41,7 +41,7 @@ def footnotes(cells: Sequence[Cell]) -> dict[str, str]:
 
 def legend_of(
     rows: Sequence[GridRow],
-    metrics: Sequence[Metric],
+    metrics: Sequence[MetricColumn],
     reference: Arm | None,
     spec: TableSpec,
     notes: dict[str, str],
@@ -51,7 +51,7 @@ def legend_of(
 ) -> list[str]:
     """Write the legend of a table; see `make_grid` for what the arguments are."""
     cells = [cell for row in rows for cell in row.cells if cell is not None]
-    judged = [metric for metric in metrics if metric.column in METRICS]
+    judged = [metric for metric in metrics if not metric.is_cost]
     phase = trials["phase"].iloc[0]
     said = [f"Shown: {SHOWN[spec.show]}; n = {seeds_text([cell.n for cell in cells if cell.metric is metrics[0]])}."]
     arms = list({id(cell.arm): cell.arm for cell in cells}.values())
@@ -105,7 +105,7 @@ def legend_of(
     return [*said, HOW_TO_READ]
 
 
-def power_of(cells: Sequence[Cell], metrics: Sequence[Metric]) -> list[str]:
+def power_of(cells: Sequence[Cell], metrics: Sequence[MetricColumn]) -> list[str]:
     """Say what the seeds of undecided cells can find."""
     said = []
     for metric in metrics:

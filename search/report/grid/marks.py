@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, comparable
-from search.report.metrics import Metric
 from search.stats.corrections import adjusted_p_values
 from search.stats.paired import ALPHA, ArmValues, PairedDifference
 
@@ -53,7 +53,7 @@ def best_of(
     arms: Sequence[Arm],
     measured: Sequence[ArmValues],
     cells: Sequence[Cell],
-    metric: Metric,
+    metric: MetricColumn,
     correction: str | None,
     compare: Compare,
 ) -> list[int]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from search.ledger.metric import MetricColumn
 from search.report.escape import markdown
 from search.report.grid.grid import Cell, Grid, GridRow
-from search.report.metrics import METRICS, Metric
 from search.report.words import one_line, scaled, signed
 
 __all__ = ["GRID_COLUMNS", "grid_data", "grid_to_markdown", "heading", "marks", "row_name", "shown", "table_rows"]
@@ -65,7 +65,7 @@ def shown(cell: Cell, grid: Grid) -> tuple[str, str]:
     digits, finer = grid.digits[cell.metric.column]
     if not cell.n:
         return "-", ""
-    if cell.metric.column not in METRICS:
+    if cell.metric.is_cost:
         return (f"{cell.mean:.{digits}f}" if cell.metric.decimals else scaled(cell.mean)), ""
     if grid.spec.show.startswith("diff") and cell.result is not None:
         if cell.result.mean is None:
@@ -79,14 +79,14 @@ def shown(cell: Cell, grid: Grid) -> tuple[str, str]:
     return f"{cell.mean:.{digits}f}", ""
 
 
-def heading(metric: Metric, grid: Grid) -> str:
+def heading(metric: MetricColumn, grid: Grid) -> str:
     """Return the heading of a metric, which says where differences are shown instead of means."""
     return f"{metric.title}, difference" if is_difference(metric, grid) else metric.title
 
 
-def is_difference(metric: Metric, grid: Grid) -> bool:
+def is_difference(metric: MetricColumn, grid: Grid) -> bool:
     """Tell whether the cells of a metric show differences."""
-    return grid.spec.show.startswith("diff") and metric.column in METRICS
+    return grid.spec.show.startswith("diff") and not metric.is_cost
 
 
 def marks(cell: Cell) -> str:

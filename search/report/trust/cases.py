@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from search.ledger.metric import MetricColumn, metric_columns
 from search.ledger.record import read_history
 from search.report.arms import list_arms
 from search.report.chosen import metric_to_read, phase_to_read
-from search.report.metrics import METRICS, Metric
 from search.report.reading.load import load_study
 from search.report.reading.pool import recipe_folders
 from search.report.reading.settings import differing, recipe_settings
@@ -47,7 +47,7 @@ class Ranking:
     """
 
     name: str
-    metric: Metric
+    metric: MetricColumn
     epochs: tuple[int, int] | None
     values: Mapping[Key, Mapping[int, float]] = field(repr=False)
 
@@ -79,7 +79,7 @@ class TrustCase:
     left_out: int = 0
 
 
-def phase_case(frame: pd.DataFrame, metric: Metric) -> TrustCase | None:
+def phase_case(frame: pd.DataFrame, metric: MetricColumn) -> TrustCase | None:
     """Compare what the search saw on validation data with what the final re-evaluation found; None where one is missing.
 
     Args:
@@ -95,7 +95,7 @@ def phase_case(frame: pd.DataFrame, metric: Metric) -> TrustCase | None:
     return case("phases", cheap, dear, frame) if cheap.values and dear.values else None
 
 
-def budget_cases(frame: pd.DataFrame, phase: str, metric: Metric) -> list[TrustCase]:
+def budget_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[TrustCase]:
     """Compare each smaller number of epochs of a phase with the largest one, where nothing else of the recipe differs.
 
     Args:
@@ -121,7 +121,7 @@ def budget_cases(frame: pd.DataFrame, phase: str, metric: Metric) -> list[TrustC
     return cases
 
 
-def epoch_cases(frame: pd.DataFrame, phase: str, metric: Metric) -> list[TrustCase]:
+def epoch_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[TrustCase]:
     """Compare the ranking after half, and after three quarters, of the epochs with the last one: what a pruner trusts.
 
     Both come from the same trials, those that were trained to their end. Where the arms have several numbers of epochs,
@@ -250,7 +250,7 @@ def divide(cheap: set[int], dear: set[int]) -> tuple[tuple[set[int], set[int]], 
 def ranked(
     trials: pd.DataFrame,
     phase: str,
-    metric: Metric,
+    metric: MetricColumn,
     name: str | None = None,
     epochs: tuple[int, int] | None = None,
 ) -> Ranking:
@@ -279,9 +279,9 @@ def names_of(trials: pd.DataFrame, keys: Sequence[Any]) -> list[str]:
     ]
 
 
-def validation_of(metric: Metric) -> Metric | None:
+def validation_of(metric: MetricColumn) -> MetricColumn | None:
     """Return what a search can be ranked by in place of a metric of the test data; None for a cost."""
-    return METRICS.get(f"val_{metric.column.partition('_')[2]}")
+    return metric_columns().get(f"val_{metric.name}")
 
 
 def folder_of(frame: pd.DataFrame) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from search.ledger.metric import metric_columns, metric_named
 from search.report.chosen import metric_to_read, phase_to_read
-from search.report.metrics import METRICS, metric_named
 from search.report.reading.load import load_study
 from search.report.table import AblationTable
 from search.report.trust.cases import (
@@ -98,16 +98,15 @@ def trust_report(
         paths: one study: its search against its re-evaluation, its smaller budgets against the largest, and the ranking
             after half and three quarters of the epochs against the last; the latter reads every `history.csv`. Two
             studies: the first, the cheap one, against the second.
-        metric: a name in `METRICS`; by default the one the dear ranking is judged by.
+        metric: a name in `metric_columns`; by default the one the dear ranking is judged by.
         phase: whose trials to read; by default each phase of one study, the best of each of two.
 
     Raises:
         ValueError: no study or more than two, a metric that is a cost, or no two rankings that share an arm.
     """
-    if metric is not None and metric_named(metric).column == "train_seconds":
-        raise ValueError(
-            "train_seconds ranks no arm by its worth; choose one of test_top1, val_top1, test_loss, val_loss"
-        )
+    if metric is not None and metric_named(metric).split is None:
+        worth = ", ".join(name for name, column in metric_columns().items() if column.split is not None)
+        raise ValueError(f"{metric} ranks no arm by its worth; choose one of {worth}")
     if len(paths) == 2:
         cases = [study_case(paths[0], paths[1], metric, phase)]
         if not cases[0].arms:
@@ -136,11 +135,11 @@ def cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | None
         cases.append(phase_case(frame, metric_to_read(frame[frame["phase"] == "final"], "final", metric)))
     read = {name: frame[frame["phase"] == name] for name in chosen}
     for name, trials in read.items():
-        has = trials.loc[trials["status"] == "ok", list(METRICS)].notna().any()
-        if metric is None or has[metric]:
+        has = trials[trials["status"] == "ok"].notna().any()
+        if metric is None or has.get(metric, False):
             cases += budget_cases(frame, name, metric_to_read(trials, name, metric))
     for name in chosen:
-        cases += epoch_cases(frame, name, metric_named(metric or "val_top1"))
+        cases += epoch_cases(frame, name, metric_named(metric) if metric else metric_to_read(read[name], name, None))
     known = [case for case in cases if case is not None and case.arms >= FEWEST_TO_RANK]
     if not known:
         raise ValueError(

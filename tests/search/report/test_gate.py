@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from search.ledger.metric import metric_named
 from search.report.arms import list_arms
 from search.report.gate import gate
 from search.report.grid.grid import make_grid
-from search.report.metrics import METRICS
 from search.report.reading.load import load_study
 from search.report.spec import TableSpec
 from search.report.table import ablation_table
@@ -27,7 +27,7 @@ TRAINED: dict[str, Any] = {
 
 
 def lines(study: Path, metric: str = "test_top1") -> list[str]:
-    return gate(list_arms(load_study(study)), METRICS[metric])
+    return gate(list_arms(load_study(study)), metric_named(metric))
 
 
 def two_arms(add: Add, plain: list[float], stage3: list[float], **values: Any) -> None:

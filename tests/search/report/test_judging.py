@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from search.ledger.metric import metric_named
 from search.report.conclusion import conclusion
 from search.report.export import render_text
 from search.report.judging import JUDGED, Judging, judged, row_verdict
-from search.report.metrics import METRICS
 from search.report.reading.load import load_study
 from search.report.table import DATA_COLUMNS, AblationTable, ablation_table
 from search.stats.corrections import Correction
@@ -124,7 +124,7 @@ def test_interval_verdict_and_conclusion_never_contradict(
     arms = values_of(shifts)
     results = differences(arms, arms[0])
     facts = judged(arms, arms[0], [None, *results[1:]], judging)
-    metric = METRICS["test_top1"]
+    metric = metric_named("test_top1")
     rows: list[dict[str, Any]] = [dict.fromkeys(DATA_COLUMNS) | {"arm": "plain", "is_baseline": True, "n": 4}]
     for number, (result, fact) in enumerate(zip(results[1:], facts[1:], strict=True)):
         words = row_verdict(result, fact, judging, higher_is_better=True, unit=metric.unit)

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from search.ledger.changes import note_settings
+from search.ledger.metric import NOT_ALONE_MEANS
 from search.report.arms import list_arms
-from search.report.metrics import NOT_ALONE_MEANS
 from search.report.notes import HOW_TO_READ, gaps, latency_note, trial_counts
 from search.report.reading.load import load_study
 from search.report.sequential_table import LOOKS_FILE

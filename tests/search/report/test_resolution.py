@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from search.ledger.metric import metric_named
 from search.report.judging import Judging
-from search.report.metrics import METRICS
 from search.report.resolution import resolution, rounded, rounded_up
 
-TOP1 = METRICS["test_top1"]
+TOP1 = metric_named("test_top1")
 
 
 def row(arm: str, mdd: float | None, needed: int | None, n: int = 5) -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from search.ledger.metric import NOT_ALONE_MEANS
 from search.report.export import render_text, to_csv, to_markdown
-from search.report.metrics import NOT_ALONE_MEANS
 from search.report.reading.load import load_study
 from search.report.sequential_table import LOOKS_FILE
 from search.report.table import DATA_COLUMNS, AblationTable, ablation_table
@@ -232,7 +232,7 @@ def test_metrics_that_are_not_there(study: Path, add: Add) -> None:
         ValueError, match="no finished trial of phase 'final' has test_loss; metrics with values: val_top1"
     ):
         table_of(study, metric="test_loss")
-    with pytest.raises(ValueError, match=r"metric 'test_top' is not one of test_top1, .* Did you mean test_top1\?"):
+    with pytest.raises(ValueError, match=r"metric 'test_top' is not one of test_top1, .*; did you mean test_top1\?"):
         table_of(study, metric="test_top")
     table = table_of(study)
     assert table.metric.column == "val_top1"

@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from search.ledger.metric import NOT_ALONE_MEANS
 from search.report.grid.grid import Grid, make_grid
 from search.report.grid.html import grid_to_html
 from search.report.grid.latex import grid_to_latex
 from search.report.grid.text import GRID_COLUMNS, grid_data, grid_to_markdown, table_rows
-from search.report.metrics import NOT_ALONE_MEANS
 from search.report.paper import PAPER
 from search.report.reading.load import load_study
 from search.report.save import grid_sources, save_grid

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.ledger.metric import metric_columns, metric_named
 from search.ledger.record import HISTORY_COLUMNS
-from search.report.metrics import METRICS, metric_named
 from search.report.reading.load import load_study
 from search.report.trust.cases import budget_cases, divide, epoch_cases, phase_case, study_case, validation_of
 
@@ -141,7 +141,7 @@ def test_two_studies(tmp_path: Path, study: Path, add: Add) -> None:
 
 
 def test_a_metric_and_what_a_search_saw_of_it() -> None:
-    found = {name: validation_of(metric) for name, metric in METRICS.items()}
+    found = {name: validation_of(metric) for name, metric in metric_columns().items()}
     assert {name: metric and metric.column for name, metric in found.items()} == {
         "test_top1": "val_top1",
         "val_top1": "val_top1",

@@ -1,0 +1,257 @@
+"""Metrics as data: what a trial is scored by, what it costs, and what each column of the ledger means. No torch in here.
+
+A task's metrics are declared in `TASK_METRICS`, what every trial costs in `COSTS`. An installed package adds a metric with one
+line, an entry point of the group `xvol.metrics` that names a `Metric` or a tuple of them:
+
+    [project.entry-points."xvol.metrics"]
+    top5 = "my_package.top5:TOP5"
+
+Tables read those modules too, so they import no torch at their top; what computes the values is named by `Metric.evaluator`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from types import MappingProxyType
+
+from search.allowed import meant
+
+__all__ = [
+    "COSTS",
+    "LATENCIES",
+    "NOT_ALONE",
+    "NOT_ALONE_MEANS",
+    "SPLITS",
+    "TASK_METRICS",
+    "Metric",
+    "MetricColumn",
+    "column_named",
+    "metric_columns",
+    "metric_named",
+    "metrics_of",
+]
+
+ENTRY_POINTS = "xvol.metrics"
+CLASSIFY = "classify"
+SPLITS = MappingProxyType(
+    {"test": "test images", "val": "validation images"}
+)  # in words, what is read by the last phase first
+LATENCIES = ("latency_ms", "latency_fused_ms")
+NOT_ALONE = "?"
+"""Stands behind a latency that was not measured in an exclusive slot."""
+NOT_ALONE_MEANS = "?: a latency that was not measured in an exclusive slot."
+_TEST_ONCE = "; test images are read once, by the final phase"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricColumn:
+    """How one column of the ledger is read.
+
+    Attributes:
+        column: name of the column in the ledger, e.g. "val_top1".
+        title: heading of the column in a table, with its unit.
+        unit: unit of a difference, as said in a sentence.
+        higher_is_better: which direction is an improvement.
+        decimals: digits after the point where no spread says how many are worth showing.
+        meaning: one sentence for the notes under a table.
+        worst: the worst value there is, which a failed training counts as in a worst case; None where there is none.
+        name, split: of the metric, e.g. "top1" and "val"; the split is None where it is of the trial as a whole.
+        is_cost: no table is judged by it.
+    """
+
+    column: str
+    title: str
+    unit: str
+    higher_is_better: bool
+    decimals: int
+    meaning: str
+    worst: float | None = None
+    name: str
+    split: str | None = None
+    is_cost: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What an evaluator computes on each split that is read.
+
+    Attributes:
+        name: a lower-case identifier, e.g. "top1"; the ledger's columns are `<split>_<name>`.
+        title: what tables call it, with its unit, e.g. "top-1 %".
+        unit: unit of a difference, as said in a sentence, e.g. "points".
+        higher_is_better: which direction is an improvement.
+        splits: of "val" and "test", those that it is computed on.
+        decimals: digits after the point where no spread says how many are worth showing.
+        meaning: one sentence for the notes under a table, where `{images}` stands for the images of the split.
+        worst: the worst value there is; None where there is none.
+        has_chance: it is a percent of images, and `chance_<name>` of a result says what guessing reaches.
+        task: whose metric it is.
+        evaluator: "module:class" of an evaluator that computes it; None where the task's own does.
+    """
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool
+    splits: tuple[str, ...] = ("val", "test")
+    decimals: int = 2
+    meaning: str = ""
+    worst: float | None = None
+    has_chance: bool = False
+    task: str = CLASSIFY
+    evaluator: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.name.isidentifier() and self.name.islower()):
+            raise ValueError(f"metric {self.name!r}: give a name of lower-case letters, digits and underscores")
+        if not self.splits or not set(self.splits) <= set(SPLITS):
+            raise ValueError(f"metric {self.name!r}: splits are {self.splits!r}, allowed are {', '.join(SPLITS)}")
+
+    def on(self, split: str) -> MetricColumn:
+        """The column of one split."""
+        return MetricColumn(
+            column=f"{split}_{self.name}",
+            title=f"{split} {self.title}",
+            unit=self.unit,
+            higher_is_better=self.higher_is_better,
+            decimals=self.decimals,
+            meaning=self.meaning.replace("{images}", SPLITS[split]) + _TEST_ONCE * (split == "test"),
+            worst=self.worst,
+            name=self.name,
+            split=split,
+        )
+
+    @property
+    def chance(self) -> str:
+        """The column of what guessing reaches on the validation images, where the metric has a chance level."""
+        return f"chance_{self.name}"
+
+    @property
+    def columns(self) -> tuple[MetricColumn, ...]:
+        """All of its columns, test data first."""
+        return tuple(self.on(split) for split in SPLITS if split in self.splits)
+
+
+TASK_METRICS: dict[str, tuple[Metric, ...]] = {
+    CLASSIFY: (
+        Metric(
+            name="top1",
+            title="top-1 %",
+            unit="points",
+            higher_is_better=True,
+            meaning="percent of {images} classified right after the last epoch",
+            worst=0.0,
+            has_chance=True,
+        ),
+        Metric(
+            name="loss",
+            title="loss",
+            unit="nats",
+            higher_is_better=False,
+            decimals=4,
+            meaning="cross-entropy in nats on the {images}",
+        ),
+    ),
+}
+"""The metrics of the tasks that come with the package; the first one of a task is what it is judged by."""
+
+TRAIN_SECONDS = MetricColumn(
+    column="train_seconds",
+    title="training s",
+    unit="seconds",
+    higher_is_better=False,
+    decimals=1,
+    meaning="wall time of the training loop in seconds, evaluation included",
+    name="train_seconds",
+)
+
+COSTS: dict[str, MetricColumn] = {
+    name: MetricColumn(
+        column=name,
+        title=title,
+        unit=unit,
+        higher_is_better=False,
+        decimals=decimals,
+        meaning=meaning,
+        name=name,
+        is_cost=True,
+    )
+    for name, title, unit, decimals, meaning in (
+        ("params", "params", "parameters", 0, "number of parameters as trained"),
+        ("params_fused", "params fused", "parameters", 0, "number of parameters after fuse()"),
+        ("macs", "MACs", "MACs", 0, "multiply-accumulates of one image as trained"),
+        ("macs_fused", "MACs fused", "MACs", 0, "multiply-accumulates of one image after fuse()"),
+        ("latency_ms", "latency ms", "ms", 2, "milliseconds of one batch as trained, the median of a trial"),
+        ("latency_fused_ms", "fused ms", "ms", 2, "milliseconds of one batch after fuse(), the median of a trial"),
+        ("peak_memory_mb", "peak MiB", "MiB", 1, "largest memory torch held on the accelerator, MiB"),
+    )
+}
+"""What a table may show beside the metrics, of every task; a table is not judged by them."""
+
+
+@cache
+def installed_metrics() -> tuple[Metric, ...]:
+    """The metrics that installed packages declare, in the order of their entry points' names.
+
+    Raises:
+        ValueError: an entry point cannot be loaded, or names no metric; the message says which.
+    """
+    found: list[Metric] = []
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        try:
+            named = point.load()
+        except Exception as error:
+            raise ValueError(
+                f"entry point {point.name!r} of {ENTRY_POINTS} ({point.value}) cannot be loaded: {error}"
+            ) from error
+        metrics = (named,) if isinstance(named, Metric) else tuple(named) if isinstance(named, Iterable) else ()
+        if not metrics or not all(isinstance(metric, Metric) for metric in metrics):
+            raise ValueError(
+                f"entry point {point.name!r} of {ENTRY_POINTS} ({point.value}) names no Metric, but {named!r}"
+            )
+        found += metrics
+    return tuple(found)
+
+
+@cache
+def metrics_of(task: str | None = CLASSIFY) -> tuple[Metric, ...]:
+    """The metrics of a task, its own first and what it is judged by before all; of all tasks with None.
+
+    Raises:
+        ValueError: two metrics have one name, or an entry point is broken.
+    """
+    known = [*(metric for metrics in TASK_METRICS.values() for metric in metrics), *installed_metrics()]
+    for position, metric in enumerate(known):
+        if metric.name in {other.name for other in known[:position]} | {"images"}:
+            raise ValueError(f"metric {metric.name!r} is declared already: choose another name")
+    return tuple(metric for metric in known if task in (None, metric.task))
+
+
+@cache
+def metric_columns() -> dict[str, MetricColumn]:
+    """The columns that a table can be judged by: those of all metrics, and the seconds of the training."""
+    scores = (column for metric in metrics_of(None) for column in metric.columns)
+    return {column.column: column for column in (*scores, TRAIN_SECONDS)}
+
+
+def metric_named(name: str) -> MetricColumn:
+    """Return a column that a table can be judged by.
+
+    Raises:
+        ValueError: no table can be made of `name`; the message lists the metrics and the near matches.
+    """
+    return _named(name, metric_columns())
+
+
+def column_named(name: str) -> MetricColumn:
+    """Return the metric or cost of a ledger column; ValueError as `metric_named`."""
+    return _named(name, metric_columns() | COSTS)
+
+
+def _named(name: str, known: dict[str, MetricColumn]) -> MetricColumn:
+    if name in known:
+        return known[name]
+    raise ValueError(f"metric '{name}' is not one of {', '.join(known)}{meant(name, known)}")

@@ -1,0 +1,91 @@
+"""Metrics as data: their columns, and those of installed packages."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from search.ledger.metric import (
+    COSTS,
+    Metric,
+    column_named,
+    installed_metrics,
+    metric_columns,
+    metric_named,
+    metrics_of,
+)
+
+TOP5 = """
+from search.ledger.metric import Metric
+TOP5 = Metric(name="top5", title="top-5 %", unit="points", higher_is_better=True, meaning="percent of {images} among the first five")
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Installs a package whose module `their_metric`, of the source given, is named by an entry point as that of `TOP5`."""
+
+    def written(source: str) -> None:
+        info = tmp_path / "theirs-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[xvol.metrics]\ntop5 = their_metric:TOP5\n")
+        (tmp_path / "their_metric.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        forget()
+
+    yield written
+    sys.modules.pop("their_metric", None)
+    monkeypatch.undo()
+    forget()
+
+
+def forget() -> None:
+    for cached in (installed_metrics, metrics_of, metric_columns):
+        cached.cache_clear()
+
+
+def test_columns_are_the_splits_of_the_metrics() -> None:
+    assert list(metric_columns()) == ["test_top1", "val_top1", "test_loss", "val_loss", "train_seconds"]
+    top1 = metric_named("test_top1")
+    assert (top1.title, top1.unit, top1.higher_is_better, top1.worst) == ("test top-1 %", "points", True, 0.0)
+    assert "validation images" in metric_named("val_loss").meaning
+    assert not any(column.is_cost for column in metric_columns().values())
+    assert all(column_named(name).is_cost for name in COSTS)
+
+
+def test_an_unknown_name_has_near_matches() -> None:
+    with pytest.raises(ValueError, match=r"metric 'val_top' is not one of test_top1, .*; did you mean val_top1"):
+        metric_named("val_top")
+    with pytest.raises(ValueError, match=r"metric 'paramz' is not one of .*params, .*; did you mean params"):
+        column_named("paramz")
+
+
+def test_a_metric_says_what_it_cannot_be() -> None:
+    with pytest.raises(ValueError, match="'Top 5': give a name of lower-case"):
+        Metric(name="Top 5", title="top-5 %", unit="points", higher_is_better=True)
+    with pytest.raises(ValueError, match=r"'top5': splits are .*, allowed are test, val"):
+        Metric(name="top5", title="top-5 %", unit="points", higher_is_better=True, splits=("train",))
+
+
+def test_a_metric_of_an_installed_package(install: Callable[[str], None]) -> None:
+    install(TOP5)
+    assert [metric.name for metric in metrics_of("classify")] == ["top1", "loss", "top5"]
+    assert metric_named("val_top5").meaning == "percent of validation images among the first five"
+    assert metrics_of("detect") == ()
+
+
+def test_a_name_is_declared_once(install: Callable[[str], None]) -> None:
+    install(TOP5.replace('"top5"', '"top1"'))
+    with pytest.raises(ValueError, match="metric 'top1' is declared already"):
+        metrics_of()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [("TOP5 = 5", "names no Metric, but 5"), ("", "cannot be loaded: module 'their_metric' has no")]
+)
+def test_a_broken_package_is_named(install: Callable[[str], None], source: str, said: str) -> None:
+    install(source)
+    with pytest.raises(ValueError, match=rf"entry point 'top5' of xvol.metrics \(their_metric:TOP5\) {said}"):
+        metrics_of()
