@@ -26,11 +26,10 @@ import torch
 
 import xvol
 from search import slot
-from search.config import register
+from search.config import Config, register, typed
 from search.data.batches import Batches
 from search.data.load import load_data
 from search.trial import measure, train
-from search.trial.config import Config, typed
 from search.trial.measure import Latency, latency
 from search.trial.model import build
 

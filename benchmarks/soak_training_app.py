@@ -24,6 +24,7 @@ class Traced(Trainings):
     """Runs each trial as `python -m search` does; lines of the trace are those of soak_app.py, with the overrides as X."""
 
     def train(self, config: DictConfig) -> Any:
+        """Train, between two lines of the trace."""
         import search.trial.run  # noqa: F401  # here: the parent needs no torch
 
         hydra_config = HydraConfig.get()

@@ -12,15 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from search.channel import Application, current
-from search.config import config_folder
+from search.config import config_folder, typed
 from search.ledger.paths import refuse_blocked
 from search.ledger.secrets import mask_logs, masked_tree, note_variables
 from search.planning import network_facts
+from search.recipe import COSTS, ZERO_COST
 from search.refusals import told_compactly
 from search.trial.check import check_network, check_trial, check_values, score
-from search.trial.config import typed
 from search.trial.moot import refuse_moot
-from search.trial.recipe import COSTS, ZERO_COST
 
 __all__ = ["Trainings", "application", "check_single"]
 

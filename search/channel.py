@@ -136,6 +136,7 @@ class Application:
         return task_function if isinstance(task_function, Application) else Application(task_function)
 
     def __call__(self, config: DictConfig) -> Any:
+        """Train, as Hydra asks for it."""
         return self.train(config)
 
     def train(self, config: DictConfig) -> float | tuple[float, ...]:

@@ -64,7 +64,7 @@ def _options(folder: Path) -> list[str]:
 
 def _refuse_deletion(word: str, groups: Path) -> None:
     """A group's file or a setting that is left out gives way to a default of the code, which nobody asked for."""
-    from search.trial.config import OPEN_KEYS
+    from search.config import OPEN_KEYS
 
     key = word.lstrip("~").partition("=")[0].partition("@")[0]
     if key.startswith(("hydra.", "hydra/", *(f"{name}." for name in OPEN_KEYS))):

@@ -1,19 +1,100 @@
-"""What Hydra is given: the schema of a trial, and the folder of the config groups."""
+"""The configuration of one trial, whole, as Hydra is given it; most parts and their defaults stand beside the code they configure."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
-from search.trial.config import OPEN_KEYS, Config
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["config_folder", "register"]
+from search.data.config import DataConfig
+from search.ledger.tracker import TrackerConfig
+from search.recipe import MeasureConfig, TrainConfig
+from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig, digest
+
+__all__ = ["OPEN_KEYS", "Config", "config_folder", "recipe_hash", "register", "typed"]
+
+# free-form mappings: `branch.options.pssa.rank=2` needs no `+`
+OPEN_KEYS = ("backbone.kwargs", "branch.options", "placement.at")
+
+
+@dataclass
+class Config:
+    """One trial, whole.
+
+    Attributes:
+        seed: seeds initialisation, data order and augmentation; not the splits (`data.split_seed`).
+        device: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1", "mps".
+        threads: torch threads of a process; one a process and a process a core is fastest at proxy sizes.
+        checkpoint: which trials keep their evaluated weights as `checkpoint.pt`, for `xvol-export`: "never", "final"
+            (the final re-evaluation and single runs, not the search), "always".
+        objectives: what the trial returns to a study, in the order of `hydra.sweeper.direction`.
+    """
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    branch: BranchConfig = field(default_factory=BranchConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 1
+    checkpoint: str = "final"
+    objectives: list[str] = field(default_factory=lambda: ["val_top1"])
+
+
+def typed(config: Any) -> Config:
+    """The composed config as dataclasses.
+
+    Raises:
+        ValueError: there is no such key, an interpolation does not resolve, or a mandatory value is missing.
+    """
+    _refuse_unknown(config, Config, "")
+    try:
+        value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), config))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"configuration: {error}") from None
+    assert isinstance(value, Config)
+    return value
+
+
+def _refuse_unknown(node: Any, kind: Any, path: str) -> None:
+    """A key that `+` has added beside those of a dataclass would be left out in silence."""
+    known = get_type_hints(kind)
+    for name in node:
+        if name not in known:
+            raise ValueError(f"Could not override '{path}{name}'.\nKey '{name}' not in '{kind.__name__}'")
+        if is_dataclass(known[name]):
+            _refuse_unknown(node[name], known[name], f"{path}{name}.")
+
+
+# what changes no number that arms are compared by: where data lie, when state is saved, what is recorded beside
+_NO_RECIPE = {"data": ("root", "download"), "train": ("state_every_seconds",), "measure": ("zero_cost",)}
+
+
+def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
+    """Ten hexadecimal digits over what must be equal for two trials to be compared.
+
+    Args:
+        plain: the resolved config.
+        anywhere: of whatever folder: for who compares the images themselves.
+    """
+    parts = {
+        part: {name: value for name, value in plain[part].items() if name not in _NO_RECIPE.get(part, ())}
+        for part in ("backbone", "data", "train", "measure")
+    }
+    if anywhere:
+        parts["data"]["path"] = None
+    return digest(list(parts.values()))
 
 
 def register() -> None:
     """Give Hydra the schema under the name that conf/config.yaml starts from."""
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
-
     node = OmegaConf.structured(Config)
     for key in OPEN_KEYS:
         OmegaConf.set_struct(OmegaConf.select(node, key), False)

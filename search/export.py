@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from search.config import Config
     from search.ledger.result import TrialResult
-    from search.trial.config import Config
 
 __all__ = ["export_trial", "main"]
 
@@ -124,8 +124,8 @@ def _trial(folder: Path) -> tuple[Config, TrialResult | None]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    from search.config import typed
     from search.ledger.result import RESULT_FILE, read_result
-    from search.trial.config import typed
 
     path = folder / CONFIG
     if not path.is_file():

@@ -51,9 +51,9 @@ def _key_of(error: BaseException, message: str) -> str | None:
 
 def _about(key: str) -> str:
     """A sentence on the keys beside `key`, or on the type that `key` takes."""
+    from search.config import Config
     from search.study.launching.slots import LocalLauncherOptions
     from search.study.options import SweeperOptions
-    from search.trial.config import Config
 
     match = _HYDRA_KEY.match(key)
     if key.startswith("hydra.") and not match:

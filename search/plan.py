@@ -112,8 +112,8 @@ class _Plan(PlannedStudy):
         return 1 if len(feasible) < len(rows) else 0
 
     def _print_sites(self, rows: list[Row]) -> None:
+        from search.config import typed
         from search.planning import sites_of
-        from search.trial.config import typed
 
         backbones: dict[tuple[str, str], Any] = {}
         for row in rows:

@@ -97,7 +97,7 @@ class PlannedStudy:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        from search.trial.config import recipe_hash
+        from search.config import recipe_hash
 
         try:
             facts = self._facts_of(cell.overrides)
@@ -117,10 +117,10 @@ class PlannedStudy:
 
     def _judge(self, row: Row) -> None:
         """Hold the row against the constraints as far as that takes no accelerator."""
+        from search.config import typed
         from search.planning import costs_of, judged_costs
+        from search.recipe import COSTS
         from search.study.sampling.constraints import parse_constraints
-        from search.trial.config import typed
-        from search.trial.recipe import COSTS
 
         constraints = parse_constraints(self.sweeper.get("constraints"), COSTS)
         if not constraints:
@@ -168,7 +168,7 @@ class PlannedStudy:
 
     def find_finished(self, rows: list[Row]) -> None:
         """Fill in which seeds of a design need no training."""
-        from search.trial.config import recipe_hash, typed
+        from search.config import recipe_hash, typed
 
         seeds = self.seeds(self.design.looks[-1] if self.design.looks else None)
         for row in rows:
@@ -187,8 +187,8 @@ class PlannedStudy:
 
     def find_seconds(self, rows: list[Row]) -> list[Any]:
         """Fill in seconds; return earlier runs of the baseline's recipe."""
+        from search.config import typed
         from search.planning import device_kind, earlier_runs, measured_seconds, seconds_of
-        from search.trial.config import typed
 
         root = self.study_dir.parent
         by_recipe: dict[str, list[Any]] = {}

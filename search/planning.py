@@ -19,11 +19,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.config import Config, typed
 from search.ledger.paths import NO_TRIALS_INSIDE
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
+from search.recipe import CHEAP_COSTS, SCORE_PREFIX
 from search.space.architecture import PlacementConfig
-from search.trial.config import Config, typed
-from search.trial.recipe import CHEAP_COSTS, SCORE_PREFIX
 
 if TYPE_CHECKING:
     from search.data.load import Data
@@ -91,7 +91,7 @@ def costs_of(config: Config, names: Iterable[str]) -> dict[str, float]:
     """Measure costs of a config's network on the CPU, as its trial would before training.
 
     Args:
-        names: of `search.trial.recipe.COSTS`, such as "params_fused", "latency_ms" or "zero_cost.naswot".
+        names: of `search.recipe.COSTS`, such as "params_fused", "latency_ms" or "zero_cost.naswot".
 
     Raises:
         ValueError: the config cannot run, or cannot tell such a cost.

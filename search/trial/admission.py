@@ -14,14 +14,14 @@ from torch import nn
 
 import xvol
 from search.channel import Channel
+from search.config import Config
 from search.data.load import Data
 from search.ledger.result import Phase, TrialResult
+from search.recipe import CHEAP_COSTS, KNOWN_COSTS, SCORE_PREFIX, check_costs
 from search.slot import idle
 from search.space.architecture import digest
-from search.trial.config import Config
 from search.trial.measure import latency
 from search.trial.memory import train_memory_mb
-from search.trial.recipe import CHEAP_COSTS, KNOWN_COSTS, SCORE_PREFIX, check_costs
 from search.trial.zero_cost import score_batch, scores
 
 __all__ = ["LATENCIES", "admitted", "fingerprint_of", "measure_before_training", "score_untrained", "value_of"]

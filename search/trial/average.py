@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from search.trial.recipe import TrainConfig
+from search.recipe import TrainConfig
 
 __all__ = ["MOST", "check_average", "initial_share", "make_average", "update_average"]
 

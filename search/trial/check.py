@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from search.allowed import check_choice, check_number, meant
+from search.config import Config, typed
 from search.ledger.tracker import check_tracker
-from search.trial.config import Config, typed
+from search.recipe import CHECKPOINTS, check_objectives, check_scores, sense_of
 from search.trial.names import check_names
-from search.trial.recipe import CHECKPOINTS, check_objectives, check_scores, sense_of
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 

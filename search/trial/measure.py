@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import xvol
+from search.recipe import MeasureConfig
 from search.slot import WAIT_SECONDS, Lease, turnstile
 from search.trial.device import slot_name, synchronize
-from search.trial.recipe import MeasureConfig
 
 __all__ = ["Costs", "Latency", "chance_top1", "latency", "measure"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_leaves
 
+from search.recipe import TrainConfig
 from search.trial.optim import make_optimizer
-from search.trial.recipe import TrainConfig
 from search.trial.train import autocast
 
 __all__ = ["train_memory_mb"]

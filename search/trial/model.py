@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import xvol
+from search.config import Config
 from search.space.architecture import AUTO, Architecture, BackboneConfig, BranchConfig
-from search.trial.config import Config
 from xvol import BlockSpec, Site
 
 __all__ = ["architecture_of", "build"]

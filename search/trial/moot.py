@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from search.trial.config import Config
+from search.config import Config
 
 __all__ = ["refuse_moot"]
 

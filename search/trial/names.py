@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from search.allowed import meant
+from search.recipe import check_once
 from search.space.architecture import AUTO, BackboneConfig, BranchConfig, PlacementConfig
-from search.trial.recipe import check_once
 
 __all__ = ["STAGES", "check_names"]
 

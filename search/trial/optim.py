@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from search.trial.recipe import TrainConfig
+from search.recipe import TrainConfig
 
 __all__ = ["make_optimizer", "make_scheduler"]
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from search.channel import Channel
+from search.config import Config
 from search.ledger.files import write_whole
 from search.ledger.paths import run_in_words
 from search.ledger.record import Record, read_history
 from search.ledger.result import TrialResult, read_result
+from search.recipe import SCORE_PREFIX
 from search.trial.admission import value_of
 from search.trial.checkpoint import CHECKPOINT_FILE, is_kept
-from search.trial.config import Config
 from search.trial.content import changes, on_record
-from search.trial.recipe import SCORE_PREFIX
 
 __all__ = ["MACHINE_BOUND", "copy_figures", "link_weights", "take_over", "tell_outdated"]
 

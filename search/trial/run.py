@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import xvol
 from search.channel import Channel, Infeasible, InFlight, Pruned, Stopped, current
+from search.config import Config, recipe_hash, typed
 from search.data.batches import Batches
 from search.data.load import Data, load_data
 from search.ledger.disk import is_disk_full
@@ -40,7 +41,6 @@ from search.trial.admission import (
 from search.trial.average import check_average
 from search.trial.check import check_values
 from search.trial.checkpoint import is_kept, save_checkpoint
-from search.trial.config import Config, recipe_hash, typed
 from search.trial.content import Content, content_of, on_record
 from search.trial.device import device_name, slot_name, synchronize, usable_device
 from search.trial.looked import drop_weights, read_on_test

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.data.batches import Batches
+from search.recipe import TrainConfig
 from search.slot import clock, give_way
 from search.trial.average import make_average, update_average
 from search.trial.optim import make_optimizer, make_scheduler
-from search.trial.recipe import TrainConfig
 
 __all__ = ["Diverged", "Epoch", "Halted", "Score", "Trainer", "autocast", "evaluate"]
 

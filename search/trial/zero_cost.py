@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from search.data.batches import Batches
 from search.data.config import DataConfig
 from search.data.load import Data
-from search.trial.recipe import ZERO_COST, check_scores
+from search.recipe import ZERO_COST, check_scores
 
 __all__ = ["SCORE_BATCH", "score_batch", "scores"]
 

@@ -12,12 +12,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import FloatDistribution
 
-from search.config import config_folder
+from search.config import config_folder, typed
 from search.space.parameters import Space, parse_space
 from search.study.options import SweeperOptions, check_options, read_options
 from search.study.sampling.samplers import is_grid, make_pruner, make_sampler
 from search.trial.check import check_trial, check_values
-from search.trial.config import typed
 
 FOLDER = config_folder()
 OPTIONS = sorted((path.parent.name, path.stem) for path in FOLDER.glob("*/*.yaml") if path.parent.name != "experiment")

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from search import config as module
-from search.config import config_folder, register
-from search.trial.config import Config
+from search.config import OPEN_KEYS, Config, config_folder, recipe_hash, register, typed
 
 
 def test_the_folder_of_the_groups_is_found() -> None:
@@ -32,3 +32,78 @@ def test_the_schema_is_typed_and_open_where_it_says() -> None:
     node = ConfigStore.instance().load("schema.yaml").node
     assert OmegaConf.get_type(node) is Config
     assert OmegaConf.to_object(node) == Config()
+
+
+def plain(*overrides: str, composed: Any) -> dict[str, Any]:
+    value = OmegaConf.to_container(composed(*overrides), resolve=True)
+    assert isinstance(value, dict)
+    return value
+
+
+def test_defaults_stand_in_python_alone(composed: Any) -> None:
+    assert typed(OmegaConf.create({})) == Config()
+    assert typed(composed("data=digits")).data.batch_size == 64
+
+
+def test_a_composed_config_becomes_dataclasses(composed: Any) -> None:
+    config = typed(
+        composed(
+            "train.epochs=1",
+            "train.lr=0.2",
+            "placement.at.stage3=pssa",
+            "branch.options.pssa.rank=2",
+            "seed=${train.epochs}",
+        )
+    )
+    assert isinstance(config, Config)
+    assert (config.train.lr, config.seed) == (0.2, 1)
+    assert config.placement.at == {"stage3": "pssa"}
+    assert config.branch.options["pssa"]["rank"] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": "${nowhere}"}, "configuration: .*nowhere"),
+        ({"train": {"epochz": 1}}, "Key 'epochz' not in 'TrainConfig'"),
+        ({"train": {"epochs": "many"}}, "configuration: .*many"),
+        ({"tracker": {"entity": "${oc.env:NO_SUCH_VARIABLE_HERE}"}}, "configuration: .*NO_SUCH_VARIABLE_HERE"),
+    ],
+)
+def test_what_does_not_resolve_is_one_message(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        typed(OmegaConf.create(values))
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_open_keys_take_new_names_and_no_other_key_does(composed: Any) -> None:
+    for key in OPEN_KEYS:
+        assert OmegaConf.select(composed(f"{key}.anything=x"), f"{key}.anything") == "x"
+
+
+def test_the_recipe_is_what_arms_share(composed: Any) -> None:
+    base = recipe_hash(plain(composed=composed))
+    for same in (
+        "data.root=/elsewhere",
+        "data.download=false",
+        "seed=5",
+        "placement.policy=all",
+        "branch.use=pssa",
+        "threads=2",
+        "train.state_every_seconds=0",
+        "measure.zero_cost=[snip]",
+    ):
+        assert recipe_hash(plain(same, composed=composed)) == base, same
+    for other in (
+        "train.lr=0.2",
+        "data.train_size=128",
+        "data.split_seed=1",
+        "measure.latency_batch=2",
+        "backbone.name=resnet18",
+    ):
+        assert recipe_hash(plain(other, composed=composed)) != base, other
+    elsewhere = [plain(f"data.path={place}", composed=composed) for place in ("here", "there")]
+    assert recipe_hash(elsewhere[0]) != recipe_hash(elsewhere[1])
+    assert recipe_hash(elsewhere[0], anywhere=True) == recipe_hash(elsewhere[1], anywhere=True)
+    assert "path" in elsewhere[0]["data"], "the config itself is left as it is"
+    assert elsewhere[0]["data"]["path"] == "here"

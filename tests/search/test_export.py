@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 
 import xvol
 from search.channel import Channel, opened
+from search.config import Config, typed
 from search.export import export_trial, main
 from search.ledger.result import read_result, write_result
-from search.trial.config import Config, typed
 from search.trial.model import build
 from search.trial.run import run_trial
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from search.config import config_folder
+from search.config import config_folder, typed
 from search.design.kinds import Cell
 from search.design.options import KINDS, DesignOptions, cells_of, check_design, first_seeds
 from search.ledger.result import TrialResult, write_result
@@ -29,7 +29,6 @@ from search.planning import (
 from search.space.seeds import first_seed_of
 from search.study.options import check_options, read_options
 from search.trial.check import check_values
-from search.trial.config import typed
 
 FOLDER = config_folder()
 DESIGNS = sorted(
@@ -266,8 +265,8 @@ def test_looks_are_planned_with_their_hours_and_what_each_resolves(
 def test_results_that_are_there_need_no_training(
     composed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    from search.config import recipe_hash
     from search.trial.admission import fingerprint_of
-    from search.trial.config import recipe_hash
 
     composition = composed("data=digits")
     facts, config = network_facts(composition), typed(composition)

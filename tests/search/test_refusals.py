@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hydra.errors import CompactHydraException
 
+from search.recipe import check_objectives
 from search.refusals import RefusedError, is_users, told_compactly
 from search.space.architecture import digest
-from search.trial.recipe import check_objectives
 
 # somebody's own application under our sweeper, launcher and task
 OWN_APP = """

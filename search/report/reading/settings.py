@@ -10,7 +10,7 @@ import yaml
 
 __all__ = ["differing", "recipe_settings"]
 
-RECIPE_PARTS = ("backbone", "data", "train", "measure")  # what `recipe_hash` of search/trial/config.py is made of
+RECIPE_PARTS = ("backbone", "data", "train", "measure")  # what `recipe_hash` of search/config.py is made of
 NO_RECIPE = frozenset({"data.root", "data.download", "train.state_every_seconds", "measure.zero_cost"})
 
 

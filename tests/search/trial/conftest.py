@@ -10,9 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 import xvol  # noqa: F401  # before anything imports timm: see xvol/torchvision_ops.py
 from search import slot
-from search.config import register
+from search.config import Config, register
 from search.trial import measure
-from search.trial.config import Config
 
 Small = Callable[..., DictConfig]
 SMALL = {

@@ -10,11 +10,11 @@ import torch
 
 import xvol
 from search.channel import Channel
+from search.config import Config, typed
 from search.data.load import Data, load_data
 from search.ledger.result import TrialResult
 from search.trial import admission
 from search.trial.admission import admitted, fingerprint_of, measure_before_training, score_untrained, value_of
-from search.trial.config import Config, typed
 from search.trial.measure import Latency, measure
 from search.trial.model import build
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from search.recipe import TrainConfig
 from search.trial.average import MOST, check_average, initial_share, make_average, update_average
 from search.trial.check import check_trial
-from search.trial.recipe import TrainConfig
 
 from .conftest import Small
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from search.config import typed
 from search.data import load
 from search.trial import check as module
 from search.trial.check import check_trial, check_values, score
-from search.trial.config import typed
 
 from .conftest import Small
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from search.channel import Channel, opened
+from search.config import recipe_hash, typed
 from search.ledger.result import read_result
 from search.trial.checkpoint import CHECKPOINT_FILE, is_kept, load_checkpoint, save_checkpoint
-from search.trial.config import recipe_hash, typed
 from search.trial.model import build
 from search.trial.run import run_trial
 

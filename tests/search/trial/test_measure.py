@@ -9,11 +9,11 @@ from torch import nn
 
 import xvol
 from search import slot
+from search.config import typed
+from search.recipe import MeasureConfig
 from search.trial import measure as measuring
-from search.trial.config import typed
 from search.trial.measure import latency, measure
 from search.trial.model import build
-from search.trial.recipe import MeasureConfig
 
 from .conftest import Small
 

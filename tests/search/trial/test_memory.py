@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from search.trial.config import typed
+from search.config import typed
+from search.recipe import TrainConfig
 from search.trial.memory import train_memory_mb
 from search.trial.model import build
-from search.trial.recipe import TrainConfig
 
 from .conftest import Small
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from search.config import typed
 from search.space.architecture import Architecture
-from search.trial.config import typed
 from search.trial.model import architecture_of, build
 from xvol import XVolution2d
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from search.config import Config
+from search.recipe import TrainConfig
 from search.space.architecture import BranchConfig, PlacementConfig
-from search.trial.config import Config
 from search.trial.moot import refuse_moot
-from search.trial.recipe import TrainConfig
 
 PLAIN, PLACED = Config(), Config(placement=PlacementConfig("stage3"))
 OTHER = Config(placement=PlacementConfig(at={"stage4": "conv+acmix"}), branch=BranchConfig("conv"))

@@ -85,7 +85,7 @@ def test_branches_that_the_process_registered_are_left_to_the_registry(monkeypat
 
 def test_torch_is_not_loaded() -> None:
     code = (
-        "import sys; from search.trial.config import Config; from search.trial.check import check_values\n"
+        "import sys; from search.config import Config; from search.trial.check import check_values\n"
         "try: check_values(Config(**{})) ; c = Config(); c.placement.policy = 'stage9'; check_values(c)\n"
         "except ValueError as error: print(error)\n"
         "print(sorted({'torch', 'timm', 'optuna', 'pandas'} & set(sys.modules)))"

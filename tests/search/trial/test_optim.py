@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from search.recipe import TrainConfig
 from search.trial.optim import make_optimizer, make_scheduler
-from search.trial.recipe import TrainConfig
 
 
 def network() -> nn.Module:

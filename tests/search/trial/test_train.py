@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from search import slot
+from search.config import typed
 from search.data.batches import Batches
 from search.data.load import load_data
-from search.trial.config import typed
 from search.trial.model import build
 from search.trial.train import Diverged, Trainer, evaluate
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from search.config import typed
 from search.data.load import load_data
-from search.trial.config import typed
+from search.recipe import ZERO_COST
 from search.trial.model import build
-from search.trial.recipe import ZERO_COST
 from search.trial.zero_cost import SCORE_BATCH, score_batch, scores
 
 from .conftest import Small

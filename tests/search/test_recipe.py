@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from search.ledger.result import TrialResult
-from search.trial.recipe import (
+from search.recipe import (
     COSTS,
     OBJECTIVES,
     SCHEDULES,
