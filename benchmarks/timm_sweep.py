@@ -37,7 +37,7 @@ import timm
 from surgery_page import render
 from timm.utils.model import reparameterize_model
 
-from xvol.sites import refused
+from xvol.siting import refused
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "timm_surgery.jsonl"

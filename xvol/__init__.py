@@ -8,35 +8,29 @@ List the sites of a model, choose some by a policy, swap them, train, and fuse:
     >>> model = xvol.convert(model, {site.fqn: xvol.BlockSpec() for site in chosen})
     >>> deployed = xvol.fuse(model)
 
-Import xvol before timm where torch is a CPU build: see `xvol/torchvision_ops.py`.
+Importing it is cheap: torch and timm are loaded with the first name that is used. Import it before timm where torch is a
+CPU build, and for timm to know our models: see `xvol/timm_hook.py`.
 """
 
-from xvol.torchvision_ops import mend as _mend
+from __future__ import annotations
 
-_mend()  # before anything imports timm
+import sys
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
 
-import xvol.branches.acmix  # noqa: E402  # importing a branch registers it
-import xvol.branches.controls  # noqa: E402
-import xvol.branches.conv  # noqa: E402
-import xvol.branches.dbb  # noqa: E402
-import xvol.branches.gap_query  # noqa: E402
-import xvol.branches.global_attention  # noqa: E402
-import xvol.branches.inner  # noqa: E402
-import xvol.branches.involution  # noqa: E402
-import xvol.branches.pssa  # noqa: E402
-import xvol.branches.pssa_dense  # noqa: E402
-import xvol.branches.timm_attention  # noqa: E402
-import xvol.models  # noqa: E402, F401
-from xvol.block import XVolution2d  # noqa: E402
-from xvol.cost import count_macs, count_params  # noqa: E402
-from xvol.dose import doses, geometric_mean  # noqa: E402
-from xvol.fuse import FuseReport, fuse, fuse_error, fuse_report  # noqa: E402
-from xvol.placement import describe, select  # noqa: E402
-from xvol.registry import branch_class, branch_names, branch_options, register_branch  # noqa: E402
-from xvol.sites import Refusal, Site, refused, sites  # noqa: E402
-from xvol.spec import BlockSpec  # noqa: E402
-from xvol.state import load_state_dict  # noqa: E402
-from xvol.surgery import convert  # noqa: E402
+from xvol.timm_hook import TimmHook
+
+if TYPE_CHECKING:
+    from xvol.block import XVolution2d
+    from xvol.cost import count_macs, count_params
+    from xvol.dose import doses, geometric_mean
+    from xvol.fusing import FuseReport, fuse, fuse_error, fuse_report, norms_left
+    from xvol.placement import describe, select
+    from xvol.registry import branch_class, branch_names, branch_options, register_branch
+    from xvol.siting import Refusal, Site, refused, sites
+    from xvol.spec import BlockSpec
+    from xvol.state import load_state_dict
+    from xvol.surgery import convert
 
 __all__ = [
     "BlockSpec",
@@ -57,8 +51,36 @@ __all__ = [
     "fuse_report",
     "geometric_mean",
     "load_state_dict",
+    "norms_left",
     "refused",
     "register_branch",
     "select",
     "sites",
 ]
+
+_NAMES = {
+    "block": ("XVolution2d",),
+    "cost": ("count_macs", "count_params"),
+    "dose": ("doses", "geometric_mean"),
+    "fusing": ("FuseReport", "fuse", "fuse_error", "fuse_report", "norms_left"),
+    "placement": ("describe", "select"),
+    "registry": ("branch_class", "branch_names", "branch_options", "register_branch"),
+    "siting": ("Refusal", "Site", "refused", "sites"),
+    "spec": ("BlockSpec",),
+    "state": ("load_state_dict",),
+    "surgery": ("convert",),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+
+TimmHook.install(sys.meta_path)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = resolve_name(f"xvol.{_MODULES[name]}:{name}")
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from xvol.sites import Site
+from xvol.siting import Site
 from xvol.suggest import suggest
 
 __all__ = ["GRAMMAR", "describe", "select"]

@@ -1,4 +1,4 @@
-"""The one table of branches: a name to its class, and the options a search may vary."""
+"""Branches by name, and the options a search may vary. Names are known without torch; a class is imported when it is wanted."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import inspect
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from xvol.branches.base import Branch, option_defaults
+from xvol.branches import BRANCHES
 from xvol.suggest import suggest
+
+if TYPE_CHECKING:
+    from xvol.branches.base import Branch
 
 __all__ = ["branch_class", "branch_names", "branch_options", "register_branch"]
 
 ENTRY_POINTS = "xvol.branches"
 
-_branches: dict[str, type[Branch]] = {}
+_own: dict[str, type[Branch]] = {}  # those that others have registered
 
-_B = TypeVar("_B", bound=Branch)
+_B = TypeVar("_B", bound="Branch")
 
 
 def register_branch(name: str) -> Callable[[type[_B]], type[_B]]:
@@ -36,20 +40,19 @@ def register_branch(name: str) -> Callable[[type[_B]], type[_B]]:
     """
 
     def enter(cls: type[_B]) -> type[_B]:
-        if not (isinstance(cls, type) and issubclass(cls, Branch)):
+        if not (isinstance(cls, type) and hasattr(cls, "option_defaults")):  # issubclass would take torch
             raise TypeError(f"branch {name!r}: {cls!r} is no subclass of xvol.branches.base.Branch")
         if not name.isidentifier():
             raise ValueError(f"branch name {name!r} is no Python identifier: use letters, digits and underscores")
-        if name in _branches:
-            raise ValueError(
-                f"branch {name!r} is registered already, for {_branches[name].__qualname__}: choose another"
-            )
-        required = [option for option, default in option_defaults(cls).items() if default is inspect.Parameter.empty]
+        if name in _own or name in BRANCHES:
+            holder = _own[name].__qualname__ if name in _own else BRANCHES[name]
+            raise ValueError(f"branch {name!r} is registered already, for {holder}: choose another")
+        required = [option for option, default in cls.option_defaults().items() if default is inspect.Parameter.empty]
         if required:
             raise ValueError(f"branch {name!r}: option {required[0]!r} has no default; each option needs one")
         if "name" not in vars(cls):
             cls.name = name
-        _branches[name] = cls
+        _own[name] = cls
         return cls
 
     return enter
@@ -74,22 +77,25 @@ def _load_entry_points() -> None:
 
 
 def branch_names() -> tuple[str, ...]:
-    """Names of all registered branches, sorted; those of installed packages among them."""
+    """Names of all branches, sorted; those that installed packages register among them."""
     _load_entry_points()
-    return tuple(sorted(_branches))
+    return tuple(sorted({*BRANCHES, *_own}))
 
 
 def branch_class(name: str) -> type[Branch]:
-    """The class registered under `name`.
+    """The class of the branch `name`.
 
     Raises:
         ValueError: there is none; the message has the near matches.
     """
-    if name not in _branches:
+    if name in BRANCHES:
+        found: type[Branch] = resolve_name(BRANCHES[name])
+        return found
+    if name not in _own:
         _load_entry_points()
-    if name not in _branches:
+    if name not in _own:
         raise ValueError(f"no branch is named {name!r}: {suggest(name, branch_names())}")
-    return _branches[name]
+    return _own[name]
 
 
 def branch_options(name: str) -> dict[str, Any]:
@@ -100,4 +106,4 @@ def branch_options(name: str) -> dict[str, Any]:
     Raises:
         ValueError: no branch has that name.
     """
-    return option_defaults(branch_class(name))
+    return branch_class(name).option_defaults()

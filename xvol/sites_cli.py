@@ -18,7 +18,7 @@ from xvol.branches.base import Geometry
 from xvol.cost import count_macs, count_params
 from xvol.placement import describe, select
 from xvol.registry import branch_class, branch_names
-from xvol.sites import Site, refused, sites
+from xvol.siting import Site, refused, sites
 from xvol.spec import CONV, BlockSpec
 from xvol.suggest import suggest
 

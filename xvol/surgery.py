@@ -13,7 +13,7 @@ from torch import nn
 from xvol.block import XVolution2d
 from xvol.hosts import keep_from_reparameterising, split_norm
 from xvol.registry import branch_class
-from xvol.sites import Site, sites
+from xvol.siting import Site, sites
 from xvol.spec import BlockSpec
 from xvol.suggest import suggest
 

@@ -27,7 +27,12 @@ __all__ = ["Content", "changes", "content_of", "on_record"]
 
 VERSIONS = ("xvol", "torch", "timm")
 BY_VERSION = ("torch", "timm")  # their code is told by their versions
-OPERATOR = ("xvol.surgery", "xvol.fuse", "xvol.placement", "xvol.cost")  # what builds, places, fuses, counts any block
+OPERATOR = (
+    "xvol.surgery",
+    "xvol.fusing",
+    "xvol.placement",
+    "xvol.cost",
+)  # what builds, places, fuses, counts any block
 TRIAL = ("search.trial.run",)
 # These refuse, word, copy or fetch, and make no figure; what a source of images comes to is in the digest of the images.
 NO_FIGURES = frozenset(

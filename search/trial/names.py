@@ -1,22 +1,18 @@
 """Wrong names of branches and stages, told without torch: loading it takes longer than a slip of the keyboard is worth.
 
 What is refused here would be refused when the network is built, seconds later; what passes here may still be refused
-there. Names of branches are read off the source of `xvol`, so that there is one list of them.
+there.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import re
-import sys
-from importlib.metadata import entry_points
-from importlib.util import find_spec
-from pathlib import Path
 
 from search.allowed import meant
 from search.recipe import check_once
 from search.space.architecture import AUTO, BackboneConfig, BranchConfig, PlacementConfig
+from xvol.registry import branch_names
 
 __all__ = ["STAGES", "check_names"]
 
@@ -64,23 +60,9 @@ def check_names(backbone: BackboneConfig, placement: PlacementConfig, branch: Br
 
 
 def _check_branch(given: str, name: str) -> None:
-    if "xvol" in sys.modules:
-        return  # whoever loaded it may have registered branches of their own
-    known = _source_names()
-    if known and name not in known and not entry_points(group="xvol.branches"):
+    known = branch_names()
+    if name not in known:
         raise ValueError(f"{given}: no branch is named {name!r}; allowed are {', '.join(known)}{meant(name, known)}")
-
-
-@functools.cache
-def _source_names() -> tuple[str, ...]:
-    """Names that xvol's own modules register; none where its source cannot be read."""
-    spec = find_spec("xvol")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    names: list[str] = []
-    for folder in folders:
-        for path in Path(folder, "branches").glob("*.py"):
-            names += re.findall(r'^@register_branch\("(\w+)"\)$', path.read_text(encoding="utf-8"), re.MULTILINE)
-    return tuple(sorted(names))
 
 
 def _check_stages(given: str, policy: str, backbone: str) -> None:

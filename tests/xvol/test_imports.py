@@ -39,3 +39,25 @@ def test_each_file_says_what_it_is_for(path: Path) -> None:
 def test_the_public_face() -> None:
     assert all(hasattr(xvol, name) for name in xvol.__all__)
     assert sorted(xvol.__all__) == list(xvol.__all__)
+
+
+def test_each_public_name_is_where_the_table_and_the_types_say() -> None:
+    """`__init__` says it twice: for whoever runs it, and for whoever reads its types."""
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    typed = {
+        name.name: (node.module or "").removeprefix("xvol.")
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert typed == xvol._MODULES
+    assert sorted(typed) == xvol.__all__
+    with pytest.raises(AttributeError, match="no attribute 'sitess'"):
+        xvol.sitess  # noqa: B018
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_function_hides_a_module(path: Path) -> None:
+    assert path.stem not in xvol.__all__

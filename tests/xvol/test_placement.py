@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xvol.placement import describe, select
-from xvol.sites import Site
+from xvol.siting import Site
 
 
 def site(stage: int, block: int, conv: int) -> Site:

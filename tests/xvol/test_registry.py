@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 
 from xvol import branch_class, branch_names, branch_options, register_branch, registry
+from xvol.branches import BRANCHES
 from xvol.branches.conv import Conv
 from xvol.branches.pssa import PSSA
 
 
 @pytest.fixture(autouse=True)
 def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_branches", dict(registry._branches))
+    monkeypatch.setattr(registry, "_own", dict(registry._own))
 
 
 def test_known_branches() -> None:
@@ -85,8 +86,12 @@ def test_branches_of_installed_packages_are_found(tmp_path: Path, monkeypatch: p
 
     (tmp_path / "their_branch.py").write_text("import no_such_module\n")
     sys.modules.pop("their_branch")
-    registry._branches.pop("theirs")
+    registry._own.pop("theirs")
     registry._load_entry_points.cache_clear()
     with pytest.raises(ValueError, match=r"entry point 'theirs'.*no_such_module"):
         branch_class("theirs")
     registry._load_entry_points.cache_clear()
+
+
+def test_each_branch_of_the_table_calls_itself_so() -> None:
+    assert {name: branch_class(name).name for name in BRANCHES} == dict(zip(BRANCHES, BRANCHES, strict=True))

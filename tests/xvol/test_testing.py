@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "_branches", dict(registry._branches))
+    monkeypatch.setattr(registry, "_own", dict(registry._own))
 
 
 class Good(Branch):

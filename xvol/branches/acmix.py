@@ -18,14 +18,12 @@ from xvol.branches.norm import Norm
 from xvol.branches.options import check_among, check_flag, check_odd, check_whole
 from xvol.branches.rivals import RivalBranch
 from xvol.fold import Kernel, dilate, norm_at_rest, pad_to_centre
-from xvol.registry import register_branch
 
 __all__ = ["ACmix"]
 
 BORDERS = ("mask", "reflect")
 
 
-@register_branch("acmix")
 class ACmix(RivalBranch):
     """alpha softmax_t(<q, k_t>_h / sqrt(c)) v_t + beta sum_t D_t A (q, k, v)_t: (B, I, H, W) -> (B, O, H', W').
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from xvol.branches.norm import Norm, new_norm
 from xvol.fold import Kernel, bias_only, norm_at_rest
 
-__all__ = ["GEOMETRY_ARGUMENTS", "Branch", "Folded", "Geometry", "Host", "factory_of", "option_defaults"]
+__all__ = ["GEOMETRY_ARGUMENTS", "Branch", "Folded", "Geometry", "Host", "factory_of"]
 
 
 class Host(TypedDict, total=False):
@@ -110,16 +110,6 @@ class Folded:
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
-def option_defaults(cls: type[Branch]) -> dict[str, Any]:
-    """Options of a branch class and their defaults: the keyword-only arguments but those that the host fixes."""
-    parameters = inspect.signature(cls).parameters.values()
-    return {
-        parameter.name: parameter.default
-        for parameter in parameters
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in GEOMETRY_ARGUMENTS
-    }
-
-
 class Branch(nn.Module, ABC):
     """One summand of an X-volution block, before its norm: (B, I, H, W) -> (B, O, H', W').
 
@@ -173,6 +163,15 @@ class Branch(nn.Module, ABC):
             raise TypeError(f"{cls.__name__}.__init__() got an unexpected keyword argument {name!r}")
 
     @classmethod
+    def option_defaults(cls) -> dict[str, Any]:
+        """Options and their defaults: the keyword-only arguments but those that the host fixes, in their order."""
+        return {
+            name: parameter.default
+            for name, parameter in inspect.signature(cls).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in GEOMETRY_ARGUMENTS
+        }
+
+    @classmethod
     def check(cls, geometry: Geometry, **options: Any) -> None:
         """Refuse a geometry or options that the branch cannot take, before anything is built.
 
@@ -189,7 +188,7 @@ class Branch(nn.Module, ABC):
         Raises:
             ValueError: with what was given and what is allowed.
         """
-        for option, default in option_defaults(cls).items():
+        for option, default in cls.option_defaults().items():
             value, kind = options.get(option, default), type(default)
             if kind in _KINDS and not (type(value) is kind or (kind is float and type(value) is int)):
                 raise ValueError(f"{cls.name}: {option}={value!r} must be {_KINDS[kind]}")

@@ -14,7 +14,6 @@ from torch import Tensor
 from xvol.branches.base import Host, factory_of
 from xvol.branches.options import check_flag, check_ratio, check_whole
 from xvol.branches.timm_layer import TimmBranch, pool_as_timm
-from xvol.registry import register_branch
 
 __all__ = ["Bottleneck"]
 
@@ -43,7 +42,6 @@ class _AnySizeBottleneck(BottleneckAttn):
         return (across + down).reshape(-1, height * width, height * width)
 
 
-@register_branch("bottleneck_attn")
 class Bottleneck(TimmBranch):
     """softmax(q^T k / sqrt(c) + relative positions) v over the whole image: timm's `BottleneckAttn`.
 

@@ -15,12 +15,10 @@ from xvol.branches.norm import Norm
 from xvol.branches.options import check_norm, check_odd, check_ratio
 from xvol.branches.static import average, static_dynamic_kernel
 from xvol.fold import Kernel, average_kernel, chain_pointwise, fold_norm, norm_at_rest
-from xvol.registry import register_branch
 
 __all__ = ["Identity", "Pool", "SecondConv"]
 
 
-@register_branch("second_conv")
 class SecondConv(Branch):
     """W x, or W_2 (W_1 x) with a k x k map W_1 to M channels and a 1x1 map W_2 (ours): no attention, as many weights.
 
@@ -39,6 +37,7 @@ class SecondConv(Branch):
         norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
     """
 
+    name = "second_conv"
     has_dynamic_kernel = True
     later_options = frozenset({"norm"})
 
@@ -143,7 +142,6 @@ class _Weightless(Branch):
         return static_dynamic_kernel(self._kernel(x_BCHW), self.geometry, x_BCHW)
 
 
-@register_branch("identity")
 class Identity(_Weightless):
     """x, and under a stride s every s-th row and column of it: RepVGG's skip (arXiv 2101.03697), then its own norm.
 
@@ -154,6 +152,8 @@ class Identity(_Weightless):
         in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
     """
 
+    name = "identity"
+
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Keep every stride-th row and column."""
         stride = self.geometry.stride
@@ -163,7 +163,6 @@ class Identity(_Weightless):
         return average_kernel(self.geometry.out_chs, self.geometry.groups, 1, like)
 
 
-@register_branch("pool")
 class Pool(_Weightless):
     """The mean of each channel over a k x k window, zeros of the border counted in: a convolution with fixed weights.
 
@@ -173,6 +172,8 @@ class Pool(_Weightless):
         in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
         kernel: size of the window, odd; None takes the host's.
     """
+
+    name = "pool"
 
     def __init__(
         self,

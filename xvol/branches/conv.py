@@ -11,12 +11,10 @@ from xvol.branches.norm import Norm
 from xvol.branches.options import check_odd
 from xvol.branches.static import static_dynamic_kernel
 from xvol.fold import fold_norm
-from xvol.registry import register_branch
 
 __all__ = ["Conv"]
 
 
-@register_branch("conv")
 class Conv(Branch):
     """A k x k convolution, centred, with a zero border.
 
@@ -26,6 +24,7 @@ class Conv(Branch):
             over the host's weights and starts from timm's initialisation.
     """
 
+    name = "conv"
     has_dynamic_kernel = True
 
     def __init__(

@@ -15,12 +15,10 @@ from xvol.branches.norm import Norm
 from xvol.branches.options import check_odd
 from xvol.branches.static import average, static_dynamic_kernel
 from xvol.fold import Kernel, average_kernel, fold_norm, norm_at_rest, sum_parallel, widen_pointwise
-from xvol.registry import register_branch
 
 __all__ = ["DiverseBranch"]
 
 
-@register_branch("dbb")
 class DiverseBranch(Branch):
     """BN(W x) + BN(W_1 x) + BN(W_3 BN(W_2 x)) + BN(mean(BN(W_4 x))): (B, I, H, W) -> (B, O, H', W').
 
@@ -34,6 +32,7 @@ class DiverseBranch(Branch):
         kernel: k, odd; None takes the host's.
     """
 
+    name = "dbb"
     has_dynamic_kernel = True
 
     def __init__(

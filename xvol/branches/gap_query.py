@@ -16,12 +16,10 @@ from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.options import check_whole
 from xvol.branches.window import check_window, tap_window
 from xvol.fold import Kernel, compose_taps
-from xvol.registry import register_branch
 
 __all__ = ["GAPQuery"]
 
 
-@register_branch("gap_query")
 class GAPQuery(AttentionBranch):
     """sum_r P^r (q * DW_{a^r}(k)) with q = Q mean(x) + b_q, k = K x: (B, I, H, W) -> (B, O, H', W') (ours).
 

@@ -16,7 +16,6 @@ from xvol.branches.attention import AttentionBranch, heads_in_group
 from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.options import check_whole
 from xvol.fold import dilate
-from xvol.registry import register_branch
 
 __all__ = ["LinearGlobal", "SoftmaxGlobal"]
 
@@ -53,7 +52,6 @@ class _GlobalAttention(AttentionBranch):
         return map_BEHW.flatten(2).unflatten(1, (self.heads, -1))
 
 
-@register_branch("linear_global")
 class LinearGlobal(_GlobalAttention):
     """P (v k^T / n) q head by head, q = Q x, k = K x, v = V x, n = H W: (B, I, H, W) -> (B, O, H', W').
 
@@ -126,7 +124,6 @@ class LinearGlobal(_GlobalAttention):
         return spread.unflatten(0, (batch, self.geometry.out_chs)), bias_O
 
 
-@register_branch("softmax_global")
 class SoftmaxGlobal(_GlobalAttention):
     """P softmax(q^T k / sqrt(c)) v head by head, over all pixels of the image: (B, I, H, W) -> (B, O, H', W').
 

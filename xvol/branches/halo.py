@@ -14,12 +14,10 @@ from torch.nn import functional
 from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.options import check_ratio, check_whole
 from xvol.branches.timm_layer import TimmBranch
-from xvol.registry import register_branch
 
 __all__ = ["Halo"]
 
 
-@register_branch("halo")
 class Halo(TimmBranch):
     """softmax(q^T k / sqrt(c) + relative positions) v within blocks and a halo around each: timm's `HaloAttn`.
 

@@ -16,12 +16,10 @@ from xvol.branches.attention import ShiftedBranch, embedding_chs, heads_in_group
 from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.options import check_ratio, check_whole
 from xvol.branches.window import pad_edges, shifted, tap_window
-from xvol.registry import register_branch
 
 __all__ = ["PSSAInner"]
 
 
-@register_branch("pssa_inner")
 class PSSAInner(ShiftedBranch):
     """P sum_d a_{d,h} <q, S_d k>_h S_d v / (D c), head by head: (B, I, H, W) -> (B, O, H', W').
 

@@ -16,12 +16,10 @@ from xvol.branches.base import Host, factory_of
 from xvol.branches.options import check_odd, check_whole
 from xvol.branches.rivals import RivalBranch
 from xvol.fold import dilate
-from xvol.registry import register_branch
 
 __all__ = ["Involution"]
 
 
-@register_branch("involution")
 class Involution(RivalBranch):
     """y_c(x_0) = sum_t H_{g(c), t}(x_0) x_c(x_0 + t), H(x_0) = W_1 relu(BN(W_0 x_0)): (B, C, H, W) -> (B, C, H', W').
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from xvol.branches.base import Host, factory_of
 from xvol.branches.options import check_odd, check_ratio, check_whole
 from xvol.branches.timm_layer import TimmBranch, pool_as_timm
-from xvol.registry import register_branch
 
 __all__ = ["Lambda"]
 
@@ -29,7 +28,6 @@ class _LambdaConv(nn.Conv2d):
         return y_NKHW.unflatten(0, (batch, value_chs)).permute(0, 2, 3, 4, 1)
 
 
-@register_branch("lambda_layer")
 class Lambda(TimmBranch):
     """(softmax(k) v^T + E * v)^T q head by head, E a local window: timm's `LambdaLayer`.
 

@@ -14,12 +14,10 @@ from xvol.branches.attention import ShiftedBranch
 from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.window import shifted, tap_window
 from xvol.fold import Kernel
-from xvol.registry import register_branch
 
 __all__ = ["PSSADense"]
 
 
-@register_branch("pssa_dense")
 class PSSADense(ShiftedBranch):
     """sum_d P_d (q * S_d k), q = Q x + b_q, k = K x, S_d k(y) = k(y + shift * d): (B, I, H, W) -> (B, O, H', W').
 

@@ -17,7 +17,7 @@ from search.ledger.provenance import Checkout
 from search.trial import content as module
 from search.trial.content import Content, changes, content_of
 
-OPERATOR = {"block", "branches.base", "fold", "fuse", "placement", "probe", "registry", "sites", "spec", "surgery"}
+OPERATOR = {"block", "branches.base", "fold", "fusing", "placement", "probe", "registry", "siting", "spec", "surgery"}
 TRIAL = {"run", "train", "optim", "model", "measure", "load", "batches", "splits"}
 
 
@@ -59,7 +59,7 @@ def test_the_modules_behind_each_part() -> None:
 
 
 def test_every_module_of_it_can_be_read() -> None:
-    for roots in (module.OPERATOR, module.TRIAL, ("xvol.branches.pssa",), ("xvol.models",)):
+    for roots in (module.OPERATOR, module.TRIAL, ("xvol.branches.pssa",), ("xvol.zoo",)):
         assert None not in module._closure(frozenset(roots)).values()
 
 

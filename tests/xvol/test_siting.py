@@ -8,7 +8,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 import xvol
-from xvol.sites import Site, refused, sites
+from xvol.siting import Site, refused, sites
 
 SIZE = (3, 64, 64)
 

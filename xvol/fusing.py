@@ -15,7 +15,7 @@ from xvol.cost import count_params
 from xvol.fold import fold_norm
 from xvol.hosts import keep_from_reparameterising, split_norm
 from xvol.probe import Call, at_rest, takers, watch
-from xvol.sites import Refusal
+from xvol.siting import Refusal
 
 __all__ = ["FuseReport", "fuse", "fuse_error", "fuse_report", "norms_left"]
 
