@@ -13,7 +13,7 @@ for room in ("search.report", "search.ledger", "search.space"):
     names += [room, *(module.name for module in pkgutil.walk_packages(importlib.import_module(room).__path__, room + "."))]
 for name in names:
     importlib.import_module(name)
-print(len(names), *sorted({"torch", "timm", "torchvision", "xvol", "wandb", "optuna"} & sys.modules.keys()))
+print(len(names), *sorted({"torch", "timm", "torchvision", "wandb", "optuna"} & sys.modules.keys()))
 """
 
 
