@@ -7,8 +7,8 @@ import pandas as pd
 from scipy import stats
 from statistics_simulate import Row, agree, line
 
-from search.report.effects.effects import Factors, Term, contrasts, estimable, factorial_effects, term_tests
-from search.report.trust.trust import proxy_trust
+from search.stats.effects import Factors, Term, contrasts, estimable, factorial_effects, term_tests
+from search.stats.ranking import proxy_trust
 
 __all__ = ["factorials", "trusts"]
 

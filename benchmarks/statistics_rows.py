@@ -11,11 +11,9 @@ from scipy import stats
 from statistics_simulate import SD, Row, agree, line, series, study
 
 from search.stats.corrections import simultaneous_intervals
-from search.stats.effect_size import effect_size
-from search.stats.equivalence import EQUIVALENT, equivalence
-from search.stats.inference import bootstrap_interval
+from search.stats.inference import EQUIVALENT, bootstrap_interval, equivalence
 from search.stats.paired import difference
-from search.stats.power import minimum_detectable_difference, power, seeds_needed
+from search.stats.power import effect_size, minimum_detectable_difference, power, seeds_needed
 
 __all__ = ["coverage", "equivalences", "families", "powers"]
 

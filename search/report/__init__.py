@@ -12,18 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.report.effects.effects import factorial_effects
     from search.report.effects.table import effects_table
     from search.report.export import render_text, to_csv, to_latex, to_markdown
     from search.report.judging import Judging
     from search.report.reading.load import load_study
     from search.report.table import AblationTable, ablation_table
-    from search.report.trust.trust import proxy_trust
     from search.report.values import paired_difference
     from search.report.write import write_tables
-    from search.stats.equivalence import equivalence
-    from search.stats.inference import RowOptions, row_statistics
+    from search.stats.effects import factorial_effects
+    from search.stats.inference import RowOptions, equivalence, row_statistics
     from search.stats.paired import PairedDifference, verdict
+    from search.stats.ranking import proxy_trust
     from search.stats.sequential import plan_looks, sequential_verdicts
 
 __all__ = [
@@ -56,12 +55,12 @@ _HOME = {
     "RowOptions": "search.stats.inference",
     "ablation_table": "table",
     "effects_table": "effects.table",
-    "equivalence": "search.stats.equivalence",
-    "factorial_effects": "effects.effects",
+    "equivalence": "search.stats.inference",
+    "factorial_effects": "search.stats.effects",
     "load_study": "reading.load",
     "paired_difference": "values",
     "plan_looks": "search.stats.sequential",
-    "proxy_trust": "trust.trust",
+    "proxy_trust": "search.stats.ranking",
     "render_text": "export",
     "row_statistics": "search.stats.inference",
     "sequential_verdicts": "search.stats.sequential",

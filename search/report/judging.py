@@ -14,10 +14,7 @@ import pandas as pd
 from search.report.spec import CHOICES, check_margin
 from search.report.words import counted
 from search.stats.corrections import Correction, adjusted_p_values, error_of_a_row
-from search.stats.effect_size import hedges_factor
-from search.stats.equivalence import equivalence
-from search.stats.exaggeration import exaggerations
-from search.stats.inference import bootstrap_interval, wilcoxon_p_value
+from search.stats.inference import bootstrap_interval, equivalence, wilcoxon_p_value
 from search.stats.paired import (
     AFTER_CORRECTION,
     AHEAD,
@@ -30,7 +27,14 @@ from search.stats.paired import (
     PairedDifference,
     verdict,
 )
-from search.stats.power import minimum_detectable_difference, powers, sd_interval, seeds_needed_each
+from search.stats.power import (
+    exaggerations,
+    hedges_factor,
+    minimum_detectable_difference,
+    powers,
+    sd_interval,
+    seeds_needed_each,
+)
 
 __all__ = [
     "CORRECTIONS",

@@ -21,8 +21,7 @@ from search.report.gate import gate
 from search.report.reading.load import load_study
 from search.report.values import arm_values
 from search.report.words import counted, one_line, signed
-from search.stats.failures import survivors
-from search.stats.paired import AHEAD, BEHIND, BETTER, WORSE
+from search.stats.paired import AHEAD, BEHIND, BETTER, WORSE, survivors
 from search.stats.sequential import (
     FINISHED,
     FOUND,

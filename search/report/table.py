@@ -25,8 +25,7 @@ from search.report.notes import changes_of, table_notes
 from search.report.sequential_table import has_looks
 from search.report.values import arm_values
 from search.report.words import joined
-from search.stats.failures import survivors
-from search.stats.paired import ArmValues, PairedDifference, differences
+from search.stats.paired import ArmValues, PairedDifference, differences, survivors
 
 __all__ = ["DATA_COLUMNS", "AblationTable", "ablation_table"]
 

@@ -23,8 +23,6 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-__all__ = ["Correction", "adjusted_p_values", "error_of_a_row", "simultaneous_intervals"]
-
 Correction = Literal["holm", "bonferroni", "bh", "none"]
 
 METHOD = {"holm": "holm", "bonferroni": "bonferroni", "bh": "fdr_bh"}  # the names statsmodels has for them

@@ -1,12 +1,13 @@
-"""The Pareto front: what no other beats in one objective without losing in another."""
+"""The Pareto front: what no other beats in one objective without losing in another.
+
+In a module of its own since a search asks it too, which loads neither pandas nor scipy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-
-__all__ = ["on_front"]
 
 
 def on_front(points: np.ndarray, higher_is_better: Sequence[bool]) -> list[bool | None]:

@@ -1,27 +1,26 @@
-"""What can this number of seeds resolve, and how many would settle an undecided row? Power of the paired t test."""
+"""Size and power of paired differences: what a number of seeds resolves, how many settle a row, by how much findings exaggerate.
+
+Where power is low, a difference is found only in those studies in which noise has enlarged it: what is found is then larger
+than the truth on average, however honest each test is (type M error, Gelman and Carlin 2014).
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import stats
+import pandas as pd
+from scipy import special, stats
 from scipy.optimize import brentq
 from statsmodels.stats.power import ttest_power
 
-__all__ = [
-    "MAX_SEEDS",
-    "minimum_detectable_difference",
-    "power",
-    "powers",
-    "sd_interval",
-    "seeds_needed",
-    "seeds_needed_each",
-]
+from search.stats.paired import CONFIDENCE, has_spread, paired_values
 
 MAX_SEEDS = 10_000
 """Beyond this many seeds `seeds_needed` says None: the difference is too small to be settled by training."""
+NODES = 128  # of the quadrature over the spread that a study happens to measure; more change the fifth digit at most
 
 
 def power(difference: float, sd: float, n: int, *, alpha: float = 0.05) -> float:
@@ -166,3 +165,94 @@ def check_target(alpha: float, target: float) -> None:
     """Refuse a power that is trivial or never reached."""
     if not alpha < target < 1:
         raise ValueError(f"the power asked for must lie between alpha ({alpha}) and 1, got {target}; 0.8 is usual")
+
+
+def exaggerations(d_z: np.ndarray, n: np.ndarray, *, alpha: float = 0.05) -> np.ndarray:
+    """Return by what factor the differences that are found exceed the true one on average, in absolute value.
+
+    Gelman and Carlin take the standard error as known. Here each study measures its own, as a t test does.
+
+    Args:
+        d_z: true mean difference in units of the sd of the paired difference; not zero. (rows,)
+        n: paired seeds, at least 2. (rows,)
+        alpha: error of the two-sided test.
+
+    Returns:
+        Factors of at least nearly 1, float64 (rows,): E[|measured| given p <= alpha] / |true|.
+
+    Raises:
+        ValueError: a difference of zero, fewer than 2 seeds, or an alpha outside 0 to 1.
+    """
+    shift = np.abs(np.asarray(d_z, dtype=float)) * np.sqrt(n)  # in standard errors of the mean
+    degrees = np.asarray(n, dtype=float) - 1
+    if not (shift > 0).all() or (degrees < 1).any() or not 0 < alpha < 1:
+        raise ValueError(
+            "exaggeration needs true differences that are not zero, at least 2 seeds and an alpha between 0 and 1, got "
+            f"d_z {d_z}, n {n}, alpha {alpha}"
+        )
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    share = ((nodes + 1) / 2) ** 3  # finer where the measured spread is small, which is where little is found
+    weights = weights / 2 * 3 * ((nodes + 1) / 2) ** 2
+    each, row = np.unique(degrees, return_inverse=True)  # the rows of a table mostly share them, and quantiles are slow
+    spread = np.sqrt(stats.chi2.ppf(share[None, :], each[:, None]) / each[:, None])[row]  # measured over true sd
+    limit = stats.t.isf(alpha / 2, degrees)[:, None] * spread
+    shift = shift[:, None]
+    above, below = limit - shift, limit + shift
+    upper, lower = special.ndtr(-above), special.ndtr(-below)
+    density = (np.exp(-above * above / 2) + np.exp(-below * below / 2)) / np.sqrt(2 * np.pi)
+    found, size = upper + lower, shift * (upper - lower) + density
+    return np.asarray((size @ weights) / (found @ weights) / shift[:, 0], dtype=float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectSize:
+    """Standardised paired difference, in standard deviations of the difference. What is not defined is None.
+
+    Attributes:
+        n: seeds that both finished.
+        d_z: mean of the differences over their standard deviation (Cohen 1988, section 2.3.5).
+        g_z: d_z times Hedges' factor, which takes out its bias at few seeds (Hedges 1981); None at n < 3, where d_z has
+            no expectation to correct.
+        low, high: interval of the true d_z, from the noncentral t distribution (Steiger and Fouladi 1997): exact where
+            differences are normal. It holds zero exactly where the t interval of the mean does.
+    """
+
+    n: int
+    d_z: float | None
+    g_z: float | None
+    low: float | None
+    high: float | None
+
+
+def hedges_factor(degrees: int) -> float:
+    """Return Hedges' exact correction for `degrees` (at least 2) degrees of freedom (Hedges 1981, equation 6e)."""
+    if degrees < 2:
+        raise ValueError(f"Hedges' factor needs at least 2 degrees of freedom (3 seeds), got {degrees}")
+    half = degrees / 2
+    return float(np.exp(special.gammaln(half) - special.gammaln(half - 0.5)) / np.sqrt(half))
+
+
+def effect_size(arm: pd.Series[float], baseline: pd.Series[float], *, confidence: float = CONFIDENCE) -> EffectSize:
+    """Compute the standardised paired difference of two series that are indexed by seed.
+
+    All is None but n where there are fewer than two shared seeds, or where every seed shows the same difference.
+    """
+    pairs = paired_values(arm, baseline)
+    n = len(pairs)
+    if not has_spread(pairs):
+        return EffectSize(n=n, d_z=None, g_z=None, low=None, high=None)
+    deltas = (pairs["arm"] - pairs["baseline"]).to_numpy()
+    d_z = float(deltas.mean() / deltas.std(ddof=1))
+    tail = (1 - confidence) / 2
+    t = d_z * np.sqrt(n)
+    # nctdtrinc solves for the noncentrality; by symmetry both limits can be asked for at |t|, where it is well behaved.
+    near, far = special.nctdtrinc(n - 1, [1 - tail, tail], abs(t)) / np.sqrt(n)
+    low, high = (near, far) if t >= 0 else (-far, -near)
+    defined = bool(np.isfinite(low) and np.isfinite(high))
+    return EffectSize(
+        n=n,
+        d_z=d_z,
+        g_z=hedges_factor(n - 1) * d_z if n > 2 else None,
+        low=float(low) if defined else None,
+        high=float(high) if defined else None,
+    )

@@ -35,8 +35,6 @@ from scipy import stats
 
 from search.stats.paired import PairedDifference, difference
 
-__all__ = ["SEQUENTIAL_COLUMNS", "LookPlan", "Spending", "plan_looks", "sequential_verdicts"]
-
 Spending = Literal["hwang_shih_decani", "obrien_fleming", "pocock"]
 GAMMA = -2.0  # of Hwang, Shih and De Cani
 HOPELESS = 0.1

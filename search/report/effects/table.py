@@ -14,11 +14,11 @@ from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, comparable, list_arms
 from search.report.chosen import marked_baseline, metric_to_read, phase_to_read
 from search.report.declared import CONTROL, Declared, declared_by
-from search.report.effects.effects import FactorialEffects, factorial_effects
 from search.report.effects.factors import levels, overrides
 from search.report.effects.words import method_notes, said_of, shared_cells
 from search.report.values import arm_values
 from search.stats.corrections import Correction, adjusted_p_values
+from search.stats.effects import FactorialEffects, factorial_effects
 from search.stats.paired import ArmValues
 
 __all__ = ["EFFECT_COLUMNS", "EffectsTable", "effects_of_arms", "effects_table", "is_factorial", "own_factors"]

@@ -15,7 +15,7 @@ from search.stats.corrections import Correction
 from search.stats.paired import ALPHA
 
 if TYPE_CHECKING:
-    from search.report.effects.effects import FactorialEffects
+    from search.stats.effects import FactorialEffects
 
 __all__ = ["method_notes", "said_of", "shared_cells"]
 

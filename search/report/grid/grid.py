@@ -22,8 +22,7 @@ from search.report.sources import all_sources
 from search.report.spec import TableSpec
 from search.report.values import arm_values
 from search.report.words import decimals_for
-from search.stats.failures import survivors
-from search.stats.paired import CONFIDENCE, PairedDifference, differences
+from search.stats.paired import CONFIDENCE, PairedDifference, differences, survivors
 
 __all__ = ["Cell", "Grid", "GridRow", "make_grid"]
 

@@ -20,8 +20,8 @@ from search.report.reading.load import load_study
 from search.report.reading.pool import recipe_folders
 from search.report.reading.settings import differing, recipe_settings
 from search.report.sequential_table import has_looks
-from search.report.trust.trust import ProxyTrust, proxy_trust
 from search.report.values import arm_values
+from search.stats.ranking import ProxyTrust, proxy_trust
 
 __all__ = ["FEWEST_TO_RANK", "Ranking", "TrustCase", "budget_cases", "epoch_cases", "phase_case", "study_case"]
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from search.report.judging import Judging
 from search.report.reading.load import load_study
 from search.report.table import AblationTable, ablation_table
-from search.stats.failures import survivors
-from search.stats.paired import ArmValues
+from search.stats.paired import ArmValues, survivors
 
 from .conftest import Add
 

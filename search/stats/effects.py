@@ -26,8 +26,6 @@ from scipy import stats
 
 from search.stats.paired import CONFIDENCE
 
-__all__ = ["FactorialEffects", "factorial_effects"]
-
 Factors = dict[str, list[Hashable]]
 Term = tuple[str, ...]
 VALUE, CELL = "(value)", "(cell)"  # columns beside those of the caller

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from search.report.trust.trust import ProxyTrust, proxy_trust
+from search.stats.ranking import ProxyTrust, proxy_trust
 
 DISTINCT = st.lists(st.integers(0, 99), min_size=3, max_size=10, unique=True)
 

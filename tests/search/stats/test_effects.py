@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.anova import AnovaRM
 
-from search.report.effects.effects import factorial_effects
+from search.stats.effects import factorial_effects
 
 
 def design(seeds: int = 5, seed_sd: float = 3.0, effect: float = 1.0, number: int = 0) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""May a cheap ranking stand for a dear one? Kendall's tau between two budgets, with an interval, and top-k overlap."""
+"""May a cheap ranking stand for an expensive one? Kendall's tau between two budgets, with an interval, and top-k overlap."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import pandas as pd
 from scipy import stats
 
 from search.stats.paired import CONFIDENCE
-
-__all__ = ["FEWEST_ARMS", "ProxyTrust", "proxy_trust"]
 
 FEWEST_ARMS = 5
 """Below this many arms a bootstrap over arms has too few distinct resamples to give an interval."""
