@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from search.design.kinds import Cell
-from search.design.options import Design, design_of, first_seeds
+from search.design.options import Design, design_of, first_seed_of, first_seeds
 from search.ledger.index import Index
 from search.ledger.record import seeds_below
 from search.ledger.result import Phase
 from search.space.parameters import Space
-from search.space.seeds import first_seed_of
 from search.study.asked import read_command
 from search.study.options import SweeperOptions
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from search.space.parameters import Space
 
-__all__ = ["Factor", "Factors", "Level", "chosen_labels", "factors_of_space", "read_factors"]
-
 Factors = Mapping[str, Any] | Sequence["Factor"]
 """What the designs take: name -> levels (see `read_factors`), or factors that were read already."""
 AS_IS = "as is"  # a level without overrides

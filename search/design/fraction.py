@@ -15,8 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from string import ascii_letters
 
-__all__ = ["Fraction", "find_fraction"]
-
 MAX_FACTORS = 15
 MAX_BASE = 7  # 128 runs
 NODES = 20_000  # of the search for fewer shortest words, once a fraction of that resolution is certain

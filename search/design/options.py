@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from search.allowed import check_choice, check_number
 from search.design import kinds
-from search.design.control import MATCHES, Control, matched_control
 from search.design.factors import factors_of_space
 from search.design.fraction import Fraction
-from search.design.kinds import Cell, blocks
+from search.design.kinds import MATCHES, Cell, Control, blocks, matched_control
 from search.space.parameters import Space
-
-__all__ = [
-    "KINDS",
-    "SEEDS",
-    "Design",
-    "DesignOptions",
-    "Facts",
-    "cell_at",
-    "cells_of",
-    "check_design",
-    "design_of",
-    "first_seeds",
-    "written_trials",
-]
 
 KINDS = ("one_at_a_time", "leave_one_out", "add_one_in", "ladder", "factorial", "fractional", "random_matched")
 CONTROLS = ("none", *MATCHES)
+BLOCK = 1000  # seeds that belong to one study and phase
+BLOCKS = 1_000_000
+SMALLEST = 1_000_000  # below lie the seeds that people write
 SEEDS = 5  # where neither `seeds` nor `looks` is given
 ALPHA, SPENDING = 0.05, "hwang_shih_decani"  # of `looks`
 Facts = Callable[[Sequence[str]], Mapping[str, Any]]
@@ -175,6 +164,25 @@ def _check_looks(options: DesignOptions, where: str) -> None:
 def first_seeds(options: DesignOptions) -> int:
     """How many seeds every cell is trained on: all of them, or those before the first look."""
     return options.looks[0] if options.looks else SEEDS if options.seeds is None else options.seeds
+
+
+def first_seed_of(study: str, phase: str, there: Iterable[int] = (), searched: Collection[int] = ()) -> int:
+    """The first seed of a study's phase: the first of those that it has been trained on already, else the name's own.
+
+    Args:
+        study: the study's name; two names share a seed once in a million.
+        phase: what is trained on the seeds, "final" or "design".
+        there: seeds that the phase stands on already.
+        searched: seeds that the search trains on; the block that is returned holds none of them.
+    """
+    begun = min(there, default=None)
+    if begun is not None:
+        return begun
+    digest = hashlib.blake2b(f"{study}\0{phase}".encode(), digest_size=8).digest()
+    block = int.from_bytes(digest, "big") % BLOCKS
+    while any(0 <= seed - (SMALLEST + BLOCK * block) < BLOCK for seed in searched):
+        block = (block + 1) % BLOCKS
+    return SMALLEST + BLOCK * block
 
 
 def design_of(

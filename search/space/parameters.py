@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override, RangeSweep
     from optuna.distributions import BaseDistribution
 
-__all__ = ["Parameter", "Space", "parse_space"]
-
 Value = bool | int | float | str | None
 MAX_GRID = 100_000
 

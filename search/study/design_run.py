@@ -13,11 +13,10 @@ from omegaconf import DictConfig
 from optuna.trial import FrozenTrial
 
 from search.design.kinds import Cell
-from search.design.options import Facts, design_of, first_seeds, written_trials
+from search.design.options import Facts, design_of, first_seed_of, first_seeds, written_trials
 from search.ledger.design_file import write_design
 from search.ledger.secrets import mask
 from search.space.parameters import Space
-from search.space.seeds import first_seed_of
 from search.study.claims import Desk
 from search.study.finals import final_plan, seeds_there
 from search.study.looks import cells_to_read, claim_looks, is_looked_at, look_plan, next_step, standing

@@ -15,13 +15,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import TrialState
 
+from search.design.options import first_seed_of
 from search.ledger.changes import note_settings
 from search.ledger.files import write_atomic
 from search.ledger.objectives_file import write_objectives
 from search.ledger.paths import WORKERS
 from search.ledger.secrets import mask, mask_logs, masked_tree, note_variables
 from search.space.parameters import Parameter, Space
-from search.space.seeds import first_seed_of
 from search.study.best import write_best
 from search.study.claims import Desk, Quota
 from search.study.design_run import DesignRun

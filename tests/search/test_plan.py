@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from search.config import config_folder, typed
 from search.design.kinds import Cell
-from search.design.options import KINDS, DesignOptions, cells_of, check_design, first_seeds
+from search.design.options import KINDS, DesignOptions, cells_of, check_design, first_seed_of, first_seeds
 from search.ledger.result import TrialResult, write_result
 from search.plan import main
 from search.plan_rows import finished_seeds
@@ -26,7 +26,6 @@ from search.planning import (
     seconds_of,
     sites_of,
 )
-from search.space.seeds import first_seed_of
 from search.study.options import check_options, read_options
 from search.trial.check import check_values
 

@@ -17,11 +17,13 @@ from search.design.kinds import (
     one_at_a_time,
 )
 from search.design.options import (
+    BLOCK,
     KINDS,
     DesignOptions,
     cells_of,
     check_design,
     design_of,
+    first_seed_of,
     first_seeds,
     written_trials,
 )
@@ -171,3 +173,21 @@ def test_cells_with_more_seeds_keep_the_order_of_the_others(numbers: list[int], 
     assert Counter(each["cell"].partition("/")[0] for each in some) == counts
     everything = [each["cell"] for each in written_trials(cells, options)]
     assert [name for name in everything if name in {each["cell"] for each in some}] == [each["cell"] for each in some]
+
+
+def test_a_study_has_seeds_of_its_own_and_always_the_same() -> None:
+    assert first_seed_of("toy", "final") == 601_537_000
+    firsts = {first_seed_of(name, phase) for name in map(str, range(50)) for phase in ("final", "design")}
+    assert len(firsts) == 100
+    assert all(first % BLOCK == 0 and 1_000_000 <= first < 2**31 for first in firsts)
+
+
+def test_what_was_begun_goes_on() -> None:
+    assert first_seed_of("toy", "final", there=[1004, 1000, 1002]) == 1000
+
+
+@given(st.sets(st.integers(0, 3000), max_size=40))
+def test_no_seed_is_one_of_the_search(near: set[int]) -> None:
+    searched = {first_seed_of("toy", "final") + offset for offset in near}
+    first = first_seed_of("toy", "final", (), searched)
+    assert not searched & set(range(first, first + BLOCK))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from search.design.options import first_seed_of
 from search.ledger.changes import read_changes
-from search.space.seeds import first_seed_of
 from search.study.tally import count
 
 from .conftest import Toy

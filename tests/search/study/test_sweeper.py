@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 from optuna.trial import TrialState
 
+from search.design.options import first_seed_of
 from search.ledger.changes import read_changes
 from search.ledger.paths import JOURNAL
 from search.ledger.result import RESULT_FILE, read_result
-from search.space.seeds import first_seed_of
 from search.study.launching.deadline import EXIT_HUNG
 from search.study.tally import count
 
