@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 from search.space.parameters import Space
 
 Factors = Mapping[str, Any] | Sequence["Factor"]
@@ -148,9 +151,6 @@ def _overrides(level: Any, what: str) -> tuple[str, ...]:
 
 
 def _checked(line: Any, what: str) -> str:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     if not isinstance(line, str) or not ("=" in line or line.startswith("~")):
         raise ValueError(f"{what}: {line!r} is no override; write KEY=VALUE, e.g. placement=stage3")
     try:

@@ -14,10 +14,20 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
+from hydra.errors import HydraException, OverrideParseException
+
 from search.allowed import meant
 
 if TYPE_CHECKING:
-    from hydra.core.override_parser.types import Override, RangeSweep
     from optuna.distributions import BaseDistribution
 
 Value = bool | int | float | str | None
@@ -51,6 +61,7 @@ class Parameter:
     @cached_property
     def distribution(self) -> BaseDistribution:
         """What Optuna samples."""
+        # here: `--help` and refusals read a space, and Optuna takes longer to load than they take
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.texts:
@@ -136,9 +147,6 @@ def parse_space(arguments: Sequence[str], params: Mapping[str, Any], config_load
     Raises:
         ValueError: an override is not well formed, or its sweep cannot be searched.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException, OverrideParseException
-
     texts = [f"{key}={_text(key, value)}" for key, value in params.items()]
     try:
         overrides = OverridesParser.create(config_loader=config_loader).parse_overrides([*texts, *arguments])
@@ -172,26 +180,35 @@ def _text(key: str, value: Any) -> str:
     return str(value)
 
 
-def _item_text(value: Any) -> str:
-    """How a value of a list or a choice is written in an override."""
-    from hydra.core.override_parser.types import Override
-
-    return _string_text(value) if isinstance(value, str) else Override._get_value_element_as_str(value)
+def _item_text(value: Any, inside: bool = False) -> str:
+    """How a value of a list or a choice is written in an override; `inside` a list or a mapping, where more signs are quoted."""
+    if value is None:
+        return "null"
+    if isinstance(value, QuotedString):
+        return str(value.with_quotes())
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_item_text(each, inside=True) for each in value)}]"
+    if isinstance(value, Mapping):
+        pairs = (f"{_item_text(key, inside=True)}:{_item_text(each, inside=True)}" for key, each in value.items())
+        return f"{{{','.join(pairs)}}}"
+    if isinstance(value, str):
+        return _quoted(value) if inside and set(value) & set("\\()[]{}:=, \t") else _string_text(value)
+    return str(value)
 
 
 def _string_text(value: str) -> str:
     """`value` bare where Hydra reads this string back, else quoted: '1' is not 1."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import Quote, QuotedString
-    from hydra.errors import HydraException
-
     try:
         parsed = OverridesParser.create().parse_override(f"x={value}")
         if not parsed.is_sweep_override() and isinstance(parsed.value(), str) and parsed.value() == value:
             return value
     except HydraException:
         pass
-    return QuotedString(value, Quote.single).with_quotes()
+    return _quoted(value)
+
+
+def _quoted(value: str) -> str:
+    return str(QuotedString(value, Quote.single).with_quotes())
 
 
 def _parameter(override: Override) -> Parameter:
@@ -211,8 +228,6 @@ def _parameter(override: Override) -> Parameter:
 
 
 def _choice(override: Override) -> Parameter:
-    from hydra.core.override_parser.types import ChoiceSweep, QuotedString
-
     sweep = override.value()
     if not isinstance(sweep, ChoiceSweep):
         raise ValueError(f"{override.input_line}: glob(...) is not searched; write the names out in choice(...)")
@@ -231,8 +246,6 @@ def _choice(override: Override) -> Parameter:
 
 
 def _range(override: Override) -> Parameter:
-    from hydra.core.override_parser.types import RangeSweep
-
     sweep = override.value()
     assert isinstance(sweep, RangeSweep)
     key, values = override.get_key_element(), _range_values(sweep, override.input_line)
@@ -267,8 +280,6 @@ def _range_values(sweep: RangeSweep, line: str | None) -> list[int | float]:
 
 
 def _interval(override: Override) -> Parameter:
-    from hydra.core.override_parser.types import IntervalSweep
-
     sweep = override.value()
     assert isinstance(sweep, IntervalSweep)
     key, log = override.get_key_element(), "log" in sweep.tags
