@@ -23,6 +23,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from search.ledger.files import write_atomic
+
 
 @dataclass
 class SoakApp:
@@ -51,11 +53,8 @@ def main(config: DictConfig) -> float:
     append(config.trace, f"start {words}\n")
     time.sleep(random.uniform(config.shortest, config.longest))
     value = float((config.x - 0.25) ** 2)
-    part = folder / f".outcome.{token}"
-    part.write_text(
-        json.dumps({"number": int(HydraConfig.get().job.num), "x": config.x, "value": value, "token": token})
-    )
-    os.replace(part, folder / "outcome.json")
+    outcome = {"number": int(HydraConfig.get().job.num), "x": config.x, "value": value, "token": token}
+    write_atomic(folder / "outcome.json", json.dumps(outcome))
     append(config.trace, f"end {words}\n")
     return value
 

@@ -1,24 +1,13 @@
-"""One way to say what is allowed, and what was meant: of a number, of a choice, of a name."""
+"""One way to refuse a number that is out of its range, or a choice that there is not."""
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 
-__all__ = ["check_choice", "check_number", "meant"]
+from xvol.suggest import meant
 
-CLOSE = 0.85  # nobody meant another one
-
-
-def meant(given: object, allowed: Iterable[str]) -> str:
-    """`; did you mean X?` where something allowed comes near to what was given, else nothing."""
-    names = list(allowed)
-    near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
-    if near and difflib.SequenceMatcher(None, str(given), near[0]).ratio() > CLOSE:
-        near = near[:1]
-    near = near or [name for name in names if name.lower() == str(given).lower()]
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+__all__ = ["check_choice", "check_number"]
 
 
 def check_choice(key: str, given: object, allowed: Iterable[str]) -> None:

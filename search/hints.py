@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 
 from hydra.errors import OverrideParseException
 
-from search.allowed import meant
 from search.refusals import RefusedError
+from xvol.suggest import meant
 
 __all__ = ["explain"]
 

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from search.allowed import check_choice, check_number, meant
+from search.allowed import check_choice, check_number
+from xvol.suggest import meant
 
 __all__ = [
     "CHEAP_COSTS",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.allowed import meant
+from xvol.suggest import meant
 
 NAMES = ("digits", "fashion_mnist", "cifar10", "image_folder")
 DEFAULT_SIZE = {"digits": 16, "fashion_mnist": 28, "cifar10": 32}

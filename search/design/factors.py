@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from search.space.parameters import Space
+from xvol.suggest import meant
 
 Factors = Mapping[str, Any] | Sequence["Factor"]
 """What the designs take: name -> levels (see `read_factors`), or factors that were read already."""
@@ -45,10 +45,8 @@ class Factor:
             if level.label == label:
                 return level
         labels = [level.label for level in self.levels]
-        near = difflib.get_close_matches(label, labels, n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(
-            f"{what}: factor {self.name} has no level {label!r}; its levels are {', '.join(labels)}{meant}"
+            f"{what}: factor {self.name} has no level {label!r}; its levels are {', '.join(labels)}{meant(label, labels)}"
         )
 
 
@@ -106,9 +104,9 @@ def chosen_labels(
     names = [factor.name for factor in factors]
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{what}: no factor is called {name!r}; factors are {', '.join(names)}{meant}")
+            raise ValueError(
+                f"{what}: no factor is called {name!r}; factors are {', '.join(names)}{meant(name, names)}"
+            )
     return {
         factor.name: factor.level(given[factor.name], what) if factor.name in given else factor.levels[otherwise]
         for factor in factors

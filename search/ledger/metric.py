@@ -17,7 +17,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
 
-from search.allowed import meant
+from xvol.suggest import meant
 
 __all__ = [
     "COSTS",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from search.report.declared import Declared, laid_over
+from xvol.suggest import nearest
 
 __all__ = ["Arm", "comparable", "find_arm", "list_arms"]
 
@@ -182,7 +182,7 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
         if found:
             listed = ", ".join(f"'{arm.label}' ({arm.arch_hash})" for arm in found)
             raise ValueError(f"'{name}' names {len(found)} arms: {listed}. Give the whole label or hash")
-    near = difflib.get_close_matches(name, [arm.label for arm in arms], n=1, cutoff=0.5)
+    near = nearest(name, [arm.label for arm in arms])
     hint = f" Did you mean '{near[0]}'?" if near else ""
     listed = ", ".join(f"'{arm.label}' ({arm.arch_hash})" for arm in arms) or "none"
     raise ValueError(f"no arm is called '{name}'.{hint} Arms: {listed}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from search.stats.power import (
     sd_interval,
     seeds_needed_each,
 )
+from xvol.suggest import nearest
 
 __all__ = [
     "CORRECTIONS",
@@ -99,7 +99,7 @@ class Judging:
         for name in ("correction", "test", "interval"):
             value, allowed = getattr(self, name), CHOICES[name]
             if value not in allowed:
-                near = difflib.get_close_matches(str(value), allowed, n=1)
+                near = nearest(str(value), allowed)
                 hint = f". Did you mean {near[0]}?" if near else ""
                 raise ValueError(f"{name}: {value!r} is not one of {', '.join(allowed)}{hint}")
         check_margin(self.margin)

@@ -6,9 +6,10 @@ from those: a number nobody has seen is not given. A figure that was not publish
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from xvol.suggest import nearest
 
 __all__ = ["PAPER", "PaperTable", "paper_table"]
 
@@ -80,6 +81,6 @@ def paper_table(name: str) -> PaperTable:
     """Return a published table; ValueError lists the names and the near match."""
     if name in PAPER:
         return PAPER[name]
-    near = difflib.get_close_matches(name, PAPER, n=1)
+    near = nearest(name, PAPER)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ValueError(f"paper table '{name}' is not one of {', '.join(PAPER)}.{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import yaml
 
 from search.ledger.metric import column_named
 from search.report.paper import paper_table
+from xvol.suggest import nearest
 
 __all__ = ["CHOICES", "TableSpec", "check_margin", "read_spec", "spec_of"]
 
@@ -113,7 +113,7 @@ def spec_of(values: Mapping[str, Any]) -> TableSpec:
     known = [field.name for field in fields(TableSpec)]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+            near = nearest(str(name), known)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"'{name}' is no field of a table spec; fields: {', '.join(known)}.{hint}")
     metrics = values.get("metrics", ())

@@ -25,7 +25,7 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException, OverrideParseException
 
-from search.allowed import meant
+from xvol.suggest import meant
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

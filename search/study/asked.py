@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from search.allowed import check_choice, meant
+from search.allowed import check_choice
 from search.ledger.paths import refuse_blocked
 from search.space.parameters import Space, parse_space
 from search.study.launching.compose import Composer, as_text
@@ -17,6 +17,7 @@ from search.study.launching.launcher import worker_count
 from search.study.mistakes import refuse_seeds_of_the_search, refuse_unknown_keys, refuse_wrong_values
 from search.study.options import SweeperOptions, check_options, read_options
 from search.study.sampling.constraints import parse_constraints
+from xvol.suggest import meant
 
 __all__ = ["read_command"]
 

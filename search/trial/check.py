@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from search.allowed import check_choice, check_number, meant
+from search.allowed import check_choice, check_number
 from search.config import Config, typed
 from search.ledger.tracker import check_tracker
 from search.recipe import CHECKPOINTS, check_objectives, check_scores, sense_of
 from search.trial.names import check_names
+from xvol.suggest import meant
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 

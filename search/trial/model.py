@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ import xvol
 from search.config import Config
 from search.space.architecture import AUTO, Architecture, BackboneConfig, BranchConfig
 from xvol import BlockSpec, Site
+from xvol.suggest import nearest
 
 __all__ = ["architecture_of", "build"]
 
@@ -55,7 +55,7 @@ def _backbone(config: Config, channels: int, classes: int) -> nn.Module:
 
     name = config.backbone.name
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        near = nearest(name, timm.list_models(), 5)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
         raise ValueError(f"backbone.name={name}: timm knows no such model; {hint}")
     try:

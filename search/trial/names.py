@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 
-from search.allowed import meant
 from search.recipe import check_once
 from search.space.architecture import AUTO, BackboneConfig, BranchConfig, PlacementConfig
 from xvol.registry import branch_names
+from xvol.suggest import meant
 
 __all__ = ["STAGES", "check_names"]
 

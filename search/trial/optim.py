@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from search.recipe import TrainConfig
+from xvol.suggest import nearest
 
 __all__ = ["make_optimizer", "make_scheduler"]
 
@@ -29,7 +29,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
 
     known = [str(name) for name in list_optimizers()]
     if config.opt not in known:
-        near = difflib.get_close_matches(config.opt, known, n=5, cutoff=0.4) or ["sgd", "adamw", "lamb"]
+        near = nearest(config.opt, known, 5) or ["sgd", "adamw", "lamb"]
         raise ValueError(
             f"train.opt={config.opt}: timm knows no such optimiser; near it: {', '.join(near)} "
             "(all of them: timm.optim.list_optimizers())"

@@ -1,7 +1,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xvol.suggest import suggest
+from xvol.suggest import meant, suggest
+
+
+def test_what_was_meant() -> None:
+    assert meant("pssaa", ["conv", "pssa"]) == "; did you mean pssa?"
+    assert meant("zzz", ["conv", "pssa"]) == ""
+    assert meant("CONV", ["conv", "pssa"]) == "; did you mean conv?"
+    assert meant(3, ["conv"]) == ""
 
 
 def test_near_matches_come_first() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ from search.report.reading.columns import COLUMNS, SCORE
 from search.report.reading.rows import PHASES, result_row, unfinished_row
 from search.report.reading.scan import scan
 from search.report.reading.trials_file import read_trials_file
+from xvol.suggest import nearest
 
 __all__ = ["COLUMNS", "load_study"]
 
@@ -144,7 +144,7 @@ def studies_beside(root: Path) -> str:
     if not found:
         return f"No study was found in {' or '.join(map(str, parents))}; a study is made by `python -m search -m ...`"
     names = {folder.name: folder for folder in found}
-    near = difflib.get_close_matches(root.name, names, n=1)
+    near = nearest(root.name, names)
     hint = f"Did you mean {names[near[0]]}? " if near else ""
     return f"{hint}Studies that exist: {', '.join(map(str, found))}"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search.allowed import meant
+from xvol.suggest import meant
 
 __all__ = ["Constraint", "parse_constraints"]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from xvol.suggest import nearest
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -112,7 +113,7 @@ def _build(key: str, module: Any, base: type, config: Mapping[str, Any]) -> Any:
             allowed[target] = EvolutionSampler
     if target not in allowed:
         names = sorted(path.rpartition(".")[2] for path in allowed)
-        near = difflib.get_close_matches(target.rpartition(".")[2], [*names, "EvolutionSampler"], n=3, cutoff=0.4)
+        near = nearest(target.rpartition(".")[2], [*names, "EvolutionSampler"])
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ValueError(
             f"{key}._target_={target or 'missing'}: give {module.__name__}.NAME with NAME one of {', '.join(names)}{own}{hint}"
