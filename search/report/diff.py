@@ -16,6 +16,7 @@ from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, list_arms
 from search.report.chosen import metric_to_read, phase_to_read
 from search.report.escape import markdown
+from search.report.layout import Column, markdown_table
 from search.report.reading.load import load_study
 from search.report.reading.pool import recipe_folders
 from search.report.reading.settings import differing, flat, recipe_settings
@@ -180,27 +181,28 @@ def diff_to_markdown(diff: StudyDiff) -> str:
         [(row.ci_low, row.ci_high) for row in rows if pd.notna(row.ci_low)], diff.metric.decimals
     )
     title = diff.metric.title
-    lines = [
-        f"**A {markdown(diff.names[0])} against B {markdown(diff.names[1])}**",
-        "",
-        f"| arm | A {title} (n) | B {title} (n) | B - A | 95% interval | p |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    shown = []
     for row in rows:
         interval = (
             "-" if pd.isna(row.ci_low) else f"[{signed(row.ci_low, digits)}, {signed(row.ci_high, digits)}]"
         ) + (" Welch" if pd.notna(row.ci_low) and row.n_paired == 0 else "")
-        cells = [
-            markdown(row.arm),
-            *(
-                "-" if pd.isna(mean) else f"{mean:.{digits}f} ({n})"
-                for mean, n in ((row.mean_a, row.n_a), (row.mean_b, row.n_b))
-            ),
-            "-" if pd.isna(row.diff) else signed(row.diff, digits),
-            interval,
-            "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        shown.append(
+            [
+                row.arm,
+                *(
+                    "-" if pd.isna(mean) else f"{mean:.{digits}f} ({n})"
+                    for mean, n in ((row.mean_a, row.n_a), (row.mean_b, row.n_b))
+                ),
+                "-" if pd.isna(row.diff) else signed(row.diff, digits),
+                interval,
+                "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
+            ]
+        )
+    titles = ("arm", f"A {title} (n)", f"B {title} (n)", "B - A", "95% interval", "p")
+    columns = [
+        Column(name, name, [row[number] for row in shown], right=number > 0) for number, name in enumerate(titles)
+    ]
+    lines = [f"**A {markdown(diff.names[0])} against B {markdown(diff.names[1])}**", "", *markdown_table(columns)]
     for name, labels in zip("AB", diff.only, strict=True):
         if labels:
             lines += ["", f"{counted(len(labels), 'arm')} only in {name}: {markdown(joined(labels))}."]

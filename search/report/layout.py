@@ -28,7 +28,10 @@ class Column:
 
 def markdown_table(columns: Sequence[Column]) -> list[str]:
     """Format as the lines of a GitHub table."""
-    cells = [[text if column.right else markdown(text) for text in (column.title, *column.cells)] for column in columns]
+    cells = [
+        [markdown(column.title), *(text if column.right else markdown(text) for text in column.cells)]
+        for column in columns
+    ]
     widths = [max(3, *map(len, column)) for column in cells]
     lines = [
         "| "

@@ -18,6 +18,7 @@ from search.report.arms import Arm, comparable, list_arms
 from search.report.declared import declared_by
 from search.report.escape import markdown
 from search.report.gate import gate
+from search.report.layout import Column, markdown_table
 from search.report.reading.load import load_study
 from search.report.values import arm_values
 from search.report.words import counted, one_line, signed
@@ -285,9 +286,11 @@ def render_sequential(table: SequentialTable) -> str:
 
 def to_markdown(table: SequentialTable) -> str:
     """Format as a GitHub table with the notes below."""
-    rows = [[markdown(text) for text in row] for row in cells_of(table)]
-    marks = ["---" if column < 2 else "---:" for column in range(len(HEADINGS))]
-    lines = [f"| {' | '.join(row)} |" for row in (rows[0], marks, *rows[1:])]
+    columns = [
+        Column(texts[0], texts[0], list(texts[1:]), right=number > 1)
+        for number, texts in enumerate(zip(*cells_of(table), strict=True))
+    ]
+    lines = markdown_table(columns)
     return "\n".join(
         [f"**{markdown(table.title)}**", "", *lines, "", *(f"- {markdown(note)}" for note in table.notes), ""]
     )

@@ -19,8 +19,8 @@ caption { caption-side: top; text-align: left; font-weight: 600; padding: .4rem 
 thead { border-bottom: 1px solid; }
 th, td { padding: .2rem .5rem; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th[scope=col] { white-space: normal; vertical-align: bottom; }
-th[scope=row], td.paper, th.left { text-align: left; font-weight: normal; }
-th[scope=row], td.paper { white-space: normal; min-width: 9rem; }
+th[scope=row], th.left { text-align: left; font-weight: normal; }
+th[scope=row] { white-space: normal; min-width: 9rem; }
 th[colspan] { text-align: center; }
 td[colspan] { text-align: center; }
 td[title], tr[title] { cursor: help; }
@@ -76,8 +76,8 @@ def head(grid: Grid) -> str:
     """Return the header: two rows where the columns have a factor."""
     pivot = grid.spec.columns is not None
     rows = ' rowspan="2"' if pivot else ""
-    corner = f'<th class="left"{rows}>{escape(grid.corner)}</th>'
-    paper = "".join(f'<th class="left"{rows}>{escape(title)}</th>' for title in grid.paper)
+    corner = f'<th scope="col" class="left"{rows}>{escape(grid.corner)}</th>'
+    paper = "".join(f'<th scope="col" class="left"{rows}>{escape(title)}</th>' for title in grid.paper)
     metrics = "".join(f'<th scope="col">{escape(heading(metric, grid))}</th>' for metric in grid.metrics)
     if not pivot:
         return f"<tr>{corner}{metrics}{paper}</tr>"
@@ -100,13 +100,13 @@ def row_html(row: GridRow, grid: Grid) -> str:
         cells = f'<td colspan="{wide}" title="{escape("".join(titles))}">{said}</td>'
     else:
         cells = "".join(cell_html(cell, grid) for cell in row.cells)
-    return name + cells + "".join(f'<td class="paper">{escape(text)}</td>' for text in row.paper)
+    return name + cells + "".join(f'<td class="words">{escape(text)}</td>' for text in row.paper)
 
 
 def cell_html(cell: Cell | None, grid: Grid) -> str:
     """Return one cell, its provenance as its title."""
     if cell is None:
-        return '<td title="no trial of this combination">&ndash;</td>'
+        return '<td title="no trial of this combination">-</td>'
     return f'<td title="{escape(sources_title(cell.sources))}">{content(cell, grid)}</td>'
 
 

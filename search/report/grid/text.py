@@ -10,6 +10,7 @@ import pandas as pd
 from search.ledger.metric import MetricColumn
 from search.report.escape import markdown
 from search.report.grid.grid import Cell, Grid, GridRow
+from search.report.layout import Column, markdown_table
 from search.report.words import one_line, scaled, signed
 
 __all__ = ["GRID_COLUMNS", "grid_data", "grid_to_markdown", "heading", "marks", "row_name", "shown", "table_rows"]
@@ -112,14 +113,18 @@ def column_titles(grid: Grid) -> list[str]:
 def grid_to_markdown(grid: Grid) -> str:
     """Format as a GitHub table; a two-row header becomes one row, which is all that GitHub's tables have."""
     width = len(grid.groups) * len(grid.metrics)
-    lines = [[markdown(each) for each in (grid.corner, *column_titles(grid), *grid.paper)]]
-    lines.append(["---", *["---:"] * width, *["---"] * len(grid.paper)])
+    rows = []
     for row in grid.rows:
         texts = [markdown_cell(cell, grid) for cell in row.cells]
         if row.spans:  # Markdown has no spanning cell: it stands in the first column
             texts += [""] * (width - len(texts))
-        lines.append([markdown(row_name(row)), *texts, *map(markdown, row.paper)])
-    body = [f"| {' | '.join(cells)} |" for cells in lines]
+        rows.append([row_name(row), *texts, *row.paper])
+    titles = (grid.corner, *column_titles(grid), *grid.paper)
+    columns = [
+        Column(title, title, [row[number] for row in rows], right=0 < number <= width)
+        for number, title in enumerate(titles)
+    ]
+    body = markdown_table(columns)
     legend = [f"- {markdown(one_line(text, 1000))}" for text in grid.legend]
     return "\n".join([f"**{markdown(grid.title)}**", "", *body, "", *legend, ""])
 
