@@ -15,7 +15,7 @@ from search.ledger.index import Index
 from search.ledger.record import seeds_below
 from search.ledger.result import Phase
 from search.space.parameters import Space
-from search.study.asked import read_command
+from search.study.command import read_command
 from search.study.options import SweeperOptions
 
 __all__ = ["PlannedStudy", "Row", "finished_seeds"]
@@ -119,7 +119,7 @@ class PlannedStudy:
         from search.config import typed
         from search.planning import costs_of, judged_costs
         from search.recipe import COSTS
-        from search.study.sampling.constraints import parse_constraints
+        from search.study.options import parse_constraints
 
         constraints = parse_constraints(self.sweeper.get("constraints"), COSTS)
         if not constraints:

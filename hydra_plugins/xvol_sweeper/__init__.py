@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from search.refusals import told_compactly
-from search.study.asked import read_command
+from search.study.command import read_command
 from search.study.options import SweeperOptions
 
 ConfigStore.instance().store(group="hydra/sweeper", name="xvol", node=SweeperOptions, provider="xvol")

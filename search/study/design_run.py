@@ -17,14 +17,14 @@ from search.design.options import Facts, design_of, first_seed_of, first_seeds, 
 from search.ledger.design_file import write_design
 from search.ledger.secrets import mask
 from search.space.parameters import Space
-from search.study.claims import Desk
-from search.study.finals import final_plan, seeds_there
-from search.study.looks import cells_to_read, claim_looks, is_looked_at, look_plan, next_step, standing
-from search.study.marks import CELL, OVERRIDES
-from search.study.mistakes import refuse_equal_cells
+from search.study.command import refuse_equal_cells
+from search.study.interim import cells_to_read, claim_looks, is_looked_at, look_plan, next_step, standing
 from search.study.options import SweeperOptions
 from search.study.phase import PhaseRun, raise_if_nothing_worked
-from search.study.plan import Plan, open_desk
+from search.study.queue import Desk
+from search.study.results import final_plan, seeds_there
+from search.study.spec import Plan, open_desk
+from search.study.trials import CELL, OVERRIDES
 
 if TYPE_CHECKING:
     from search.stats.sequential import LookPlan

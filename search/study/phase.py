@@ -17,14 +17,13 @@ from optuna.trial import TrialState
 from search.ledger.paths import WORKERS
 from search.ledger.record import supersede
 from search.ledger.secrets import mask
-from search.study.claims import Desk
-from search.study.launching.interrupts import Interrupts
 from search.study.launching.launcher import worker_count
-from search.study.lost import mend_lost
-from search.study.marks import FOLDER, REASON, SKIPPED
+from search.study.launching.stopping import Interrupts
 from search.study.options import SweeperOptions
-from search.study.plan import Plan, open_desk
-from search.study.recovery import recover
+from search.study.queue import Desk
+from search.study.recovery import mend_lost, recover
+from search.study.spec import Plan, open_desk
+from search.study.trials import FOLDER, REASON, SKIPPED
 from search.study.worker import Worker, WorkerReport
 
 __all__ = ["PhaseRun", "raise_if_nothing_worked", "reasons"]

@@ -1,20 +1,26 @@
-"""Taking back what dead workers left, in the study and in the ledger."""
+"""Taking back what dead workers left, and trials whose result is lost: closed, trained again, or written down again.
+
+What is in the way is moved below `aside/` in the study's folder, never deleted.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from search.ledger.record import close_abandoned
-from search.ledger.result import Phase, Status
-from search.study.claims import Desk
-from search.study.marks import FOLDER, INTERRUPTED, REASON, TRIES
-from search.study.plan import Plan
-
-__all__ = ["close_ledger", "close_record", "recover"]
+from search.ledger.files import move
+from search.ledger.paths import ASIDE
+from search.ledger.record import close_abandoned, read_history, seed_of
+from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, write_result
+from search.ledger.soundness import Asked, run_fault
+from search.study.queue import Desk
+from search.study.spec import Plan
+from search.study.trials import BASELINE, FOLDER, FORGOTTEN, INTERRUPTED, REASON, RETRY_OF, RUNS, SKIPPED, TRIES
 
 log = logging.getLogger("xvol")
 
@@ -43,3 +49,130 @@ def close_record(study_dir: Path, name: str, phase: Phase, trial: FrozenTrial, r
         status: Status = "interrupted" if again else "failed"
         tries = int(trial.user_attrs.get(TRIES, 1))
         close_abandoned(study_dir / subdir, name, trial.number, phase, status, reason, tries)
+
+
+log = logging.getLogger("xvol")
+_ANY: tuple[Status, ...] = ("ok", "pruned", "failed", "interrupted", "infeasible", "duplicate")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A run of a trial whose result is lost; `again` where it must be trained again, since the study counts on it."""
+
+    trial: FrozenTrial
+    folder: Path
+    why: str
+    again: bool
+
+
+def runs_of(trial: FrozenTrial) -> dict[str, str | None]:
+    """The folders that the runs of a trial have below the study's, each with its fingerprint where it is known."""
+    runs: dict[str, str | None] = {folder: key for key, folder in trial.user_attrs.get(RUNS, {}).items()}
+    latest = trial.user_attrs.get(FOLDER)
+    return runs if latest is None else {latest: None, **runs}
+
+
+def find_lost(trials: Sequence[FrozenTrial], study_dir: Path, study_name: str, phase: Phase) -> Iterator[Lost]:
+    """The ended trials of a phase whose result is lost, and was not yet replaced.
+
+    Nothing is found in a study of an application that keeps no ledger.
+
+    Args:
+        trials: all of the phase, in the order of their numbers.
+
+    Raises:
+        NewerVersion: a result is of a later schema.
+    """
+    if not any(RUNS in trial.user_attrs for trial in trials):
+        return
+    replaced = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    for trial in trials:
+        counted = trial.state == TrialState.COMPLETE and not trial.user_attrs.get(SKIPPED)
+        if not trial.state.is_finished() or (counted and trial.number in replaced):
+            continue
+        for subdir, fingerprint in runs_of(trial).items():
+            folder = study_dir / subdir
+            statuses = ("ok",) if counted else _ANY
+            asked = Asked(study_name, phase, trial.number, fingerprint if counted else None, statuses)
+            why = run_fault(folder, asked, with_history=counted)
+            if why is not None:
+                yield Lost(trial, folder, why, again=counted)
+
+
+def mend_lost(desk: Desk, plan: Plan) -> int:
+    """Write down again, to be trained, the finished trials whose result is lost; return how many there were.
+
+    Of a failed, pruned or interrupted one the result is written anew from what the study knows. Nothing is done while
+    trials of the phase run: what another machine has just written may not be seen here yet.
+
+    Raises:
+        NewerVersion: a result is of a later schema.
+    """
+
+    def find(trials: Sequence[FrozenTrial]) -> list[Lost]:
+        if any(trial.state == TrialState.RUNNING for trial in trials):
+            return []
+        return list(find_lost(trials, Path(plan.study_dir), plan.study_name, plan.phase))
+
+    def close(lost: Lost) -> None:
+        outcome = "it is trained again" if lost.again else "it is written anew from what the storage knows"
+        log.warning("%s trial %d: %s; %s", plan.phase, lost.trial.number, lost.why, outcome)
+        write_anew(lost, Path(plan.study_dir), plan.study_name, plan.phase)
+
+    return desk.rerun(find, close)
+
+
+def write_anew(lost: Lost, study_dir: Path, study_name: str, phase: Phase) -> None:
+    """Put the damaged result aside, and write one that says how the trial stands.
+
+    A folder that is gone stays gone where the trial is trained again: it will have another.
+    """
+    trial, seed = lost.trial, seed_of(lost.folder)
+    put_aside(lost.folder / RESULT_FILE, study_dir)
+    if seed is None or (lost.again and not lost.folder.is_dir()):
+        return
+    lost.folder.mkdir(parents=True, exist_ok=True)
+    status, reason = _standing(lost)
+    write_result(
+        lost.folder,
+        TrialResult(
+            study=study_name,
+            trial=trial.number,
+            phase=phase,
+            status=status,
+            reason=reason,
+            seed=seed,
+            is_baseline=not lost.again and bool(trial.user_attrs.get(BASELINE)),  # an attempt is no cell of a table
+            arm=None if lost.again else trial.user_attrs.get("arm"),
+            arch_hash=None if lost.again else trial.user_attrs.get("arch_hash"),
+            attempt=int(trial.user_attrs.get(TRIES, 1)),
+            epochs=len(read_history(lost.folder)),
+            run_dir=lost.folder.relative_to(study_dir).as_posix(),
+        ),
+    )
+
+
+def _standing(lost: Lost) -> tuple[Status, str]:
+    attributes = lost.trial.user_attrs
+    reason = attributes.get(REASON, "no reason known")
+    if lost.again:
+        return "interrupted", f"run again, since {lost.why}"
+    if attributes.get(INTERRUPTED) or attributes.get(SKIPPED) == FORGOTTEN:
+        return "interrupted", reason
+    if attributes.get(SKIPPED):
+        return "duplicate", f"{attributes[SKIPPED]}; {lost.why}"
+    return ("pruned" if lost.trial.state == TrialState.PRUNED else "failed"), reason
+
+
+def put_aside(path: Path, study_dir: Path) -> Path | None:
+    """Move a file or folder of the study to the same place below `aside/`; return where it is, None where it is not there."""
+    if not path.exists():
+        return None
+    target = study_dir / ASIDE / path.relative_to(study_dir)
+    turn = 1
+    while target.exists():
+        turn += 1
+        target = target.with_name(f"{path.name}.{turn}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    move(path, target)
+    return target

@@ -22,26 +22,27 @@ from search.ledger.objectives_file import write_objectives
 from search.ledger.paths import WORKERS
 from search.ledger.secrets import mask, mask_logs, masked_tree, note_variables
 from search.space.parameters import Parameter, Space
-from search.study.best import write_best
-from search.study.claims import Desk, Quota
+from search.study.command import MAX_CHECKS, check_objectives, refuse_dead_parameters, searched_seeds
 from search.study.design_run import DesignRun
-from search.study.finals import best_arms, final_cells, final_plan, seeds_there
-from search.study.growth import current_name, grow
-from search.study.identity import claim_identity, is_known, may_change, write_identity
+from search.study.identity import claim_identity, current_name, grow, is_known, may_change, write_identity
 from search.study.launching.compose import Composer
-from search.study.launching.interrupts import Interrupts
+from search.study.launching.stopping import Interrupts
 from search.study.liveness import check_shared_folder
-from search.study.mistakes import MAX_CHECKS, refuse_dead_parameters, searched_seeds
-from search.study.objectives import check_objectives
-from search.study.options import SweeperOptions, directions_of
+from search.study.options import SweeperOptions, directions_of, parse_constraints
 from search.study.phase import PhaseRun, raise_if_nothing_worked
-from search.study.plan import Plan, open_desk
+from search.study.queue import Desk, Quota
 from search.study.recovery import recover
-from search.study.sampling.constraints import parse_constraints
-from search.study.sampling.proposal import custom_space
-from search.study.sampling.samplers import is_grid, make_pruner, make_sampler
-from search.study.sampling.warm_start import first_points
-from search.study.tables import print_front, write_study_tables
+from search.study.results import (
+    best_arms,
+    final_cells,
+    final_plan,
+    print_front,
+    seeds_there,
+    write_best,
+    write_study_tables,
+)
+from search.study.sampling.samplers import custom_space, first_points, is_grid, make_pruner, make_sampler
+from search.study.spec import Plan, open_desk
 
 __all__ = ["StudyRun"]
 

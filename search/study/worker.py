@@ -20,7 +20,7 @@ from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, configure_log
+from hydra.core.utils import JobReturn, configure_log, run_job
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import Trial, TrialState
@@ -31,20 +31,16 @@ from search.ledger.paths import free_subdir, trial_subdir
 from search.ledger.record import seed_of
 from search.ledger.secrets import mask, mask_logs, note_variables
 from search.study.launching.compose import Composer
-from search.study.launching.deadline import Deadline
-from search.study.launching.interrupts import Interrupts
-from search.study.launching.job import run_job
 from search.study.launching.job_child import progress
+from search.study.launching.stopping import Deadline, Interrupts
 from search.study.liveness import Pulse, host_id
-from search.study.marks import AWAITS, FOLDER, OVERRIDES, REASON, SEEDS, SKIPPED
-from search.study.plan import Plan, open_desk
 from search.study.recovery import close_ledger, recover
-from search.study.runs import Runs
-from search.study.sampling.proposal import custom_space, suggest
 from search.study.sampling.pruning import Pruning
-from search.study.sampling.samplers import make_sampler
+from search.study.sampling.samplers import custom_space, make_sampler, suggest
+from search.study.spec import Plan, open_desk
 from search.study.storage.patience import Patience, StorageGone
-from search.study.trial_channel import StudyChannel
+from search.study.trial_channel import Runs, StudyChannel
+from search.study.trials import AWAITS, FOLDER, OVERRIDES, REASON, SEEDS, SKIPPED
 
 __all__ = ["Worker", "WorkerReport"]
 
@@ -91,7 +87,7 @@ class _Shift:
         self.interrupts = interrupts
         note_variables(OmegaConf.to_container(worker.config, resolve=False))
         mask_logs()
-        self.composer = Composer(worker.hydra_context.config_loader, worker.config)
+        self.composer = Composer(worker.hydra_context.config_loader, worker.config, for_jobs=True)
         self.desk, storage = open_desk(self.plan, stream=0)
         slot = HydraConfig.get().job.num
         self.desk.study.sampler = make_sampler(self.plan.sampler, stream=len(self.desk.trials()) * 64 + slot)
@@ -185,7 +181,7 @@ class _Shift:
             config.hydra.sweep.subdir = subdir
         trial.set_user_attr(FOLDER, subdir)
         with opened(channel), Deadline(self.plan.trial_seconds, lambda: self._hung(trial)):
-            job = run_job(self.context, config, _outcome_of(self.task))
+            job = run_job(_outcome_of(self.task), config, "hydra.sweep.dir", "hydra.sweep.subdir", self.context)
         if channel.began:
             self.runs.end()
         return _value_of(job)

@@ -23,7 +23,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from omegaconf import open_dict
 
-from search.study.launching.deadline import EXIT_HUNG
+from search.study.launching.stopping import EXIT_HUNG
 
 __all__ = ["AGAIN", "DONE", "HEAD", "PROGRESS", "READY", "failed", "main", "progress"]
 

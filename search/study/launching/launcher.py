@@ -22,10 +22,17 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from search.ledger.secrets import mask
-from search.study.launching.devices import Gpu, usable_cores, visible_gpus
 from search.study.launching.job_child import AGAIN, failed
 from search.study.launching.job_process import JobProcess
-from search.study.launching.slots import LocalLauncherOptions, Slot, check_options, slots
+from search.study.launching.slots import (
+    Gpu,
+    LocalLauncherOptions,
+    Slot,
+    check_options,
+    slots,
+    usable_cores,
+    visible_gpus,
+)
 
 __all__ = ["LocalLauncherOptions", "launch", "worker_count"]
 

@@ -1,16 +1,209 @@
-"""Where workers go: the options of the `local` launcher, and the places they make on a machine. Free of torch."""
+"""Where workers go: a machine's GPUs and cores, and the options of the `local` launcher. Free of torch."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from search.allowed import check_choice, check_number
-from search.study.launching.devices import VISIBLE, Gpu
 
-__all__ = ["LocalLauncherOptions", "Slot", "check_options", "slots"]
+log = logging.getLogger("xvol")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+SECONDS = 20.0  # a driver that wakes up takes some; one that hangs takes for ever
+_QUERY = ("--query-gpu=index,uuid,memory.free,memory.total", "--format=csv,noheader,nounits")
+_MIG_LINE = re.compile(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)")
+_GPU_LINE = re.compile(r"^GPU \d+: .*\(UUID: (GPU-[^)]+)\)")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that workers may be pinned to.
+
+    Attributes:
+        name: what CUDA_VISIBLE_DEVICES takes for it: the user's own word where that variable is set, else its UUID.
+        free_mib, total_mib: memory in MiB; None where the driver does not tell (MIG devices, unified memory).
+    """
+
+    name: str
+    free_mib: float | None = None
+    total_mib: float | None = None
+
+
+def visible_gpus(environ: Mapping[str, str] | None = None, timeout: float = SECONDS) -> list[Gpu]:
+    """NVIDIA GPUs that this process may use, as nvidia-smi lists them and CUDA_VISIBLE_DEVICES allows.
+
+    As CUDA does it, the variable is read up to the first entry that names no device; an empty one hides all. An index is
+    kept as it was given, for CUDA counts in an order of its own unless CUDA_DEVICE_ORDER=PCI_BUS_ID.
+
+    Raises:
+        RuntimeError: nvidia-smi fails although the machine has GPUs, and CUDA_VISIBLE_DEVICES names none.
+    """
+    environ = os.environ if environ is None else environ
+    asked = environ.get(VISIBLE)
+    if asked is not None and not _words(asked):
+        return []
+    try:
+        listed = _listed(timeout)
+    except _Broken as error:
+        return _without_listing(str(error), asked)
+    if asked is None:
+        return [device for _, whole, parts in listed for device in (parts or [whole])]
+    return _chosen(_words(asked), listed)
+
+
+_Listed = tuple[int, Gpu, list[Gpu]]  # index, the GPU, and its MIG devices
+
+
+class _Broken(Exception):
+    """Why nvidia-smi gave no list."""
+
+
+def _words(asked: str) -> list[str]:
+    words = [word.strip() for word in asked.split(",")]
+    end = next((n for n, word in enumerate(words) if word in ("", "-1", "NoDevFiles", "none", "void")), len(words))
+    return words[:end]
+
+
+def _chosen(words: list[str], listed: Sequence[_Listed]) -> list[Gpu]:
+    found: list[Gpu] = []
+    for word in words:
+        match = next((gpu for index, gpu, _ in listed if word == str(index)), None)
+        devices = [gpu for _, whole, parts in listed for gpu in (whole, *parts)]
+        same = [gpu for gpu in devices if word.startswith(("GPU-", "MIG-")) and gpu.name.startswith(word)]
+        if match is None and len(same) == 1:
+            (match,) = same
+        if match is None and word.startswith("MIG-GPU-"):  # the old form MIG-GPU-<uuid>/<gi>/<ci>, which no list shows
+            match = Gpu(word)
+        if match is None or word in (gpu.name for gpu in found):
+            why = (
+                "names it twice"
+                if match
+                else f"is no device of {', '.join(gpu.name for gpu in devices) or 'nvidia-smi'}"
+            )
+            log.warning("%s=%s: %s %s; as in CUDA it ends the list", VISIBLE, ",".join(words), word, why)
+            break
+        found.append(Gpu(word, match.free_mib, match.total_mib))
+    return found
+
+
+def _without_listing(reason: str, asked: str | None) -> list[Gpu]:
+    if asked is not None:
+        log.warning("%s; %s=%s is taken as it stands, and free memory is not known", reason, VISIBLE, asked)
+        return [Gpu(word) for word in _words(asked)]
+    if _device_files():
+        raise RuntimeError(
+            f"{reason}, yet this machine has a GPU. Name the GPUs in CUDA_VISIBLE_DEVICES (e.g. CUDA_VISIBLE_DEVICES=0,1), or run "
+            "on the CPU with hydra.launcher.device=cpu"
+        )
+    if not reason.startswith(_ABSENT):
+        log.warning("%s, and no NVIDIA device is there: the workers run on the CPU", reason)
+    return []
+
+
+_ABSENT = "nvidia-smi is not installed"
+
+
+def _device_files() -> list[Path]:
+    """What the NVIDIA driver leaves in the file system for each GPU (under WSL: for all of them)."""
+    return [*Path("/dev").glob("nvidia[0-9]*"), *Path("/proc/driver/nvidia/gpus").glob("*"), *Path("/dev").glob("dxg")]
+
+
+def _listed(timeout: float) -> list[_Listed]:
+    lines = _nvidia_smi(_QUERY, timeout).splitlines()
+    cells = [[cell.strip() for cell in line.split(",")] for line in lines if line.strip()]
+    if any(len(row) != 4 or not row[0].isdigit() for row in cells):
+        raise _Broken(f"nvidia-smi answered {lines[0]!r} where 'index, uuid, free, total' was asked")
+    parts = _mig_devices(_nvidia_smi(("-L",), timeout))
+    return [(int(index), Gpu(uuid, _mib(free), _mib(total)), parts.get(uuid, [])) for index, uuid, free, total in cells]
+
+
+def _mig_devices(listing: str) -> dict[str, list[Gpu]]:
+    parts: dict[str, list[Gpu]] = {}
+    whole = ""
+    for line in listing.splitlines():
+        if match := _GPU_LINE.match(line):
+            whole = match[1]
+        elif match := _MIG_LINE.match(line):
+            parts.setdefault(whole, []).append(Gpu(match[1]))
+    return parts
+
+
+def _mib(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:  # "[N/A]", "[Insufficient Permissions]"
+        return None
+
+
+def _nvidia_smi(arguments: Sequence[str], timeout: float) -> str:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _Broken(f"nvidia-smi gave no answer within {timeout:g} s") from None
+    except FileNotFoundError:
+        raise _Broken(_ABSENT) from None
+    except OSError as error:
+        raise _Broken(f"nvidia-smi cannot be run ({error})") from None
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "and said nothing").splitlines()[0]
+        raise _Broken(f"nvidia-smi ended with {done.returncode} ({said})")
+    return done.stdout
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may keep busy: its affinity, and below that the quota of its control groups."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux
+    cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    return max(1, min(cores, int(_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
+
+
+def _quota(root: Path, membership: Path) -> float:
+    """Cores that the control groups of this process allow together; a large number where they set no limit."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return 1e9
+    limits = [1e9]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        base = root if not controllers else root / "cpu"
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        inner = base / path.lstrip("/")
+        for folder in (inner, *inner.parents):
+            if not folder.is_relative_to(base):
+                break
+            limits.append(_limit_of(folder))
+    return max(1.0, min(limits))
+
+
+def _limit_of(folder: Path) -> float:
+    """The limit that one group sets: `cpu.max` in version 2, `cpu.cfs_*` in version 1."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return 1e9 if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        allowed = int((folder / "cpu.cfs_quota_us").read_text())
+        return 1e9 if allowed <= 0 else allowed / int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return 1e9
+
 
 DEVICES = ("auto", "cuda", "cpu")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")

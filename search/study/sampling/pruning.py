@@ -15,8 +15,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.study.marks import INTERRUPTED
 from search.study.sampling.samplers import make_pruner
+from search.study.trials import INTERRUPTED
 
 __all__ = ["Pruning"]
 

@@ -1,19 +1,23 @@
-"""Samplers and pruners from their configuration, by name: Optuna's and our own, and nothing else is imported or called."""
+"""Samplers and pruners by name, and what a trial asks its sampler for: Optuna's and our own, and nothing else is imported."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import logging
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import optuna
+from omegaconf import DictConfig
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import Trial
+
+from search.space.parameters import Space
+from search.study.options import WarmStartOptions
 from xvol.suggest import nearest
-
-if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
-
-__all__ = ["BRUTE_FORCE", "EVOLUTION", "GRID", "is_grid", "make_pruner", "make_sampler"]
 
 GRID = "optuna.samplers.GridSampler"
 BRUTE_FORCE = "optuna.samplers.BruteForceSampler"
@@ -137,3 +141,61 @@ def _experimental() -> type[Warning]:
     import optuna
 
     return optuna.exceptions.ExperimentalWarning
+
+
+def suggest(trial: Trial, name: str, distribution: Any) -> Any:
+    """A value for the parameter `name`."""
+    kinds = optuna.distributions
+    if isinstance(distribution, kinds.CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, kinds.IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def custom_space(dotted: str) -> Callable[[DictConfig, Trial], None]:
+    """The function that `hydra.sweeper.custom_search_space` names; ValueError where there is none."""
+    module, _, name = dotted.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"hydra.sweeper.custom_search_space={dotted}: give package.module.function ({error})"
+        ) from None
+    if not callable(function):
+        raise ValueError(f"hydra.sweeper.custom_search_space={dotted}: it is no function but {type(function).__name__}")
+    return function
+
+
+log = logging.getLogger("xvol")
+
+
+def first_points(
+    options: WarmStartOptions,
+    space: Space,
+    compose: Callable[[list[str]], DictConfig],
+    score: Callable[[DictConfig, list[str]], dict[str, float]],
+) -> list[dict[str, Any]]:
+    """The `top` of `candidates` random points, the highest score first.
+
+    Args:
+        compose: from overrides to a trial's config.
+        score: scores of an untrained network by their names; ValueError for one that is not known.
+    """
+    assert options.score is not None
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    points: dict[str, dict[str, Any]] = {}
+    for _ in range(options.candidates):
+        trial = study.ask()
+        point = {p.name: suggest(trial, p.name, p.distribution) for p in space.parameters}
+        points.setdefault(repr(sorted(point.items())), point)
+    log.info("scoring %d untrained networks by %s, for the first %d trials", len(points), options.score, options.top)
+    scored = []
+    for point in points.values():
+        value = score(compose(space.overrides(point)), [options.score])[options.score]
+        if value == value:  # a score that is no number says nothing
+            scored.append((value, point))
+    scored.sort(key=lambda pair: -pair[0])
+    return [point for _, point in scored[: options.top]]

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from search.ledger.paths import WORKERS
-from search.study.storage.server_locks import ServerLock
+from search.study.storage.patience import Patience
 
 __all__ = ["FileLock", "StudyLock", "is_held", "study_lock"]
 
@@ -99,6 +99,21 @@ def _opened(path: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+class ServerLock(Protocol):
+    """A lock that a storage's server keeps."""
+
+    patience: Patience
+
+    def acquire(self) -> None:
+        """Wait until the lock is ours."""
+
+    def release(self) -> None:
+        """Give it back; never raises, since a server that is away has forgotten its locks."""
+
+    def ensure(self) -> None:
+        """Take it again where it was lost with the server."""
 
 
 class StudyLock:

@@ -14,13 +14,12 @@ import optuna
 from search.ledger.paths import JOURNAL
 from search.ledger.secrets import mask
 from search.ledger.versions import NewerVersion
-from search.study.storage.journal_lines import first_bad_line
-from search.study.storage.journals import FileJournal, JournalLock, PatientJournal, RedisJournal
+from search.study.storage.journal import FileJournal, JournalLock, PatientJournal, RedisJournal, first_bad_line
 from search.study.storage.locks import FileLock
 from search.study.storage.patience import Patience, StorageGone
 
 if TYPE_CHECKING:
-    from search.study.storage.proxies import PatientDatabase
+    from search.study.storage.database import PatientDatabase
 
 __all__ = ["GRACE_SECONDS", "HEARTBEAT_SECONDS", "JournalLock", "journal_of", "open_storage"]
 
@@ -143,7 +142,7 @@ def _redis(url: str, study: str, patience: Patience) -> PatientJournal:
 
 
 def _sqlite(url: str, study_dir: Path, patience: Patience) -> PatientDatabase:
-    from search.study.storage.proxies import PatientDatabase  # SQLAlchemy: not for a journal
+    from search.study.storage.database import PatientDatabase  # SQLAlchemy: not for a journal
 
     study_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(study_dir / ".opening.lock"):  # two who make the tables at once stumble over each other
@@ -155,7 +154,7 @@ def _sqlite(url: str, study_dir: Path, patience: Patience) -> PatientDatabase:
 def _postgresql(url: str, patience: Patience) -> PatientDatabase:
     import sqlalchemy
 
-    from search.study.storage.proxies import PatientDatabase  # SQLAlchemy: not for a journal
+    from search.study.storage.database import PatientDatabase  # SQLAlchemy: not for a journal
 
     address = sqlalchemy.make_url(url)
     address = address.set(drivername=f"postgresql+{_driver(address.drivername)}")

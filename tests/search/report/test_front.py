@@ -16,7 +16,7 @@ from search.report.reading.load import load_study
 from search.report.table import ablation_table
 from search.report.table_html import table_to_html
 from search.report.write import write_tables
-from search.study.tables import print_front
+from search.study.results import print_front
 
 from .conftest import Add
 

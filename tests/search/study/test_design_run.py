@@ -8,7 +8,7 @@ import pytest
 
 from search.design.options import first_seed_of
 from search.ledger.changes import read_changes
-from search.study.tally import count
+from search.study.trials import count
 
 from .conftest import Toy
 

@@ -18,16 +18,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.channel import Infeasible, InFlight, Pruned
 from search.ledger.paths import WORKERS, free_subdir
 from search.ledger.result import RESULT_FILE, Status, TrialResult, write_result
-from search.study.claims import Desk, Quota
-from search.study.lost import mend_lost
-from search.study.marks import AWAITS, FOLDER, REASON, RETRY_OF, SKIPPED
-from search.study.recovery import recover
-from search.study.runs import Runs
+from search.study.queue import Desk, Quota
+from search.study.recovery import mend_lost, recover
 from search.study.sampling.pruning import Pruning
 from search.study.storage.locks import FileLock
-from search.study.trial_channel import StudyChannel
+from search.study.trial_channel import Runs, StudyChannel
+from search.study.trials import AWAITS, FOLDER, REASON, RETRY_OF, SKIPPED
 
-from .test_plan import plan as plan_of
+from .test_spec import plan as plan_of
 
 POINTS = 3
 PICK = st.integers(0, 5)

@@ -14,8 +14,8 @@ from search.design.options import first_seed_of
 from search.ledger.changes import read_changes
 from search.ledger.paths import JOURNAL
 from search.ledger.result import RESULT_FILE, read_result
-from search.study.launching.deadline import EXIT_HUNG
-from search.study.tally import count
+from search.study.launching.stopping import EXIT_HUNG
+from search.study.trials import count
 
 from .conftest import Toy
 

@@ -15,8 +15,8 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from search.study.launching.devices import Gpu
 from search.study.launching.launcher import LocalLauncherOptions, worker_count
+from search.study.launching.slots import Gpu
 
 from ..conftest import Toy
 

@@ -1,15 +1,163 @@
-"""Laws of the places for workers, and what is refused."""
+"""GPUs by a fake nvidia-smi on PATH, as CUDA_VISIBLE_DEVICES allows them; cores by affinity and control groups."""
 
+import logging
+import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.study.launching.devices import Gpu
-from search.study.launching.slots import LocalLauncherOptions, Slot, slots
+from search.study.launching import slots as places
+from search.study.launching.slots import Gpu, LocalLauncherOptions, Slot, slots, usable_cores, visible_gpus
+
+A, B = "GPU-aaaa1111-0000", "GPU-bbbb2222-0000"
+QUERY = f"0, {A}, 70000, 81559\n1, {B}, [N/A], 81559\n"
+LIST = f"GPU 0: NVIDIA H100 (UUID: {A})\nGPU 1: NVIDIA H100 (UUID: {B})\n"
+MIG = LIST + "  MIG 1g.10gb     Device  0: (UUID: MIG-cccc)\n  MIG 1g.10gb     Device  1: (UUID: MIG-dddd)\n"
+Install = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Put a script on PATH as nvidia-smi; return an environment without CUDA_VISIBLE_DEVICES."""
+
+    def installed(query: str = QUERY, listing: str = LIST, script: str | None = None) -> dict[str, str]:
+        (tmp_path / "query").write_text(query)
+        (tmp_path / "list").write_text(listing)
+        default = f'case "$1" in -L) cat {tmp_path}/list;; *) cat {tmp_path}/query;; esac'
+        fake = tmp_path / "nvidia-smi"
+        fake.write_text(f"#!/bin/sh\n{script or default}\n")
+        fake.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.setattr(places, "_device_files", list)
+        return {}
+
+    return installed
+
+
+def names(gpus: list[Gpu]) -> list[str]:
+    return [gpu.name for gpu in gpus]
+
+
+def test_all_gpus_by_uuid_with_their_memory(install: Install) -> None:
+    assert visible_gpus(install()) == [Gpu(A, 70000, 81559), Gpu(B, None, 81559)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("1", ["1"]),
+        ("1,0", ["1", "0"]),
+        ("0,-1,1", ["0"]),
+        (B, [B]),
+        ("GPU-bbbb", ["GPU-bbbb"]),
+        (f" 0 , {B}", ["0", B]),
+        ("MIG-dddd,MIG-cccc", ["MIG-dddd", "MIG-cccc"]),
+        (f"MIG-{A}/1/0", [f"MIG-{A}/1/0"]),
+    ],
+)
+def test_the_users_choice_is_kept_in_the_users_words(install: Install, asked: str, expected: list[str]) -> None:
+    install(listing=MIG)
+    assert names(visible_gpus({"CUDA_VISIBLE_DEVICES": asked})) == expected
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("0,7,1", ["0"]), ("GPU-", []), ("0,0", ["0"]), ("x", [])])
+def test_a_device_that_is_not_there_ends_the_list_and_is_told(
+    install: Install, caplog: pytest.LogCaptureFixture, asked: str, expected: list[str]
+) -> None:
+    install()
+    with caplog.at_level(logging.WARNING):
+        assert names(visible_gpus({"CUDA_VISIBLE_DEVICES": asked})) == expected
+    assert f"CUDA_VISIBLE_DEVICES={asked}" in caplog.text
+
+
+def test_a_gpu_that_is_cut_up_gives_its_parts(install: Install) -> None:
+    assert visible_gpus(install(listing=MIG)) == [Gpu(A, 70000, 81559), Gpu("MIG-cccc"), Gpu("MIG-dddd")]
+
+
+BROKEN = {
+    "echo 'cannot reach the driver'; exit 9": "ended with 9 (cannot reach the driver)",
+    "exec sleep 60": "gave no answer within 0.3 s",
+    "echo what": "answered 'what'",
+}
+
+
+@pytest.mark.parametrize(("script", "told"), list(BROKEN.items()))
+def test_a_broken_nvidia_smi_without_a_device_is_a_warning(
+    install: Install, caplog: pytest.LogCaptureFixture, script: str, told: str
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert visible_gpus(install(script=script), timeout=0.3) == []
+    assert told in caplog.text
+    assert "run on the CPU" in caplog.text
+
+
+@pytest.mark.parametrize(("script", "told"), list(BROKEN.items()))
+def test_a_broken_nvidia_smi_where_there_is_a_device_is_an_error(
+    install: Install, monkeypatch: pytest.MonkeyPatch, script: str, told: str
+) -> None:
+    environ = install(script=script)
+    monkeypatch.setattr(places, "_device_files", lambda: [Path("/dev/nvidia0")])
+    with pytest.raises(RuntimeError, match=r"hydra\.launcher\.device=cpu") as error:
+        visible_gpus(environ, timeout=0.3)
+    assert told in str(error.value)
+
+
+def test_without_a_list_the_users_choice_is_believed(install: Install, caplog: pytest.LogCaptureFixture) -> None:
+    install(script="exit 1")
+    with caplog.at_level(logging.WARNING):
+        assert visible_gpus({"CUDA_VISIBLE_DEVICES": "2,3"}) == [Gpu("2"), Gpu("3")]
+    assert "is taken as it stands" in caplog.text
+
+
+def test_a_machine_without_the_driver_is_no_reason_to_warn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(places, "_device_files", list)
+    assert visible_gpus({}) == []
+    assert caplog.text == ""
+
+
+def test_an_empty_choice_does_not_even_ask(install: Install) -> None:
+    install(script="exec sleep 60")
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, timeout=0.1) == []
+
+
+def test_cores_are_those_of_the_affinity() -> None:
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+
+
+@settings(deadline=None)  # files on a busy disk
+@given(outer=st.none() | st.integers(1, 64), inner=st.none() | st.integers(1, 64))
+def test_the_tightest_control_group_counts(tmp_path_factory: pytest.TempPathFactory, outer: int, inner: int) -> None:
+    root = tmp_path_factory.mktemp("cgroup")
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "member").write_text("0::/a/b\n")
+    for folder, cores in ((root / "a", outer), (root / "a" / "b", inner)):
+        (folder / "cpu.max").write_text(f"{'max' if cores is None else cores * 50000} 50000\n")
+    limits = [cores for cores in (outer, inner) if cores is not None]
+    assert places._quota(root, root / "member") == (min(limits) if limits else 1e9)
+
+
+def test_the_quota_of_version_1_and_less_than_one_core(tmp_path: Path) -> None:
+    (tmp_path / "member").write_text("4:memory:/x\n3:cpu,cpuacct:/docker/1\n")
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("150000")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+    assert places._quota(tmp_path, tmp_path / "member") == 1.5  # the group's own path is not mounted in a container
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("20000")
+    assert places._quota(tmp_path, tmp_path / "member") == 1.0
+    assert places._quota(tmp_path, tmp_path / "nothing") == 1e9
+
 
 AUTO = LocalLauncherOptions()
 GPUS = st.integers(0, 6).map(lambda n: [Gpu(f"GPU-{i}", 1000.0 * (i + 1), 80000.0) for i in range(n)])

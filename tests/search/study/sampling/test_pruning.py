@@ -12,9 +12,9 @@ import optuna
 import pytest
 from optuna.trial import Trial, TrialState
 
-from search.study.marks import INTERRUPTED
 from search.study.sampling.pruning import Pruning
 from search.study.storage.opening import open_storage
+from search.study.trials import INTERRUPTED
 
 MEDIAN = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 3, "n_warmup_steps": 2}
 PRUNERS: dict[str, dict[str, Any]] = {

@@ -22,9 +22,9 @@ import sqlalchemy.exc
 from optuna.trial import TrialState
 
 from search.ledger.paths import JOURNAL
+from search.study.storage.database import PatientDatabase
 from search.study.storage.opening import open_storage
 from search.study.storage.patience import Away, Patience, StorageGone, is_away
-from search.study.storage.proxies import PatientDatabase
 
 
 class Faulty:

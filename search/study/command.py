@@ -1,0 +1,353 @@
+"""What a command asks of a study, read and refused before anything is trained, most of it before Optuna is loaded.
+
+Hydra hands what a sweep varies to the sweeper unread; what is wrong with it would show when the first trial is composed,
+or, where something given beside it wins over it, never.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from search.allowed import check_choice
+from search.design.kinds import Cell
+from search.ledger.paths import refuse_blocked
+from search.report.words import int_ranges
+from search.space.parameters import Parameter, Space, parse_space
+from search.study.launching.compose import Composer, as_text
+from search.study.launching.launcher import worker_count
+from search.study.options import FinalOptions, SweeperOptions, check_options, parse_constraints, read_options
+from xvol.suggest import meant
+
+OF_A_SEARCH = ("hydra.sweeper.n_trials", "hydra.sweeper.max_skips", "hydra.sweeper.old_values", "hydra.sweeper.final.")
+
+
+def read_command(
+    config: DictConfig, arguments: Sequence[str], given: Mapping[str, Any], config_loader: Any, task: Any
+) -> tuple[SweeperOptions, Space]:
+    """The options and the search space of a sweep.
+
+    Args:
+        config: the composed config of the sweep.
+        arguments: the overrides of the sweep, e.g. "placement.policy=choice(none,stage3)".
+        given: what stands in `hydra.sweeper`.
+        config_loader: Hydra's.
+        task: its attributes are asked where it has them: `check_values`, given a trial's config, and `refuse_moot`, given keys
+            and configs of trials, raise ValueError for what is wrong on the face of it; `costs` are names for constraints.
+
+    Raises:
+        ValueError, HydraException, OmegaConfBaseException: what is wrong, what is allowed, how to mend it.
+    """
+    refuse_unknown_keys(config, arguments)
+    options = read_options(given)
+    check_options(options)
+    _refuse_options_of_a_search(config, options)
+    parse_constraints(options.constraints, getattr(task, "costs", None))
+    worker_count(config.hydra.launcher, options.n_jobs)
+    refuse_blocked(Path(str(config.hydra.sweep.dir)) / "tables", "hydra.sweep.dir")
+    if options.warm_start.score is not None and hasattr(task, "scores"):
+        check_choice("hydra.sweeper.warm_start.score", options.warm_start.score, task.scores)
+    _check_seed_key(config, options)
+    space = parse_space(arguments, options.params or {}, config_loader)
+    if not space.parameters and not options.custom_search_space and options.design.kind is None:
+        raise ValueError(
+            "there is nothing to search: give at least one parameter, e.g. 'placement.policy=choice(none,stage3,stage4)', "
+            "an experiment (experiment=cifar10_stages), or run without -m to train one architecture"
+        )
+    target = str((options.sampler or {}).get("_target_"))
+    if target.endswith(".CmaEsSampler") and space.parameters and all(parameter.texts for parameter in space.parameters):
+        names = ", ".join(parameter.name for parameter in space.parameters)
+        raise ValueError(
+            f"sampler=cmaes is for numbers, and {names} are choices, which it draws at random; take sampler=tpe"
+        )
+    if options.design.kind is not None and any(p.name == options.final.seed_key for p in space.parameters):
+        raise ValueError(
+            f"{options.final.seed_key} is varied, and a design trains each of its cells on the same seeds; leave it out, or give "
+            "hydra.sweeper.design.seeds and first_seed"
+        )
+    _refuse_overridden_groups(config, space, config_loader)
+    _check_old_values(options, space)
+    if options.design.kind is None:
+        refuse_seeds_of_the_search(config, space, options.final, options.seeds_per_trial)
+    check_values, refuse_moot = getattr(task, "check_values", None), getattr(task, "refuse_moot", None)
+    if check_values is not None:
+        shared = replace(space, fixed=(*space.fixed, *options.design.overrides))
+        others = options.design.factors or options.custom_search_space  # they may give a parameter its effect
+        refuse_wrong_values(config, shared, config_loader, check_values, None if others else refuse_moot)
+    return options, space
+
+
+def _check_seed_key(config: DictConfig, options: SweeperOptions) -> None:
+    key = options.final.seed_key
+    value = OmegaConf.select(config, key)
+    if (options.final.top_k or options.design.kind or options.seeds_per_trial > 1) and type(value) is not int:
+        raise ValueError(
+            f"hydra.sweeper.final.seed_key={key}: it names the key of the config that takes the seed, a whole number, and there "
+            f"stands {value!r}{meant(key, [str(name) for name in config])}"
+        )
+
+
+def _refuse_overridden_groups(config: DictConfig, space: Space, config_loader: Any) -> None:
+    """The choice of a group of which each key that it sets is varied is made in vain."""
+    lines = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(lines, list)
+    for line in lines:
+        group = str(line).partition("=")[0]
+        below = [p for p in space.parameters if p.name.startswith(f"{group}.")]
+        if not below or line not in space.fixed or not config_loader.repository.group_exists(group):
+            continue
+        compose = Composer(config_loader, config).compose
+        without = tuple(each for each in space.fixed if each != line)
+        point = space.variations()[0]
+        varied = [as_text(_part(compose(s.overrides(point)), group)) for s in (space, replace(space, fixed=without))]
+        alone = [as_text(_part(compose(fixed), group)) for fixed in (space.fixed, without)]
+        if varied[0] == varied[1] and alone[0] != alone[1]:
+            raise ValueError(
+                f"{line} has no effect: {below[0].name} is varied, which goes over it; leave it out, or take the parameter out "
+                f"with '~hydra.sweeper.params.{below[0].name}' or space=none"
+            )
+
+
+def _part(config: DictConfig, group: str) -> DictConfig:
+    found = config.get(group)
+    return found if isinstance(found, DictConfig) else OmegaConf.create({})
+
+
+def _check_old_values(options: SweeperOptions, space: Space) -> None:
+    names = [parameter.name for parameter in space.parameters]
+    for name in options.old_values or {}:
+        if name not in names and not options.custom_search_space:
+            raise ValueError(
+                f"hydra.sweeper.old_values: {name} is no parameter of this study; its parameters: {', '.join(names) or 'none'}"
+            )
+
+
+def _refuse_options_of_a_search(config: DictConfig, options: SweeperOptions) -> None:
+    """A design has no search and no re-evaluation: what is asked of them by hand would be passed over in silence."""
+    if options.design.kind is None:
+        return
+    lines = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+    assert isinstance(lines, list)
+    for line in lines:
+        key = str(line).lstrip("+~").partition("=")[0]
+        if key.startswith(OF_A_SEARCH) and key != "hydra.sweeper.final.seed_key":
+            raise ValueError(
+                f"{line} has no effect: {key} is of a search, and design={options.design.kind} trains each of its cells on "
+                "hydra.sweeper.design.seeds seeds; leave it out"
+            )
+
+
+MAX_CHECKS = 64  # configurations that are looked at before a study starts
+_KEY = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)=")  # no group, nothing added, deleted or renamed
+
+
+def refuse_unknown_keys(config: DictConfig, arguments: Sequence[str]) -> None:
+    """Raise what Hydra would raise for a key that its dataclass does not have, whatever groups are chosen.
+
+    Args:
+        config: the composed config of the sweep.
+        arguments: the overrides of the sweep, e.g. "placement.policy=choice(none,stage3)".
+
+    Raises:
+        hydra.errors.ConfigCompositionException: there is no such key.
+    """
+    for argument in arguments:
+        match = _KEY.match(argument)
+        if match is None:
+            continue
+        path = match[1].split(".")
+        for depth, name in enumerate(path):
+            node = OmegaConf.select(config, ".".join(path[:depth])) if depth else config
+            kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+            if kind is None or not is_dataclass(kind):
+                break
+            if name not in (field.name for field in fields(kind)) and name != "hydra":
+                raise ConfigCompositionException(
+                    f"Could not override '{match[1]}'.\nKey '{name}' not in '{kind.__name__}'"
+                )
+
+
+def refuse_wrong_values(
+    config: DictConfig,
+    space: Space,
+    config_loader: Any,
+    check_values: Callable[[DictConfig], None],
+    refuse_moot: Callable[[Sequence[str], Sequence[DictConfig]], None] | None = None,
+) -> None:
+    """Raise what `check_values` raises for a level of a parameter, where no other group than the first is chosen for it.
+
+    Where no group is varied, the configs are those of the sweep with a few values put in, and Hydra, which takes a
+    seventh of a second for each composition, is not asked; else it composes once. Whatever stands in the way is left
+    to the check of all composed configs.
+
+    Args:
+        config: the composed config of the sweep.
+        space: its parameters.
+        config_loader: Hydra's.
+        check_values: given a trial's config, raises ValueError for what is wrong on the face of it.
+        refuse_moot: given the parameters' names and such configs, raises ValueError for one that changes nothing in them; it is
+            believed where it does so for each choice of the groups, too.
+
+    Raises:
+        ValueError: what `check_values` or `refuse_moot` told.
+    """
+    names = [parameter.name for parameter in space.parameters]
+    try:
+        configs = list(_quick_configs(config, space, config_loader))
+        for trial in configs:
+            check_values(trial)
+        if refuse_moot is None:
+            return
+        try:
+            refuse_moot(names, configs)
+        except ValueError:
+            compose = Composer(config_loader, config).compose
+            refuse_moot(names, [_without_hydra(compose(space.overrides(point))) for point in space.variations()])
+    except (HydraException, OmegaConfBaseException):
+        return
+
+
+def refuse_dead_parameters(space: Space, points: Sequence[Mapping[str, Any]], configs: Sequence[DictConfig]) -> None:
+    """Raise ValueError for a parameter whose values all come to the same.
+
+    Args:
+        points, configs: the first point and those that differ from it in one parameter, and what they are composed to.
+    """
+    texts = [as_text(config) for config in configs]
+    for parameter in space.parameters:
+        others = [
+            text
+            for point, text in zip(points, texts, strict=True)
+            if point[parameter.name] != points[0][parameter.name]
+        ]
+        if len(points) < MAX_CHECKS and others and all(text == texts[0] for text in others):
+            raise ValueError(
+                f"{parameter.name} has no effect: each of its values gives the same configuration, for what is given beside it "
+                f"goes over it ({', '.join(space.fixed) or 'nothing'}); a single key goes over the choice of its group. Leave "
+                "one of them out"
+            )
+
+
+def refuse_equal_cells(
+    cells: Sequence[Cell], configs: Sequence[DictConfig], fixed: Sequence[str], matched: Collection[str]
+) -> None:
+    """Raise ValueError where two cells of a design are the same configuration.
+
+    Args:
+        cells, configs: what they are composed to.
+        fixed: what is given for all of them.
+        matched: names of controls, which may come to an arm's.
+    """
+    names: dict[str, str] = {}
+    for cell, config in zip(cells, configs, strict=True):
+        twin = names.setdefault(as_text(config), cell.name)
+        if twin != cell.name and cell.name not in matched:
+            raise ValueError(
+                f"cells {twin} and {cell.name} of the design are the same configuration: what sets them apart "
+                f"({', '.join(cell.overrides) or 'nothing'}) is what the config says anyway, or is overridden by what is given "
+                f"for all cells ({', '.join(fixed) or 'nothing'}); a single key goes over the choice of its group"
+            )
+
+
+def refuse_seeds_of_the_search(config: DictConfig, space: Space, final: FinalOptions, seeds_per_trial: int) -> None:
+    """Raise ValueError where the re-evaluation would train on seeds that the search trains on.
+
+    A seed that helped to choose an arm flatters it: the chosen arms are those that this seed was kind to. Seeds that
+    nobody gives are none of the search's: `first_seed_of`.
+
+    Args:
+        config: the composed config of the sweep, which holds the seed of the search.
+        space: the search's; where the seed is a parameter, the search trains each of its values.
+        final: the re-evaluation.
+        seeds_per_trial: consecutive seeds of each trial of the search.
+    """
+    if not final.top_k or final.first_seed is None:
+        return
+    key = final.seed_key
+    searched = searched_seeds(config, space, key, seeds_per_trial)
+    shared = searched & set(range(final.first_seed, final.first_seed + final.seeds))
+    if shared:
+        several = "s" * (len(shared) > 1)
+        raise ValueError(
+            f"hydra.sweeper.final: the re-evaluation would train on seed{several} {int_ranges(shared)}, which the search trains on "
+            f"too ({key} {int_ranges(searched)}), so that it would not be on fresh seeds; leave hydra.sweeper.final.first_seed "
+            f"out, or write hydra.sweeper.final.first_seed={max(searched) + 1}, or another of {final.seeds} seeds that the search "
+            "has not seen"
+        )
+
+
+def searched_seeds(config: DictConfig, space: Space, key: str, seeds_per_trial: int) -> set[int]:
+    """The seeds that a search trains on; none where `key` is no number of its config. Arguments as above."""
+    swept = [parameter for parameter in space.parameters if parameter.name == key]
+    given = [line.partition("=")[2] for line in space.fixed if line.lstrip("+").partition("=")[0] == key]
+    firsts: Collection[Any] = _values(swept[0]) if swept else [*given, OmegaConf.select(config, key)][:1]
+    try:
+        starts = [int(first) for first in firsts]
+    except (TypeError, ValueError):  # no seed in this application's config, or no number: told by its own check
+        return set()
+    return {start + turn for start in starts for turn in range(seeds_per_trial)}
+
+
+def _values(parameter: Parameter) -> Collection[Any]:
+    return parameter.levels() or range(int(parameter.low), int(parameter.high) + 1)
+
+
+def _quick_configs(config: DictConfig, space: Space, config_loader: Any) -> Iterator[DictConfig]:
+    """A trial's config for the first point, and for each other level of one parameter that is no group."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    read = OverridesParser.create().parse_overrides
+    here = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(here, list)
+    late = read([line for line in space.fixed if line not in here])  # of hydra.sweeper.params
+    first, *others = space.variations()[:MAX_CHECKS]
+    varied = read([parameter.override(first[parameter.name]) for parameter in space.parameters])
+    is_group = [config_loader.repository.group_exists(override.key_or_group) for override in varied]
+    names = [parameter.name for parameter, group in zip(space.parameters, is_group, strict=True) if group]
+    points = [first, *(point for point in others if all(point[name] == first[name] for name in names))]
+    if names or any(config_loader.repository.group_exists(override.key_or_group) for override in late):
+        compose = Composer(config_loader, config).compose
+        yield from (_without_hydra(compose(space.overrides(point))) for point in points)
+        return
+    base = _without_hydra(config.copy())
+    for point in points:
+        trial = base.copy()
+        lines = [parameter.override(point[parameter.name]) for parameter in space.parameters]
+        config_loader._apply_overrides_to_config([*late, *read(lines)], trial)
+        yield trial
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def check_objectives(facts: Mapping[str, Any], directions: Sequence[str]) -> None:
+    """Compare the facts of a checked trial with the study's directions.
+
+    Args:
+        facts: "objectives" is how many values a trial returns; "senses" maps each one's name to the direction in which
+            it is better. Either may be missing.
+
+    Raises:
+        ValueError: their numbers differ, or an objective would be driven the wrong way.
+    """
+    expected = len(directions)
+    if facts.get("objectives", expected) != expected:
+        raise ValueError(
+            f"objectives names {facts['objectives']} metric(s), hydra.sweeper.direction {expected}: give one direction for each"
+        )
+    for (name, sense), direction in zip((facts.get("senses") or {}).items(), directions, strict=False):
+        if sense != direction:
+            raise ValueError(
+                f"hydra.sweeper.direction={direction} for the objective {name}: less would be lost with {sense}; "
+                f"give hydra.sweeper.direction={sense}, or a list with one direction for each objective in their order"
+            )

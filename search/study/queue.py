@@ -1,0 +1,366 @@
+"""Which trial a worker takes next, and what becomes of a trial that nobody runs any more.
+
+Each trial is claimed once, under a lock that all workers of the study share, and a new one is made only while finished
+and running ones are short of the budget. So the budget is exact with any number of workers, however often they die.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search.ledger.paths import WORKERS
+from search.ledger.result import RESULT_FILE, read_result
+from search.study.liveness import host_id, is_alive
+from search.study.storage.locks import study_lock
+from search.study.trials import (
+    AWAITS,
+    BASELINE,
+    CELL,
+    FOLDER,
+    INTERRUPTED,
+    LOOKED_AT,
+    OVERRIDES,
+    REASON,
+    RETRY_OF,
+    SKIPPED,
+    TRIES,
+    WORKER,
+    Counts,
+    Tally,
+    in_list,
+)
+
+__all__ = ["Close", "Desk", "Quota"]
+
+Close = Callable[[FrozenTrial, str, bool], None]  # a trial, why it ends, and whether it is run again
+
+_NUMBERS = re.compile(r"\d+")  # one reason may name another address, or another number of bytes
+_KEPT = (CELL, OVERRIDES, BASELINE, LOOKED_AT)  # what makes a trial that was written down beforehand the trial it is
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many trials a phase of a study runs.
+
+    Attributes:
+        budget: trials that shall come to an end of their own.
+        sampled: whether new trials are made up by a sampler; otherwise all are written down beforehand.
+        max_skips: proposals in a row that need no training, after which the space counts as exhausted.
+        size: points of the space where they can be counted.
+        max_retries: how often a trial is run again that died with its worker, or that failed in a design.
+        allowed_failures: trials that may fail before no more are handed out; None for any number.
+    """
+
+    budget: int
+    sampled: bool = True
+    max_skips: int = 200
+    size: int | None = None
+    max_retries: int = 2
+    allowed_failures: int | None = None
+
+
+class LostRun(Protocol):
+    """A run of an ended trial whose result is lost, and whether the trial must be run again."""
+
+    @property
+    def trial(self) -> FrozenTrial: ...
+    @property
+    def again(self) -> bool: ...
+
+
+L = TypeVar("L", bound=LostRun)
+
+
+class Desk:
+    """Where trials of one study are handed out and taken back.
+
+    Args:
+        study: the Optuna study.
+        storage: where it is kept.
+        study_dir: folder of the study.
+
+    Attributes:
+        gave_up: whether the last claim was refused because too many trials had failed.
+        holds: whether the last claim was refused although trials wait, since what they wait for is not there yet.
+    """
+
+    def __init__(self, study: optuna.Study, storage: BaseStorage, study_dir: Path, quota: Quota) -> None:
+        self.study, self.quota = study, quota
+        self._storage, self._dir = storage, study_dir
+        self._id = storage.get_study_id_from_name(study.study_name)
+        self._tally = Tally()
+        self.gave_up = self.holds = False
+        (study_dir / WORKERS).mkdir(parents=True, exist_ok=True)
+
+    def lock(self) -> AbstractContextManager[Any]:
+        """Exclusive among all workers of the study, on all machines."""
+        return study_lock(self._storage, self._dir, self.study.study_name)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials as they stand, not to be changed."""
+        return self._storage.get_all_trials(self._id, deepcopy=False)
+
+    def counts(self) -> Counts:
+        """How the study stands."""
+        return self._tally.read(self._get if isinstance(self._storage, JournalStorage) else in_list(self.trials()))
+
+    def best(self, highest: bool) -> FrozenTrial | None:
+        """The complete trial with the highest, or lowest, first value; as of the last count."""
+        return self._tally.best(highest)
+
+    def to_go(self) -> int:
+        """Trials that a worker could take now."""
+        now = self.counts()
+        return max(now.waiting, 0 if self.is_exhausted() else self._owed(now))
+
+    def is_exhausted(self) -> bool:
+        """Whether the sampler proposes nothing any more that needs training; as of the last count."""
+        if not self.quota.sampled:
+            return True
+        return self._tally.streak >= self.quota.max_skips or self.is_covered()
+
+    def is_covered(self) -> bool:
+        """Whether each point of a space that can be counted was asked for; as of the last count."""
+        return bool(self._tally.streak and self.quota.size and self._tally.points >= self.quota.size)
+
+    @property
+    def streak(self) -> int:
+        """Proposals in a row that needed no training; as of the last count."""
+        return self._tally.streak
+
+    def claim(self, worker: str, is_due: Callable[[FrozenTrial], bool] = lambda _: True) -> Trial | None:
+        """Take the next trial for `worker` (the name of its lock file), or None where there is none to take.
+
+        Args:
+            is_due: whether a trial that was put back, see `put_back`, may be taken now.
+        """
+        with self.lock():
+            now = self.counts()
+            self.gave_up = self.quota.allowed_failures is not None and now.failed > self.quota.allowed_failures
+            self.holds = False
+            if self.gave_up:
+                return None
+            trial = self._waiting(is_due)
+            if trial is None and (self.is_exhausted() or self._owed(now) <= 0):
+                self.holds = now.waiting > 0
+                return None
+            if trial is None:  # `Study.ask` would look through all trials for a waiting one
+                trial = Trial(self.study, self._storage.create_new_trial(self._id))
+            trial.set_user_attr(WORKER, {"host": host_id(), "lock": worker})
+            return trial
+
+    def _waiting(self, is_due: Callable[[FrozenTrial], bool]) -> Trial | None:
+        """The first waiting trial that is due, now running."""
+        for frozen in self._tally.waiting:
+            due = AWAITS not in frozen.user_attrs or is_due(frozen)
+            if due and self._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING):
+                return Trial(self.study, frozen._trial_id)
+        return None
+
+    def put_back(self, trial: Trial, awaits: Sequence[str]) -> None:
+        """Let a trial that was claimed wait again, as the one it is, for a run that another worker is training.
+
+        Args:
+            awaits: fingerprint and place of that run.
+        """
+        with self.lock():
+            trial.set_user_attr(AWAITS, list(awaits))
+            trial.set_user_attr(WORKER, None)
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def write(self, cells: Sequence[Mapping[str, Any]]) -> int:
+        """Write down a waiting trial for each of `cells` (user attributes with a unique "cell"), once ever."""
+        with self.lock():
+            there = {trial.user_attrs.get(CELL) for trial in _standing(self.trials())}
+            fresh = [cell for cell in cells if cell[CELL] not in there]
+            for cell in fresh:
+                self.study.enqueue_trial({}, user_attrs=dict(cell))
+            return len(fresh)
+
+    def write_points(self, points: Sequence[Mapping[str, Any]]) -> int:
+        """Write down, in order and up to the budget, a waiting trial for each point of the space, once ever."""
+        with self.lock():
+            now = self.counts()
+            seen = {_frozen(_asked(trial)) for trial in _standing(self.trials())}
+            missing = self.quota.budget - now.finished - now.running - now.waiting
+            fresh = [point for point in points if _frozen(point) not in seen][: max(0, missing)]
+            for point in fresh:
+                self.study.enqueue_trial(dict(point))
+            return len(fresh)
+
+    def suggest(self, points: Sequence[Mapping[str, Any]]) -> None:
+        """Let the first trials of a search be these points."""
+        with self.lock():
+            for point in points[: max(0, self._owed(self.counts()))]:
+                self.study.enqueue_trial(dict(point))
+
+    def interrupt(self, trial: Trial, reason: str, close: Close | None = None) -> None:
+        """Take back a trial that was stopped from outside, and write the same one down again.
+
+        Args:
+            close: called with the trial before the study is told of it. Where it is given, this counts as one of the
+                trial's tries: after `max_retries` of them it failed. A trial that the user stopped is not blamed.
+        """
+        with self.lock():
+            frozen = self._frozen(trial.number)
+            tries = int(frozen.user_attrs.get(TRIES, 1))
+            again = close is None or tries <= self.quota.max_retries
+            if not again:
+                reason = f"{reason}, {tries} times in a row"
+            if close is not None:
+                close(frozen, reason, again)
+            self._end(frozen, reason, interrupted=again)
+            if again:
+                self._again(frozen, tries + (close is not None))
+
+    def recover(self, close: Close) -> list[FrozenTrial]:
+        """Take back the running trials whose worker is dead, and return them as they now stand.
+
+        Each is written down again, unless it was the death of as many workers as `max_retries` allows: then it failed.
+        What somebody who died in the middle of this had taken back, and not yet written down again, is written down now.
+
+        Args:
+            close: called with each trial before the study is told of it.
+        """
+        with self.lock():
+            self.counts()
+            for trial in self._left_out():
+                self._again(trial, int(trial.user_attrs.get(TRIES, 1)) + 1)
+            stale = [trial for trial in self._tally.running if self._is_stale(trial)]
+            for frozen in stale:
+                tries = int(frozen.user_attrs.get(TRIES, 1))
+                again, reason = tries <= self.quota.max_retries or self._is_trained(frozen), "its worker died"
+                if not again:
+                    reason = f"its worker died, {tries} times in a row: out of memory, or killed from outside"
+                close(frozen, reason, again)
+                self._end(frozen, reason, interrupted=again)
+                if again:
+                    self._again(frozen, tries + 1)
+            return [self._frozen(trial.number) for trial in stale]
+
+    def _is_trained(self, frozen: FrozenTrial) -> bool:
+        """Whether its worker died between the result and the word to the study: run again, it takes its own result over."""
+        try:
+            return read_result(self._dir / frozen.user_attrs.get(FOLDER, "") / RESULT_FILE).status == "ok"
+        except ValueError:
+            return False
+
+    def rerun(self, find: Callable[[Sequence[FrozenTrial]], Sequence[L]], close: Callable[[L], None]) -> int:
+        """Write down again the finished trials that count for nothing any more; return how many runs were found.
+
+        Args:
+            find: the runs of trials that are lost, of all trials as they stand; called under the study's lock.
+            close: called with each of them before the study is told.
+        """
+        with self.lock():
+            found = find(self.trials())
+            for lost in found:
+                close(lost)
+            for frozen in {lost.trial.number: lost.trial for lost in found if lost.again}.values():
+                self._again(frozen, tries=1)  # nobody is to blame
+            return len(found)
+
+    def _left_out(self) -> list[FrozenTrial]:
+        """Interrupted trials that nobody wrote down again, but for cells that stand elsewhere; as of the last count."""
+        found = [self._frozen(number) for number in self._tally.interrupted]
+        if not any(CELL in trial.user_attrs for trial in found):
+            return found
+        there = {trial.user_attrs.get(CELL) for trial in _standing(self.trials())} - {None}
+        return [trial for trial in found if trial.user_attrs.get(CELL) not in there]
+
+    def retry_failed(self, close: Callable[[FrozenTrial], None]) -> list[FrozenTrial]:
+        """Write down again the failed trials of a design; return them. `close` is called with each before that."""
+        with self.lock():
+            chosen = self.to_retry()
+            for frozen in chosen:
+                close(frozen)
+                self._again(frozen, int(frozen.user_attrs.get(TRIES, 1)) + 1)
+            return chosen
+
+    def to_retry(self) -> list[FrozenTrial]:
+        """The failed trials of a design that `retry_failed` would run again.
+
+        Not those that were tried as often as `max_retries` allows, and not those that failed twice for one reason:
+        they would again.
+        """
+        trials = self.trials()
+        superseded = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+        return [
+            trial
+            for trial in trials
+            if trial.state == TrialState.FAIL
+            and not trial.user_attrs.get(INTERRUPTED)
+            and not trial.user_attrs.get(SKIPPED)
+            and trial.number not in superseded
+            and int(trial.user_attrs.get(TRIES, 1)) <= self.quota.max_retries
+            and not _failed_alike(trial, trials)
+        ]
+
+    def attempts(self, trial: Trial | FrozenTrial) -> list[FrozenTrial]:
+        """The earlier attempts at `trial`, the latest first."""
+        found: list[FrozenTrial] = []
+        number = trial.user_attrs.get(RETRY_OF)
+        while number is not None:
+            found.append(self._frozen(number))
+            number = found[-1].user_attrs.get(RETRY_OF)
+        return found
+
+    def _owed(self, now: Counts) -> int:
+        return self.quota.budget - now.finished - now.running - now.waiting if self.quota.sampled else 0
+
+    def _get(self, number: int) -> FrozenTrial | None:
+        """A journal is held in memory, where a trial costs nothing; a database answers best for all at once."""
+        try:
+            return self._frozen(number)
+        except KeyError:
+            return None
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._id, number))
+
+    def _is_stale(self, trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get(WORKER)
+        if worker is None:  # claimed by someone who died inside `claim`, whose lock we hold now
+            return True
+        return not is_alive(self._storage, self._dir, worker, trial._trial_id)
+
+    def _end(self, frozen: FrozenTrial, reason: str, interrupted: bool = True) -> None:
+        if interrupted:
+            self._storage.set_trial_user_attr(frozen._trial_id, INTERRUPTED, True)
+        self._storage.set_trial_user_attr(frozen._trial_id, REASON, reason)
+        self.study.tell(frozen.number, state=TrialState.FAIL)
+
+    def _again(self, frozen: FrozenTrial, tries: int) -> None:
+        kept = {name: value for name, value in frozen.user_attrs.items() if name in _KEPT}
+        self.study.enqueue_trial(_asked(frozen), user_attrs={**kept, RETRY_OF: frozen.number, TRIES: tries})
+
+
+def _asked(trial: FrozenTrial) -> dict[str, Any]:
+    return dict(trial.params) or dict(trial.system_attrs.get("fixed_params") or {})
+
+
+def _frozen(point: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted((name, (type(value).__name__, value)) for name, value in point.items()))
+
+
+def _standing(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """All but the interrupted ones that nobody wrote down again, since whoever took them back died in the middle."""
+    replaced = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    return [trial for trial in trials if not trial.user_attrs.get(INTERRUPTED) or trial.number in replaced]
+
+
+def _failed_alike(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    before = trial.user_attrs.get(RETRY_OF)
+    if before is None:
+        return False
+    one, other = (_NUMBERS.sub("#", each.user_attrs.get(REASON, "")) for each in (trial, trials[before]))
+    return one == other

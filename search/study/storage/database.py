@@ -1,0 +1,300 @@
+"""A database as Optuna's storage, whose calls wait while the database is away, and do no harm when they are repeated."""
+
+# ruff: noqa: D102  (the methods are those of Optuna's BaseStorage, which documents them)
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Container, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.study import Study, StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study.storage.locks import ServerLock
+from search.study.storage.patience import Away, Patience, is_away
+
+__all__ = ["PatientDatabase"]
+
+MADE = "xvol:made"  # system attribute by which a trial is known again whose creation was not answered
+
+
+class PatientDatabase(BaseStorage, BaseHeartbeat):
+    """Optuna's database storage behind a `Patience`.
+
+    A call can go through although its answer is lost with the connection. What is then repeated:
+
+    - reading, and setting an attribute, a parameter or an intermediate value: the same again, no harm.
+    - `create_new_trial`: each trial carries a mark of its own, and is looked for before it is made again.
+    - `set_trial_state_values` to an end: a trial that already is in that state with those values is taken for done.
+    - `set_trial_state_values` to RUNNING: answers False, "another has it", as nobody can know. The trial stands there
+      claimed by nobody, and is taken back by whoever recovers the study.
+    - `create_new_study`: DuplicatedStudyError, which `load_if_exists=True` takes for an answer.
+    - `delete_study`: a study that is no longer there is taken for deleted.
+
+    Args:
+        inner: the database; its engine's errors are watched.
+        patience: how long to wait.
+    """
+
+    def __init__(self, inner: RDBStorage, patience: Patience) -> None:
+        self._rdb, self._patience = inner, patience
+        self._inner = _CachedStorage(inner)
+        self._locks: dict[str, AdvisoryLock] = {}
+        sqlalchemy.event.listen(inner.engine, "handle_error", _tell_broken_connections)
+        weakref.finalize(self, _close, inner.engine, self._locks)
+
+    def server_lock(self, study_name: str) -> ServerLock | None:
+        """A lock on the server; None for SQLite, which has none."""
+        if self._rdb.engine.dialect.name != "postgresql":
+            return None
+        if study_name not in self._locks:
+            self._locks[study_name] = AdvisoryLock(self._rdb.engine, self._patience, f"xvol:{study_name}")
+        return self._locks[study_name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"rdb": self._rdb, "patience": self._patience}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["rdb"], state["patience"])  # type: ignore[misc]
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        return self._patience.call(self._inner.create_new_study, directions, study_name)
+
+    def delete_study(self, study_id: int) -> None:
+        def again() -> None:
+            try:
+                self._inner.delete_study(study_id)
+            except KeyError:
+                return
+
+        self._patience.call(self._inner.delete_study, study_id, retry=again)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._patience.call(self._inner.set_study_user_attr, study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._patience.call(self._inner.set_study_system_attr, study_id, key, value)
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return self._patience.call(self._inner.get_study_id_from_name, study_name)
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        return self._patience.call(self._inner.get_study_name_from_id, study_id)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        return self._patience.call(self._inner.get_study_directions, study_id)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._patience.call(self._inner.get_study_user_attrs, study_id)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._patience.call(self._inner.get_study_system_attrs, study_id)
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        return self._patience.call(self._inner.get_all_studies)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        mark = uuid.uuid4().hex
+        template = _empty() if template_trial is None else copy.copy(template_trial)
+        template.system_attrs = {**template.system_attrs, MADE: mark}
+
+        def again() -> int:
+            for trial in reversed(self._inner.get_all_trials(study_id, deepcopy=False)):
+                if trial.system_attrs.get(MADE) == mark:
+                    return trial._trial_id
+            return self._inner.create_new_trial(study_id, template)
+
+        return self._patience.call(self._inner.create_new_trial, study_id, template, retry=again)
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        arguments = (trial_id, param_name, param_value_internal, distribution)
+        self._patience.call(self._inner.set_trial_param, *arguments)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        def again() -> bool:
+            try:
+                return self._inner.set_trial_state_values(trial_id, state, values)
+            except UpdateFinishedTrialError:
+                trial = self._inner.get_trial(trial_id)
+                if trial.state == state and (trial.values or []) == list(values or []):
+                    return True
+                raise
+
+        return self._patience.call(self._inner.set_trial_state_values, trial_id, state, values, retry=again)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        self._patience.call(self._inner.set_trial_intermediate_value, trial_id, step, intermediate_value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._patience.call(self._inner.set_trial_user_attr, trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._patience.call(self._inner.set_trial_system_attr, trial_id, key, value)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        return self._patience.call(self._inner.get_trial, trial_id)
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        return self._patience.call(self._inner.get_trial_id_from_study_id_trial_number, study_id, trial_number)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return self._patience.call(self._inner.get_all_trials, study_id, deepcopy, states)
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        return self._patience.call(self._inner.get_best_trial, study_id)
+
+    def remove_session(self) -> None:
+        self._rdb.remove_session()
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Record that the trial's worker lives; a beat that cannot be recorded now is left out."""
+        try:
+            self._inner.record_heartbeat(trial_id)
+        except Exception as error:
+            if not is_away(error):
+                raise
+
+    def heartbeat_age(self, trial_id: int) -> timedelta | None:
+        """How long ago the trial's last heartbeat was, by the database's clock; None where there never was one."""
+        beats = sqlalchemy.table("trial_heartbeats", sqlalchemy.column("trial_id"), sqlalchemy.column("heartbeat"))
+        query = sqlalchemy.select(sqlalchemy.func.now(), beats.c.heartbeat).where(beats.c.trial_id == trial_id)
+
+        def ask() -> timedelta | None:
+            with self._rdb.engine.connect() as connection:
+                row = connection.execute(query).first()
+            return None if row is None else _moment(row[0]) - _moment(row[1])
+
+        return self._patience.call(ask)
+
+    def get_heartbeat_interval(self) -> int | None:
+        return self._rdb.get_heartbeat_interval()
+
+    def get_heartbeat_stale_trial_callback(self) -> Callable[[Study, FrozenTrial], None] | None:
+        return self._rdb.get_heartbeat_stale_trial_callback()
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        return self._patience.call(self._inner._get_stale_trial_ids, study_id)
+
+
+def _close(engine: sqlalchemy.Engine, locks: dict[str, AdvisoryLock]) -> None:
+    for lock in locks.values():
+        lock.close()
+    engine.dispose()
+
+
+def _tell_broken_connections(context: Any) -> None:
+    """Turn a broken connection into `Away`, past Optuna's own retries, which would make a trial twice."""
+    if context.is_disconnect and not context.is_pre_ping:
+        raise Away(str(context.original_exception)) from context.original_exception
+
+
+def _empty() -> FrozenTrial:
+    return FrozenTrial(
+        number=-1,
+        trial_id=-1,
+        state=TrialState.RUNNING,
+        value=None,
+        datetime_start=datetime.now(),
+        datetime_complete=None,
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+    )
+
+
+def _moment(value: Any) -> datetime:
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return moment.replace(tzinfo=None)
+
+
+class AdvisoryLock:
+    """A session's advisory lock in PostgreSQL, on a connection of its own that is kept between two uses.
+
+    The server gives the lock back when the connection ends: at once where the holder's process dies, after about half
+    a minute where its machine does (keep-alive probes).
+    """
+
+    def __init__(self, engine: sqlalchemy.Engine, patience: Patience, name: str) -> None:
+        self.patience = patience
+        self._engine = engine
+        self._key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
+        self._connection: sqlalchemy.Connection | None = None
+        self._gate, self._mutex = threading.Lock(), threading.Lock()
+
+    def acquire(self) -> None:
+        """Wait until the lock is ours."""
+        self._gate.acquire()  # PostgreSQL lets one session in twice
+        try:
+            with self._mutex:
+                self._take()
+        except BaseException:
+            self._gate.release()
+            raise
+
+    def _take(self) -> None:
+        lock = sqlalchemy.text("SELECT pg_advisory_lock(:key)").bindparams(key=self._key)
+        try:
+            if self._connection is not None:
+                with contextlib.suppress(Exception):
+                    self._connection.execute(lock)
+                    return
+                self._drop()  # it ended while nobody used it
+            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            for name, value in (("idle", 15), ("interval", 5), ("count", 3)):
+                self._connection.execute(sqlalchemy.text(f"SET tcp_keepalives_{name} = {value}"))
+            self._connection.execute(lock)
+        except BaseException:
+            self._drop()
+            raise
+
+    def ensure(self) -> None:
+        """Take the lock again where it was lost with the server."""
+        with self._mutex:
+            if self._connection is not None:
+                with contextlib.suppress(Exception):
+                    self._connection.execute(sqlalchemy.text("SELECT 1"))
+                    return
+                self._drop()
+            self._take()
+
+    def release(self) -> None:
+        """Give the lock back; never raises."""
+        with self._mutex:
+            if self._connection is not None:
+                try:
+                    self._connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": self._key})
+                except Exception:
+                    self._drop()
+        self._gate.release()
+
+    def close(self) -> None:
+        """End the connection."""
+        with self._mutex:
+            self._drop()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.invalidate()  # never back into the pool: it may still hold the lock
+            with contextlib.suppress(Exception):
+                connection.close()
