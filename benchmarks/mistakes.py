@@ -43,7 +43,7 @@ COMMANDS = {
     "xvol-plan": ("search.plan", "-m search.plan"),
     "xvol-export": ("search.export", "-m search.export"),
     "xvol-check": ("search.check", "-m search.check"),
-    "xvol-sites": ("xvol.sites_cli", "-m xvol.sites_cli"),
+    "xvol-sites": ("xvol.cli", "-m xvol.cli"),
 }
 # what a stage loads before it forks; a line of an early stage must not load what a later one has
 STAGES: dict[str, tuple[str, ...]] = {

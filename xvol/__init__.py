@@ -23,13 +23,13 @@ from xvol.timm_hook import TimmHook
 if TYPE_CHECKING:
     from xvol.block import XVolution2d
     from xvol.cost import count_macs, count_params
+    from xvol.deploy_form import load_state_dict
     from xvol.dose import doses, geometric_mean
     from xvol.fusing import FuseReport, fuse, fuse_error, fuse_report, norms_left
     from xvol.placement import describe, select
     from xvol.registry import branch_class, branch_names, branch_options, register_branch
     from xvol.siting import Refusal, Site, refused, sites
     from xvol.spec import BlockSpec
-    from xvol.state import load_state_dict
     from xvol.surgery import convert
 
 __all__ = [
@@ -61,13 +61,13 @@ __all__ = [
 _NAMES = {
     "block": ("XVolution2d",),
     "cost": ("count_macs", "count_params"),
+    "deploy_form": ("load_state_dict",),
     "dose": ("doses", "geometric_mean"),
     "fusing": ("FuseReport", "fuse", "fuse_error", "fuse_report", "norms_left"),
     "placement": ("describe", "select"),
     "registry": ("branch_class", "branch_names", "branch_options", "register_branch"),
     "siting": ("Refusal", "Site", "refused", "sites"),
     "spec": ("BlockSpec",),
-    "state": ("load_state_dict",),
     "surgery": ("convert",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from xvol.branches.base import Branch, Geometry
-from xvol.branches.norm import Norm
 from xvol.deploy_form import FusedXVolution2d, add_to, as_conv, refuse_dynamic, refuse_other_form
-from xvol.fold import Kernel, bias_only, dilate, norm_at_rest, pad_to_centre, sum_parallel
+from xvol.fold import Kernel, Norm, bias_only, dilate, norm_at_rest, pad_to_centre, sum_parallel
 from xvol.registry import branch_class
 from xvol.spec import CONV, BlockSpec
 

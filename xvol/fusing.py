@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from xvol.block import XVolution2d
 from xvol.cost import count_params
 from xvol.fold import fold_norm
-from xvol.hosts import keep_from_reparameterising, split_norm
 from xvol.probe import Call, at_rest, takers, watch
 from xvol.siting import Refusal
+from xvol.surgery import keep_from_reparameterising, split_norm
 
 __all__ = ["FuseReport", "fuse", "fuse_error", "fuse_report", "norms_left"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.window import POSITIONS, pad_edges, tap_window
+from xvol.branches.attention import POSITIONS, pad_edges, tap_window
 
 __all__ = ["Execution", "one_pass_is_faster", "pssa_one_pass", "set_execution"]
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from xvol.block import XVolution2d
-from xvol.hosts import keep_from_reparameterising, split_norm
 from xvol.registry import branch_class
 from xvol.siting import Site, sites
 from xvol.spec import BlockSpec
 from xvol.suggest import suggest
 
-__all__ = ["convert"]
+__all__ = ["convert", "keep_from_reparameterising", "split_norm"]
 
 
 def convert(
@@ -108,3 +110,36 @@ def _own_stream(seed: int, *names: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         yield
+
+
+def split_norm(norm: nn.BatchNorm2d) -> tuple[nn.BatchNorm2d, nn.Module]:
+    """The plain norm, and what is left in its place: nothing, or the drop and the activation of a BatchNormAct2d.
+
+    Parameters and buffers of the plain norm are those of `norm`, not copies.
+    """
+    if not isinstance(norm, BatchNormAct2d):
+        return norm, nn.Identity().train(norm.training)
+    plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, device="meta")
+    plain._parameters.update(norm._parameters)
+    plain._buffers.update(norm._buffers)
+    rest = nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act))
+    plain.training = rest.training = norm.training
+    return plain, rest
+
+
+def keep_from_reparameterising(model: nn.Module, fqn: str) -> None:
+    """Let `timm.utils.model.reparameterize_model` pass over the hosts around `fqn`, whose insides are not theirs any more.
+
+    Such a host (RepVGG's, LeViT's) reads the weights of a convolution and a norm that are gone. It stays as it is,
+    which is exact; timm goes on to what stands inside it.
+    """
+    parts = fqn.split(".")
+    for depth in range(1, len(parts)):
+        host: Any = model.get_submodule(".".join(parts[:depth]))
+        for method in ("fuse", "reparameterize", "switch_to_deploy"):
+            if callable(getattr(host, method, None)):
+                setattr(host, method, partial(_itself, host))
+
+
+def _itself(module: nn.Module) -> nn.Module:
+    return module

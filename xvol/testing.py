@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from xvol.block import XVolution2d
 from xvol.branches.base import Branch, Folded, Geometry
-from xvol.branches.norm import Norm
+from xvol.fold import Norm
 from xvol.reference import apply_dynamic_kernel, apply_sample_kernel
 from xvol.registry import branch_class, branch_options
 from xvol.spec import BlockSpec

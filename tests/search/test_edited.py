@@ -25,7 +25,7 @@ SMALL = (
 )
 BRANCH = """
 import torch
-from xvol.branches.controls import SecondConv
+from xvol.branches.conv import SecondConv
 from xvol.registry import register_branch
 
 from mine_of_test.gain import gain

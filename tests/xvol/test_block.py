@@ -12,7 +12,7 @@ from torch import nn
 
 from xvol import BlockSpec, XVolution2d, branch_class, branch_names, count_params
 from xvol.block import FusedXVolution2d
-from xvol.branches.norm import ScaleShift2d
+from xvol.fold import ScaleShift2d
 from xvol.reference import apply_dynamic_kernel
 
 Randomise = Callable[[nn.Module], nn.Module]

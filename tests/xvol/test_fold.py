@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xvol import fold
-from xvol.branches.norm import ScaleShift2d
+from xvol.fold import ScaleShift2d
 
 DOUBLE = {"dtype": torch.float64}
 

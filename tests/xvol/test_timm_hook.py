@@ -27,7 +27,11 @@ def test_names_of_branches_are_known_without_torch() -> None:
     "first",
     [
         *("import xvol, timm", "import xvol, torchvision, timm", "import xvol.zoo, timm", "import xvol.siting, timm"),
-        *("import xvol.surgery, timm", "import xvol.branches.halo, timm", "import xvol.spec, timm, xvol.testing, xvol"),
+        *(
+            "import xvol.surgery, timm",
+            "import xvol.branches.timm_layers, timm",
+            "import xvol.spec, timm, xvol.testing, xvol",
+        ),
         "import xvol; from timm.layers import Conv2dSame; import timm",
     ],
 )

@@ -7,17 +7,16 @@ the convolution, K = window size of the attention, t = taps of that window.
 from __future__ import annotations
 
 import copy
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from xvol.branches.base import Folded, Geometry, Host, factory_of
-from xvol.branches.norm import Norm
-from xvol.branches.options import check_among, check_flag, check_odd, check_whole
+from xvol.branches.options import ODD, WHOLE, among
 from xvol.branches.rivals import RivalBranch
-from xvol.fold import Kernel, dilate, norm_at_rest, pad_to_centre
+from xvol.fold import Kernel, Norm, dilate, norm_at_rest, pad_to_centre
 
 __all__ = ["ACmix"]
 
@@ -49,6 +48,7 @@ class ACmix(RivalBranch):
     has_dynamic_kernel = True
     name = "acmix"
     later_options = frozenset({"position", "border"})
+    rules: ClassVar = {"heads": WHOLE, "window": ODD, "kernel": ODD.or_none("the host's"), "border": among(BORDERS)}
 
     def __init__(
         self,
@@ -91,15 +91,6 @@ class ACmix(RivalBranch):
         """Refuse grouped hosts and heads that do not divide the channels."""
         super().check(geometry, **options)
         cls._check_heads(options.get("heads", 4), geometry)
-
-    @classmethod
-    def check_options(cls, **options: Any) -> None:
-        """Refuse what the class docstring does not allow."""
-        check_whole("acmix", options, "heads")
-        check_odd("acmix", options, "window")
-        check_odd("acmix", options, "kernel", otherwise="the host's")
-        check_flag("acmix", options, "position")
-        check_among("acmix", options, "border", BORDERS)
 
     def reset_parameters(self) -> None:
         """Draw the 1x1 maps normal, each preserving the variance of its input; D starts as shifts, both rates at 1/2."""

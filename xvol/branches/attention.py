@@ -1,4 +1,6 @@
-"""What the attention branches share: 1x1 embeddings in the host's groups, and a last linear map that takes the norm in.
+"""What the attention branches share: 1x1 embeddings in the host's groups, the shifted 3x3 window, a last linear map.
+
+The window has directions, a border, and taps that lead somewhere. The last map takes the norm in.
 
 B = batch, C = channels (I = in, E = embedding, Z = of the last map's input, O = out), D = directions, H, W = height,
 width, g = groups, k = kernel size, m = size of the last map.
@@ -12,14 +14,105 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from xvol.branches.base import Branch, Folded, Geometry
-from xvol.branches.norm import Norm
-from xvol.branches.options import check_flag, check_norm, check_odd, check_ratio
-from xvol.branches.window import check_window, place
-from xvol.fold import Kernel, bias_only, fold_norm, product_static_part, sum_parallel
+from xvol.branches.options import NORM, ODD, RATIO, WHOLE, Rule, among
+from xvol.fold import Kernel, Norm, bias_only, fold_norm, product_static_part, sum_parallel
 
-__all__ = ["AttentionBranch", "ShiftedBranch", "embedding_chs", "heads_in_group", "mixed_kernel"]
+__all__ = [
+    "POSITIONS",
+    "WINDOW",
+    "AttentionBranch",
+    "ShiftedBranch",
+    "embedding_chs",
+    "heads_in_group",
+    "joined_edges",
+    "mixed_kernel",
+    "pad_edges",
+    "shifted",
+    "tap_window",
+]
+
+
+# Directions as positions in a 3x3 window read row by row; position 4 is the centre.
+POSITIONS = {4: (1, 3, 5, 7), 8: (0, 1, 2, 3, 5, 6, 7, 8), 9: tuple(range(9))}
+WINDOW = {"shift": WHOLE, "directions": among(POSITIONS), "border": among(("zero", "replicate"))}
+
+
+def pad_edges(map_BCHW: Tensor, reach: int) -> Tensor:
+    """Surround a map with copies of its edge, `reach` pixels wide: (B, C, H, W) -> (B, C, H + 2 reach, W + 2 reach).
+
+    `functional.pad` with mode "replicate"; under torch.compile, which cannot lay out the gradient of that for
+    channels_last maps, the same bits by `joined_edges`. In eager mode that would take up to 16 % longer (docs/LOG.md).
+    """
+    if torch.compiler.is_compiling():
+        return joined_edges(map_BCHW, reach)
+    return functional.pad(map_BCHW, [reach] * 4, mode="replicate")
+
+
+def joined_edges(map_BCHW: Tensor, reach: int) -> Tensor:
+    """The same, by joining the map to its edge rows and columns."""
+    left, right = map_BCHW[..., :1], map_BCHW[..., -1:]
+    across = (-1, -1, -1, reach)
+    wide_BCHW = torch.cat([left.expand(across), map_BCHW, right.expand(across)], dim=3)
+    above, below = wide_BCHW[:, :, :1], wide_BCHW[:, :, -1:]
+    down = (-1, -1, reach, -1)
+    return torch.cat([above.expand(down), wide_BCHW, below.expand(down)], dim=2)
+
+
+def shifted(k_BCHW: Tensor, *, directions: int, shift: int, stride: int, border: str) -> list[Tensor]:
+    """S_d k for each direction: D views (B, C, H', W') of one padded copy, S_d k(y) = k(stride * y + shift * d)."""
+    height, width = k_BCHW.shape[2:]
+    if border == "replicate":
+        padded_BCHW = pad_edges(k_BCHW, shift)
+    else:
+        padded_BCHW = functional.pad(k_BCHW, [shift] * 4)
+    corners = [(position // 3 * shift, position % 3 * shift) for position in POSITIONS[directions]]
+    return [padded_BCHW[:, :, top : top + height : stride, left : left + width : stride] for top, left in corners]
+
+
+def tap_window(taps_ND: Tensor) -> Tensor:
+    """Taps as depthwise kernels: (N, D) to (N, 1, 3, 3), zero where there is no direction."""
+    taps_N = taps_ND.unbind(dim=1)  # how many is a plain number under torch.jit.trace too, where no shape is one
+    places, zero_N = POSITIONS[len(taps_N)], torch.zeros_like(taps_N[0])
+    columns = [taps_N[places.index(position)] if position in places else zero_N for position in range(9)]
+    return torch.stack(columns, dim=1).view(-1, 1, 3, 3)
+
+
+def place(
+    coefficient_BDOIHW: Tensor, in_size: tuple[int, int], *, directions: int, shift: int, stride: int, border: str
+) -> Tensor:
+    """Lay one matrix for each direction and output pixel into the dense window that reaches as far as the shift.
+
+    A replicated border is written as taps moved into the image.
+
+    Args:
+        coefficient_BDOIHW: (B, D, O, I / g, H', W').
+        in_size: (H, W) of the input.
+        directions, shift, stride, border: of the branch.
+
+    Returns:
+        kernel_BHWOIkk: (B, H', W', O, I / g, k, k) with k = 2 * shift + 1.
+    """
+    rows, columns = (
+        _targets(size, out_size, coefficient_BDOIHW, shift, stride, border)
+        for size, out_size in zip(in_size, coefficient_BDOIHW.shape[-2:], strict=True)
+    )
+    kernel = coefficient_BDOIHW.new_zeros(())
+    for d, position in enumerate(POSITIONS[directions]):
+        ways = (rows[position // 3], columns[position % 3])
+        kernel = kernel + torch.einsum("boihw,hm,wn->bhwoimn", coefficient_BDOIHW[:, d], *ways)
+    return kernel
+
+
+def _targets(size: int, out_size: int, like: Tensor, shift: int, stride: int, border: str) -> Tensor:
+    """Where the shifts by -L, 0, L lead along one axis: (3, out_size, 2 L + 1), one-hot over the dense window."""
+    centre = torch.arange(out_size, device=like.device) * stride
+    target = centre + shift * torch.tensor([-1, 0, 1], device=like.device)[:, None]
+    if border == "replicate":
+        target = target.clamp(0, size - 1)
+    return functional.one_hot(target - centre + shift, 2 * shift + 1).to(like.dtype)
 
 
 def embedding_chs(embed_ratio: float, geometry: Geometry) -> int:
@@ -84,6 +177,7 @@ class AttentionBranch(Branch):
 
     name: ClassVar[str]
     later_options = frozenset({"mix_kernel", "norm"})
+    rules: ClassVar[dict[str, Rule]] = {"embed_ratio": RATIO, "mix_kernel": ODD, "norm": NORM}
     query: nn.Conv2d
     key: nn.Conv2d
     project: nn.Conv2d
@@ -92,14 +186,6 @@ class AttentionBranch(Branch):
         super().__init__(in_chs, out_chs, embed_ratio=embed_ratio, mix_kernel=mix_kernel, **rest)
         self.embed_chs = embedding_chs(embed_ratio, self.geometry)
         self.mix_kernel = mix_kernel
-
-    @classmethod
-    def check_options(cls, **options: Any) -> None:
-        """Refuse what the class docstring does not allow."""
-        check_ratio(cls.name, options, "embed_ratio")
-        check_odd(cls.name, options, "mix_kernel")
-        check_norm(cls.name, options)
-        check_flag(cls.name, options, "q_bias")
 
     def _embed(self, embed_chs: int, *, stride: int = 1, bias: bool = False, **factory: Any) -> nn.Conv2d:
         geo = self.geometry
@@ -165,16 +251,11 @@ class ShiftedBranch(AttentionBranch):
     """
 
     has_dynamic_kernel = True
+    rules = AttentionBranch.rules | WINDOW
 
     def __init__(self, in_chs: int, out_chs: int, *, shift: int, directions: int, border: str, **rest: Any) -> None:
         super().__init__(in_chs, out_chs, shift=shift, directions=directions, border=border, **rest)
         self.shift, self.directions, self.border = shift, directions, border
-
-    @classmethod
-    def check_options(cls, **options: Any) -> None:
-        """Refuse what the class docstring does not allow."""
-        super().check_options(**options)
-        check_window(cls.name, options)
 
     def _window(self) -> dict[str, Any]:
         stride = self.geometry.stride

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from torch import Tensor, nn
 
-from xvol.branches.norm import Norm, new_norm
-from xvol.fold import Kernel, bias_only, norm_at_rest
+from xvol.branches.options import FLAG, Rule
+from xvol.fold import Kernel, Norm, bias_only, new_norm, norm_at_rest
 
 __all__ = ["GEOMETRY_ARGUMENTS", "Branch", "Folded", "Geometry", "Host", "factory_of"]
 
@@ -107,7 +107,13 @@ class Folded:
     dynamic: Branch | None
 
 
-_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+# What is asked of an option that has no rule of its own, by the type of its default.
+_KINDS = {
+    bool: FLAG,
+    int: Rule("a whole number", lambda value: type(value) is int),
+    float: Rule("a number", lambda value: type(value) in (float, int)),
+    str: Rule("text", lambda value: type(value) is str),
+}
 
 
 class Branch(nn.Module, ABC):
@@ -120,6 +126,7 @@ class Branch(nn.Module, ABC):
 
     Attributes:
         name: what refusals call it; `register_branch` sets it.
+        rules: what values of options must be, where a value of the default's type may be wrong.
         later_options: options that came after results had been stored. At its default such an option is left out of
             `BlockSpec.canonical`, so that the architectures stored before keep their hashes.
         has_dynamic_kernel: the branch is exactly one convolution at each output pixel; `dynamic_kernel` gives it.
@@ -127,6 +134,7 @@ class Branch(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    rules: ClassVar[dict[str, Rule]] = {}
     later_options: ClassVar[frozenset[str]] = frozenset()
     has_dynamic_kernel: ClassVar[bool] = False
     has_sample_kernel: ClassVar[bool] = False
@@ -183,15 +191,15 @@ class Branch(nn.Module, ABC):
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
-        """Refuse values of options that no geometry allows; by default those of another type than the option's default.
+        """Refuse values that no geometry allows: by `rules`, and for other options of another type than the default.
 
         Raises:
             ValueError: with what was given and what is allowed.
         """
         for option, default in cls.option_defaults().items():
-            value, kind = options.get(option, default), type(default)
-            if kind in _KINDS and not (type(value) is kind or (kind is float and type(value) is int)):
-                raise ValueError(f"{cls.name}: {option}={value!r} must be {_KINDS[kind]}")
+            value, rule = options.get(option, default), cls.rules.get(option) or _KINDS.get(type(default))
+            if rule is not None and not rule.holds(value):
+                raise ValueError(f"{cls.name}: {option}={value!r} must be {rule.must}")
 
     @property
     def reach(self) -> int:

@@ -5,16 +5,15 @@ B = batch, C = channels (I = in, E = embedding, O = out), R = rank, D = directio
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.attention import AttentionBranch
+from xvol.branches.attention import WINDOW, AttentionBranch, tap_window
 from xvol.branches.base import Geometry, Host, factory_of
-from xvol.branches.options import check_whole
-from xvol.branches.window import check_window, tap_window
+from xvol.branches.options import WHOLE
 from xvol.fold import Kernel, compose_taps
 
 __all__ = ["GAPQuery"]
@@ -43,7 +42,7 @@ class GAPQuery(AttentionBranch):
     """
 
     name = "gap_query"
-
+    rules = AttentionBranch.rules | WINDOW | {"rank": WHOLE}
     has_dynamic_kernel = has_sample_kernel = True
 
     def __init__(
@@ -79,13 +78,6 @@ class GAPQuery(AttentionBranch):
         self.taps = nn.Parameter(torch.empty(self.embed_chs * rank, directions, **factory))
         self.project = self._projection(self.embed_chs * rank, padding=0, **factory)
         self.reset_parameters()
-
-    @classmethod
-    def check_options(cls, **options: Any) -> None:
-        """Refuse what the class docstring does not allow."""
-        super().check_options(**options)
-        check_whole(cls.name, options, "rank")
-        check_window(cls.name, options)
 
     @property
     def reach(self) -> int:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from xvol.branches.attention import AttentionBranch, heads_in_group
 from xvol.branches.base import Geometry, Host, factory_of
-from xvol.branches.options import check_whole
+from xvol.branches.options import WHOLE
 from xvol.fold import dilate
 
 __all__ = ["LinearGlobal", "SoftmaxGlobal"]
@@ -22,6 +22,8 @@ __all__ = ["LinearGlobal", "SoftmaxGlobal"]
 
 class _GlobalAttention(AttentionBranch):
     """Q (strided), K, V and P, and heads that lie within the host's groups."""
+
+    rules = AttentionBranch.rules | {"heads": WHOLE}
 
     def _build(self, heads: int, embed_ratio: float, q_bias: bool, factory: dict[str, Any]) -> None:
         self.heads = heads_in_group(self.name, heads, embed_ratio, self.geometry) * self.geometry.groups
@@ -36,12 +38,6 @@ class _GlobalAttention(AttentionBranch):
         """Refuse heads that do not divide the embedding, and what the class docstring does not allow."""
         super().check(geometry, **options)
         heads_in_group(cls.name, options.get("heads", 1), options.get("embed_ratio", 1.0), geometry)
-
-    @classmethod
-    def check_options(cls, **options: Any) -> None:
-        """Refuse what the class docstring does not allow."""
-        super().check_options(**options)
-        check_whole(cls.name, options, "heads")
 
     def embeddings(self) -> tuple[nn.Conv2d, ...]:
         """Q, K and V."""

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.attention import ShiftedBranch, embedding_chs, heads_in_group
+from xvol.branches.attention import ShiftedBranch, embedding_chs, heads_in_group, pad_edges, shifted, tap_window
 from xvol.branches.base import Geometry, Host, factory_of
-from xvol.branches.options import check_ratio, check_whole
-from xvol.branches.window import pad_edges, shifted, tap_window
+from xvol.branches.options import RATIO, WHOLE
 
 __all__ = ["PSSAInner"]
 
@@ -46,6 +45,10 @@ class PSSAInner(ShiftedBranch):
 
     name = "pssa_inner"
     later_options = ShiftedBranch.later_options | {"value_ratio"}
+    rules = ShiftedBranch.rules | {
+        "heads": WHOLE.or_none("a head for each channel"),
+        "value_ratio": RATIO.or_none("that of embed_ratio"),
+    }
 
     def __init__(
         self,
@@ -100,13 +103,6 @@ class PSSAInner(ShiftedBranch):
                 f"{cls.name}: value_ratio={ratio} gives {values} value channels (of each group), which the {heads} heads "
                 "do not divide: choose another, or fewer heads"
             )
-
-    @classmethod
-    def check_options(cls, **options: Any) -> None:
-        """Refuse what the class docstring does not allow."""
-        super().check_options(**options)
-        check_whole(cls.name, options, "heads", otherwise="a head for each channel")
-        check_ratio(cls.name, options, "value_ratio", otherwise="that of embed_ratio")
 
     def embeddings(self) -> tuple[nn.Conv2d, ...]:
         """Q, K and V."""

@@ -1,20 +1,35 @@
-"""What the branches of other papers share: which hosts they can stand in for, and how a norm folds behind any of them.
+"""Operators of other papers, and what they share: which hosts they stand in for, how a norm folds behind any of them.
 
-B = batch, C = channels (I = in, O = out), H, W = height, width.
+B = batch, C = channels (I = in, O = out), H, W = height, width, k = kernel size, K = window size, G = groups of channels that
+share a kernel.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+import math
+from typing import Any, ClassVar, Unpack
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from xvol.branches.base import Branch, Folded, Geometry
-from xvol.branches.norm import Norm
-from xvol.fold import bias_only, norm_at_rest
+from xvol.branches.base import Branch, Folded, Geometry, Host, factory_of
+from xvol.branches.conv import average, static_dynamic_kernel
+from xvol.branches.options import ODD, WHOLE
+from xvol.fold import (
+    Kernel,
+    Norm,
+    average_kernel,
+    bias_only,
+    dilate,
+    fold_norm,
+    norm_at_rest,
+    sum_parallel,
+    widen_pointwise,
+)
 
-__all__ = ["RivalBranch"]
+__all__ = ["DiverseBranch", "Involution", "RivalBranch"]
 
 
 class RivalBranch(Branch):
@@ -77,3 +92,195 @@ class RivalBranch(Branch):
         twin.offset = nn.Parameter(shift_O) if static is None else None
         fixed = None if static is None else bias_only(shift_O, self.geometry.in_chs // self.geometry.groups)
         return Folded(static=fixed, dynamic=twin)
+
+
+class Involution(RivalBranch):
+    """y_c(x_0) = sum_t H_{g(c), t}(x_0) x_c(x_0 + t), H(x_0) = W_1 relu(BN(W_0 x_0)): (B, C, H, W) -> (B, C, H', W').
+
+    Involution: Inverting the Inherence of Convolution for Visual Recognition, arXiv 2103.06255: a window spread over
+    space as the pixel says, the same for all channels of a group. Under a stride W_0 takes the mean of each stride x
+    stride cell, as in the authors' code. The window has the host's dilation and a zero border.
+
+    Args:
+        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host; as many channels out as in. W_0 and W_1 are
+            narrow and mix all channels, whatever the host's groups.
+        window: K, odd.
+        reduction: channels over those of W_0's output, at least 1.
+        group_chs: channels that share a kernel; where it does not divide them, their greatest common divisor.
+    """
+
+    has_dynamic_kernel = True
+    name = "involution"
+    keeps_chs = True
+    any_groups = True
+    rules: ClassVar = {"window": ODD, "reduction": WHOLE, "group_chs": WHOLE}
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        window: int = 7,
+        reduction: int = 4,
+        group_chs: int = 16,
+        **host: Unpack[Host],
+    ) -> None:
+        super().__init__(
+            in_chs,
+            out_chs,
+            window=window,
+            reduction=reduction,
+            group_chs=group_chs,
+            **host,
+        )
+        factory = factory_of(host)
+        self.window = window
+        self.sharing = out_chs // math.gcd(out_chs, group_chs)
+        narrow = max(1, in_chs // reduction)
+        self.reduce = nn.Conv2d(in_chs, narrow, 1, bias=False, **factory)
+        self.norm = nn.BatchNorm2d(narrow, **factory)
+        self.span = nn.Conv2d(narrow, self.sharing * window**2, 1, **factory)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw both maps normal, each preserving the variance of its input; the bias starts at zero, the norm as new."""
+        for conv in (self.reduce, self.span):
+            nn.init.normal_(conv.weight, std=conv.weight.shape[1] ** -0.5)
+        assert self.span.bias is not None
+        nn.init.zeros_(self.span.bias)
+        self.norm.reset_parameters()
+
+    def _kernels(self, x_BCHW: Tensor) -> Tensor:
+        """H(x_0): (B, G, K * K, H', W')."""
+        if self.geometry.stride > 1:
+            x_BCHW = functional.avg_pool2d(x_BCHW, self.geometry.stride, ceil_mode=True)
+        return self.span(functional.relu(self.norm(self.reduce(x_BCHW)))).unflatten(1, (self.sharing, -1))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Apply to each pixel its kernel: (B, C, H, W) -> (B, C, H', W')."""
+        geo = self.geometry
+        kernels_BGtHW = self._kernels(x_BCHW)
+        padding = geo.dilation * (self.window - 1) // 2
+        patches = functional.unfold(x_BCHW.to(kernels_BGtHW.dtype), self.window, geo.dilation, padding, geo.stride)
+        patches_BGctHW = patches.view(patches.shape[0], self.sharing, -1, self.window**2, *kernels_BGtHW.shape[3:])
+        return self._finish((kernels_BGtHW[:, :, None] * patches_BGctHW).sum(3).flatten(1, 2))
+
+    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """diag(H_{g(c), t}(x_0)) at tap t, within the host's groups; the dilation is written out as zeros."""
+        geo = self.geometry
+        kernels_BGtHW = self._kernels(x_BCHW)
+        batch, _, _, height, width = kernels_BGtHW.shape
+        each_BHWCt = kernels_BGtHW.repeat_interleave(geo.out_chs // self.sharing, dim=1).permute(0, 3, 4, 1, 2)
+        if self.gain is not None:
+            each_BHWCt = each_BHWCt * self.gain[:, None]
+        own_CI = torch.eye(geo.in_chs // geo.groups).to(each_BHWCt).repeat(geo.groups, 1)
+        kernel = torch.einsum("bhwct,ci->bhwcit", each_BHWCt, own_CI).unflatten(-1, (self.window, self.window))
+        bias_O = each_BHWCt.new_zeros(geo.out_chs) if self.offset is None else self.offset
+        spread, _ = dilate(kernel.flatten(0, 3), bias_O, geo.dilation)
+        return spread.unflatten(0, (batch, height, width, geo.out_chs)), bias_O
+
+    def elementwise_macs(self, out_size: tuple[int, int]) -> int:
+        """One product for each channel and tap."""
+        return self.geometry.out_chs * self.window**2 * out_size[0] * out_size[1]
+
+
+class DiverseBranch(Branch):
+    """BN(W x) + BN(W_1 x) + BN(W_3 BN(W_2 x)) + BN(mean(BN(W_4 x))): (B, I, H, W) -> (B, O, H', W').
+
+    Diverse Branch Block: Building a Convolution as an Inception-like Unit, arXiv 2103.13425: k x k, 1x1, 1x1 then k x k,
+    and 1x1 then an average pool, each with its norms, together exactly one k x k convolution in eval mode. Between two
+    steps the border is what the first one makes of zeros, from its norm's running statistics, as in the authors' code.
+    W_2 keeps the number of channels and starts as any other map (theirs starts near the identity).
+
+    Args:
+        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
+        kernel: k, odd; None takes the host's.
+    """
+
+    name = "dbb"
+    has_dynamic_kernel = True
+    rules: ClassVar = {"kernel": ODD.or_none("the host's")}
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        kernel: int | None = None,
+        **host: Unpack[Host],
+    ) -> None:
+        super().__init__(
+            in_chs,
+            out_chs,
+            kernel=kernel,
+            **host,
+        )
+        factory = factory_of(host)
+        self.kernel = kernel or self.geometry.kernel_size
+        point: dict[str, Any] = {"groups": self.geometry.groups, "bias": False, **factory}
+        self.whole = self._centred(in_chs, out_chs, self.kernel, **factory)
+        self.point = self._centred(in_chs, out_chs, 1, **factory)
+        self.chain_first = nn.Conv2d(in_chs, in_chs, 1, **point)
+        self.chain_last = self._centred(in_chs, out_chs, self.kernel, **factory)
+        self.padding = self.geometry.dilation * (self.kernel - 1) // 2
+        self.chain_last.padding = (0, 0)  # `_pad` does it
+        self.mean_first = nn.Conv2d(in_chs, out_chs, 1, **point)
+        self.chain_norm = nn.BatchNorm2d(in_chs, **factory)
+        self.mean_norm = nn.BatchNorm2d(out_chs, **factory)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(out_chs, **factory) for _ in range(4)])
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all maps by Kaiming's rule over the fan out; norms start as new."""
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(part, nn.BatchNorm2d):
+                part.reset_parameters()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Sum the four: (B, I, H, W) -> (B, O, H', W')."""
+        geo = self.geometry
+        chain_BCHW = self._pad(self.chain_norm(self.chain_first(x_BCHW)), self.chain_norm)
+        mean_BCHW = self._pad(self.mean_norm(self.mean_first(x_BCHW)), self.mean_norm)
+        terms = (
+            self.whole(x_BCHW),
+            self.point(x_BCHW),
+            self.chain_last(chain_BCHW),
+            average(mean_BCHW, self.kernel, stride=geo.stride, dilation=geo.dilation),
+        )
+        whole, point, chain, mean = (norm(term) for norm, term in zip(self.norms, terms, strict=True))
+        return whole + point + chain + mean
+
+    def _pad(self, y_BCHW: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        """Surround with what the norm, at rest, makes of zero."""
+        border_C11 = norm_at_rest(norm)[1][:, None, None].to(y_BCHW.dtype)
+        return functional.pad(y_BCHW - border_C11, [self.padding] * 4) + border_C11
+
+    def _kernel(self) -> Kernel:
+        groups, chs = self.geometry.groups, self.geometry.out_chs
+        chain_first = fold_norm(self.chain_first.weight, None, self.chain_norm)
+        mean_first = fold_norm(self.mean_first.weight, None, self.mean_norm)
+        mean_last, _ = average_kernel(chs, groups, self.kernel, self.whole.weight)
+        kernels: tuple[tuple[Tensor, Tensor | None], ...] = (
+            (self.whole.weight, None),
+            (self.point.weight, None),
+            widen_pointwise(chain_first, self.chain_last.weight, groups),
+            widen_pointwise(mean_first, mean_last, groups),
+        )
+        norms = [norm for norm in self.norms if isinstance(norm, nn.BatchNorm2d)]
+        return sum_parallel(*(fold_norm(*kernel, norm) for kernel, norm in zip(kernels, norms, strict=True)))
+
+    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
+        """All of it is static."""
+        weight, bias_O = self._kernel()
+        return Folded(static=fold_norm(weight.detach(), bias_O.detach(), norm), dynamic=None)
+
+    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The same kernel at each pixel, its dilation written out as zeros; in eval mode."""
+        return static_dynamic_kernel(self._kernel(), self.geometry, x_BCHW)
+
+    def elementwise_macs(self, out_size: tuple[int, int]) -> int:
+        """Pooling counts nothing, as is the custom: a dilated one, which torch sees as a convolution, is taken away."""
+        seen = 0 if self.geometry.dilation == 1 else self.geometry.out_chs * self.kernel**2
+        return -seen * out_size[0] * out_size[1]

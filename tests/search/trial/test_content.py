@@ -55,7 +55,7 @@ def test_the_modules_behind_each_part() -> None:
     assert modules(*module.TRIAL) >= TRIAL
     assert not modules(*module.TRIAL) & {"check", "reuse", "content", "cifar10", "cache"}
     assert {"branches.pssa", "branches.attention", "kernels"} <= modules("xvol.branches.pssa")
-    assert not modules("xvol.branches.pssa") & {"branches.pssa_dense", "branches.acmix", "branches.inner"}
+    assert not modules("xvol.branches.pssa") & {"branches.rivals", "branches.acmix", "branches.inner"}
 
 
 def test_every_module_of_it_can_be_read() -> None:

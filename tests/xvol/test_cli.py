@@ -1,6 +1,6 @@
 import pytest
 
-from xvol.sites_cli import main
+from xvol.cli import main
 
 
 def test_sites_with_a_column_for_a_branch(capsys: pytest.CaptureFixture[str]) -> None:

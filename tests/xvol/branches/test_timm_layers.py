@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 import xvol
-from xvol.branches.timm_attention import Bottleneck, Halo, Lambda
+from xvol.branches.timm_layers import Bottleneck, Halo, Lambda
 
 strides = pytest.mark.parametrize("stride", [1, 2])
 
