@@ -5,6 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
+import hydra
+
+from search.app import application, check_single
+from search.command_line import app_help, explain, is_plain_help, refuse_wrong_words
+from search.config import config_folder, register
+from search.refusals import is_users
+
 __all__ = ["main"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -12,13 +19,6 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 def main() -> None:
     """Run Hydra; end with one message for a user's error and with a trace for ours."""
-    import hydra
-
-    from search.app import application, check_single
-    from search.command_line import refuse_wrong_words
-    from search.config import config_folder, register
-    from search.help import app_help, is_plain_help
-
     wants_trace = os.environ.get(FULL_ERROR) == "1"
     os.environ[FULL_ERROR] = "1"  # errors come out of Hydra as exceptions, to be explained here
     register()
@@ -33,12 +33,8 @@ def main() -> None:
         print("\ninterrupted: what was finished is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        from search.hints import explain
-        from search.refusals import is_users
-
         if wants_trace or not is_users(error):
             raise
-
         print(f"xvol-search: {explain(error)}", file=sys.stderr)
         sys.exit(1)
 

@@ -1,16 +1,28 @@
-"""What the words of a command line show to be wrong, before Hydra reads them: it would fail, or take them in silence."""
+"""What is said to whoever types a command: what is wrong with its words, its help, and what an error of Hydra's leaves out."""
 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
+from hydra import compose, initialize_config_dir
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf, open_dict
+
+from search.config import OPEN_KEYS, Config
 from search.ledger.secrets import find_secret
-
-__all__ = ["refuse_wrong_words"]
+from search.refusals import RefusedError
+from search.study.launching.slots import LocalLauncherOptions
+from search.study.options import SweeperOptions
+from xvol.suggest import meant
 
 _MODES = re.compile(r"(--run|-r|--multirun|-m|--cfg|-c|--info|-i|--shell-completion|-sc)(=.*)?")
+_BY_NAME = ("hydra.sweeper.sampler", "hydra.sweeper.pruner")  # a class of Optuna's and any of its arguments
+_HYDRA_KEY = re.compile(r"^hydra\.(sweeper|launcher)(?:\.|$)")
 
 
 def refuse_wrong_words(words: Sequence[str], groups: Path) -> None:
@@ -64,8 +76,6 @@ def _options(folder: Path) -> list[str]:
 
 def _refuse_deletion(word: str, groups: Path) -> None:
     """A group's file or a setting that is left out gives way to a default of the code, which nobody asked for."""
-    from search.config import OPEN_KEYS
-
     key = word.lstrip("~").partition("=")[0].partition("@")[0]
     if key.startswith(("hydra.", "hydra/", *(f"{name}." for name in OPEN_KEYS))):
         return
@@ -73,3 +83,106 @@ def _refuse_deletion(word: str, groups: Path) -> None:
     options = _options(groups / name) if name.isidentifier() else []
     choose = f"choose one of {name}={', '.join(options)}" if options else "set a value with key=value"
     raise ValueError(f"{word}: nothing can be taken out of the configuration but what was put in; {choose}")
+
+
+def is_plain_help(arguments: Sequence[str]) -> bool:
+    """Whether these arguments ask for help on overrides alone; flags beside it are left to Hydra."""
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    return flags in (["--help"], ["-h"])
+
+
+def app_help(overrides: Sequence[str], folder: Path) -> str:
+    """The text that `hydra.help.template` makes for a config with these overrides.
+
+    Args:
+        folder: of the config groups; it must be the application's only one.
+
+    Raises:
+        hydra.errors.HydraException: an override that does not fit.
+    """
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+        template = string.Template(config.hydra.help.template)
+        with open_dict(config):
+            del config["hydra"]
+        return template.safe_substitute(APP_CONFIG_GROUPS=_groups(folder), CONFIG=OmegaConf.to_yaml(config))
+
+
+def _groups(folder: Path) -> str:
+    """A line for each group: its options, by the files that hold them."""
+    options: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        group = path.parent.relative_to(folder).as_posix()
+        if group != ".":
+            options.setdefault(group, []).append(path.stem)
+    return "".join(f"{group}: {', '.join(names)}\n" for group, names in sorted(options.items()))
+
+
+def explain(error: BaseException) -> str:
+    """The error's own message, and where it is about a config key, what stands there."""
+    if isinstance(error, RefusedError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    noise = ("HYDRA_FULL_ERROR", "To append to your config use")  # a typed schema takes no further keys
+    message = "\n".join(line for line in str(error).splitlines() if not line.startswith(noise) and noise[0] not in line)
+    message = message.strip()
+    cause = error.__cause__
+    if cause is not None and str(cause) and str(cause) not in message:
+        message += f"\n{str(cause).splitlines()[0]}"
+    twice = re.match(r"Multiple values for (\S+)\. To override a value use 'override [^']*'", message)
+    if twice:
+        return f"{twice[1]} is given twice, or with a + although the configuration has it: write {twice[1]}=NAME, once"
+    if isinstance(error, OverrideParseException) and error.override not in message:
+        message = f"{error.override}: {message}"
+    key = _key_of(error, message)
+    message = re.sub(r"\n\s*(full_key: |reference_type=|object_type=).*", "", message)
+    hint = _about(key) if key else ""
+    return f"{message}\n{hint}" if hint else message
+
+
+def _key_of(error: BaseException, message: str) -> str | None:
+    for source in (error.__cause__, error):
+        key = getattr(source, "full_key", None)
+        if key:
+            return str(key)
+    match = re.search(r"[Cc]ould not override '([^']+)'", message) or re.search(r"full_key: (\S+)", message)
+    return match[1].lstrip("+~") if match else None
+
+
+def _about(key: str) -> str:
+    """A sentence on the keys beside `key`, or on the type that `key` takes."""
+
+    match = _HYDRA_KEY.match(key)
+    if key.startswith("hydra.") and not match:
+        return ""  # Hydra's own: nothing of ours stands there
+    root: type = {"sweeper": SweeperOptions, "launcher": LocalLauncherOptions}[match[1]] if match else Config
+    path = _HYDRA_KEY.sub("", key).split(".") if match else key.split(".")
+    prefix = f"hydra.{match[1]}." if match else ""
+    node: Any = root
+    for depth, name in enumerate(path):
+        names = [field.name for field in fields(node) if not field.name.startswith("_")]
+        if name not in names:
+            where = prefix + ".".join(path[:depth])
+            near = meant(name, names).removeprefix("; did")
+            return f"{f'Did{near} ' if near else ''}Allowed {'in ' + where.rstrip('.') if where else 'at the top'}: {', '.join(names)}"
+        hint = get_type_hints(node)[name]
+        chosen = prefix + ".".join(path[: depth + 1])
+        if chosen in _BY_NAME and len(path) > depth + 1:
+            return f"To give {path[-1]} to what {chosen} names, write +{key}=..."
+        if not is_dataclass(hint):
+            default = next(field for field in fields(node) if field.name == name)
+            shown = default.default
+            return f"{prefix}{'.'.join(path[: depth + 1])} takes {_type_name(hint)}" + (
+                f"; the default is {shown}" if _plain(shown) else ""
+            )
+        node = hint
+    return ""
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _type_name(hint: Any) -> str:
+    return str(hint).replace("<class '", "").replace("'>", "").replace("None", "null").replace("typing.", "")

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _hydra():
             return _Plan(given).print()
     except (ValueError, HydraException, OmegaConfBaseException) as error:
-        from search.hints import explain
+        from search.command_line import explain
 
         print(f"xvol-plan: {explain(error)}", file=sys.stderr)
         return 2

@@ -1,8 +1,16 @@
+"""Help that Hydra would print, sooner."""
+
 from __future__ import annotations
 
-import pytest
+import subprocess
+import sys
+from typing import Any
 
-from search.command_line import refuse_wrong_words
+import pytest
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from search.command_line import explain, is_plain_help, refuse_wrong_words
 from search.config import config_folder
 
 
@@ -46,3 +54,99 @@ def test_wrong_words_are_refused(words: list[str], message: str) -> None:
 )
 def test_what_may_be_right_is_left_to_hydra(words: list[str]) -> None:
     refuse_wrong_words(words, config_folder())
+
+
+def help_of(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "search", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_it_is_hydras() -> None:
+    ours, hydras = help_of("--help", "data=cifar10"), help_of("--help", "data=cifar10", "--config-name=config")
+    assert ours.stdout == hydras.stdout
+    assert "name: cifar10" in ours.stdout
+    assert ours.returncode == hydras.returncode == 0
+
+
+def test_an_override_that_does_not_fit_is_told() -> None:
+    done = help_of("--help", "placement=stge3")
+    assert done.returncode == 1
+    assert "stage3" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], True),
+        (["-h", "a=b"], True),
+        (["--help", "--config-dir=x"], False),
+        (["--hydra-help"], False),
+        ([], False),
+    ],
+)
+def test_flags_beside_it_are_left_to_hydra(arguments: list[str], expected: bool) -> None:
+    assert is_plain_help(arguments) is expected
+
+
+def told(composed: Any, override: str) -> str:
+    """What a user reads who composes with `override`."""
+    with pytest.raises((HydraException, OmegaConfBaseException, ValueError)) as caught:
+        composed(override)
+    return explain(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("train.epoch=2", ["Did you mean epochs?", "Allowed in train: epochs, opt, lr"]),
+        ("trian.epochs=2", ["Did you mean train", "Allowed at the top: backbone, placement"]),
+        ("placment=stage3", ["placment", "Did you mean placement"]),
+        ("branch.option.pssa.rank=2", ["Did you mean options?", "Allowed in branch: use, gamma, options"]),
+        ("hydra.sweeper.n_trial=3", ["Did you mean n_trials", "Allowed in hydra.sweeper: sampler, pruner"]),
+        ("hydra.sweeper.final.topk=3", ["Did you mean top_k", "Allowed in hydra.sweeper.final: top_k"]),
+        ("train.epochs=many", ["'many'", "train.epochs takes int; the default is 4"]),
+        ("train.ema_decay=high", ["train.ema_decay takes float | null; the default is 0.98"]),
+        ("data.flip=3.5", ["data.flip takes bool; the default is False"]),
+        ("hydra.sweeper.n_trials=x", ["hydra.sweeper.n_trials takes int; the default is 20"]),
+        ("objectives=3", ["objectives takes list[str]"]),
+        (
+            "hydra.sweeper.sampler.gamma=3",
+            ["To give gamma to what hydra.sweeper.sampler names, write +hydra.sweeper.sam"],
+        ),
+        ("data=imagenet", ["cifar10", "digits", "fashion_mnist", "image_folder"]),
+        ("experiment=nothing", ["cifar10_stages", "digits_demo"]),
+        ("+experiment=digits_demo", ["experiment is given twice, or with a +", "write experiment=NAME"]),
+    ],
+)
+def test_what_went_wrong_and_what_is_allowed(composed: Any, override: str, parts: list[str]) -> None:
+    message = told(composed, override)
+    for part in parts:
+        assert part in message
+    assert "HYDRA_FULL_ERROR" not in message
+    assert "To append" not in message
+    assert "MISSING" not in message
+    assert len(message.splitlines()) < 15
+
+
+def test_a_key_of_hydra_itself_is_not_looked_for_in_our_config(composed: Any) -> None:
+    message = told(composed, "hydra.swep.dir=x")
+    assert "swep" in message
+    assert "Allowed at the top" not in message
+
+
+def test_a_key_below_a_plain_value_is_told_as_such(composed: Any) -> None:
+    message = told(composed, "train.lr.start=3")
+    assert "train.lr takes float" in message
+    assert "train.lr.start takes" not in message
+
+
+def test_an_error_without_a_key_is_its_own_message() -> None:
+    assert (
+        explain(ValueError("backbone.name=x: timm knows no such model")) == "backbone.name=x: timm knows no such model"
+    )
+    assert explain(ValueError("one\ntwo")) == "one\ntwo"
+
+
+def test_the_cause_is_told_where_the_message_leaves_it_out() -> None:
+    error = RuntimeError("it failed")
+    error.__cause__ = OSError("disk full\nmore")
+    assert explain(error) == "it failed\ndisk full"

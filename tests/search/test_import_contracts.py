@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # all that is needed to read results, and to answer a wrong command line
 LIGHT = """
 import importlib, pkgutil, sys
-names = ["search.config", "search.app", "search.hints", "search.__main__", "search.channel", "search.study.options"]
+names = ["search.config", "search.app", "search.command_line", "search.__main__", "search.channel", "search.study.options"]
 for room in ("search.report", "search.ledger", "search.space"):
     names += [room, *(module.name for module in pkgutil.walk_packages(importlib.import_module(room).__path__, room + "."))]
 for name in names:
