@@ -39,7 +39,7 @@ LIST = Path(__file__).with_suffix(".txt")
 FIXTURE = ROOT / "tests" / "search" / "schema1.tar.xz"  # runs/schema1: a small finished study
 COMMANDS = {
     "search": ("search.__main__", "-m search"),
-    "xvol-table": ("search.report.cli", "-m search.report.cli"),
+    "xvol-table": ("search.cli.table", "-m search.cli.table"),
     "xvol-plan": ("search.plan", "-m search.plan"),
     "xvol-export": ("search.export", "-m search.export"),
     "xvol-check": ("search.check", "-m search.check"),
@@ -47,7 +47,7 @@ COMMANDS = {
 }
 # what a stage loads before it forks; a line of an early stage must not load what a later one has
 STAGES: dict[str, tuple[str, ...]] = {
-    "early": ("hydra", "search.app", "search.plan", "search.export", "search.report.cli", "hydra_plugins.xvol_sweeper"),
+    "early": ("hydra", "search.app", "search.plan", "search.export", "search.cli.table", "hydra_plugins.xvol_sweeper"),
     "table": ("pandas", "scipy.stats", "statsmodels.api", "search.report.table", "search.report.grid.grid"),
     "late": ("optuna", "torch", "xvol", "timm", "search.planning", "search.study.sweeper"),
 }

@@ -12,11 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.report.effects.table import effects_table
-    from search.report.export import render_text, to_csv, to_latex, to_markdown
+    from search.report.ablation import AblationTable, ablation_table
+    from search.report.effects import effects_table
     from search.report.judging import Judging
+    from search.report.pivot import pivot_table
     from search.report.reading.load import load_study
-    from search.report.table import AblationTable, ablation_table
+    from search.report.render import render_text, to_csv, to_html, to_latex, to_markdown
+    from search.report.table import Table
     from search.report.values import paired_difference
     from search.report.write import write_tables
     from search.stats.effects import factorial_effects
@@ -25,55 +27,52 @@ if TYPE_CHECKING:
     from search.stats.ranking import proxy_trust
     from search.stats.sequential import plan_looks, sequential_verdicts
 
+_NAMES = {
+    "search.report.ablation": ("AblationTable", "ablation_table"),
+    "search.report.effects": ("effects_table",),
+    "search.report.judging": ("Judging",),
+    "search.report.pivot": ("pivot_table",),
+    "search.report.reading.load": ("load_study",),
+    "search.report.render": ("render_text", "to_csv", "to_html", "to_latex", "to_markdown"),
+    "search.report.table": ("Table",),
+    "search.report.values": ("paired_difference",),
+    "search.report.write": ("write_tables",),
+    "search.stats.effects": ("factorial_effects",),
+    "search.stats.inference": ("RowOptions", "equivalence", "row_statistics"),
+    "search.stats.paired": ("PairedDifference", "verdict"),
+    "search.stats.ranking": ("proxy_trust",),
+    "search.stats.sequential": ("plan_looks", "sequential_verdicts"),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
 __all__ = [
     "AblationTable",
     "Judging",
     "PairedDifference",
     "RowOptions",
+    "Table",
     "ablation_table",
     "effects_table",
     "equivalence",
     "factorial_effects",
     "load_study",
     "paired_difference",
+    "pivot_table",
     "plan_looks",
     "proxy_trust",
     "render_text",
     "row_statistics",
     "sequential_verdicts",
     "to_csv",
+    "to_html",
     "to_latex",
     "to_markdown",
     "verdict",
     "write_tables",
 ]
 
-_HOME = {
-    "AblationTable": "table",
-    "Judging": "judging",
-    "PairedDifference": "search.stats.paired",
-    "RowOptions": "search.stats.inference",
-    "ablation_table": "table",
-    "effects_table": "effects.table",
-    "equivalence": "search.stats.inference",
-    "factorial_effects": "search.stats.effects",
-    "load_study": "reading.load",
-    "paired_difference": "values",
-    "plan_looks": "search.stats.sequential",
-    "proxy_trust": "search.stats.ranking",
-    "render_text": "export",
-    "row_statistics": "search.stats.inference",
-    "sequential_verdicts": "search.stats.sequential",
-    "to_csv": "export",
-    "to_latex": "export",
-    "to_markdown": "export",
-    "verdict": "search.stats.paired",
-    "write_tables": "write",
-}
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOME[name]
-    return getattr(import_module(home if home.startswith("search.") else f"{__name__}.{home}"), name)
+    return getattr(import_module(_HOME[name]), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,13 @@ from scipy import stats
 
 from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, list_arms
-from search.report.chosen import metric_to_read, phase_to_read
-from search.report.escape import markdown
-from search.report.layout import Column, markdown_table
 from search.report.reading.load import load_study
 from search.report.reading.pool import recipe_folders
 from search.report.reading.settings import differing, flat, recipe_settings
-from search.report.words import counted, interval_decimals, joined, signed
+from search.report.table import Cell, Column, Row, Table, with_dtypes
+from search.report.values import metric_to_read, phase_to_read
+from search.report.words import counted, interval_decimals, joined, one_line, signed
 from search.stats.paired import CONFIDENCE, difference
-
-__all__ = ["DIFF_COLUMNS", "StudyDiff", "diff_studies", "diff_to_markdown"]
 
 DIFF_COLUMNS: dict[str, str] = {
     "arm": "string",
@@ -42,24 +39,18 @@ DIFF_COLUMNS: dict[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyDiff:
-    """What `diff_studies` found.
+class StudyDiff(Table):
+    """Two studies beside each other; `data` has one row for each arm that both have, with the columns `DIFF_COLUMNS`.
 
     Attributes:
-        names: the two folders.
         metric: what the means are of.
-        data: one row for each arm that both have, with the columns `DIFF_COLUMNS`.
         only: labels of the arms that only A, only B has.
         settings: settings that differ, each with the value of A and of B.
-        notes: sentences that belong under the table.
     """
 
-    names: tuple[str, str]
     metric: MetricColumn
-    data: pd.DataFrame
     only: tuple[list[str], list[str]]
     settings: dict[str, list[Any]]
-    notes: list[str]
 
 
 def diff_studies(
@@ -87,9 +78,7 @@ def diff_studies(
     arms = [list_arms(frame) for frame in trials]
     pairs, only = matched(arms[0], arms[1])
     rows = [diff_row(one, other, chosen.column) for one, other in pairs]
-    data = pd.DataFrame(
-        {name: pd.array([row[name] for row in rows], dtype=dtype) for name, dtype in DIFF_COLUMNS.items()}  # type: ignore[call-overload]
-    )
+    data = with_dtypes(rows, DIFF_COLUMNS)
     settings, unread = settings_that_differ((a, b), trials)
     notes = [
         f"Phase {phases[0]}, {chosen.title}: {chosen.meaning}. Differences are B minus A.",
@@ -99,7 +88,19 @@ def diff_studies(
     if len(data) and not data["same_recipe"].all():
         notes.append("Some arms were trained by different recipes: such a difference is that of the recipes too.")
     notes += unread
-    return StudyDiff(names=(str(a), str(b)), metric=chosen, data=data, only=only, settings=settings, notes=notes)
+    columns, shown = displayed(data, chosen)
+    return StudyDiff(
+        name="diff",
+        title=f"A {a} against B {b}",
+        columns=columns,
+        rows=shown,
+        data=data,
+        conclusion=said_of(only, settings),
+        notes=[*(f"{name}: {values[0]} in A, {values[1]} in B" for name, values in settings.items()), *notes],
+        metric=chosen,
+        only=only,
+        settings=settings,
+    )
 
 
 def matched(a: Sequence[Arm], b: Sequence[Arm]) -> tuple[list[tuple[Arm, Arm]], tuple[list[str], list[str]]]:
@@ -174,41 +175,40 @@ def settings_that_differ(
     return differ, notes
 
 
-def diff_to_markdown(diff: StudyDiff) -> str:
-    """Format as Markdown: the arms both have, the arms one has, the settings that differ, the notes."""
-    rows: list[Any] = list(diff.data.itertuples(index=False))
-    digits = interval_decimals(
-        [(row.ci_low, row.ci_high) for row in rows if pd.notna(row.ci_low)], diff.metric.decimals
-    )
-    title = diff.metric.title
-    shown = []
-    for row in rows:
-        interval = (
-            "-" if pd.isna(row.ci_low) else f"[{signed(row.ci_low, digits)}, {signed(row.ci_high, digits)}]"
-        ) + (" Welch" if pd.notna(row.ci_low) and row.n_paired == 0 else "")
-        shown.append(
-            [
-                row.arm,
-                *(
-                    "-" if pd.isna(mean) else f"{mean:.{digits}f} ({n})"
-                    for mean, n in ((row.mean_a, row.n_a), (row.mean_b, row.n_b))
-                ),
-                "-" if pd.isna(row.diff) else signed(row.diff, digits),
-                interval,
-                "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
-            ]
-        )
-    titles = ("arm", f"A {title} (n)", f"B {title} (n)", "B - A", "95% interval", "p")
+def said_of(only: tuple[list[str], list[str]], settings: Mapping[str, list[Any]]) -> str:
+    """Say which arms one study has alone, and how many settings differ."""
+    said = [
+        f"{counted(len(labels), 'arm')} only in {name}: {joined(labels)}."
+        for name, labels in zip("AB", only, strict=True)
+        if labels
+    ]
+    differ = "differs" if len(settings) == 1 else "differ"
+    said.append(f"{counted(len(settings), 'setting')} {differ}:" if settings else "No setting on record differs.")
+    return " ".join(said)
+
+
+def displayed(data: pd.DataFrame, metric: MetricColumn) -> tuple[list[Column], list[Row]]:
+    """Round the numbers for a reader."""
+    lines: list[Any] = list(data.itertuples(index=False))
+    digits = interval_decimals([(row.ci_low, row.ci_high) for row in lines if pd.notna(row.ci_low)], metric.decimals)
     columns = [
-        Column(name, name, [row[number] for row in shown], right=number > 0) for number, name in enumerate(titles)
+        Column(name="arm", title="arm", kind="words"),
+        Column(name="a", title=f"A {metric.title} (n)"),
+        Column(name="b", title=f"B {metric.title} (n)"),
+        Column(name="diff", title="B - A", kind="math"),
+        Column(name="interval", title="95% interval"),
+        Column(name="p", title="p"),
     ]
-    lines = [f"**A {markdown(diff.names[0])} against B {markdown(diff.names[1])}**", "", *markdown_table(columns)]
-    for name, labels in zip("AB", diff.only, strict=True):
-        if labels:
-            lines += ["", f"{counted(len(labels), 'arm')} only in {name}: {markdown(joined(labels))}."]
-    lines += ["", "Settings that differ:" if diff.settings else "No setting on record differs."]
-    lines += [
-        f"- {markdown(name)}: {markdown(str(values[0]))} in A, {markdown(str(values[1]))} in B"
-        for name, values in diff.settings.items()
-    ]
-    return "\n".join([*lines, "", *(f"- {markdown(note)}" for note in diff.notes), ""])
+    rows = []
+    for row in lines:
+        interval = "-" if pd.isna(row.ci_low) else f"[{signed(row.ci_low, digits)}, {signed(row.ci_high, digits)}]"
+        means = ((row.mean_a, row.n_a), (row.mean_b, row.n_b))
+        texts = (
+            one_line(row.arm, 400),
+            *("-" if pd.isna(mean) else f"{mean:.{digits}f} ({n})" for mean, n in means),
+            "-" if pd.isna(row.diff) else signed(row.diff, digits),
+            interval + (" Welch" if pd.notna(row.ci_low) and row.n_paired == 0 else ""),
+            "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
+        )
+        rows.append(Row([Cell(text) for text in texts]))
+    return columns, rows

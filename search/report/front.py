@@ -1,4 +1,4 @@
-"""The Pareto front of a study with several objectives: which arms are on it, as text, Markdown and CSV."""
+"""The Pareto front of a study with several objectives: which arms are on it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,14 @@ import pandas as pd
 
 from search.ledger.metric import LATENCIES
 from search.ledger.objectives_file import read_objectives
-from search.report.arms import Arm, list_arms
-from search.report.declared import declared_by
-from search.report.escape import markdown
-from search.report.layout import Column, markdown_table, plain_table
+from search.report.arms import Arm, declared_by, list_arms
+from search.report.table import Cell, Column, Row, Table
 from search.report.values import arm_values
 from search.report.words import joined, one_line, scaled, significant
 from search.stats.front import on_front
 
-__all__ = ["Front", "front_of", "front_text", "front_to_csv", "front_to_markdown", "fronts_of"]
-
 TEST_TWIN = {"val_top1": "test_top1", "val_loss": "test_loss"}  # what stands for an objective in the final phase
 COUNTS = ("params", "params_fused", "macs", "macs_fused")
-WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -100,30 +95,21 @@ def order(front: Front) -> list[int]:
     )
 
 
-def columns_of(front: Front) -> list[Column]:
-    """Round the members of a front for a reader."""
+def front_table(front: Front) -> Table:
+    """Make the table of the members of a front, rounded for a reader."""
     members = order(front)
-    named = [one_line(front.arms[position].label, 400) for position in members]
-    shown = [Column("arm", "arm", named, right=False)]
+    columns = [Column(name="arm", title="arm", kind="words")]
+    cells = [[one_line(front.arms[position].label, 400) for position in members]]
     for number, name in enumerate(front.higher):
         show = scaled if name in COUNTS else lambda value: significant(value, 4)
-        shown.append(Column(name, name, [show(float(front.points[position, number])) for position in members]))
-    return shown
+        columns.append(Column(name=name, title=name))
+        cells.append([show(float(front.points[position, number])) for position in members])
+    rows = [Row([Cell(text) for text in texts]) for texts in zip(*cells, strict=True)]
+    return Table(name="front", title=front.title, columns=columns, rows=rows, data=fronts_data([front]))
 
 
-def front_text(front: Front) -> str:
-    """Format for a terminal."""
-    return "\n".join([f"{front.title}:", "", *plain_table(columns_of(front), {"arm": WIDTH // 2}, WIDTH)])
-
-
-def front_to_markdown(fronts: Sequence[Front]) -> str:
-    """Format as GitHub tables, one for each phase."""
-    parts = [[f"**{markdown(front.title)}**", "", *markdown_table(columns_of(front)), ""] for front in fronts]
-    return "\n".join(line for part in parts for line in part)
-
-
-def front_to_csv(fronts: Sequence[Front]) -> str:
-    """Format the members at full precision, one line each: phase, arm, its hashes, seeds, and a column an objective."""
+def fronts_data(fronts: Sequence[Front]) -> pd.DataFrame:
+    """Return the members at full precision, one row each: phase, arm, its hashes, and a column an objective."""
     rows = [
         {
             "phase": front.phase,
@@ -135,4 +121,4 @@ def front_to_csv(fronts: Sequence[Front]) -> str:
         for front in fronts
         for position in order(front)
     ]
-    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    return pd.DataFrame(rows)

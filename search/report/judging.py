@@ -36,18 +36,6 @@ from search.stats.power import (
 )
 from xvol.suggest import nearest
 
-__all__ = [
-    "CORRECTIONS",
-    "JUDGED",
-    "POWER",
-    "RESAMPLES",
-    "Judging",
-    "corrected_over",
-    "judged",
-    "row_verdict",
-    "within",
-]
-
 POWER = 0.8
 RESAMPLES = 9999
 CORRECTIONS = {

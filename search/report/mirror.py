@@ -17,13 +17,10 @@ import yaml
 from search.ledger.secrets import mask
 from search.ledger.table_run import Rows, Sent, StudyTable, send_table
 from search.ledger.tracker import TrackerConfig, check_tracker
-from search.report.grid.grid import Grid
-from search.report.grid.text import GRID_COLUMNS, table_rows
+from search.report.ablation import AblationTable
+from search.report.pivot import PivotTable
 from search.report.reading.load import load_study
-from search.report.save import save_tidy
-from search.report.table import AblationTable
-
-__all__ = ["MOST_TRIALS", "TRIALS_FILE", "mirror_asked", "mirror_study", "mirror_table", "study_tracker"]
+from search.report.write import save_tidy
 
 log = logging.getLogger(__name__)
 MOST_TRIALS = 10_000  # rows of the tidy frame that are shown as a table: as many as W&B shows of one
@@ -55,7 +52,11 @@ def mirror_study(study_dir: str | os.PathLike[str], table: AblationTable) -> Sen
 
 
 def mirror_asked(
-    study_dir: Path, files: Path, frame: pd.DataFrame, table: AblationTable | Grid, given: Mapping[str, str | None]
+    study_dir: Path,
+    files: Path,
+    frame: pd.DataFrame,
+    table: AblationTable | PivotTable,
+    given: Mapping[str, str | None],
 ) -> int:
     """Send a table that a user asked for, say where it is, and return the exit status.
 
@@ -80,7 +81,7 @@ def mirror_asked(
 
 
 def mirror_table(
-    config: TrackerConfig, study_dir: Path, files: Path, frame: pd.DataFrame, table: AblationTable | Grid
+    config: TrackerConfig, study_dir: Path, files: Path, frame: pd.DataFrame, table: AblationTable | PivotTable
 ) -> Sent | None:
     """Send a table: one run of the study's group, job type "table", and one artifact of type "ablation-table".
 
@@ -103,17 +104,17 @@ def mirror_table(
         OSError: `trials.parquet` cannot be written.
     """
     check_tracker(config)
-    if isinstance(table, Grid) and table.spec.name == TRIALS:
+    if table.name == TRIALS:
         raise ValueError(f"name: '{TRIALS}' is what the tidy frame is called in W&B; give the table another name")
     save_tidy(frame, files / TRIALS_FILE)
     facts: dict[str, Any]
-    if isinstance(table, Grid):
-        name, rows, facts = table.spec.name, grid_rows(table), {"metrics": [metric.column for metric in table.metrics]}
-        said, found = table.legend, [path for path in listed(files) if path.name.startswith(f"{name}.")]
+    found, said = listed(files), [table.conclusion, *table.notes]
+    if isinstance(table, PivotTable):
+        facts = {"metrics": [metric.column for metric in table.metrics]}
+        found, said = [path for path in found if path.name.startswith(f"{table.name}.")], table.notes
     else:
-        name, rows = "ablation", frame_rows(table.data)
         facts = {"metrics": [table.metric.column], "phase": table.phase, "baseline": table.baseline}
-        said, found = [table.conclusion, *table.notes], listed(files)
+    name, rows = table.name, frame_rows(table.data)
     tables = {name: rows}
     if len(frame) <= MOST_TRIALS:
         tables[TRIALS] = frame_rows(frame.drop(columns="provenance"))
@@ -193,12 +194,6 @@ def frame_rows(frame: pd.DataFrame) -> Rows:
         columns={str(name): str(dtype) for name, dtype in frame.dtypes.items()},
         rows=list(zip(*columns, strict=True)),
     )
-
-
-def grid_rows(grid: Grid) -> Rows:
-    """Return the cells of a grid as plain values, one row a cell."""
-    rows = [[plain(row[name]) for name in GRID_COLUMNS] for row in table_rows(grid)]
-    return Rows(columns=GRID_COLUMNS, rows=rows)
 
 
 def plain(value: Any) -> Any:

@@ -13,8 +13,6 @@ import pandas as pd
 from search.report.arms import Arm
 from search.report.words import int_ranges
 
-__all__ = ["all_sources", "odd_cells", "provenance_text", "sources_title"]
-
 READ = ("study", "status", "seed", "run_dir", "wandb_id", "fingerprint", "reused_from", "provenance")
 ODD_SHOWN = 3
 STATUSES = ("ok", "failed", "pruned", "infeasible", "interrupted")

@@ -1,18 +1,35 @@
-"""The numbers behind each arm, as arrays: thousands of arms are read at once where a data frame each would be slow."""
+"""What is read of a study: which phase and metric, the numbers behind each arm, and what an arm varies.
+
+The numbers are arrays: thousands of arms are read at once where a data frame each would be slow. What an arm varies are factors, so
+that a table can have the stages as rows and the branches as columns:
+
+| factor | of "stage3+4: conv+pssa(rank=4)" |
+|---|---|
+| arm | the whole name |
+| where | stage3+4 (before the first colon) |
+| what | conv+pssa(rank=4) (after it) |
+| a column of `load_study` | its value, e.g. backbone, branches, data_source, study |
+| a factor of the study's design | its level, in the words of the design |
+| a key of the overrides | its value, e.g. placement.policy, branch.options.pssa.rank |
+
+An arm without the factor (the plain network has no branches) has None: it gets a row of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from search.ledger.metric import LATENCIES
-from search.report.arms import Arm, comparable, find_arm, list_arms
-from search.report.declared import declared_by
+from search.ledger.metric import LATENCIES, MetricColumn, metric_columns, metric_named, metrics_of
+from search.report.arms import Arm, comparable, declared_by, find_arm, list_arms
 from search.stats.paired import ArmValues, PairedDifference, difference
 
-__all__ = ["arm_values", "floats", "geometric_mean", "paired_difference"]
+LOOKS_FILE = "looks.json"  # in the study's folder, written before the first look
+COLUMN_FACTORS = ("study", "backbone", "branches", "sites", "data_source", "arch_hash", "recipe_hash", "epochs_planned")
 
 
 def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
@@ -98,3 +115,88 @@ def median(values: np.ndarray) -> float | None:
     there.sort()  # np.median costs ten times as much on a handful of values
     half = len(there) // 2
     return float(there[half] if len(there) % 2 else (there[half - 1] + there[half]) / 2)
+
+
+def phase_to_read(frame: pd.DataFrame, phase: str | None) -> str:
+    """Return the phase asked for, or the one whose numbers are worth the most."""
+    present = [name for name in ("final", "search", "single") if (frame["phase"] == name).any()]
+    if not present:
+        lost = "; ".join(frame.attrs.get("unreadable", []))
+        raise ValueError(f"{frame.attrs.get('path', 'the study')} holds no trial that could be read. {lost}".strip())
+    if phase is None:
+        return present[0]
+    if phase not in present:
+        raise ValueError(f"there is no trial of phase '{phase}'; phases with trials: {', '.join(present)}")
+    return phase
+
+
+def metric_to_read(trials: pd.DataFrame, phase: str, name: str | None) -> MetricColumn:
+    """Return the metric asked for, or the one the phase is judged by."""
+    ok = trials[trials["status"] == "ok"]
+    measured = [column for column in metric_columns() if column in ok and ok[column].notna().any()]
+    if name is not None:
+        metric = metric_named(name)
+        if name not in measured and (len(ok) or name not in ok):
+            raise ValueError(
+                f"no finished trial of phase '{phase}' has {name}; metrics with values: {', '.join(measured) or 'none'}"
+            )
+        return metric
+    known = metrics_of(None)
+    judged_by = next((metric for metric in known if {each.column for each in metric.columns} & {*measured}), known[0])
+    wanted, val = judged_by.on("test" if phase == "final" else "val"), judged_by.on("val")
+    return val if wanted.column not in measured and val.column in measured else wanted
+
+
+def has_looks(frame: pd.DataFrame) -> bool:
+    """Tell whether a frame of `load_study` is that of a design with looks."""
+    path = frame.attrs.get("path")
+    return path is not None and (Path(str(path)) / LOOKS_FILE).exists()
+
+
+def levels(arms: Sequence[Arm], factor: str) -> list[str | None]:
+    """Return the level that each arm has of a factor.
+
+    Raises:
+        ValueError: no arm has the factor; the message lists those that some arm has. Or one arm has two levels of it.
+    """
+    found = [level(arm, factor) for arm in arms]
+    if all(value is None for value in found):
+        keys = sorted({key for arm in arms for key in (*overrides(arm), *arm.levels)} - {"seed"})
+        raise ValueError(
+            f"no arm has a level of '{factor}'; factors: arm, where, what, {', '.join((*COLUMN_FACTORS, *keys))}"
+        )
+    return found
+
+
+def level(arm: Arm, factor: str) -> str | None:
+    """Return the level of one arm; None where it has none."""
+    if factor == "arm":
+        return arm.label
+    if factor in ("where", "what"):
+        # A hash stands in brackets behind names that two arms share; it belongs to both halves of the name.
+        where, colon, what = arm.label.partition(": ")
+        return (where if factor == "where" else what) if colon else None
+    if factor in arm.levels:
+        return arm.levels[factor]
+    if factor in COLUMN_FACTORS:
+        values = arm.cells[factor].dropna().unique().tolist()
+    else:
+        values = overrides(arm).get(factor, [])
+    if len(values) > 1:
+        raise ValueError(
+            f"'{arm.label}' has {len(values)} levels of '{factor}' ({', '.join(map(str, values))}), so it has no one "
+            "place in the table; choose another factor"
+        )
+    return str(values[0]) if values else None
+
+
+def overrides(arm: Arm) -> dict[str, list[Any]]:
+    """Return the values that an arm's trials set, by key."""
+    found: dict[str, list[Any]] = {}
+    for text in arm.cells["overrides"].dropna().unique():
+        for each in str(text).split("; "):
+            key, equals, value = each.partition("=")
+            key = key.lstrip("+~")
+            if equals and pd.notna(value) and value not in found.setdefault(key, []):
+                found[key].append(value)
+    return found

@@ -6,19 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = [
-    "counted",
-    "decimals_for",
-    "int_ranges",
-    "interval_decimals",
-    "joined",
-    "one_line",
-    "p_is",
-    "p_shown",
-    "scaled",
-    "signed",
-    "significant",
-]
+P_TITLES = {"holm": "p (Holm)", "bonferroni": "p (Bonferroni)", "bh": "p (BH)", "none": "p"}
 
 
 def decimals_for(spreads: Iterable[float], default: int, must_show: Iterable[float] = ()) -> int:

@@ -1,9 +1,10 @@
-"""Writes a study's ablation table into files; a study calls it at its end, `xvol-table` at any time."""
+"""Writes tables into files, each whole or not at all; a study calls it at its end, `xvol-table` at any time."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,34 +14,25 @@ from search.ledger.changes import CHANGES_FILE
 from search.ledger.design_file import DESIGN_FILE
 from search.ledger.files import write_atomic
 from search.ledger.objectives_file import OBJECTIVES_FILE
-from search.report.export import to_csv, to_latex, to_markdown
-from search.report.front import front_to_csv, front_to_markdown, fronts_of
-from search.report.grid.grid import Grid, make_grid
-from search.report.grid.latex import grid_to_latex
+from search.report.ablation import AblationTable, ablation_table
+from search.report.front import front_table, fronts_data, fronts_of
+from search.report.interim import InterimTable, interim_table
+from search.report.pivot import PivotTable, pivot_table
 from search.report.reading.load import load_study
 from search.report.reading.trials_file import shared_trials
-from search.report.save import parquet, save_tidy
-from search.report.sequential_table import LOOKS_FILE
-from search.report.sources import all_sources, provenance_text
+from search.report.render import RENDERERS, to_latex, to_markdown
+from search.report.sources import all_sources, provenance_text, sources_title
 from search.report.spec import TableSpec
-from search.report.table import AblationTable, ablation_table
-from search.report.table_html import table_to_html
-from search.report.trust.text import trust_notes
+from search.report.table import Table
+from search.report.trust import trust_notes
+from search.report.values import LOOKS_FILE
 from search.report.words import decimals_for, interval_decimals
 
-__all__ = ["FORMATS", "PAPER_TEX", "paper_grid", "save_table", "save_trials", "with_trust", "write_tables"]
-
 FORMATS = ("md", "tex", "csv", "html", "parquet")
-NAME = "ablation"
-FRONT = "front"
-PAPER_TEX = f"{NAME}_paper.tex"
+TEXT_FORMATS = ("md", "tex", "csv")  # of tables that nothing else is made of
+PAPER_TEX = "ablation_paper.tex"
 TRIALS = "trials.csv"
-BESIDE = (
-    DESIGN_FILE,
-    LOOKS_FILE,
-    CHANGES_FILE,
-    OBJECTIVES_FILE,
-)  # files of a study's folder that say how its trials are to be compared
+BESIDE = (DESIGN_FILE, LOOKS_FILE, CHANGES_FILE, OBJECTIVES_FILE)  # they say how a study's trials are to be compared
 
 
 def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> AblationTable:
@@ -62,9 +54,27 @@ def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] 
     save_table(table, folder, paper_grid(frame, table))
     fronts = fronts_of(frame)
     if fronts:
-        write_atomic(folder / f"{FRONT}.csv", front_to_csv(fronts))
-        write_atomic(folder / f"{FRONT}.md", front_to_markdown(fronts))
+        write_atomic(folder / "front.csv", fronts_data(fronts).to_csv(index=False, lineterminator="\n"))
+        write_atomic(folder / "front.md", "\n".join(to_markdown(front_table(front)) for front in fronts))
     save_trials(frame, folder)
+    return table
+
+
+def write_interim(study_dir: str | os.PathLike[str]) -> InterimTable | None:
+    """Write `tables/sequential.md` and `tables/sequential.csv` of a study with looks; without looks write nothing.
+
+    The CSV holds numbers only, at full precision, with the columns "arm" and `SEQUENTIAL_COLUMNS`.
+
+    Returns:
+        The table, or None for a study without looks.
+
+    Raises:
+        ValueError: as `interim_table`.
+        OSError: the files cannot be written.
+    """
+    table = interim_table(study_dir)
+    if table is not None:
+        save_files(table, Path(study_dir) / "tables", ("md", "csv"))
     return table
 
 
@@ -88,7 +98,7 @@ def with_trust(table: AblationTable, frame: pd.DataFrame) -> AblationTable:
     return replace(table, notes=[*table.notes, *trust_notes(frame, table)])
 
 
-def paper_grid(frame: pd.DataFrame, table: AblationTable) -> Grid | None:
+def paper_grid(frame: pd.DataFrame, table: AblationTable) -> PivotTable | None:
     """Make the grid behind the LaTeX for a paper: means with marks, parameters and MACs of the same arms.
 
     It has the baseline, the correction and the digits of the table, and its conclusion among the comments. Latencies are
@@ -106,10 +116,12 @@ def paper_grid(frame: pd.DataFrame, table: AblationTable) -> Grid | None:
     finished = frame[(frame["phase"] == table.phase) & (frame["status"] == "ok")]
     costs = [name for name in ("params", "macs") if finished[name].notna().any()]
     own = [arm.label for arm in table.arms if arm.is_baseline] == [table.baseline]
-    grid = make_grid(
+    digits = decimals_for(table.data["sd"].dropna().tolist(), table.metric.decimals)
+    intervals = table.data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
+    grid = pivot_table(
         frame,
         TableSpec(
-            name=NAME,
+            name=table.name,
             caption=table.title,
             metrics=(table.metric.column, *costs),
             baseline=None if own else table.baseline,
@@ -117,16 +129,16 @@ def paper_grid(frame: pd.DataFrame, table: AblationTable) -> Grid | None:
             correction=table.judging.correction,
             margin=table.judging.margin,
         ),
+        digits={table.metric.column: (digits, interval_decimals(intervals, digits))},
     )
-    digits = decimals_for(table.data["sd"].dropna().tolist(), table.metric.decimals)
-    intervals = table.data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
-    shown = {table.metric.column: (digits, interval_decimals(intervals, digits))}
     trust = [note for note in table.notes if note.startswith("Proxy trust")]
-    legend = [note for note in grid.legend if note not in table.conclusion]
-    return replace(grid, digits=grid.digits | shown, legend=[table.conclusion, *legend, *trust])
+    legend = [note for note in grid.notes if note not in table.conclusion]
+    return replace(grid, conclusion=table.conclusion, notes=[*legend, *trust])
 
 
-def save_table(table: AblationTable, folder: Path, grid: Grid | None, formats: Sequence[str] = FORMATS) -> list[Path]:
+def save_table(
+    table: AblationTable, folder: Path, grid: PivotTable | None, formats: Sequence[str] = FORMATS
+) -> list[Path]:
     """Write `folder/ablation.<format>` for each format, each file whole or not at all.
 
     CSV and Parquet hold numbers only: their conclusion and notes stand in `ablation.notes.txt` beside the CSV. Which runs
@@ -146,26 +158,72 @@ def save_table(table: AblationTable, folder: Path, grid: Grid | None, formats: S
     Raises:
         OSError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    texts: dict[str, str] = {}
-    if "md" in formats:
-        texts[f"{NAME}.md"] = to_markdown(table)
-    if "tex" in formats:
-        texts[f"{NAME}.tex"] = to_latex(table)
-        if grid is not None:
-            texts[PAPER_TEX] = grid_to_latex(grid)
-    if "csv" in formats:
-        texts[f"{NAME}.csv"] = to_csv(table)
-        texts[f"{NAME}.notes.txt"] = "\n".join([table.title, "", table.conclusion, "", *table.notes, ""])
     sources = dict(zip((arm.label for arm in table.arms), all_sources(table.arms, table.metric.column), strict=True))
-    if "html" in formats:
-        texts[f"{NAME}.html"] = table_to_html(table, sources)
+    more: dict[str, str] = {}
+    if "tex" in formats and grid is not None:
+        more[PAPER_TEX] = to_latex(grid)
+    if "csv" in formats:
+        more[f"{table.name}.notes.txt"] = "\n".join([table.title, "", table.conclusion, "", *table.notes, ""])
     if table.arms:
         cells = [{"row": label, "metric": table.metric.column, **each} for label, each in sources.items()]
-        texts[f"{NAME}.provenance.json"] = provenance_text(table.title, cells)
-    contents = {name: text.encode("utf-8", errors="backslashreplace") for name, text in texts.items()}
-    if "parquet" in formats:
-        contents[f"{NAME}.parquet"] = parquet(table.data)
+        more[f"{table.name}.provenance.json"] = provenance_text(table.title, cells)
+    labels = table.data["arm"].tolist()
+    rows = [row._replace(title=sources_title(sources[at])) for row, at in zip(table.rows, labels, strict=True)]
+    return save_files(replace(table, rows=rows), folder, formats, more)
+
+
+def save_pivot(table: PivotTable, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write `folder/<name>.<format>` for each format, and `<name>.provenance.json`; return the paths.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    provenance = provenance_text(table.title, table.sources)
+    return save_files(table, folder, formats, {f"{table.name}.provenance.json": provenance})
+
+
+def save_files(table: Table, folder: Path, formats: Sequence[str], more: Mapping[str, str] | None = None) -> list[Path]:
+    """Write `folder/<name>.<format>` for each format, and the texts of `more` by their names; return the paths.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {f"{table.name}.{form}": formatted(table, form) for form in formats}
+    contents |= {name: text.encode("utf-8", errors="backslashreplace") for name, text in (more or {}).items()}
     for name, content in contents.items():
         write_atomic(folder / name, content)
     return [folder / name for name in contents]
+
+
+def formatted(table: Table, form: str) -> bytes:
+    """Return what a file of one form holds."""
+    if form == "parquet":
+        return parquet(table.data)
+    return RENDERERS[form](table).encode("utf-8", errors="backslashreplace")
+
+
+def save_tidy(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Write the frame of `load_study` as Parquet or CSV, as the name of `path` ends.
+
+    Parquet keeps the dtypes: `pandas.read_parquet(path, dtype_backend="numpy_nullable")` reads them back. A CSV reads
+    back with `pandas.read_csv(path, dtype=...)` and the dtypes of `COLUMNS`.
+
+    Raises:
+        ValueError: the name ends otherwise.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"{path}: the tidy frame is written as .parquet or .csv; end the name in one of them")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = parquet(frame) if path.suffix == ".parquet" else frame.to_csv(index=False, lineterminator="\n").encode()
+    write_atomic(path, content)
+    return path
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    """Return a frame as Parquet."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, engine="pyarrow")
+    return buffer.getvalue()

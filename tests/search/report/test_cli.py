@@ -27,7 +27,7 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 """
 LIGHT_HELP = """
 import sys
-from search.report.cli import main
+from search.cli.table import main
 try:
     main(["--help"])
 except SystemExit:
@@ -50,7 +50,7 @@ def run(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> 
 
 
 def table(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run("-m", "search.report.cli", *arguments, **environment)
+    return run("-m", "search.cli.table", *arguments, **environment)
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_reader_that_closes_early(filled: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "search.report.cli", str(filled), "--no-write"],
+        [sys.executable, "-m", "search.cli.table", str(filled), "--no-write"],
         stdout=writing,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

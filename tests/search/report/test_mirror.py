@@ -13,7 +13,7 @@ import yaml
 import search.report.mirror as module
 from search.ledger.table_run import Sent, StudyTable
 from search.ledger.tracker import TrackerConfig
-from search.report.cli import main
+from search.cli.table import main
 from search.report.grid.grid import make_grid
 from search.report.grid.text import GRID_COLUMNS
 from search.report.mirror import mirror_study, mirror_table, study_tracker

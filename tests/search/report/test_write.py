@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from search.report.cli import main
+from search.cli.table import main
 from search.report.reading.load import load_study
 from search.report.table import DATA_COLUMNS, ablation_table
 from search.report.write import FORMATS, paper_grid, save_table, with_trust, write_tables

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from search.report.cli import main
+from search.cli.table import main
 from search.report.effects.table import EFFECT_COLUMNS, EffectsTable, effects_table
 from search.report.effects.text import effects_text, effects_to_latex, effects_to_markdown, save_effects
 from search.report.reading.load import load_study

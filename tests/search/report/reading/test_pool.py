@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from search.report.cli import main
+from search.cli.table import main
 from search.report.diff import DIFF_COLUMNS, diff_studies, diff_to_markdown
 from search.report.reading.pool import load_pooled
 from search.report.table import ablation_table

@@ -11,7 +11,7 @@ import pytest
 
 from search.design.kinds import Cell
 from search.ledger.design_file import write_design
-from search.report.cli import main
+from search.cli.table import main
 from search.report.judging import Judging
 from search.report.reading.load import load_study
 from search.report.save import save_tidy

@@ -12,18 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.ledger.metric import MetricColumn, metric_columns
+from search.ledger.metric import MetricColumn, metric_columns, metric_named
 from search.ledger.record import read_history
+from search.report.ablation import AblationTable
 from search.report.arms import list_arms
-from search.report.chosen import metric_to_read, phase_to_read
 from search.report.reading.load import load_study
 from search.report.reading.pool import recipe_folders
 from search.report.reading.settings import differing, recipe_settings
-from search.report.sequential_table import has_looks
-from search.report.values import arm_values
+from search.report.values import arm_values, has_looks, metric_to_read, phase_to_read
+from search.report.words import counted, one_line
 from search.stats.ranking import ProxyTrust, proxy_trust
-
-__all__ = ["FEWEST_TO_RANK", "Ranking", "TrustCase", "budget_cases", "epoch_cases", "phase_case", "study_case"]
 
 FEWEST_TO_RANK = 3  # two arms have a tau of 1 or -1, whatever the rankings are worth
 MOST_OF_THE_BEST = 3
@@ -305,3 +303,237 @@ def history_values(folder: Path, column: str, epochs: Sequence[int]) -> list[flo
     except ValueError:
         return None
     return values if all(map(math.isfinite, values)) else None
+
+
+TRUST_COLUMNS: dict[str, str] = {
+    "kind": "string",  # phases | budgets | epochs | studies
+    "cheap": "string",
+    "dear": "string",
+    "metric_cheap": "string",
+    "metric_dear": "string",
+    "epochs_cheap": "Int64",  # the most, where the arms have several
+    "epochs_dear": "Int64",
+    "seeds_cheap": "Int64",  # behind the mean of the arm that has the fewest
+    "seeds_dear": "Int64",
+    "n": "Int64",  # arms that both rankings have
+    "tau": "Float64",
+    "tau_low": "Float64",  # 95%
+    "tau_high": "Float64",
+    "p_value": "Float64",
+    "k": "Int64",
+    "overlap": "Float64",  # share of the best k
+    "overlap_by_chance": "Float64",
+    "overlap_p": "Float64",
+    "regret": "Float64",  # in the unit of metric_dear
+    "top_k": "string",
+    "note": "string",
+}
+"""Name and dtype of each column of `TrustReport.data`; docs/tables.md says what they mean."""
+
+SCALE = (
+    "Kendall's tau is 1 where two rankings order every pair of arms alike, 0 where they have nothing in common, -1 where one "
+    "is the other reversed; seed noise in the means lowers it, so a low tau alone does not say that the cheap ranking is wrong."
+)
+OF_THE_KIND = {
+    "phases": "The re-evaluation has only arms that the search found good, and the baseline: arms that lie close together "
+    "are harder to order, which lowers tau too.",
+}
+SETTINGS_SHOWN = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustReport:
+    """What `trust_report` found: the cases, the text to print, and one row a case with the columns `TRUST_COLUMNS`."""
+
+    cases: list[TrustCase]
+    text: str
+    data: pd.DataFrame
+
+
+def trust_notes(frame: pd.DataFrame, table: AblationTable) -> list[str]:
+    """Write what stands under a table: the search against the re-evaluation, and smaller budgets against the largest.
+
+    Args:
+        frame: every trial of the study, as `load_study` gives them.
+        table: the table made of it.
+
+    Returns:
+        A sentence for each pair of rankings that share three arms or more, and what to be careful about; empty where
+        there is no such pair. No file but the settings of the recipes is read for it.
+    """
+    cases = [phase_case(frame, table.metric)] if table.phase == "final" else []
+    if table.metric.column != "train_seconds":
+        cases += budget_cases(frame, table.phase, table.metric)
+    known = [case for case in cases if case is not None and case.arms >= FEWEST_TO_RANK]
+    return [f"Proxy trust: {sentence(case)}" for case in known] + cautions(known)
+
+
+def trust_report(
+    paths: Sequence[str | os.PathLike[str]], metric: str | None = None, phase: str | None = None
+) -> TrustReport:
+    """Say how far a cheap ranking may stand for a dear one.
+
+    Args:
+        paths: one study: its search against its re-evaluation, its smaller budgets against the largest, and the ranking
+            after half and three quarters of the epochs against the last; the latter reads every `history.csv`. Two
+            studies: the first, the cheap one, against the second.
+        metric: a name in `metric_columns`; by default the one the dear ranking is judged by.
+        phase: whose trials to read; by default each phase of one study, the best of each of two.
+
+    Raises:
+        ValueError: no study or more than two, a metric that is a cost, or no two rankings that share an arm.
+    """
+    if metric is not None and metric_named(metric).split is None:
+        worth = ", ".join(name for name, column in metric_columns().items() if column.split is not None)
+        raise ValueError(f"{metric} ranks no arm by its worth; choose one of {worth}")
+    if len(paths) == 2:
+        cases = [study_case(paths[0], paths[1], metric, phase)]
+        if not cases[0].arms:
+            raise ValueError(
+                f"{paths[0]} and {paths[1]} have no network in common whose trials finished, so there is nothing to rank twice"
+            )
+    elif len(paths) == 1:
+        cases = cases_of(paths[0], metric, phase)
+    else:
+        raise ValueError(f"--trust takes one study, or a cheap and a dear one: {len(paths)} given")
+    lines = [sentence(case, full=True) for case in cases]
+    rows = [row_of(case) for case in cases]
+    data = pd.DataFrame(
+        {name: pd.array([row[name] for row in rows], dtype=dtype) for name, dtype in TRUST_COLUMNS.items()}  # type: ignore[call-overload]
+    )
+    return TrustReport(cases=cases, text="\n\n".join([*lines, *cautions(cases)]) + "\n", data=data)
+
+
+def cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | None) -> list[TrustCase]:
+    """Find every pair of rankings in one study."""
+    frame = load_study(path)
+    phases = [name for name in ("final", "search", "single") if (frame["phase"] == name).any()]
+    chosen = [phase_to_read(frame, phase)] if phase is not None else phases
+    cases: list[TrustCase | None] = []
+    if phase is None and {"search", "final"} <= set(phases):
+        cases.append(phase_case(frame, metric_to_read(frame[frame["phase"] == "final"], "final", metric)))
+    read = {name: frame[frame["phase"] == name] for name in chosen}
+    for name, trials in read.items():
+        has = trials[trials["status"] == "ok"].notna().any()
+        if metric is None or has.get(metric, False):
+            cases += budget_cases(frame, name, metric_to_read(trials, name, metric))
+    for name in chosen:
+        cases += epoch_cases(frame, name, metric_named(metric) if metric else metric_to_read(read[name], name, None))
+    known = [case for case in cases if case is not None and case.arms >= FEWEST_TO_RANK]
+    if not known:
+        raise ValueError(
+            f"{path} has no {FEWEST_TO_RANK} arms that are ranked twice: that needs a search with a re-evaluation of as many "
+            "arms, arms trained for several numbers of epochs, or finished trials of two epochs or more with their "
+            "history.csv; or compare two studies: --trust CHEAP DEAR"
+        )
+    return known
+
+
+def sentence(case: TrustCase, full: bool = False) -> str:
+    """Say one comparison in one sentence; `full` names the arms that are among the best of both."""
+    trust, unit = case.trust, case.dear.metric
+    cheap, dear = (side_words(*each) for each in zip((case.cheap, case.dear), case.seeds, strict=True))
+    said = f"{cheap if case.kind == 'studies' else cheap[0].upper() + cheap[1:]} against {dear}: "
+    if why := too_few(case):
+        return f"{said}they cannot be compared: {why}."
+    if trust.tau is None or trust.overlap is None or trust.overlap_by_chance is None or trust.regret is None:
+        return f"{said}they cannot be compared, {trust.note}."
+    interval = (
+        f" (95% interval {trust.low:.2f} to {trust.high:.2f})"
+        if trust.low is not None and trust.high is not None
+        else ""
+    )
+    said += f"Kendall's tau {trust.tau:.2f}{interval} over the {counted(trust.n, 'arm')} in both"
+    best = "the best one is" if trust.k == 1 else f"of the best {trust.k}"
+    shared, by_chance = len(trust.top_k), trust.overlap_by_chance * trust.k
+    if trust.k == 1:
+        said += f"; {best} {'the same' if shared else 'another'}, where chance makes it the same in {100 / trust.n:.0f}% of cases"
+    else:
+        said += f"; {best}, {shared} {'is' if shared == 1 else 'are'} the same, where chance gives {by_chance:.1f}"
+    if full and shared:
+        said += f" ({'; '.join(one_line(name, 100) for name in trust.top_k)})"
+    said += "; the first one's winner " + (
+        "is the best of the second"
+        if trust.regret == 0
+        else f"is {trust.regret:.{unit.decimals}f} {unit.unit} {'below' if unit.higher_is_better else 'above'} the best of the "
+        "second"
+    )
+    return said + f"{notes_words(case)}."
+
+
+def too_few(case: TrustCase) -> str:
+    """Say why two rankings have no arms enough to be compared; empty where they have."""
+    if case.trust.n >= FEWEST_TO_RANK:
+        return ""
+    if case.arms >= FEWEST_TO_RANK:
+        seeds = ", ".join(map(str, case.divided))
+        return f"both rest on seed {seeds}, and luck that they share would look like agreement; add seeds"
+    return f"{counted(case.arms, 'arm')} in both, {FEWEST_TO_RANK} are the fewest whose order says anything"
+
+
+def side_words(ranking: Ranking, seeds: tuple[int, int]) -> str:
+    """Say what a ranking is made of."""
+    low, high = seeds
+    an_arm = f"{counted(low, 'seed')} an arm" if low == high else f"{low} to {high} seeds an arm"
+    if ranking.epochs is None:
+        return f"{ranking.name} ({ranking.metric.title}, {an_arm})"
+    fewest, most = ranking.epochs
+    epochs = counted(most, "epoch") if fewest == most else f"{fewest} to {most} epochs"
+    return f"{ranking.name} ({ranking.metric.title}, {epochs}, {an_arm})"
+
+
+def notes_words(case: TrustCase) -> str:
+    """Say what to be careful about in one comparison."""
+    notes = [case.trust.note] if case.trust.note else []
+    if case.divided:
+        notes.append(f"{counted(len(case.divided), 'seed')} of both divided between them, so that they share no luck")
+    if case.left_out:
+        notes.append(f"{counted(case.left_out, 'trial')} without a whole history.csv left out")
+    if case.kind == "studies":
+        shown = [f"{name} {values[0]} against {values[1]}" for name, values in case.settings.items()]
+        more = f" and {len(shown) - SETTINGS_SHOWN} more" if len(shown) > SETTINGS_SHOWN else ""
+        notes.append(
+            f"settings that differ: {one_line(', '.join(shown[:SETTINGS_SHOWN]), 400)}{more}"
+            if shown
+            else "no setting of the recipe on record differs"
+        )
+        for side, what in ((case.cheap, "first"), (case.dear, "second")):
+            if only := len(side.values) - case.arms:
+                notes.append(f"{counted(only, 'arm')} only in the {what}")
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
+def cautions(cases: Sequence[TrustCase]) -> list[str]:
+    """Say what to be careful about in all of them."""
+    if not cases:
+        return []
+    kinds = [OF_THE_KIND[kind] for kind in OF_THE_KIND if any(case.kind == kind for case in cases)]
+    return [" ".join([SCALE, *kinds])]
+
+
+def row_of(case: TrustCase) -> dict[str, Any]:
+    """Return one comparison by the names of `TRUST_COLUMNS`."""
+    trust = case.trust
+    return {
+        "kind": case.kind,
+        "cheap": case.cheap.name,
+        "dear": case.dear.name,
+        "metric_cheap": case.cheap.metric.column,
+        "metric_dear": case.dear.metric.column,
+        "epochs_cheap": case.cheap.epochs[1] if case.cheap.epochs else None,
+        "epochs_dear": case.dear.epochs[1] if case.dear.epochs else None,
+        "seeds_cheap": case.seeds[0][0],
+        "seeds_dear": case.seeds[1][0],
+        "n": trust.n,
+        "tau": trust.tau,
+        "tau_low": trust.low,
+        "tau_high": trust.high,
+        "p_value": trust.p_value,
+        "k": trust.k,
+        "overlap": trust.overlap,
+        "overlap_by_chance": trust.overlap_by_chance,
+        "overlap_p": trust.overlap_p,
+        "regret": trust.regret,
+        "top_k": "; ".join(trust.top_k) or None,
+        "note": too_few(case) or trust.note or None,
+    }

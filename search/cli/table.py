@@ -1,14 +1,17 @@
-"""The options of `xvol-table`. Light: neither pandas nor scipy is loaded for `--help`."""
+"""`xvol-table runs/<study>`: its options. Light: neither pandas nor SciPy is loaded for `--help`."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
 
 from search.ledger.metric import COSTS, metric_columns, metrics_of
-from search.report.paper import PAPER
-from search.report.spec import CHOICES
-
-__all__ = ["SPEC_OPTIONS", "STATISTICS", "parser"]
+from search.ledger.tracker import TrackerConfig, check_tracker
+from search.report.spec import CHOICES, PAPER
 
 EXAMPLES = """\
 examples:
@@ -29,21 +32,145 @@ Reads result.json files alone; torch is never imported. Any option of the group 
 parquet, makes tables/<name>.{md,tex,html,csv,parquet}; --effects makes tables/effects.{md,tex,csv}. Exit status: 0; 2 where
 no table could be made; 1 where it was made, but W&B did not take it.
 """
-SPEC_OPTIONS = (
-    "rows",
-    "columns",
-    "metrics",
-    "show",
-    "sort",
-    "digits",
-    "bold",
-    "paper",
-    "caption",
-    "name",
-)
-
-
+SPEC_OPTIONS = ("rows", "columns", "metrics", "show", "sort", "digits", "bold", "paper", "caption", "name")
 STATISTICS = ("correction", "margin", "test", "interval")
+OF_A_SPEC = (*SPEC_OPTIONS, "no_marks")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        check(options)
+        from search.cli.table_made import made  # here, so that --help and refusals do not wait for pandas and SciPy
+
+        text, written, send = made(options)
+    except (ValueError, OSError) as error:
+        return refused(error)
+    printed(text)
+    if written:
+        print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
+    return 0 if send is None else send()
+
+
+def refused(error: Exception) -> int:
+    """Print a fault of the user's as one message."""
+    message = str(error)
+    if isinstance(error, OSError):
+        message = (
+            f"{error.filename or 'the table'}: {error.strerror or error}; give a folder you can write to with --out"
+        )
+    print(f"xvol-table: {message}", file=sys.stderr)
+    return 2
+
+
+def printed(text: str, stream: TextIO | None = None) -> None:
+    """Print to a terminal or a pipe that may lack a character, or close early (`| head`)."""
+    out = stream or sys.stdout
+    try:
+        if hasattr(out, "reconfigure"):
+            out.reconfigure(errors="replace")
+        out.write(text)
+        out.flush()
+    except BrokenPipeError:
+        # The reader has all it wants. Python flushes stdout once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def given(options: argparse.Namespace, *names: str) -> list[str]:
+    """Return those of some options that were given, as they are written."""
+    there = [
+        name for name in names if getattr(options, name) not in (None, "all") and getattr(options, name) is not False
+    ]
+    return [f"--{name.replace('_', '-')}" for name in there]
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ValueError for options that do not go with one another."""
+    check_wandb(options)
+    if options.out and options.no_write:
+        raise ValueError("--out names a folder for the files, and --no-write writes none; leave one of them out")
+    if options.diff and len({Path(name).resolve() for name in options.study}) < len(options.study):
+        raise ValueError(f"--diff compares two studies, and {options.study[0]} is given more than once")
+    if options.trust:
+        unused = given(options, "spec", "tidy", "baseline", "diff", *STATISTICS, *OF_A_SPEC, "effects")
+        refuse(unused, "--trust takes --metric, --phase, --format and --out, not")
+        check_format(options, ("csv",), "--trust is printed as text, or as csv, not")
+    elif options.diff:
+        unused = given(options, "spec", "tidy", "baseline", *STATISTICS, "effects", *OF_A_SPEC)
+        if len(options.study) != 2 or unused:
+            wrong = f"{', '.join(unused)} does not go with it" if unused else f"{len(options.study)} given"
+            raise ValueError(f"--diff takes two studies, --metric and --phase: {wrong}")
+        check_format(options, ("md", "csv"), "--diff is printed as md or csv, not")
+    elif options.tidy:
+        unused = given(
+            options, "metric", "baseline", "out", "spec", *STATISTICS, *OF_A_SPEC, "effects", "no_write", "format"
+        )
+        refuse(unused, "--tidy writes every trial x seed into its file, and does not take")
+    else:
+        check_table(options)
+
+
+def check_table(options: argparse.Namespace) -> None:
+    """Raise ValueError for options that do not go with a table of arms, of effects or by a spec."""
+    if options.effects is not None:
+        unused = given(options, *OF_A_SPEC, "spec", "baseline", "margin", "test", "interval")
+        refuse(unused, "--effects takes --metric, --phase and --correction, not")
+        check_format(options, ("md", "tex", "csv"), "--effects is written as md, tex, csv, not")
+    elif has_spec(options):
+        beside = given(options, "test", "interval")
+        if beside:
+            why = ", ".join(given(options, *OF_A_SPEC, "spec")) or f"--format {options.format}"
+            raise ValueError(
+                f"{' and '.join(beside)} is of the table of arms, and {why} asks for a table by its spec; leave one of them out"
+            )
+        if options.metric is not None and options.metrics is not None:
+            raise ValueError(
+                "--metric and --metrics are both given; give the metrics of the table with --metrics alone"
+            )
+        if options.format == "parquet" and options.no_write:
+            raise ValueError("--format parquet has no text to print; leave out --no-write")
+    if len(options.study) > 1 and not options.out and not options.no_write:
+        raise ValueError(
+            "a table of several studies belongs to none of their folders; name one with --out DIR, or print it with --no-write"
+        )
+
+
+def has_spec(options: argparse.Namespace) -> bool:
+    """Tell whether a table by its spec is asked for."""
+    return bool(given(options, *OF_A_SPEC, "spec")) or options.format in ("html", "parquet")
+
+
+def refuse(unused: Sequence[str], why: str) -> None:
+    """Raise ValueError where options were given that would be passed over."""
+    if unused:
+        raise ValueError(f"{why} {', '.join(unused)}; leave that out")
+
+
+def check_format(options: argparse.Namespace, allowed: Sequence[str], why: str) -> None:
+    """Raise ValueError for a form that a kind of table has not."""
+    if options.format not in (*allowed, "all"):
+        raise ValueError(f"{why} {options.format}")
+
+
+def check_wandb(options: argparse.Namespace) -> None:
+    """Raise ValueError where there is no table of one study to send."""
+    settings = given(options, "wandb_mode", "wandb_project", "wandb_entity")
+    if settings and not options.wandb:
+        raise ValueError(f"{', '.join(settings)} says where to send the table; add --wandb to send it")
+    unfit = given(options, "trust", "diff", "tidy", "no_write", "effects") + ["several studies"] * (
+        len(options.study) > 1
+    )
+    unfit += ["a file of trials"] * Path(options.study[0]).is_file()
+    if options.wandb_project is not None:
+        try:
+            check_tracker(TrackerConfig(project=options.wandb_project))
+        except ValueError as error:
+            raise ValueError(str(error).replace("tracker.project=", "--wandb-project ")) from None
+    if options.wandb and unfit:
+        raise ValueError(
+            f"--wandb sends the table of one study, with its files: it does not go with {', '.join(unfit)}"
+        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -145,3 +272,7 @@ def add_spec_options(command: argparse.ArgumentParser) -> None:
     spec.add_argument("--paper", metavar="TABLE", help=f"published figures beside ours: {', '.join(PAPER)}")
     spec.add_argument("--caption", metavar="TEXT", help="title of the table")
     spec.add_argument("--name", metavar="STEM", help="stem of the files (default: table, or the spec file's)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from search.ledger.metric import NOT_ALONE_MEANS, MetricColumn
 from search.report.arms import Arm, comparable
-from search.report.gate import gate
+from search.report.conclusion import finds, rounded_up
+from search.report.figures import Figure, Line
 from search.report.judging import corrected_over
-from search.report.notes import HOW_TO_READ, change_notes, no_baseline, phase_notes, recipe_note
-from search.report.paper import PaperTable
-from search.report.resolution import finds, rounded_up
+from search.report.notes import HOW_TO_READ, change_notes, gate, no_baseline, phase_notes, recipe_note
 from search.report.sources import odd_cells
-from search.report.spec import TableSpec
+from search.report.spec import PaperTable, TableSpec
 from search.report.words import counted, interval_decimals, joined
 from search.stats.paired import ALPHA
-
-if TYPE_CHECKING:
-    from search.report.grid.grid import Cell, GridRow
-
-__all__ = ["footnotes", "legend_of"]
 
 SHOWN = {
     "mean_sd": "mean ± standard deviation over seeds",
@@ -33,14 +26,14 @@ SHOWN = {
 }
 
 
-def footnotes(cells: Sequence[Cell]) -> dict[str, str]:
+def footnotes(cells: Sequence[Figure]) -> dict[str, str]:
     """Give a letter to each way in which seeds of a cell are missing."""
     ways = dict.fromkeys(cell.missing for cell in cells if cell.missing)
     return {way: chr(ord("a") + number) if number < 26 else f"n{number}" for number, way in enumerate(ways)}
 
 
 def legend_of(
-    rows: Sequence[GridRow],
+    rows: Sequence[Line],
     metrics: Sequence[MetricColumn],
     reference: Arm | None,
     spec: TableSpec,
@@ -49,8 +42,8 @@ def legend_of(
     frame: pd.DataFrame,
     trials: pd.DataFrame,
 ) -> list[str]:
-    """Write the legend of a table; see `make_grid` for what the arguments are."""
-    cells = [cell for row in rows for cell in row.cells if cell is not None]
+    """Write the legend of a table; see `pivot_table` for what the arguments are."""
+    cells = [cell for row in rows for cell in row.figures if cell is not None]
     judged = [metric for metric in metrics if not metric.is_cost]
     phase = trials["phase"].iloc[0]
     said = [f"Shown: {SHOWN[spec.show]}; n = {seeds_text([cell.n for cell in cells if cell.metric is metrics[0]])}."]
@@ -105,7 +98,7 @@ def legend_of(
     return [*said, HOW_TO_READ]
 
 
-def power_of(cells: Sequence[Cell], metrics: Sequence[MetricColumn]) -> list[str]:
+def power_of(cells: Sequence[Figure], metrics: Sequence[MetricColumn]) -> list[str]:
     """Say what the seeds of undecided cells can find."""
     said = []
     for metric in metrics:

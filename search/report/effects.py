@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from search.ledger.metric import MetricColumn
-from search.report.arms import Arm, comparable, list_arms
-from search.report.chosen import marked_baseline, metric_to_read, phase_to_read
-from search.report.declared import CONTROL, Declared, declared_by
-from search.report.effects.factors import levels, overrides
-from search.report.effects.words import method_notes, said_of, shared_cells
-from search.report.values import arm_values
+from search.report.arms import CONTROL, Arm, Declared, comparable, declared_by, list_arms, marked_baseline
+from search.report.judging import CORRECTIONS
+from search.report.table import Cell, Column, Row, Table, with_dtypes
+from search.report.values import arm_values, levels, metric_to_read, overrides, phase_to_read
+from search.report.words import P_TITLES, counted, interval_decimals, joined, p_is, p_shown, signed
 from search.stats.corrections import Correction, adjusted_p_values
 from search.stats.effects import FactorialEffects, factorial_effects
-from search.stats.paired import ArmValues
-
-__all__ = ["EFFECT_COLUMNS", "EffectsTable", "effects_of_arms", "effects_table", "is_factorial", "own_factors"]
+from search.stats.paired import ALPHA, ArmValues
 
 EFFECT_COLUMNS: dict[str, str] = {
     "term": "string",  # a factor, or a pair of factors joined by " x "
@@ -45,24 +42,16 @@ SEED = "seed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EffectsTable:
-    """Main effects and pairwise interactions, and the words that belong to them.
+class EffectsTable(Table):
+    """Main effects and pairwise interactions; its `data` has the columns `EFFECT_COLUMNS`.
 
     Attributes:
-        title: one line: study, phase, metric.
         metric: what the estimates are of.
-        data: rows with the columns `EFFECT_COLUMNS`.
         correction: of the terms' p-values.
-        conclusion: what the table allows to be said.
-        notes: method, what was left out, how to read it.
     """
 
-    title: str
     metric: MetricColumn
-    data: pd.DataFrame
     correction: Correction
-    conclusion: str
-    notes: list[str]
 
 
 def effects_table(
@@ -77,7 +66,7 @@ def effects_table(
     Args:
         frame: rows of `load_study`.
         factors: names of the study's own factors, or of those that a table's rows may be of (see
-            `search/report/effects/factors.py`); by default the factors that its design declared, else the keys of the
+            `search/report/values.py`); by default the factors that its design declared, else the keys of the
             overrides that every arm sets and that differ between arms.
         metric, phase: as `ablation_table`.
         correction: of the p-values over the terms.
@@ -110,18 +99,52 @@ def effects_of_arms(
     data = data_of(result, rows, corrected)
     notes += shared_cells(kept)
     fraction = declared.design is not None and declared.design.kind == "fractional"
+    columns, shown = displayed(data, metric, correction)
     return EffectsTable(
-        title=" ".join(part for part in (f"{study}:" if study else "", "effects on", metric.title) if part),
-        metric=metric,
+        name="effects",
+        title=f"{study}: effects on {metric.title}" if study else f"Effects on {metric.title}",
+        columns=columns,
+        rows=shown,
         data=data,
-        correction=correction,
         conclusion=said_of(result, corrected, metric, correction),
         notes=[
             *method_notes(result, correction, fraction, len(factors) > 2),
             *notes,
             *(f"{note}." for note in result.notes),
         ],
+        of="the effects",
+        metric=metric,
+        correction=correction,
     )
+
+
+def displayed(data: pd.DataFrame, metric: MetricColumn, correction: Correction) -> tuple[list[Column], list[Row]]:
+    """Round the numbers for a reader; what is a whole term's stands in its first line alone."""
+    lines: list[Any] = list(data.itertuples(index=False))
+    digits = interval_decimals([(row.ci_low, row.ci_high) for row in lines if pd.notna(row.ci_low)], metric.decimals)
+    columns = [
+        Column(name="term", title="term", kind="words"),
+        Column(name="level", title="level", kind="words"),
+        Column(name="effect", title=f"effect, {metric.unit}", kind="math"),
+        Column(name="interval", title="95% interval", kind="math"),
+        Column(name="f", title="F"),
+        Column(name="p", title=P_TITLES[correction]),
+    ]
+    rows = []
+    for number, row in enumerate(lines):
+        first = number == 0 or row.term != lines[number - 1].term
+        interval = "-" if pd.isna(row.ci_low) else f"[{signed(row.ci_low, digits)}, {signed(row.ci_high, digits)}]"
+        f = "-" if pd.isna(row.f) else f"{row.f:.3g} ({row.df}, {row.df_error})"
+        texts = (
+            row.term if first else "",
+            row.level if pd.isna(row.reference) else f"{row.level} against {row.reference}",
+            signed(row.estimate, digits),
+            interval,
+            f if first else "",
+            ("-" if pd.isna(row.p_corrected) else p_shown(row.p_corrected)) if first else "",
+        )
+        rows.append(Row([Cell(text) for text in texts]))
+    return columns, rows
 
 
 def is_factorial(arms: Sequence[Arm], declared: Declared) -> bool:
@@ -226,11 +249,78 @@ def data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[f
                     "p_corrected": p_corrected,
                 }
             )
-    columns = {name: [None if pd.isna(line[name]) else line[name] for line in lines] for name in EFFECT_COLUMNS}
-    return pd.DataFrame({name: pd.array(columns[name], dtype=dtype) for name, dtype in EFFECT_COLUMNS.items()})  # type: ignore[call-overload]
+    return with_dtypes([{k: None if pd.isna(v) else v for k, v in line.items()} for line in lines], EFFECT_COLUMNS)
 
 
 def first_level(column: pd.Series[Any]) -> str:
     """Return the reference level: the first that occurs, in the order of the categories."""
     there = set(column)
     return str(next(level for level in column.cat.categories if level in there))
+
+
+if TYPE_CHECKING:
+    from search.stats.effects import FactorialEffects
+
+
+def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: MetricColumn, correction: Correction) -> str:
+    """Say which terms can be told from noise, and which cannot."""
+    if not result.degrees:
+        return "No effect can be tested: no two seeds hold the same cells; add seeds."
+    word = "" if correction == "none" else "corrected "
+    found: dict[str, list[str]] = {"main": [], "interaction": [], "neither": []}
+    constant = result.terms.loc[corrected.isna().to_numpy(), "term"].tolist()
+    for term, kind, p in zip(result.terms["term"], result.terms["kind"], corrected.tolist(), strict=True):
+        if pd.isna(p):
+            continue
+        found[kind if p <= ALPHA else "neither"].append(f"{term} ({word}{p_is(p)})")
+    said = []
+    if found["main"]:
+        average = "On average over the other factors, " if len(result.terms) > 1 else ""
+        said.append(f"{average}{metric.title} depends on {joined(found['main'])}.")
+    if found["interaction"]:
+        said.append(
+            f"What one factor changes depends on the other in {joined(found['interaction'])}: there read the cells, since a main "
+            "effect is an average over unlike ones."
+        )
+    if found["neither"]:
+        said.append(
+            f"{joined(found['neither'])} cannot be told from seed noise; that does not show that there is no such effect."
+        )
+    if constant:
+        said.append(f"{joined(constant)}: the same on every seed, so there is no spread to judge by.")
+    return " ".join(said)
+
+
+def method_notes(result: FactorialEffects, correction: Correction, fraction: bool, many: bool) -> list[str]:
+    """Say how the numbers were made and how to read them."""
+    tested = int(result.terms["p_value"].notna().sum())
+    how = (
+        "not corrected"
+        if correction == "none" or tested < 2
+        else f"corrected by {CORRECTIONS[correction]} over {counted(tested, 'term')}"
+    )
+    notes = [
+        f"Each effect is computed within each seed, and judged by how it varies over the seeds, so it may differ from seed to "
+        f"seed: {counted(result.n, 'trial')} on {counted(result.seeds, 'seed')}"
+        + (f", t tests of {counted(result.degrees, 'degree')} of freedom." if result.degrees else "."),
+        "Effect: of a factor, the mean of a level minus that of the level it is held against, over the levels of the other "
+        "factors; of a pair, a difference of differences. 95% t intervals, each of its line alone. F and p are of the whole "
+        f"term, against seed x term (Greenhouse and Geisser 1959), {how}.",
+    ]
+    if fraction:
+        notes.append(
+            "The design is a fraction of a factorial: a line stands for its aliases too, which are named below."
+        )
+    if many:
+        notes.append("Interactions of three or more factors are taken to be none.")
+    return notes
+
+
+def shared_cells(arms: Sequence[Arm]) -> list[str]:
+    """Name the cells that built one network, whose trials must not count twice."""
+    return [
+        f"The cells {joined([repr(name) for name in arm.cell_names])} build one network: it counts once, as the first. "
+        "A factor that changes nothing there is nested in another: its effect is that of the other cells."
+        for arm in arms
+        if len(arm.cell_names) > 1
+    ][:3]

@@ -1,10 +1,9 @@
-"""The table of a design with looks: what was planned, each row's verdict, and the words that belong to them."""
+"""The interim analyses of a design with looks: what was planned, each row's verdict, and the words that belong to them."""
 
 from __future__ import annotations
 
 import json
 import os
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.ledger.files import write_atomic
 from search.ledger.metric import MetricColumn, metric_named
-from search.report.arms import Arm, comparable, list_arms
-from search.report.declared import declared_by
-from search.report.escape import markdown
-from search.report.gate import gate
-from search.report.layout import Column, markdown_table
+from search.report.arms import Arm, comparable, declared_by, list_arms
+from search.report.notes import gate
 from search.report.reading.load import load_study
-from search.report.values import arm_values
+from search.report.table import Cell, Column, Row, Table
+from search.report.values import LOOKS_FILE, arm_values
 from search.report.words import counted, one_line, signed
 from search.stats.paired import AHEAD, BEHIND, BETTER, WORSE, survivors
 from search.stats.sequential import (
@@ -28,7 +24,6 @@ from search.stats.sequential import (
     FOUND,
     GIVEN_UP,
     HOPELESS,
-    SEQUENTIAL_COLUMNS,
     UNDECIDED,
     WAITING,
     LookPlan,
@@ -36,19 +31,6 @@ from search.stats.sequential import (
     sequential_verdicts,
 )
 
-__all__ = [
-    "LOOKS_FILE",
-    "SequentialTable",
-    "has_looks",
-    "judged_arms",
-    "look_values",
-    "read_looks",
-    "render_sequential",
-    "sequential_table",
-    "write_sequential",
-]
-
-LOOKS_FILE = "looks.json"  # in the study's folder, written before the first look
 SPENDING_WORDS = {
     "hwang_shih_decani": "an alpha-spending function of Hwang, Shih and De Cani (1990) with gamma = -2",
     "obrien_fleming": "an O'Brien-Fleming type alpha-spending function (Lan and DeMets 1983)",
@@ -59,32 +41,33 @@ READ_ON_VALIDATION = (
     "unfinished study has none."
 )
 READ_ON_TEST = "These looks were of an earlier version, and read the test images each time."
-TEXT_WIDTH = 120
-HEADINGS = ("row", "verdict", "look", "n", "difference", "p", "finding if p <=", "repeated interval")
+COLUMNS = [
+    Column(name="row", title="row", kind="words"),
+    Column(name="verdict", title="verdict", kind="words"),
+    Column(name="look", title="look"),
+    Column(name="n", title="n"),
+    Column(name="difference", title="difference", kind="math"),
+    Column(name="p", title="p"),
+    Column(name="bound", title="finding if p <="),
+    Column(name="interval", title="repeated interval", kind="math"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequentialTable:
-    """The verdicts of a design with looks, at full precision.
+class InterimTable(Table):
+    """The verdicts of a design with looks.
+
+    Its `data` has one row for each arm but the baseline, the best difference first, with the columns "arm" and `SEQUENTIAL_COLUMNS`.
 
     Attributes:
-        title: one line: study, metric, looks.
-        data: one row for each arm but the baseline, the best difference first, with the columns "arm" and
-            `SEQUENTIAL_COLUMNS`.
-        baseline: label of the baseline; None where it finished no seed, so that `data` is empty.
+        baseline: label of the baseline; None where it finished no seed, so that there is no row.
         metric: what the differences are of.
         plan: the looks, as they were written down.
-        survived: of the arms that a training failed of, the seeds that the verdict rests on, in words.
-        notes: the method and how to read the table, one sentence or two each.
     """
 
-    title: str
-    data: pd.DataFrame
     baseline: str | None
     metric: MetricColumn
     plan: LookPlan
-    survived: dict[str, str]
-    notes: list[str]
 
 
 def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None:
@@ -105,12 +88,6 @@ def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None
             f"{path} does not say which looks were planned ({type(error).__name__}: {error}); run the study's command "
             "again, which writes it anew"
         ) from None
-
-
-def has_looks(frame: pd.DataFrame) -> bool:
-    """Tell whether a frame of `load_study` is that of a design with looks."""
-    path = frame.attrs.get("path")
-    return path is not None and (Path(str(path)) / LOOKS_FILE).exists()
 
 
 def phase_of(metric: str) -> str:
@@ -146,7 +123,7 @@ def look_values(arms: list[Arm], metric: str) -> tuple[pd.DataFrame, str | None]
     return values, marked[0] if len(marked) == 1 else None
 
 
-def sequential_table(study_dir: str | os.PathLike[str]) -> SequentialTable | None:
+def interim_table(study_dir: str | os.PathLike[str]) -> InterimTable | None:
     """Make the table of verdicts of a study from what its folder holds; None for a study without looks.
 
     Raises:
@@ -165,14 +142,18 @@ def sequential_table(study_dir: str | os.PathLike[str]) -> SequentialTable | Non
     data = data.rename_axis("arm").reset_index().astype({"arm": "string"})
     looks = ", ".join(map(str, plan.looks))
     names = frame["study"].dropna().unique().tolist()
-    return SequentialTable(
+    survived = survived_by(arms, column, baseline)
+    rows: list[Any] = list(data.itertuples(index=False))
+    return InterimTable(
+        name="sequential",
         title=f"{' + '.join(names) or study_dir}: sequential comparison, {metric.title}, looks at {looks} seeds",
+        columns=COLUMNS,
+        rows=[displayed(row, metric, plan, survived.get(str(row.arm))) for row in rows],
         data=data,
+        notes=notes_of(plan, data, metric, baseline, frame, arms),
         baseline=baseline,
         metric=metric,
         plan=plan,
-        survived=survived_by(arms, column, baseline),
-        notes=notes_of(plan, data, metric, baseline, frame, arms),
     )
 
 
@@ -231,30 +212,24 @@ def notes_of(
     return notes
 
 
-def cells_of(table: SequentialTable) -> list[tuple[str, ...]]:
-    """The table's cells as text, headings first."""
-    rows: list[tuple[str, ...]] = [HEADINGS]
-    digits = table.metric.decimals
-    each: list[Any] = list(table.data.itertuples(index=False))
-    for row in each:
-        low, high = ("-" if pd.isna(end) else signed(end, digits) for end in (row.low, row.high))
-        rows.append(
-            (
-                one_line(row.arm, 400),
-                words_of(row, table.metric, table.survived.get(str(row.arm))),
-                "-" if pd.isna(row.look) else f"{row.look} of {len(table.plan.looks)}",
-                "-" if pd.isna(row.n) else str(row.n),
-                "-" if pd.isna(row.mean) else signed(row.mean, digits),
-                "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
-                "-" if pd.isna(row.bound) else f"{row.bound:.2g}",
-                "-" if pd.isna(row.low) else f"[{low}, {high}]",
-            )
-        )
-    return rows
+def displayed(row: Any, metric: MetricColumn, plan: LookPlan, survived: str | None) -> Row:
+    """Round a row for a reader; `survived` as `survived_by` has it."""
+    low, high = ("-" if pd.isna(end) else signed(end, metric.decimals) for end in (row.low, row.high))
+    texts = (
+        one_line(row.arm, 400),
+        words_of(row, metric, survived),
+        "-" if pd.isna(row.look) else f"{row.look} of {len(plan.looks)}",
+        "-" if pd.isna(row.n) else str(row.n),
+        "-" if pd.isna(row.mean) else signed(row.mean, metric.decimals),
+        "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
+        "-" if pd.isna(row.bound) else f"{row.bound:.2g}",
+        "-" if pd.isna(row.low) else f"[{low}, {high}]",
+    )
+    return Row([Cell(text) for text in texts])
 
 
 def words_of(row: Any, metric: MetricColumn, survived: str | None) -> str:
-    """A row's verdict for a reader; `survived` as in `SequentialTable`."""
+    """A row's verdict for a reader; `survived` as `survived_by` has it."""
     if row.verdict == FOUND:
         gains = (row.mean > 0) == metric.higher_is_better
         if survived:
@@ -267,52 +242,3 @@ def words_of(row: Any, metric: MetricColumn, survived: str | None) -> str:
     if row.verdict == UNDECIDED:
         return f"undecided; {counted(int(row.seeds_to_add), 'more seed')} to the next look"
     return FINISHED
-
-
-def render_sequential(table: SequentialTable) -> str:
-    """Format for a terminal: aligned, with the notes below."""
-    rows = cells_of(table)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = [
-        "  ".join(
-            text.ljust(width) if column < 2 else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    notes = [textwrap.fill(note, TEXT_WIDTH, initial_indent="  ", subsequent_indent="    ") for note in table.notes]
-    return "\n".join([table.title, "", *(lines if len(rows) > 1 else []), "", "Notes", *notes])
-
-
-def to_markdown(table: SequentialTable) -> str:
-    """Format as a GitHub table with the notes below."""
-    columns = [
-        Column(texts[0], texts[0], list(texts[1:]), right=number > 1)
-        for number, texts in enumerate(zip(*cells_of(table), strict=True))
-    ]
-    lines = markdown_table(columns)
-    return "\n".join(
-        [f"**{markdown(table.title)}**", "", *lines, "", *(f"- {markdown(note)}" for note in table.notes), ""]
-    )
-
-
-def write_sequential(study_dir: str | os.PathLike[str]) -> SequentialTable | None:
-    """Write `tables/sequential.md` and `tables/sequential.csv` of a study with looks; without looks write nothing.
-
-    The CSV holds numbers only, at full precision, with the columns "arm" and `SEQUENTIAL_COLUMNS`.
-
-    Returns:
-        The table, or None for a study without looks.
-
-    Raises:
-        ValueError: as `sequential_table`.
-        OSError: the files cannot be written.
-    """
-    table = sequential_table(study_dir)
-    if table is not None:
-        folder = Path(study_dir) / "tables"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "sequential.md", to_markdown(table))
-        assert list(table.data.columns) == ["arm", *SEQUENTIAL_COLUMNS]
-        write_atomic(folder / "sequential.csv", table.data.to_csv(index=False))
-    return table

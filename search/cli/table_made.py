@@ -1,0 +1,128 @@
+"""What `xvol-table` makes of options that go with one another: the text to print, the files, and what sends them to W&B."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from search.cli.table import SPEC_OPTIONS, STATISTICS, has_spec
+from search.ledger.files import write_atomic
+from search.report.ablation import AblationTable, ablation_table
+from search.report.diff import diff_studies
+from search.report.effects import effects_table
+from search.report.judging import Judging
+from search.report.mirror import mirror_asked
+from search.report.pivot import PivotTable, pivot_table
+from search.report.reading.pool import load_pooled
+from search.report.render import RENDERERS
+from search.report.spec import read_spec, spec_of
+from search.report.table import Table
+from search.report.trust import trust_report
+from search.report.write import (
+    FORMATS,
+    TEXT_FORMATS,
+    paper_grid,
+    save_files,
+    save_pivot,
+    save_table,
+    save_tidy,
+    save_trials,
+    with_trust,
+)
+
+
+class Made(NamedTuple):
+    """What was made: the text to print, the files that were written, and what sends it to W&B where that was asked for."""
+
+    text: str
+    written: list[Path]
+    send: Callable[[], int] | None = None
+
+
+def made(options: argparse.Namespace) -> Made:
+    """Make what the options ask for.
+
+    Raises:
+        ValueError: it cannot be made of these studies.
+        OSError: a file cannot be written.
+    """
+    if options.trust:
+        return trust_made(options)
+    if options.diff:
+        diff = diff_studies(options.study[0], options.study[1], metric=options.metric, phase=options.phase)
+        return plain_made(options, diff, Path(options.out) if options.out else None, ("md", "csv"), "md")
+    frame = load_pooled(options.study, options.phase)
+    if options.tidy:
+        return Made("", [save_tidy(frame, options.tidy)])
+    if not options.out and Path(options.study[0]).is_file():
+        options.no_write = True  # a file of trials has no folder of tables
+    folder = Path(options.out) if options.out else Path(options.study[0]) / "tables"
+    if options.effects is not None:
+        table = effects_table(frame, options.effects, options.metric, options.phase, options.correction or "holm")
+        return plain_made(options, table, folder, TEXT_FORMATS, "txt")
+    if has_spec(options):
+        return pivot_made(options, frame, folder)
+    return ablation_made(options, frame, folder)
+
+
+def plain_made(
+    options: argparse.Namespace, table: Table, folder: Path | None, forms: tuple[str, ...], printed: str
+) -> Made:
+    """Print one form, and write each or the one that was asked for; none without a folder."""
+    wanted = forms if options.format == "all" else (options.format,)
+    written = [] if folder is None or options.no_write else save_files(table, folder, wanted)
+    return Made(RENDERERS[printed if options.format == "all" else options.format](table), written)
+
+
+def ablation_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -> Made:
+    """Make the table of arms."""
+    given = {name: getattr(options, name) for name in STATISTICS if getattr(options, name) is not None}
+    table = with_trust(ablation_table(frame, options.metric, options.baseline, options.phase, Judging(**given)), frame)
+    every = options.format == "all"
+    written = []
+    if not options.no_write:
+        written = save_table(table, folder, paper_grid(frame, table), FORMATS if every else (options.format,))
+        written += save_trials(frame, folder) if every else []
+    text = RENDERERS["txt" if every else options.format](table)
+    return Made(text, written, sender(options, frame, folder, table))
+
+
+def pivot_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -> Made:
+    """Make a table by its spec."""
+    names = (*SPEC_OPTIONS, "baseline", "phase", "correction", "margin")
+    changes: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    changes |= {"marks": False} if options.no_marks else {}
+    changes |= {"metrics": [options.metric]} if options.metric is not None else {}
+    table = pivot_table(frame, read_spec(options.spec, changes) if options.spec else spec_of(changes))
+    every = options.format == "all"
+    written = [] if options.no_write else save_pivot(table, folder, FORMATS if every else (options.format,))
+    text = "" if options.format == "parquet" else RENDERERS["md" if every else options.format](table)
+    return Made(text, written, sender(options, frame, folder, table))
+
+
+def trust_made(options: argparse.Namespace) -> Made:
+    """Compare rankings; with --out, write trust.txt and trust.csv there."""
+    report = trust_report(options.study, options.metric, options.phase)
+    table = report.data.to_csv(index=False, lineterminator="\n")
+    texts = {"trust.txt": report.text, "trust.csv": table} if options.format == "all" else {"trust.csv": table}
+    written = []
+    if options.out and not options.no_write:
+        Path(options.out).mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            written.append(Path(options.out) / name)
+            write_atomic(written[-1], text)
+    return Made(report.text if options.format == "all" else table, written)
+
+
+def sender(
+    options: argparse.Namespace, frame: pd.DataFrame, folder: Path, table: AblationTable | PivotTable
+) -> Callable[[], int] | None:
+    """Return what sends a table to W&B and returns the exit status; None where that was not asked for."""
+    if not options.wandb:
+        return None
+    given = {name: getattr(options, f"wandb_{name}") for name in ("mode", "project", "entity")}
+    return lambda: mirror_asked(Path(options.study[0]), folder, frame, table, given)

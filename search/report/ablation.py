@@ -1,0 +1,403 @@
+"""The ablation table: one row for each arm, its mean over seeds, and its paired difference to the baseline."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from search.ledger.metric import NOT_ALONE, MetricColumn
+from search.report.arms import Arm, Declared, comparable, declared_by, find_arm, list_arms, marked_baseline
+from search.report.conclusion import conclusion
+from search.report.effects import EffectsTable, effects_of_arms, is_factorial, own_factors
+from search.report.front import front_of
+from search.report.judging import JUDGED, Judging, judged, row_verdict
+from search.report.notes import changes_of, gate, table_notes
+from search.report.table import NOTHING, Cell, Column, Row, Table, with_dtypes
+from search.report.values import arm_values, has_looks, metric_to_read, phase_to_read
+from search.report.words import (
+    P_TITLES,
+    decimals_for,
+    interval_decimals,
+    joined,
+    one_line,
+    p_is,
+    p_shown,
+    scaled,
+    signed,
+    significant,
+)
+from search.stats.paired import ArmValues, PairedDifference, differences, survivors
+
+DATA_COLUMNS: dict[str, str] = {
+    "arm": "string",
+    "arch_hash": "string",
+    "recipe_hash": "string",
+    "is_baseline": "boolean",
+    "n": "Int64",  # seeds that finished and have the metric
+    "missing": "string",  # what the other seeds came to, e.g. "1 failed, 1 pruned"; NA where none is missing
+    "mean": "Float64",
+    "sd": "Float64",  # over seeds, n - 1 in the denominator
+    "n_paired": "Int64",  # seeds that both this arm and the baseline finished
+    "n_lost": "Int64",  # seeds of the pair on which this arm or the baseline failed
+    "diff": "Float64",  # mean of arm minus baseline over the paired seeds
+    "ci_low": "Float64",  # 95% paired t interval of diff, of this row alone
+    "ci_high": "Float64",
+    "worst_diff": "Float64",  # diff where a seed that the arm failed on counts as the worst value of the metric
+    "p_value": "Float64",  # two-sided paired t test, of this row alone
+    "p_corrected": "Float64",  # the same, corrected over the rows; the verdict follows it
+    "g_z": "Float64",  # mean over sd of the paired differences, with Hedges' correction; NA below 3 seeds
+    "mdd": "Float64",  # smallest true difference found with 80% power at the error left to the row, by its sd
+    "power": "Float64",  # of a finding, to find a true difference of the size measured, or the margin where smaller
+    "exaggeration": "Float64",  # of a finding: how many times too large such findings are on average
+    "seeds_needed": "Int64",  # in all, for 80% power at the margin, by the sd measured; NA without one, and where decided
+    "seeds_low": "Int64",  # the same by the lower end of the 95% interval of that sd
+    "seeds_high": "Int64",  # and by the upper end
+    "correlation": "Float64",  # of arm and baseline over the paired seeds; NA below 3
+    "variance_ratio": "Float64",  # variance of an unpaired difference over that of the paired one
+    "wilcoxon_p": "Float64",  # signed-rank test of this row alone; NA where not asked for, as all below
+    "wilcoxon_p_corrected": "Float64",
+    "boot_low": "Float64",  # 95% BCa bootstrap interval of diff
+    "boot_high": "Float64",
+    "equivalence_p": "Float64",  # two one-sided t tests against the margin, the larger p, of this row alone
+    "equivalence_p_corrected": "Float64",
+    "verdict": "string",
+    "dose": "Float64",  # added branches over the convolution; geometric mean over blocks and trials; NA where none has both
+    "params": "Int64",
+    "macs": "Int64",
+    "latency_ms": "Float64",  # median over the arm's trials, where there are any over those in an exclusive slot
+    "latency_fused_ms": "Float64",
+    "latency_exclusive": "boolean",  # measured in an exclusive slot; NA where none was measured
+    "on_front": "boolean",  # of several objectives; NA where the study has one, or a value is missing
+}
+"""Name and dtype of each column of `AblationTable.data`; the CSV has the same."""
+
+SOURCES = {
+    "final with looks": "test images, the networks of the looks",
+    "search": "search phase",
+    "search with looks": "validation images, as the looks read them",
+    "single": "single runs",
+}
+OTHER_RECIPE = "trained by another recipe: not compared"
+
+
+MISSING_WIDTH = 12
+ALWAYS = ("arm", "n", "mean")  # other columns are left out where no row has anything in them
+TITLED = {"boot": "bootstrap interval", "g_z": "g_z", "pairing": "pairing"}  # beside a verdict in plain text
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationTable(Table):
+    """A table whose `data` has one row for each arm and the columns `DATA_COLUMNS`; the baseline first, then the best mean first.
+
+    Attributes:
+        metric: what `mean`, `sd` and `diff` measure.
+        phase: which trials were averaged: "final", "search" or "single".
+        baseline: label of the row that differences are taken against; None where there is none.
+        arms: what the rows were made of, in no order.
+        judging: how the rows were judged.
+        effects: of the factors, where the study declared a factorial design of two or more; else None. It stands below.
+    """
+
+    metric: MetricColumn
+    phase: str
+    baseline: str | None
+    arms: tuple[Arm, ...] = field(default=(), repr=False, compare=False)
+    judging: Judging = field(default_factory=Judging)
+    effects: EffectsTable | None = None
+
+
+def ablation_table(
+    frame: pd.DataFrame,
+    metric: str | None = None,
+    baseline: str | None = None,
+    phase: str | None = None,
+    judging: Judging | None = None,
+) -> AblationTable:
+    """Make the table of one study.
+
+    Args:
+        frame: rows of `load_study`.
+        metric: a name in `metric_columns`; by default what its task is judged by, on test in phase "final".
+        baseline: name or architecture hash of the arm to compare with; by default the one the study marked.
+        phase: which trials to read; by default "final" where there are any, else "search", else "single".
+        judging: correction over the rows (Holm's by default), margin of equivalence, further test and interval.
+
+    Raises:
+        ValueError: unknown metric, arm or phase, or a metric that no finished trial of the phase has.
+    """
+    phase = phase_to_read(frame, phase)
+    trials = frame[frame["phase"] == phase]
+    chosen = metric_to_read(trials, phase, metric)
+    judging = judging or Judging()
+    declared = declared_by(frame)
+    arms = list_arms(trials, declared)
+    reference = find_arm(arms, baseline) if baseline is not None else marked_baseline(arms)
+    measured = arm_values(arms, chosen.column)
+    absent = absent_seeds(trials, measured) if phase == "final" else [Counter[str]() for _ in arms]
+    compared_to = compared(arms, measured, reference, chosen, judging)
+    if phase == "final" and seeds_added(frame):
+        for words in compared_to:
+            words["verdict"] = f"{words['verdict']} (seeds added)" if words["p_value"] is not None else words["verdict"]
+    front = front_of(arms, frame, phase)
+    members = front.members if front else [None] * len(arms)
+    facts = zip(arms, measured, absent, compared_to, members, strict=True)
+    rows = [
+        row_of(arm, values, arm is reference, chosen, gone) | words | {"on_front": member}
+        for arm, values, gone, words, member in facts
+    ]
+    rows.sort(key=lambda row: sort_key(row, chosen))
+    data = with_dtypes(rows, DATA_COLUMNS)
+    studies = trials["study"].dropna().unique().tolist()
+    read = f"{phase} with looks" if phase != "single" and has_looks(frame) else phase
+    source = _re_evaluation(trials, frame) if read == "final" else SOURCES[read]
+    columns, shown = displayed(data, chosen, judging)
+    effects = effects_below(arms, measured, declared, chosen, judging)
+    return AblationTable(
+        name="ablation",
+        title=f"{' + '.join(studies) or frame.attrs.get('path', 'study')}: {source}, {chosen.title}",
+        columns=columns,
+        rows=shown,
+        data=data,
+        beside=("Against the baseline", verdict_lines(data, columns, shown, judging)),
+        below=(effects,) if effects is not None else (),
+        effects=effects,
+        metric=chosen,
+        phase=phase,
+        baseline=reference.label if reference else None,
+        conclusion=" ".join([*gate(arms, chosen), conclusion(data, chosen, read, judging), *looked(frame, phase)]),
+        notes=[
+            *table_notes(frame, trials, arms, data, chosen, phase, judging),
+            *([declared.fault] if declared.fault else []),
+            *([f"{front.title}."] if front else []),
+        ],
+        arms=tuple(arms),
+        judging=judging,
+    )
+
+
+def _re_evaluation(trials: pd.DataFrame, frame: pd.DataFrame) -> str:
+    """What the final phase is: seeds of which another study has shown the test scores are not fresh."""
+    ok = trials[trials["status"] == "ok"]
+    own = {*trials["study"].dropna(), Path(str(frame.attrs.get("path", "."))).name}
+    sources = [str(folder).rsplit("/", 2)[0] for folder in ok["reused_from"].dropna()]
+    others = [source for source in sources if source not in own]
+    if not others:
+        return "final re-evaluation on fresh seeds"
+    return f"final re-evaluation, {len(others)} of {len(ok)} results taken over from {joined(sorted(set(others)))}"
+
+
+def looked(frame: pd.DataFrame, phase: str) -> list[str]:
+    """Say where seeds were added after looking, since the p-values of this table reckon with one look."""
+    if phase == "single":
+        return []
+    if has_looks(frame):
+        return [
+            "Seeds were added to undecided rows after looking at their results, which the p-values here do not reckon with: "
+            "what may be claimed stands in the table of the looks."
+        ]
+    if phase == "final" and seeds_added(frame):
+        return ["Seeds were added when final results stood, which the p-values do not reckon with."]
+    return []
+
+
+def seeds_added(frame: pd.DataFrame) -> bool:
+    """Tell whether a command of the study asked for more final seeds when final results stood, without planned looks."""
+    if has_looks(frame):
+        return False
+    return any(change.seeds_added for change in changes_of(frame))
+
+
+def effects_below(
+    arms: Sequence[Arm], measured: Sequence[ArmValues], declared: Declared, metric: MetricColumn, judging: Judging
+) -> EffectsTable | None:
+    """Estimate the effects of a factorial design; None where the study is none, or an arm finished on no two seeds."""
+    if not is_factorial(arms, declared) or any(len(each.values) < 2 for each in measured):
+        return None
+    return effects_of_arms(arms, declared, own_factors(arms, declared), metric, judging.correction)
+
+
+def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counter[str]]:
+    """Count, for each arm, the seeds other arms have and it has not: "unfinished" where a started folder was found."""
+    started = set(trials.loc[trials["status"] == "unfinished", "seed"].dropna().tolist())
+    has = [set(arm.all_seeds.tolist()) for arm in arms]
+    seeds = set().union(started, *has)
+    return [Counter("unfinished" if seed in started else "absent" for seed in seeds - own) for own in has]
+
+
+def row_of(
+    arm: Arm, measured: ArmValues, is_baseline: bool, metric: MetricColumn, absent: Counter[str]
+) -> dict[str, Any]:
+    """Compute one row of the table, but for what compares it with the baseline."""
+    values = measured.values
+    n = len(values)
+    mean = float(values.sum()) / n if n else None
+    missing = Counter[str]()
+    if absent or n < len(measured.statuses):
+        missing = Counter(status for status in measured.statuses if status != "ok") + absent
+        missing[f"without {metric.column}"] += measured.statuses.count("ok") - n
+    order = ("failed", "pruned", "infeasible", "interrupted", "unfinished", "absent", f"without {metric.column}")
+    return {
+        "arm": arm.label,
+        "arch_hash": arm.arch_hash,
+        "recipe_hash": arm.recipe_hash,
+        "is_baseline": is_baseline,
+        "n": n,
+        "missing": ", ".join(f"{missing[what]} {what}" for what in order if missing[what]) or None,
+        "mean": mean,
+        "sd": None if mean is None or n < 2 else sd_about(values, mean),
+        "dose": measured.dose,
+        "params": measured.params,
+        "macs": measured.macs,
+        "latency_ms": measured.latency_ms,
+        "latency_fused_ms": measured.latency_fused_ms,
+        "latency_exclusive": measured.latency_exclusive,
+    }
+
+
+def sd_about(values: np.ndarray, mean: float) -> float:
+    """Standard deviation with n - 1 in the denominator; `np.std` costs ten times as much on a handful of values."""
+    deviations = values - mean
+    return math.sqrt(float(deviations @ deviations) / (len(values) - 1))
+
+
+def compared(
+    arms: Sequence[Arm], measured: Sequence[ArmValues], reference: Arm | None, metric: MetricColumn, judging: Judging
+) -> list[dict[str, Any]]:
+    """Compute, for each arm, the columns that compare it with the baseline."""
+    at = next((position for position, arm in enumerate(arms) if arm is reference), None)
+    results: list[PairedDifference | None] = [None] * len(arms)
+    facts: list[dict[str, Any]] = [dict.fromkeys(JUDGED) for _ in arms]
+    if at is not None:
+        both = zip(arms, differences(measured, measured[at]), strict=True)
+        results = [None if arm is arms[at] or not comparable(arm, arms[at]) else result for arm, result in both]
+        facts = judged(measured, measured[at], results, judging)
+    rows = []
+    for arm, values, result, fact in zip(arms, measured, results, facts, strict=True):
+        words: str | None = None
+        came = None if at is None or result is None else survivors(values, measured[at], metric.worst)
+        if result is not None:
+            words = row_verdict(
+                result,
+                fact,
+                judging,
+                higher_is_better=metric.higher_is_better,
+                unit=metric.unit,
+                on_which=came.on_which() if came else "",
+            )
+        elif reference is not None and arm is not reference:
+            words = OTHER_RECIPE
+        rows.append(
+            {
+                "n_paired": result.n if result else None,
+                "n_lost": came.lost if came else None,
+                "diff": result.mean if result else None,
+                "ci_low": result.low if result else None,
+                "ci_high": result.high if result else None,
+                "worst_diff": came.worst if came else None,
+                "p_value": result.p_value if result else None,
+                "correlation": result.correlation if result else None,
+                "variance_ratio": result.variance_ratio if result else None,
+                "verdict": words,
+            }
+            | fact
+        )
+    return rows
+
+
+def sort_key(row: dict[str, Any], metric: MetricColumn) -> tuple[bool, bool, float, str]:
+    """Order rows: the baseline, then the best mean, then arms without one."""
+    mean = row["mean"]
+    value = 0.0 if mean is None else -mean if metric.higher_is_better else mean
+    return (not row["is_baseline"], mean is None, value, row["arm"])
+
+
+def displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tuple[list[Column], list[Row]]:
+    """Round the numbers of a table for a reader; an empty cell is a dash."""
+    rows: list[Any] = list(data.itertuples(index=False))
+    decimals = decimals_for(data["sd"].dropna().tolist(), metric.decimals)
+    intervals = data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
+    finer = interval_decimals(intervals, decimals)
+
+    def spread(row: Any) -> Cell:
+        if pd.isna(row.mean):
+            return NOTHING
+        return Cell(f"{row.mean:.{decimals}f}", "" if pd.isna(row.sd) else f"± {row.sd:.{decimals}f}")
+
+    def interval(low: str, high: str) -> list[Cell]:
+        ends = zip(data[low], data[high], strict=True)
+        return [NOTHING if pd.isna(a) else Cell(f"[{signed(a, finer)}, {signed(b, finer)}]") for a, b in ends]
+
+    def each(name: str, show: Callable[[Any], str]) -> list[Cell]:
+        return [NOTHING if pd.isna(value) else Cell(show(value)) for value in data[name]]
+
+    def latency(name: str) -> list[Cell]:
+        marks = ["" if exclusive is True else NOT_ALONE for exclusive in data["latency_exclusive"].tolist()]
+        pairs = zip(each(name, significant), marks, strict=True)
+        return [cell if cell is NOTHING else Cell(cell.text + mark) for cell, mark in pairs]
+
+    def finely(value: float) -> str:
+        return signed(value, finer)
+
+    bought = [
+        NOTHING
+        if pd.isna(row.correlation)
+        else Cell(f"x{significant(row.variance_ratio, 2)} (r {signed(row.correlation, 2)})")
+        for row in rows
+    ]
+    labels = [Cell(one_line(row.arm, 400) + " (baseline)" * bool(row.is_baseline)) for row in rows]
+    narrow, paper, both = (
+        ("text",),
+        ("latex",),
+        ("text", "latex"),
+    )  # who has no room: there it stands below, or elsewhere
+    shown = [
+        (Column(name="arm", title="arm", kind="words"), labels),
+        (Column(name="n", title="n"), each("n", str)),
+        (Column(name="missing", title="missing", kind="words", width=MISSING_WIDTH), each("missing", str)),
+        (Column(name="mean", title=metric.title, kind="math"), [spread(row) for row in rows]),
+        (Column(name="diff", title="diff", kind="math"), each("diff", finely)),
+        (Column(name="interval", title="95% interval", kind="math"), interval("ci_low", "ci_high")),
+        (Column(name="worst", title="worst case", kind="math"), each("worst_diff", finely)),
+        (Column(name="boot", title="95% bootstrap", kind="math", left_out=narrow), interval("boot_low", "boot_high")),
+        (Column(name="p", title=P_TITLES[judging.correction], left_out=narrow), each("p_corrected", p_shown)),
+        (Column(name="wilcoxon", title="p Wilcoxon", left_out=narrow), each("wilcoxon_p_corrected", p_shown)),
+        (Column(name="equivalence", title="p equivalence", left_out=narrow), each("equivalence_p_corrected", p_shown)),
+        (Column(name="verdict", title="against the baseline", kind="words", left_out=both), each("verdict", str)),
+        (Column(name="g_z", title="g_z", left_out=both), each("g_z", lambda value: signed(value, 2))),
+        (Column(name="pairing", title="pairing", left_out=both), bought),
+        (Column(name="dose", title="dose"), each("dose", lambda value: significant(value, 2))),
+        (Column(name="front", title="Pareto"), each("on_front", lambda member: "front" if member else "-")),
+        (Column(name="params", title="params", left_out=paper), each("params", scaled)),
+        (Column(name="macs", title="MACs", left_out=paper), each("macs", scaled)),
+        (Column(name="latency", title="latency ms", left_out=paper), latency("latency_ms")),
+        (Column(name="fused", title="fused ms", left_out=paper), latency("latency_fused_ms")),
+    ]
+    kept = [
+        (column, cells) for column, cells in shown if column.name in ALWAYS or any(cell.text != "-" for cell in cells)
+    ]
+    return [column for column, _ in kept], [Row(cells) for cells in zip(*(cells for _, cells in kept), strict=True)]
+
+
+def verdict_lines(data: pd.DataFrame, columns: Sequence[Column], shown: Sequence[Row], judging: Judging) -> list[str]:
+    """Say of each row its verdict, and in brackets what that rests on: "stage4: better than the baseline (p = 0.01)"."""
+    places = [(at, TITLED[column.name]) for at, column in enumerate(columns) if column.name in TITLED]
+    corrected = "" if judging.correction == "none" else "corrected "
+    lines = []
+    rows: list[Any] = list(data.itertuples(index=False))
+    for row, cells in zip(rows, shown, strict=True):
+        if pd.isna(row.verdict):
+            continue
+        facts = [f"{corrected}{p_is(row.p_corrected)}"] if pd.notna(row.p_corrected) else []
+        for name, title in (("wilcoxon", "Wilcoxon"), ("equivalence", "equivalence")):
+            value = getattr(row, f"{name}_p_corrected")
+            facts += [f"{title} {p_is(value)}"] if pd.notna(value) else []
+        facts += [f"{title} {cells.cells[at].text}" for at, title in places if cells.cells[at].text != "-"]
+        lines.append(f"{one_line(row.arm, 400)}: {row.verdict}" + (f" ({', '.join(facts)})" if facts else ""))
+    return lines

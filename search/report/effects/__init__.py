@@ -1,1 +1,0 @@
-"""Designs of several factors: main effects and interactions."""

@@ -1,0 +1,330 @@
+"""A table as its spec asks for it: figures in rows and columns, with marks, and a legend that says what they mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from search.ledger.metric import MetricColumn, column_named
+from search.report.arms import Arm, declared_by, find_arm, list_arms, marked_baseline
+from search.report.figures import Compare, Figure, Line, digits_of, figures_of
+from search.report.legend import footnotes, legend_of
+from search.report.sources import sources_title
+from search.report.spec import PaperTable, TableSpec, paper_table
+from search.report.table import Cell, Column, Row, Table, with_dtypes
+from search.report.values import levels, metric_to_read, phase_to_read
+from search.report.words import one_line, scaled, signed
+from search.stats.paired import differences
+
+NO_TRIAL = "no trial of this combination"
+
+PIVOT_COLUMNS: dict[str, str] = {
+    "row": "string",
+    "column": "string",  # level of the columns' factor; NA without one, and for an arm that has none
+    "metric": "string",
+    "arm": "string",
+    "arch_hash": "string",
+    "recipe_hash": "string",
+    "is_baseline": "boolean",
+    "n": "Int64",  # seeds that finished
+    "missing": "string",
+    "mean": "Float64",
+    "sd": "Float64",
+    "n_paired": "Int64",
+    "diff": "Float64",
+    "ci_low": "Float64",  # 95%, not corrected
+    "ci_high": "Float64",
+    "p_value": "Float64",  # not corrected
+    "p_corrected": "Float64",
+    "g_z": "Float64",  # mean over sd of the paired differences, with Hedges' correction
+    "mdd": "Float64",  # smallest true difference found with 80% power at the error left to the row
+    "power": "Float64",  # of a finding, to find a true difference of the size measured, or the margin where smaller
+    "exaggeration": "Float64",  # of a finding: how many times too large such findings are on average
+    "seeds_needed": "Int64",  # in all, for 80% power at the margin, by the sd measured; NA without one, and where decided
+    "seeds_low": "Int64",  # the same by the lower end of the 95% interval of that sd
+    "seeds_high": "Int64",  # and by the upper end
+    "equivalence_p": "Float64",  # two one-sided t tests against the margin, not corrected
+    "equivalence_p_corrected": "Float64",
+    "best": "boolean",  # the best of its metric, or not to be told from it
+    "paper": "string",  # the published figures of the row, as "heading: text; ..."
+}
+"""Name and dtype of each column of `PivotTable.data`: one row a figure."""
+
+
+FACTS = (
+    "g_z",
+    "mdd",
+    "power",
+    "exaggeration",
+    "seeds_needed",
+    "seeds_low",
+    "seeds_high",
+    "equivalence_p",
+    "equivalence_p_corrected",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PivotTable(Table):
+    """A table whose `data` has one row for each figure, with the columns `PIVOT_COLUMNS`.
+
+    Attributes:
+        spec: what was asked for.
+        metrics: inside each group of columns.
+        groups: levels of the columns' factor; one empty text where there is none.
+        lines: its rows at full precision.
+        digits: digits after the point for each metric: (of means, of differences).
+    """
+
+    spec: TableSpec
+    metrics: list[MetricColumn]
+    groups: list[str]
+    lines: list[Line] = field(repr=False)
+    digits: dict[str, tuple[int, int]]
+
+    @property
+    def figures(self) -> list[tuple[Line, str, Figure]]:
+        """Every figure there is, with its line and the level of its column ("" where it has none)."""
+        return placed(self.lines, self.groups, self.metrics)
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Where each figure comes from, by row, column and metric; see `all_sources`."""
+        return [
+            {
+                "row": line.name,
+                "column": group or None,
+                "metric": each.metric.column,
+                "arm": each.arm.label,
+                **each.sources,
+            }
+            for line, group, each in self.figures
+        ]
+
+
+def pivot_table(
+    frame: pd.DataFrame,
+    spec: TableSpec,
+    compare: Compare = differences,
+    digits: Mapping[str, tuple[int, int]] | None = None,
+) -> PivotTable:
+    """Make the table that a spec asks for.
+
+    Args:
+        frame: rows of `load_study`, or of `load_pooled`.
+        spec: what to show.
+        compare: gives the paired difference of each arm to one arm.
+        digits: of some metrics, as `PivotTable.digits`, in place of those that the spec or the intervals say.
+
+    Raises:
+        ValueError: as `ablation_table`; a factor no arm has; two arms in one cell.
+    """
+    phase = phase_to_read(frame, spec.phase)
+    trials = frame[frame["phase"] == phase]
+    names = spec.metrics or (metric_to_read(trials, phase, None).column,)
+    metrics = [column_named(name) for name in names]
+    ok = trials[trials["status"] == "ok"]
+    empty = [name for name in names if name not in ok or (len(ok) and not ok[name].notna().any())]
+    if empty:
+        raise ValueError(f"no finished trial of phase '{phase}' has {', '.join(empty)}")
+    arms = list_arms(trials, declared_by(frame))
+    reference = find_arm(arms, spec.baseline) if spec.baseline is not None else marked_baseline(arms)
+    if reference is None and spec.show.startswith("diff"):
+        raise ValueError(f"show={spec.show} needs a baseline and none, or more than one, is marked; set baseline")
+    columns = {metric.column: figures_of(arms, metric, reference, spec, compare) for metric in metrics}
+    groups, lines = arranged(arms, columns, metrics, reference, spec)
+    paper = paper_table(spec.paper) if spec.paper else None
+    if paper is not None:
+        lines = [replace(line, paper=published(line, paper)) for line in lines]
+    notes = footnotes([each for line in lines for each in line.figures if each is not None])
+    lines = [
+        replace(line, figures=[each and replace(each, note=notes.get(each.missing, "")) for each in line.figures])
+        for line in lines
+    ]
+    shown_digits = {metric.column: digits_of(columns[metric.column], metric, spec.digits) for metric in metrics}
+    shown_digits |= digits or {}
+    studies = trials["study"].dropna().unique().tolist()
+    title = f"{' + '.join(studies) or frame.attrs.get('path', 'study')}: phase {phase}, {', '.join(m.title for m in metrics)}"
+    headings = paper.columns if paper else ()
+    return PivotTable(
+        name=spec.name,
+        title=spec.caption or title,
+        columns=displayed_columns(spec, groups, metrics, headings),
+        rows=[displayed(line, spec, shown_digits, len(groups) * len(metrics)) for line in lines],
+        data=with_dtypes(data_rows(placed(lines, groups, metrics), headings), PIVOT_COLUMNS),
+        notes=legend_of(lines, metrics, reference, spec, notes, paper, frame, trials),
+        spec=spec,
+        metrics=metrics,
+        groups=groups,
+        lines=lines,
+        digits=shown_digits,
+    )
+
+
+def arranged(
+    arms: Sequence[Arm],
+    columns: dict[str, list[Figure]],
+    metrics: Sequence[MetricColumn],
+    reference: Arm | None,
+    spec: TableSpec,
+) -> tuple[list[str], list[Line]]:
+    """Put the cells into rows and columns; the baseline's row comes first."""
+    down = levels(arms, spec.rows)
+    across = levels(arms, spec.columns) if spec.columns else [""] * len(arms)
+    groups = list(dict.fromkeys(level for level in across if level is not None))
+    places: dict[tuple[str, bool], dict[str, int]] = {}
+    for position, (name, group) in enumerate(zip(down, across, strict=True)):
+        spans = spec.columns is not None and group is None
+        row = places.setdefault((name if name is not None else arms[position].label, spans), {})
+        at = "" if group is None else group
+        if at in row:
+            raise ValueError(
+                f"'{arms[row[at]].label}' and '{arms[position].label}' fall into one cell (row {name}, column "
+                f"{at or spec.columns or 'of the metric'}); choose rows and columns that tell them apart"
+            )
+        row[at] = position
+    rows = []
+    for (name, spans), found in places.items():
+        positions = [found.get(group) for group in ([""] if spans else groups)]
+        cells = [None if at is None else columns[m.column][at] for at in positions for m in metrics]
+        is_baseline = reference is not None and spec.columns is None and arms[positions[0] or 0] is reference
+        is_baseline = is_baseline or (spans and reference is not None and arms[found[""]] is reference)
+        rows.append(Line(name=name, is_baseline=is_baseline, spans=spans, figures=cells))
+    if spec.sort == "name":
+        rows.sort(key=lambda row: row.name)
+    elif spec.sort == "mean":
+        rows.sort(key=lambda row: best_mean(row, metrics[0]))
+    rows.sort(key=lambda row: not row.is_baseline)
+    return groups, rows
+
+
+def best_mean(row: Line, metric: MetricColumn) -> float:
+    """Key that puts the row with the best mean of a metric first, and rows without one last."""
+    means = [cell.mean for cell in row.figures if cell is not None and cell.metric is metric and cell.n]
+    return min(-mean if metric.higher_is_better else mean for mean in means) if means else float("inf")
+
+
+def published(row: Line, paper: PaperTable) -> tuple[str, ...]:
+    """Return the published figures that belong to a row: by its name, or by where or what its arms vary."""
+    labels = [row.name, *(cell.arm.label for cell in row.figures if cell is not None)]
+    halves = [part for label in labels for part in (label, *label.split(": ", 1))]
+    for part in (*halves, *(half.split("(", 1)[0] for half in halves)):
+        if part in paper.rows:
+            return paper.rows[part]
+    return ("-",) * len(paper.columns)
+
+
+def placed(
+    lines: Sequence[Line], groups: Sequence[str], metrics: Sequence[MetricColumn]
+) -> list[tuple[Line, str, Figure]]:
+    """Return every figure there is, with its line and the level of its column ("" where it has none)."""
+    wide = [group for group in groups for _ in metrics]
+    return [
+        (line, "" if line.spans else group, each)
+        for line in lines
+        for group, each in zip([""] * len(line.figures) if line.spans else wide, line.figures, strict=True)
+        if each is not None
+    ]
+
+
+def displayed_columns(
+    spec: TableSpec, groups: Sequence[str], metrics: Sequence[MetricColumn], paper: Sequence[str]
+) -> list[Column]:
+    """Return the columns: the names, ours in their groups, the published ones. Headings say where differences are shown."""
+    differ = spec.show.startswith("diff")
+    ours = [
+        Column(
+            name=f"{group} {metric.column}".strip(),
+            title=f"{metric.title}, difference" if differ and not metric.is_cost else metric.title,
+            kind="point",
+            group=group if spec.columns is not None else None,
+        )
+        for group in groups
+        for metric in metrics
+    ]
+    published = [Column(name=title, title=title, kind="words") for title in paper]
+    return [Column(name=spec.rows, title=spec.rows, kind="words"), *ours, *published]
+
+
+def displayed(line: Line, spec: TableSpec, digits: Mapping[str, tuple[int, int]], wide: int) -> Row:
+    """Round a line for a reader; one that spans is filled up with empty cells."""
+    name = Cell(one_line(line.name, 400) + " (baseline)" * line.is_baseline)
+    figures = [
+        Cell("-", title=NO_TRIAL) if each is None else cell_of(each, spec, *digits[each.metric.column])
+        for each in line.figures
+    ]
+    left = [Cell("")] * (wide - len(figures))
+    return Row([name, *figures, *left, *map(Cell, line.paper)], spans=line.spans)
+
+
+def cell_of(each: Figure, spec: TableSpec, digits: int, finer: int) -> Cell:
+    """Round the numbers of a figure; `finer` are the digits of a difference. Marks: stars, a latency in doubt, a footnote."""
+    text, behind = rounded(each, spec, digits, finer)
+    return Cell(
+        text,
+        behind,
+        marks=",".join(part for part in (each.stars, each.doubt, each.note) if part),
+        bold=each.best and each.n > 0,
+        title=sources_title(each.sources),
+        label=each.metric.title,
+    )
+
+
+def rounded(each: Figure, spec: TableSpec, digits: int, finer: int) -> tuple[str, str]:
+    """Return the main figure as text, and what stands behind it ("" where nothing does)."""
+    if not each.n:
+        return "-", ""
+    if each.metric.is_cost:
+        return (f"{each.mean:.{digits}f}" if each.metric.decimals else scaled(each.mean)), ""
+    if spec.show.startswith("diff") and each.result is not None:
+        if each.result.mean is None:
+            return "-", ""
+        text = signed(each.result.mean, finer)
+        if spec.show == "diff" or each.result.low is None or each.result.high is None:
+            return text, ""
+        return text, f"[{signed(each.result.low, finer)}, {signed(each.result.high, finer)}]"
+    if spec.show == "mean_sd" and not math.isnan(each.sd):
+        return f"{each.mean:.{digits}f}", f"± {each.sd:.{digits}f}"
+    return f"{each.mean:.{digits}f}", ""
+
+
+def data_rows(figures: Sequence[tuple[Line, str, Figure]], paper: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the figures as plain values by the names of `PIVOT_COLUMNS` (None where there is no value)."""
+    rows: list[dict[str, Any]] = []
+    for row, group, cell in figures:
+        result = cell.result
+        pairs = zip(paper, row.paper, strict=True)
+        rows.append(
+            {
+                "row": row.name,
+                "column": group or None,
+                "metric": cell.metric.column,
+                "arm": cell.arm.label,
+                "arch_hash": cell.arm.arch_hash,
+                "recipe_hash": cell.arm.recipe_hash,
+                "is_baseline": row.is_baseline,
+                "n": cell.n,
+                "missing": cell.missing or None,
+                "mean": number(cell.mean),
+                "sd": number(cell.sd),
+                "n_paired": result.n if result else None,
+                "diff": result.mean if result else None,
+                "ci_low": result.low if result else None,
+                "ci_high": result.high if result else None,
+                "p_value": result.p_value if result else None,
+                "p_corrected": number(cell.p_corrected),
+                **{name: cell.facts[name] for name in FACTS},
+                "best": cell.best,
+                "paper": "; ".join(f"{title}: {text}" for title, text in pairs if text != "-") or None,
+            }
+        )
+    return rows
+
+
+def number(value: float) -> float | None:
+    """Return None for what is not defined."""
+    return None if math.isnan(value) else float(value)

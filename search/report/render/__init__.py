@@ -1,0 +1,23 @@
+"""The forms of a table. Each module takes any `Table` and is the only one that knows its format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from search.report.render.csv import to_csv
+from search.report.render.html import to_html
+from search.report.render.latex import to_latex
+from search.report.render.markdown import to_markdown
+from search.report.render.text import render_text
+from search.report.table import Table
+
+__all__ = ["RENDERERS", "render_text", "to_csv", "to_html", "to_latex", "to_markdown"]
+
+RENDERERS: dict[str, Callable[[Table], str]] = {
+    "txt": render_text,
+    "md": to_markdown,
+    "tex": to_latex,
+    "csv": to_csv,
+    "html": to_html,
+}
+"""By the ending of a file."""

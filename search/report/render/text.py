@@ -1,0 +1,85 @@
+"""A table for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from search.report.table import Cell, Column, Table, headings
+from search.report.words import one_line
+
+__all__ = ["render_text"]
+
+WIDTH = 120
+NARROWEST = 20  # characters that words keep, however long the line gets
+
+
+def render_text(table: Table, width: int = WIDTH) -> str:
+    """Format for a terminal: the aligned table, what had no room in it, the conclusion, the notes, the tables below.
+
+    Long words break into several lines.
+    """
+    lines = [table.title, "", *aligned(table, width)]
+    heading, beside = table.beside
+    if beside:
+        lines += ["", heading, *(filled(text, width, "  ") for text in beside)]
+    if table.conclusion:
+        lines += ["", filled(table.conclusion, width)]
+    if table.notes:
+        notes = (filled(one_line(note, 1000), width, "  ") for note in table.notes)
+        lines += ["", f"Notes on {table.of}" if table.of else "Notes", *notes]
+    for below in table.below:
+        lines += ["", render_text(below, width).rstrip("\n")]
+    return "\n".join([*lines, ""])
+
+
+def aligned(table: Table, width: int) -> list[str]:
+    """Format the columns; a cell wider than its limit breaks into several lines."""
+    shown = [at for at, column in enumerate(table.columns) if "text" not in column.left_out]
+    columns = [table.columns[at] for at in shown]
+    titles = headings(table)
+    texts = [[titles[at], *(plain(row.cells[at]) for row in table.rows)] for at in shown]
+    cells = [
+        [textwrap.wrap(text, limit) or [""] for text in column]
+        for column, limit in zip(texts, limits(columns, texts, width), strict=True)
+    ]
+    widths = [max(len(line) for lines in column for line in lines) for column in cells]
+    lines = []
+    for row in range(len(table.rows) + 1):
+        for line in range(max(len(column[row]) for column in cells)):
+            parts = [
+                pad(column[row][line] if line < len(column[row]) else "", size, shown)
+                for column, size, shown in zip(cells, widths, columns, strict=True)
+            ]
+            lines.append("  ".join(parts).rstrip())
+        if row == 0:
+            lines.append("  ".join("-" * size for size in widths))
+    return lines
+
+
+def plain(cell: Cell) -> str:
+    """What a cell shows."""
+    return f"{cell.text}{cell.marks} {cell.behind}".rstrip() if cell.behind or cell.marks else cell.text
+
+
+def limits(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Return after how many characters the cells of each column break: words share what the others leave of the line."""
+    free = [at for at, column in enumerate(columns) if column.kind == "words" and column.width is None]
+    taken = sum(
+        min(max(map(len, texts[at])), column.width or width) + 2 for at, column in enumerate(columns) if at not in free
+    )
+    rest = max(width - taken - 2 * (len(free) - 1), NARROWEST * len(free))
+    found = [column.width or width for column in columns]
+    for number, at in enumerate(free):
+        found[at] = rest // len(free) if number < len(free) - 1 else rest - number * (rest // len(free))
+    return found
+
+
+def filled(text: str, width: int, indent: str = "") -> str:
+    """Break a paragraph into lines, the later ones indented a little further."""
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent * 2, break_on_hyphens=False)
+
+
+def pad(text: str, width: int, column: Column) -> str:
+    """Fill a cell up to its width."""
+    return text.ljust(width) if column.kind == "words" else text.rjust(width)

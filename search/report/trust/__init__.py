@@ -1,1 +1,0 @@
-"""Whether a short budget ranks the arms as a long one does."""
