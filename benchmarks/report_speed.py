@@ -26,8 +26,8 @@ SEEDS = 5
 READER = """
 import json, resource, sys, time
 from search.report.reading.load import load_study
-from search.report.table import ablation_table
-from search.report.export import render_text, to_csv, to_markdown
+from search.report.ablation import ablation_table
+from search.report.render import render_text, to_csv, to_markdown
 def now(): return time.perf_counter(), time.process_time()
 marks = [now()]
 frame = load_study(sys.argv[1]); marks.append(now())

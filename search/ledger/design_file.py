@@ -12,8 +12,9 @@ from search.ledger.files import write_atomic
 from search.ledger.secrets import mask
 from search.ledger.versions import NewerVersion, refuse_newer
 
-__all__ = ["DESIGN_FILE", "DeclaredCell", "DeclaredDesign", "read_design", "write_design"]
+__all__ = ["DESIGN_FILE", "LOOKS_FILE", "DeclaredCell", "DeclaredDesign", "read_design", "write_design"]
 
+LOOKS_FILE = "looks.json"  # written before the first look
 DESIGN_FILE = "design.json"
 SCHEMA = 1
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from search.ledger.design_file import LOOKS_FILE
 from search.ledger.metric import MetricColumn, metric_named
 from search.report.arms import Arm, comparable, declared_by, list_arms
 from search.report.notes import gate
 from search.report.reading.load import load_study
 from search.report.table import Cell, Column, Row, Table
-from search.report.values import LOOKS_FILE, arm_values
+from search.report.values import arm_values
 from search.report.words import counted, one_line, signed
 from search.stats.paired import AHEAD, BEHIND, BETTER, WORSE, survivors
 from search.stats.sequential import (

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from search.ledger.design_file import LOOKS_FILE
 from search.ledger.metric import LATENCIES, MetricColumn, metric_columns, metric_named, metrics_of
 from search.report.arms import Arm, comparable, declared_by, find_arm, list_arms
 from search.stats.paired import ArmValues, PairedDifference, difference
 
-LOOKS_FILE = "looks.json"  # in the study's folder, written before the first look
 COLUMN_FACTORS = ("study", "backbone", "branches", "sites", "data_source", "arch_hash", "recipe_hash", "epochs_planned")
 
 

@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from search.ledger.changes import CHANGES_FILE
-from search.ledger.design_file import DESIGN_FILE
+from search.ledger.design_file import DESIGN_FILE, LOOKS_FILE
 from search.ledger.files import write_atomic
 from search.ledger.objectives_file import OBJECTIVES_FILE
 from search.report.ablation import AblationTable, ablation_table
@@ -25,7 +26,6 @@ from search.report.sources import all_sources, provenance_text, sources_title
 from search.report.spec import TableSpec
 from search.report.table import Table
 from search.report.trust import trust_notes
-from search.report.values import LOOKS_FILE
 from search.report.words import decimals_for, interval_decimals
 
 FORMATS = ("md", "tex", "csv", "html", "parquet")
@@ -158,7 +158,7 @@ def save_table(
     Raises:
         OSError: a file cannot be written.
     """
-    sources = dict(zip((arm.label for arm in table.arms), all_sources(table.arms, table.metric.column), strict=True))
+    sources = sources_of_rows(table)
     more: dict[str, str] = {}
     if "tex" in formats and grid is not None:
         more[PAPER_TEX] = to_latex(grid)
@@ -167,9 +167,19 @@ def save_table(
     if table.arms:
         cells = [{"row": label, "metric": table.metric.column, **each} for label, each in sources.items()]
         more[f"{table.name}.provenance.json"] = provenance_text(table.title, cells)
+    return save_files(with_sources(table, sources), folder, formats, more)
+
+
+def sources_of_rows(table: AblationTable) -> dict[str, dict[str, Any]]:
+    """Say where the figures of each arm come from, by its label; see `all_sources`."""
+    return dict(zip((arm.label for arm in table.arms), all_sources(table.arms, table.metric.column), strict=True))
+
+
+def with_sources(table: AblationTable, sources: Mapping[str, Mapping[str, Any]]) -> AblationTable:
+    """Give each row a title that says where it comes from."""
     labels = table.data["arm"].tolist()
     rows = [row._replace(title=sources_title(sources[at])) for row, at in zip(table.rows, labels, strict=True)]
-    return save_files(replace(table, rows=rows), folder, formats, more)
+    return replace(table, rows=rows)
 
 
 def save_pivot(table: PivotTable, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:

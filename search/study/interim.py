@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial
 
 from search.design.kinds import Cell
 from search.design.options import DesignOptions, cell_at
+from search.ledger.design_file import LOOKS_FILE
 from search.ledger.files import write_atomic
 from search.study.queue import Desk
 from search.study.spec import Plan
@@ -98,7 +99,6 @@ def claim_looks(
     Raises:
         ValueError: the study was planned with other looks, or without any, or is a search.
     """
-    from search.report.sequential_table import LOOKS_FILE
     from search.stats.sequential import plan_looks
 
     mine: dict[str, Any] | None = None
@@ -168,8 +168,8 @@ def standing(desk: Desk, study_dir: Path, plan: LookPlan, cells: Sequence[Cell],
     Raises:
         ValueError: the application keeps no ledger, or none with `METRIC`.
     """
+    from search.report.interim import judged_arms, look_values
     from search.report.reading.load import load_study
-    from search.report.sequential_table import judged_arms, look_values
     from search.stats.sequential import sequential_verdicts
 
     trials = desk.trials()  # before the ledger is read: what has ended here has its result there

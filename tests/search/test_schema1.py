@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from search.cli.check import main as check
+from search.cli.table import main
 from search.ledger.record import read_history
 from search.ledger.result import read_result
-from search.cli.table import main
 from search.study.storage.opening import open_storage
 from search.trial.checkpoint import load_checkpoint
 from search.trial.state import StateRefused, read_state

@@ -68,10 +68,13 @@ def limits(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int
     taken = sum(
         min(max(map(len, texts[at])), column.width or width) + 2 for at, column in enumerate(columns) if at not in free
     )
-    rest = max(width - taken - 2 * (len(free) - 1), NARROWEST * len(free))
+    left = max(width - taken - 2 * (len(free) - 1), NARROWEST * len(free))
     found = [column.width or width for column in columns]
-    for number, at in enumerate(free):
-        found[at] = rest // len(free) if number < len(free) - 1 else rest - number * (rest // len(free))
+    by_need = sorted(free, key=lambda at: max(map(len, texts[at])))
+    for number, at in enumerate(by_need):  # who needs less than a share leaves it to the others
+        share = left // (len(free) - number)
+        found[at] = min(share, max(map(len, texts[at]))) if number < len(free) - 1 else left
+        left -= found[at]
     return found
 
 

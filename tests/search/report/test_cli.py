@@ -22,7 +22,7 @@ for module in pkgutil.walk_packages(search.report.__path__, "search.report."):
     importlib.import_module(module.name)
 for name in search.report.__all__:  # a module of the same name would hide the function
     assert callable(getattr(search.report, name)), name
-heavy = {"torch", "timm", "torchvision", "xvol", "optuna", "hydra", "omegaconf", "wandb"} & set(sys.modules)
+heavy = {"torch", "timm", "torchvision", "optuna", "hydra", "omegaconf", "wandb"} & set(sys.modules)
 sys.exit(f"imported: {heavy}" if heavy else 0)
 """
 LIGHT_HELP = """

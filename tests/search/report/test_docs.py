@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 import search
+from search.report.ablation import DATA_COLUMNS
 from search.report.diff import DIFF_COLUMNS
-from search.report.effects.factors import COLUMN_FACTORS
-from search.report.effects.table import EFFECT_COLUMNS
-from search.report.grid.text import GRID_COLUMNS
+from search.report.effects import EFFECT_COLUMNS
+from search.report.pivot import PIVOT_COLUMNS
 from search.report.reading.columns import COLUMNS
 from search.report.reading.load import load_study
-from search.report.save import save_tidy
 from search.report.spec import CHOICES, TableSpec
-from search.report.table import DATA_COLUMNS
-from search.report.trust.text import TRUST_COLUMNS
+from search.report.trust import TRUST_COLUMNS
+from search.report.values import COLUMN_FACTORS
+from search.report.write import save_tidy
 
 from .conftest import Add
 
@@ -36,7 +36,7 @@ def table_below(title: str) -> list[list[str]]:
     ("title", "columns"),
     [
         ("The tidy frame", COLUMNS),
-        ("Columns of a table's CSV", GRID_COLUMNS),
+        ("Columns of a table's CSV", PIVOT_COLUMNS),
         ("Columns of the ablation table's CSV", DATA_COLUMNS),
         ("Columns of the effects' CSV", EFFECT_COLUMNS),
         ("Columns of a diff's CSV", DIFF_COLUMNS),

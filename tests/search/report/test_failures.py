@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.report.ablation import AblationTable, ablation_table
 from search.report.judging import Judging
 from search.report.reading.load import load_study
-from search.report.table import AblationTable, ablation_table
 from search.stats.paired import ArmValues, survivors
 
 from .conftest import Add

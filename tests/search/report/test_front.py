@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 
 from search.ledger.objectives_file import write_objectives
-from search.report.export import render_text, to_csv, to_latex, to_markdown
-from search.report.front import front_text, fronts_of
+from search.report.ablation import ablation_table
+from search.report.front import front_table, fronts_of
 from search.report.reading.load import load_study
-from search.report.table import ablation_table
-from search.report.table_html import table_to_html
+from search.report.render import render_text, to_csv, to_html, to_latex, to_markdown
 from search.report.write import write_tables
 from search.study.results import print_front
 
@@ -49,7 +48,7 @@ def test_the_table_marks_them_in_every_form(searched: Path) -> None:
     assert table.data.set_index("arm")["on_front"].fillna(False).to_dict() == {
         arm: arm in ("plain", "stage2", "stage3") for arm in POINTS
     }
-    for form in (render_text(table), to_markdown(table), to_latex(table), table_to_html(table, {})):
+    for form in (render_text(table), to_markdown(table), to_latex(table), to_html(table)):
         assert "Pareto" in form
         text = form[form.index("Pareto") :]
         assert text.count("front") >= 3
@@ -77,7 +76,7 @@ def test_the_fronts_of_both_phases_are_files_and_the_search_s_is_printed(
     assert "phase final" in (searched / "tables" / "front.md").read_text()
     print_front(searched)
     printed = capsys.readouterr().out
-    assert front_text(fronts_of(load_study(searched))[0]) in printed
+    assert render_text(front_table(fronts_of(load_study(searched))[0])) in printed
     assert "phase final" not in printed
 
 

@@ -13,13 +13,12 @@ import pandas as pd
 import pytest
 
 from search.ledger.changes import CHANGES_FILE
-from search.report.export import render_text
-from search.report.grid.grid import make_grid
+from search.report.ablation import DATA_COLUMNS
+from search.report.pivot import pivot_table
 from search.report.reading.load import load_study
-from search.report.save import save_grid
+from search.report.render import render_text
 from search.report.spec import spec_of
-from search.report.table import DATA_COLUMNS
-from search.report.write import write_tables
+from search.report.write import save_pivot, write_tables
 
 from .conftest import Add
 
@@ -52,7 +51,7 @@ def made(study: Path, add: Add) -> Path:
     table = write_tables(study)
     (folder / "ablation.txt").write_text(render_text(table), encoding="utf-8")
     fields = {"name": "grid", "rows": "where", "columns": "what", "metrics": ["test_top1", "params"], "margin": 0.5}
-    save_grid(make_grid(load_study(study), spec_of(fields)), folder, ("md", "tex", "html"))
+    save_pivot(pivot_table(load_study(study), spec_of(fields)), folder, ("md", "tex", "html"))
     return folder
 
 

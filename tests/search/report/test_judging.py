@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from search.ledger.metric import metric_named
+from search.report.ablation import DATA_COLUMNS, AblationTable, ablation_table
 from search.report.conclusion import conclusion
-from search.report.export import render_text
 from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.reading.load import load_study
-from search.report.table import DATA_COLUMNS, AblationTable, ablation_table
+from search.report.render import render_text
 from search.stats.corrections import Correction
 from search.stats.inference import RowOptions, row_statistics
 from search.stats.paired import ALPHA, BETTER, WORSE, ArmValues, differences

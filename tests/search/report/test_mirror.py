@@ -11,15 +11,14 @@ import pytest
 import yaml
 
 import search.report.mirror as module
+from search.cli.table import main
 from search.ledger.table_run import Sent, StudyTable
 from search.ledger.tracker import TrackerConfig
-from search.cli.table import main
-from search.report.grid.grid import make_grid
-from search.report.grid.text import GRID_COLUMNS
+from search.report.ablation import DATA_COLUMNS, ablation_table
 from search.report.mirror import mirror_study, mirror_table, study_tracker
+from search.report.pivot import PIVOT_COLUMNS, pivot_table
 from search.report.reading.load import load_study
 from search.report.spec import spec_of
-from search.report.table import DATA_COLUMNS, ablation_table
 from search.report.write import write_tables
 
 from .conftest import Add
@@ -87,17 +86,17 @@ def test_many_trials_are_in_the_artifact_alone(filled: Path, caught: Caught, mon
 
 def test_a_table_by_its_spec(filled: Path, caught: Caught, tmp_path: Path) -> None:
     frame = load_study(filled)
-    grid = make_grid(frame, spec_of({"name": "stages", "metrics": ["test_top1"]}))
+    grid = pivot_table(frame, spec_of({"name": "stages", "metrics": ["test_top1"]}))
     (tmp_path / "out").mkdir()
     for name in ("stages.md", "other.md", ".stages.md.tmp", "stages.bin"):
         (tmp_path / "out" / name).write_text("x")
     mirror_table(TrackerConfig(), filled, tmp_path / "out", frame, grid)
     ((_, table),) = caught
     assert table.name == "stages"
-    assert dict(table.tables["stages"].columns) == GRID_COLUMNS
+    assert dict(table.tables["stages"].columns) == PIVOT_COLUMNS
     assert [path.name for path in table.files] == ["stages.md", "trials.parquet"]
     with pytest.raises(ValueError, match="'trials' is what the tidy frame is called"):
-        mirror_table(TrackerConfig(), filled, tmp_path / "out", frame, make_grid(frame, spec_of({"name": "trials"})))
+        mirror_table(TrackerConfig(), filled, tmp_path / "out", frame, pivot_table(frame, spec_of({"name": "trials"})))
 
 
 def test_a_disabled_tracker_sends_nothing(study: Path, add: Add, caught: Caught) -> None:

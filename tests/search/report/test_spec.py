@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from search.report.paper import PAPER, paper_table
-from search.report.spec import TableSpec, read_spec, spec_of
+from search.report.spec import PAPER, TableSpec, paper_table, read_spec, spec_of
 
 
 def test_a_file_and_changes_over_it(tmp_path: Path) -> None:

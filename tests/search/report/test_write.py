@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from search.cli.table import main
+from search.report.ablation import DATA_COLUMNS, ablation_table
 from search.report.reading.load import load_study
-from search.report.table import DATA_COLUMNS, ablation_table
 from search.report.write import FORMATS, paper_grid, save_table, with_trust, write_tables
 
 from .conftest import Add
-from .trust.test_cases import history
+from .test_trust import history
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_another_baseline_correction_and_metric_are_those_of_both(study: Path, a
     table = with_trust(ablation_table(frame, "val_loss", "stage3", "search"), frame)
     grid = paper_grid(frame, table)
     assert [metric.column for metric in grid.metrics] == ["val_loss"]  # parameters are not on record
-    assert grid.rows[0].name == "stage3"
-    assert grid.rows[0].is_baseline
-    assert grid.legend[0] == table.conclusion
+    assert grid.lines[0].name == "stage3"
+    assert grid.lines[0].is_baseline
+    assert grid.conclusion == table.conclusion
 
 
 def test_a_study_in_which_nothing_finished(study: Path, add: Add) -> None:

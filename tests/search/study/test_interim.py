@@ -18,8 +18,9 @@ from optuna.trial import create_trial
 
 from search.design.kinds import Cell
 from search.design.options import DesignOptions
+from search.ledger.design_file import LOOKS_FILE
+from search.report.interim import read_looks
 from search.report.reading.load import load_study
-from search.report.sequential_table import LOOKS_FILE, read_looks
 from search.space.parameters import Space
 from search.stats.sequential import FINISHED, FOUND, GIVEN_UP, LookPlan, plan_looks, sequential_verdicts
 from search.study.interim import Standing, _seeds_until, claim_looks, next_step, spare_seeds

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from search.cli.table import main
-from search.report.diff import DIFF_COLUMNS, diff_studies, diff_to_markdown
+from search.report.ablation import ablation_table
+from search.report.diff import DIFF_COLUMNS, diff_studies
 from search.report.reading.pool import load_pooled
-from search.report.table import ablation_table
+from search.report.render import to_markdown
 
 from ..conftest import Add, rewrite
 
@@ -89,7 +90,7 @@ def test_diff(two: tuple[Path, Path], add: Add) -> None:
     assert diff.data["n_paired"].tolist() == [3, 3]
     assert diff.only == (["stage4"], [])
     assert diff.settings == {"train.lr": [0.1, 0.2], "commit": ["0123456789ab", "fff"]}
-    text = diff_to_markdown(diff)
+    text = to_markdown(diff)
     assert "- train.lr: 0.1 in A, 0.2 in B" in text
     assert "1 arm only in A: stage4." in text
     assert "different recipes" in text
@@ -102,8 +103,8 @@ def test_diff_of_other_seeds_is_welchs(two: tuple[Path, Path]) -> None:
     row = diff.data.iloc[0]
     test = stats.ttest_ind([60.5, 61.5, 62.5], [60.0, 61.0, 62.0], equal_var=False)
     assert (row["n_paired"], row["diff"], row["p_value"]) == (0, pytest.approx(0.5), pytest.approx(test.pvalue))
-    assert "Welch" in diff_to_markdown(diff)
-    assert "No setting on record differs." in diff_to_markdown(diff)
+    assert "Welch" in to_markdown(diff)
+    assert "No setting on record differs." in to_markdown(diff)
 
 
 def test_command_line(two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,14 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from search.cli.table import main
 from search.design.kinds import Cell
 from search.ledger.design_file import write_design
-from search.cli.table import main
+from search.report.ablation import DATA_COLUMNS, ablation_table
 from search.report.judging import Judging
 from search.report.reading.load import load_study
-from search.report.save import save_tidy
-from search.report.table import DATA_COLUMNS, ablation_table
-from search.report.write import write_tables
+from search.report.write import save_tidy, write_tables
 
 from ..conftest import FACTS, Add
 

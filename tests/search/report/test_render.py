@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html import escape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -14,13 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.report.escape import latex, markdown
-from search.report.export import render_text, to_csv, to_latex, to_markdown
-from search.report.grid.latex import grid_to_latex
+from search.report.ablation import AblationTable, ablation_table
 from search.report.reading.load import load_study
-from search.report.table import AblationTable, ablation_table
+from search.report.render import render_text, to_csv, to_html, to_latex, to_markdown
+from search.report.render.latex import latex
+from search.report.render.markdown import markdown
+from search.report.render.text import plain
+from search.report.table import Cell, Table, headings
 from search.report.words import decimals_for, int_ranges, one_line, p_is, p_shown, scaled, signed, significant
-from search.report.write import paper_grid
+from search.report.write import paper_grid, sources_of_rows, with_sources
 
 from .conftest import Add
 
@@ -64,7 +68,11 @@ def renamed(table: AblationTable, name: str) -> AblationTable:
     """The same table with `name` for the second arm."""
     data = table.data.copy()
     data.loc[1, "arm"] = name
-    return replace(table, data=data, notes=[*table.notes, name], conclusion=name)
+    rows = [
+        row if at != 1 else row._replace(cells=[Cell(one_line(name, 400)), *row.cells[1:]])
+        for at, row in enumerate(table.rows)
+    ]
+    return replace(table, data=data, rows=rows, notes=[*table.notes, name], conclusion=name)
 
 
 def needs_latex(*packages: str) -> None:
@@ -158,8 +166,8 @@ def test_latex_fits_a_page(study: Path, add: Add, tmp_path: Path) -> None:
     assert grid is not None
     head = r"\usepackage{booktabs,siunitx,tabularx}\begin{document}\noindent"
     for name, options, texts in (
-        ("article", "", [to_latex(table), grid_to_latex(grid)]),
-        ("columns", "[twocolumn]", [grid_to_latex(grid)]),
+        ("article", "", [to_latex(table), to_latex(grid)]),
+        ("columns", "[twocolumn]", [to_latex(grid)]),
     ):
         source = "\n\n\\noindent\n".join([rf"\documentclass{options}{{article}}{head}", *texts, r"\end{document}"])
         (tmp_path / f"{name}.tex").write_text(source, encoding="ascii")
@@ -192,7 +200,7 @@ def test_latex_compiles(table: AblationTable, tmp_path: Path) -> None:
 )
 def test_csv_reads_back_exactly(name: str) -> None:
     frame = pd.DataFrame({"arm": pd.array([name], dtype="string"), "mean": pd.array([100 / 3], dtype="Float64")})
-    text = to_csv(AblationTable(title="", data=frame, metric=None, phase="", baseline=None, conclusion="", notes=[]))  # type: ignore[arg-type]
+    text = to_csv(Table(name="", title="", columns=[], rows=[], data=frame))
     back = pd.read_csv(io.StringIO(text), keep_default_na=False, dtype={"arm": str})
     assert back["arm"].iloc[0] == name
     assert back["mean"].iloc[0] == 100 / 3
@@ -266,3 +274,105 @@ def test_numbers_as_text() -> None:
 def test_a_p_value_is_not_rounded_over_the_limit(p: float, text: str) -> None:
     assert p_shown(p) == text
     assert p_is(p) in (f"p = {text}", f"p {text}")
+
+
+MARKUP = "<script>alert(\"x\")</script> & 'y'"
+VOID = ("meta",)
+
+
+class Page(HTMLParser):
+    """The cells of a page, the titles of its rows, and whether each tag is closed in its turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.cells: list[list[str]] = []
+        self.titles: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+            self.titles.append(dict(attrs).get("title") or "")
+        elif tag in ("td", "th"):
+            self.cells[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells[-1][-1] += data
+
+
+def page(table: AblationTable) -> Page:
+    return Page(to_html(with_sources(table, sources_of_rows(table))))
+
+
+@pytest.fixture
+def marked_up(study: Path, add: Add) -> AblationTable:
+    for seed in range(3):
+        add("plain", seed, test_top1=60.0 + seed, wandb_id=f"w{seed}")
+        add(MARKUP, seed, test_top1=61.0 + seed * 1.1, run_dir=f"final/{MARKUP}")
+    return ablation_table(load_study(study))
+
+
+def test_it_shows_what_the_other_forms_show(marked_up: AblationTable) -> None:
+    shown = page(marked_up).cells
+    assert shown[0] == headings(marked_up)
+    assert shown[1:] == [[plain(cell) for cell in row.cells] for row in marked_up.rows]
+
+
+def test_nothing_of_a_study_is_taken_for_markup(marked_up: AblationTable) -> None:
+    shown = page(marked_up)
+    assert "script" not in shown.tags
+    assert shown.cells[2][0] == MARKUP
+
+
+def test_each_row_says_where_it_comes_from(marked_up: AblationTable) -> None:
+    _, baseline, other = page(marked_up).titles
+    assert "trials: 3 ok\nseeds: 0-2\n" in baseline
+    assert "W&B: w0, w1, w2" in baseline
+    assert "commit 0123456789ab" in baseline
+    assert MARKUP in other
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_no_page_is_wider_than_the_screen(study: Path, add: Add, tmp_path: Path, width: int) -> None:
+    """A wide table scrolls in its own box; on a desk's screen the verdict can be seen at once."""
+    browser = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no headless browser: apt-get install chromium")
+    for seed in range(5):
+        for shift, arm in enumerate(
+            ("plain", "stage3: conv+softmax_global(embed_ratio=0.25)", "stage1+stage2+stage3: pssa")
+        ):
+            costs = {"dose": 2.9, "params": 78_002, "macs": 1_038_976, "latency_ms": 1.72, "latency_fused_ms": 1.4}
+            add(arm, seed, test_top1=60.0 + seed + shift * (1 + 0.1 * seed % 2), **costs)
+    text = to_html(ablation_table(load_study(study)))
+    measure = (
+        "const page = frame.contentDocument, head = [...page.querySelectorAll('th')].find(th => th.textContent.includes('against'));"
+        "document.title = page.documentElement.scrollWidth + ' ' + Math.ceil(head.getBoundingClientRect().right)"
+    )
+    frame = f'<iframe id="frame" style="width:{width}px;height:900px;border:0" srcdoc="{escape(text)}" onload="{measure}"></iframe>'
+    (tmp_path / "frame.html").write_text(f"<!DOCTYPE html><title></title>{frame}", encoding="utf-8")
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+    ]
+    done = subprocess.run(
+        [*command, f"file://{tmp_path / 'frame.html'}"], capture_output=True, text=True, timeout=120, check=True
+    )
+    found = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
+    assert found is not None, done.stdout[:500]
+    assert int(found[1]) <= width
+    assert width < 1400 or int(found[2]) <= width

@@ -7,12 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from search.ledger.design_file import LOOKS_FILE
 from search.ledger.metric import NOT_ALONE_MEANS
-from search.report.export import render_text, to_csv, to_markdown
+from search.report.ablation import DATA_COLUMNS, AblationTable, ablation_table
 from search.report.reading.load import load_study
-from search.report.sequential_table import LOOKS_FILE
-from search.report.table import DATA_COLUMNS, AblationTable, ablation_table
-from search.report.table_html import table_to_html
+from search.report.render import render_text, to_csv, to_html, to_markdown
 
 from .conftest import Add
 
@@ -49,7 +48,7 @@ def test_latencies_measured_alone_count_alone_and_others_are_marked_in_every_for
     data = table.data.set_index("arm")
     assert data["latency_ms"].to_dict() == {"plain": 3.0, "stage3": 9.0, "stage4": 3.5}
     assert data["latency_exclusive"].to_dict() == {"plain": False, "stage3": True, "stage4": False}
-    for form in (render_text(table), to_markdown(table), table_to_html(table, {})):
+    for form in (render_text(table), to_markdown(table), to_html(table)):
         assert "3.00?" in form
         assert "9.00?" not in form
         assert NOT_ALONE_MEANS in " ".join(form.split())

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from search.ledger.metric import metric_named
+from search.report.conclusion import resolution, rounded, rounded_up
 from search.report.judging import Judging
-from search.report.resolution import resolution, rounded, rounded_up
 
 TOP1 = metric_named("test_top1")
 

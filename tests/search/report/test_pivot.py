@@ -15,16 +15,13 @@ import pandas as pd
 import pytest
 
 from search.ledger.metric import NOT_ALONE_MEANS
-from search.report.grid.grid import Grid, make_grid
-from search.report.grid.html import grid_to_html
-from search.report.grid.latex import grid_to_latex
-from search.report.grid.text import GRID_COLUMNS, grid_data, grid_to_markdown, table_rows
-from search.report.paper import PAPER
+from search.report.pivot import PIVOT_COLUMNS, PivotTable, pivot_table
 from search.report.reading.load import load_study
-from search.report.save import grid_sources, save_grid
-from search.report.spec import spec_of
+from search.report.render import to_html, to_latex, to_markdown
+from search.report.spec import PAPER, spec_of
+from search.report.write import save_pivot
 
-from ..conftest import Add
+from .conftest import Add
 
 NOISE = [0.3, -0.2, 0.1, -0.4, 0.25]
 SHIFT = {
@@ -53,18 +50,18 @@ def filled(study: Path, add: Add) -> Path:
     return study
 
 
-def grid_of(study: Path, **fields: Any) -> Grid:
-    return make_grid(load_study(study), spec_of(fields))
+def grid_of(study: Path, **fields: Any) -> PivotTable:
+    return pivot_table(load_study(study), spec_of(fields))
 
 
-def by_arm(grid: Grid, metric: str = "test_top1") -> dict[str, Any]:
-    return {cell.arm.label: cell for _, _, cell in grid.cells if cell.metric.column == metric}
+def by_arm(grid: PivotTable, metric: str = "test_top1") -> dict[str, Any]:
+    return {cell.arm.label: cell for _, _, cell in grid.figures if cell.metric.column == metric}
 
 
 def test_marks_and_bold(filled: Path) -> None:
     grid = grid_of(filled, metrics=["test_top1", "params"])
     cells = by_arm(grid)
-    assert grid.rows[0].name == "plain"
+    assert grid.lines[0].name == "plain"
     assert cells["stage3: conv+pssa"].stars == "***"
     assert cells["stage4: pssa"].stars == "***"
     assert cells["stage3: pssa"].stars == ""
@@ -73,7 +70,7 @@ def test_marks_and_bold(filled: Path) -> None:
     assert {name for name, cell in by_arm(grid, "params").items() if cell.best} == {"plain"}
     assert (cells["stage3: pssa"].n, cells["stage3: pssa"].missing) == (4, "1 failed")
     assert cells["stage3: pssa"].note == "a"
-    legend = "\n".join(grid.legend)
+    legend = "\n".join(grid.notes)
     assert "paired t tests, corrected over 4 comparisons by Holm's method" in legend
     assert "a: not averaged: 1 failed." in legend
 
@@ -91,7 +88,7 @@ def test_what_failed_on_a_seed_is_not_marked(filled: Path, add: Add) -> None:
     cell = by_arm(grid)["stage9: conv"]
     assert cell.result.p_value < 0.001
     assert (cell.stars, cell.best, cell.failed, cell.missing) == ("", False, True, "1 failed")
-    assert "Not marked, since a training failed on some seeds: stage9: conv and stage3: pssa." in grid.legend
+    assert "Not marked, since a training failed on some seeds: stage9: conv and stage3: pssa." in grid.notes
 
 
 def test_corrections_differ_and_are_named(filled: Path) -> None:
@@ -99,7 +96,7 @@ def test_corrections_differ_and_are_named(filled: Path) -> None:
     for name, words in (("none", "not corrected"), ("holm", "Holm"), ("bh", "Benjamini"), ("bonferroni", "Bonferroni")):
         grid = grid_of(filled, correction=name)
         p[name] = by_arm(grid)["stage3: pssa"].p_corrected
-        assert words in "\n".join(grid.legend)
+        assert words in "\n".join(grid.notes)
     raw = by_arm(grid_of(filled))["stage3: pssa"].result.p_value
     assert p["none"] == pytest.approx(raw)
     assert p["none"] <= p["bh"] <= p["holm"] <= p["bonferroni"]
@@ -114,31 +111,31 @@ def test_pvalues_come_from_the_function_that_is_given(filled: Path) -> None:
         calls.append(len(arms))
         return differences(arms, reference)
 
-    make_grid(load_study(filled), spec_of({}), compare)
+    pivot_table(load_study(filled), spec_of({}), compare)
     assert calls == [5, 5]  # to the baseline, and to the best
 
 
 def test_a_pivot_has_two_header_rows(filled: Path) -> None:
     grid = grid_of(filled, rows="where", columns="what", metrics=["test_top1", "params"])
     assert grid.groups == ["conv+pssa", "pssa"]
-    assert [(row.name, row.spans) for row in grid.rows] == [("plain", True), ("stage3", False), ("stage4", False)]
-    text = grid_to_latex(grid)
+    assert [(row.name, row.spans) for row in grid.lines] == [("plain", True), ("stage3", False), ("stage4", False)]
+    text = to_latex(grid)
     assert r"\multicolumn{3}{c}{conv+pssa} & \multicolumn{3}{c}{pssa}" in text
     assert r"\cmidrule(lr){2-4} \cmidrule(lr){5-7}" in text
-    page = grid_to_html(grid)
+    page = to_html(grid)
     assert page.count('colspan="2"') == 2
     assert 'colspan="4"' in page
-    assert "conv+pssa test top-1 %" in grid_to_markdown(grid)
+    assert "conv+pssa test top-1 %" in to_markdown(grid)
 
 
 def test_show_sort_digits(filled: Path) -> None:
     grid = grid_of(filled, show="diff", sort="name", digits=3, marks=False, bold="none")
-    names = [row.name for row in grid.rows]
+    names = [row.name for row in grid.lines]
     assert names == ["plain", *sorted(names[1:])]
     cells = by_arm(grid)
-    assert f"{cells['stage4: pssa'].result.mean:+.3f}" in grid_to_markdown(grid)
-    assert "**" not in grid_to_markdown(grid).split("\n", 1)[1]
-    order = [row.name for row in grid_of(filled, sort="order", baseline="stage4: pssa").rows]
+    assert f"{cells['stage4: pssa'].result.mean:+.3f}" in to_markdown(grid)
+    assert "**" not in to_markdown(grid).split("\n", 1)[1]
+    order = [row.name for row in grid_of(filled, sort="order", baseline="stage4: pssa").lines]
     assert order == ["stage4: pssa", *(name for name in SHIFT if name != "stage4: pssa")]
 
 
@@ -171,24 +168,24 @@ def test_overrides_and_columns_are_factors(study: Path, add: Add) -> None:
                 overrides=[f"branch.rank={rank}", f"seed={seed}"],
             )
     grid = grid_of(study, rows="backbone", columns="branch.rank")
-    assert (grid.groups, [row.name for row in grid.rows]) == (["1", "4"], ["xvol_proxy_resnet"])
-    assert "No arm is marked as the baseline" in "\n".join(grid.legend)
+    assert (grid.groups, [row.name for row in grid.lines]) == (["1", "4"], ["xvol_proxy_resnet"])
+    assert "No arm is marked as the baseline" in "\n".join(grid.notes)
     with pytest.raises(ValueError, match="has 2 levels of 'seed'"):
         grid_of(study, rows="seed", columns="branch.rank")
 
 
 def test_the_paper_stands_beside_ours(filled: Path) -> None:
     grid = grid_of(filled, rows="where", columns="what", paper="stage_placement")
-    assert {row.name: row.paper for row in grid.rows} == {
+    assert {row.name: row.paper for row in grid.lines} == {
         "plain": ("-", "-"),
         "stage3": ("+1.2 (best)", "+0.9 (best)"),
         "stage4": ("-", "worse"),
     }
-    assert "arXiv 2106.02253" in "\n".join(grid.legend)
-    for text in (grid_to_markdown(grid), grid_to_latex(grid), grid_to_html(grid)):
+    assert "arXiv 2106.02253" in "\n".join(grid.notes)
+    for text in (to_markdown(grid), to_latex(grid), to_html(grid)):
         assert "+1.2 (best)" in text
     note = PAPER["instance_segmentation"].note
-    assert any(note in line for line in grid_of(filled, paper="instance_segmentation").legend)
+    assert any(note in line for line in grid_of(filled, paper="instance_segmentation").notes)
 
 
 def test_a_latency_that_was_not_measured_alone_is_marked_and_left_out_beside_others(study: Path, add: Add) -> None:
@@ -200,7 +197,7 @@ def test_a_latency_that_was_not_measured_alone_is_marked_and_left_out_beside_oth
     assert [cells[arm].doubt for arm in ("plain", "stage3: pssa")] == ["?", ""]
     assert [cells[arm].mean for arm in ("plain", "stage3: pssa")] == [5.0, 2.0]
     assert cells["stage3: pssa"].missing == "1 not measured in an exclusive slot"
-    for text in (grid_to_markdown(grid), grid_to_latex(grid), grid_to_html(grid)):
+    for text in (to_markdown(grid), to_latex(grid), to_html(grid)):
         assert "?" in text.split("5.00", 1)[1][:40]
         assert NOT_ALONE_MEANS in text
     assert not any(cell.doubt for cell in by_arm(grid).values())
@@ -211,24 +208,23 @@ def test_another_recipe_is_not_compared(filled: Path, add: Add) -> None:
         add("stage9: conv", seed, test_top1=90.0 + seed, recipe_hash="other")
     cells = by_arm(grid_of(filled))
     assert cells["stage9: conv"].result is None
-    assert "Trained by another recipe than the baseline, not compared: stage9: conv." in grid_of(filled).legend
+    assert "Trained by another recipe than the baseline, not compared: stage9: conv." in grid_of(filled).notes
 
 
 def test_data_and_side_file(filled: Path, tmp_path: Path) -> None:
     grid = grid_of(filled, metrics=["test_top1", "params"], name="stages")
-    data = grid_data(grid)
-    assert {name: str(dtype) for name, dtype in data.dtypes.items()} == GRID_COLUMNS
+    data = grid.data
+    assert {name: str(dtype) for name, dtype in data.dtypes.items()} == PIVOT_COLUMNS
     assert len(data) == 10
-    json.dumps(table_rows(grid), allow_nan=False)
-    paths = save_grid(grid, tmp_path / "t")
+    paths = save_pivot(grid, tmp_path / "t")
     assert [path.name for path in paths] == [
-        *("stages.md", "stages.tex", "stages.html", "stages.csv", "stages.parquet", "stages.provenance.json")
+        *("stages.md", "stages.tex", "stages.csv", "stages.html", "stages.parquet", "stages.provenance.json")
     ]
     back = pd.read_parquet(tmp_path / "t" / "stages.parquet", dtype_backend="numpy_nullable")
     assert back["mean"].tolist() == data["mean"].tolist()
     side = json.loads((tmp_path / "t" / "stages.provenance.json").read_text())
     assert len(side["cells"]) == 10
-    (cell,) = [c for c in grid_sources(grid) if c["arm"] == "stage3: pssa" and c["metric"] == "test_top1"]
+    (cell,) = [c for c in grid.sources if c["arm"] == "stage3: pssa" and c["metric"] == "test_top1"]
     others = ("pruned", "infeasible", "interrupted", "reused")
     assert cell["counts"] == {"ok": 4, "failed": 1} | dict.fromkeys(others, 0)
     assert cell["run_dirs"][0] == "final/0002-s0"
@@ -258,7 +254,7 @@ def test_html_is_escaped_and_names_the_runs(filled: Path, add: Add) -> None:
     for seed in range(2):
         add(NASTY, seed, test_top1=60.0 + seed, wandb_id='"><script>', run_dir="<b>")
     page = Cells()
-    page.feed(grid_to_html(grid_of(filled, caption="<i>")))
+    page.feed(to_html(grid_of(filled, caption="<i>")))
     assert not {"script", "b", "i", "link", "img"} & set(page.tags)
     assert any(NASTY in text for text in page.texts)
     assert any("runs: final/0000-s0" in title and "commit 0123456789ab" in title for title in page.titles)
@@ -267,7 +263,7 @@ def test_html_is_escaped_and_names_the_runs(filled: Path, add: Add) -> None:
 
 def test_latex_aligns_and_escapes(filled: Path, add: Add) -> None:
     add(NASTY, 0, test_top1=1.0)
-    text = grid_to_latex(grid_of(filled, metrics=["test_top1", "params"], digits=1))
+    text = to_latex(grid_of(filled, metrics=["test_top1", "params"], digits=1))
     assert text.isascii()
     assert (
         r"S[table-format=2.1,table-space-text-post={\textsuperscript{{*}{*}{*}}},detect-weight=true,mode=text]@{\,}l"
@@ -292,7 +288,7 @@ def test_latex_compiles(filled: Path, add: Add, tmp_path: Path) -> None:
     pivots: list[dict[str, Any]] = [
         {"rows": "where", "columns": "what", **wish} for wish in ({}, {"metrics": ["test_top1", "params"]})
     ]
-    tables = [grid_to_latex(grid_of(filled, **wish)) for wish in (*wishes, *pivots)]
+    tables = [to_latex(grid_of(filled, **wish)) for wish in (*wishes, *pivots)]
     head = r"\documentclass{article}\usepackage{booktabs,siunitx,tabularx}\begin{document}"
     (tmp_path / "table.tex").write_text("\n\n".join([head, *tables, r"\end{document}"]), encoding="ascii")
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "table.tex"]

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 from search.cli.table import main
-from search.report.effects.table import EFFECT_COLUMNS, EffectsTable, effects_table
-from search.report.effects.text import effects_text, effects_to_latex, effects_to_markdown, save_effects
+from search.report.effects import EFFECT_COLUMNS, EffectsTable, effects_table
 from search.report.reading.load import load_study
+from search.report.render import render_text, to_latex, to_markdown
+from search.report.write import TEXT_FORMATS, save_files
 
-from ..conftest import Add
+from .conftest import Add
 
 ARMS = {"stage3: conv": 0.0, "stage3: pssa": 1.0, "stage4: conv": 3.0, "stage4: pssa": 8.0}
 NOISE = [0.3, -0.2, 0.1, -0.4, 0.25]
@@ -44,19 +45,19 @@ def test_numbers(table: EffectsTable) -> None:
 
 
 def test_text_and_markdown(table: EffectsTable) -> None:
-    text = effects_text(table)
+    text = render_text(table)
     assert "stage4 against stage3" in text
     assert "stage4 x pssa" in text
     assert "corrected by Holm's method over 3 terms" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 120
-    lines = [line for line in effects_to_markdown(table).splitlines() if line.startswith("|")]
+    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1
 
 
 def test_latex_compiles(table: EffectsTable, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base texlive-latex-recommended")
-    text = effects_to_latex(table)
+    text = to_latex(table)
     source = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{chr(10)}{text}\end{{document}}"
     (tmp_path / "table.tex").write_text(source, encoding="ascii")
     run = subprocess.run(["pdflatex", "-halt-on-error", "table.tex"], cwd=tmp_path, capture_output=True)
@@ -64,7 +65,7 @@ def test_latex_compiles(table: EffectsTable, tmp_path: Path) -> None:
 
 
 def test_files_read_back(table: EffectsTable, tmp_path: Path) -> None:
-    paths = save_effects(table, tmp_path / "out")
+    paths = save_files(table, tmp_path / "out", TEXT_FORMATS)
     assert [path.name for path in paths] == ["effects.md", "effects.tex", "effects.csv"]
     back = pd.read_csv(paths[-1], dtype=EFFECT_COLUMNS)
     pd.testing.assert_frame_equal(back, table.data)
