@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from search.cli.table import SPEC_OPTIONS, STATISTICS, has_spec
-from search.ledger.files import write_atomic
 from search.report.ablation import AblationTable, ablation_table
 from search.report.diff import diff_studies
 from search.report.effects import effects_table
@@ -21,7 +20,7 @@ from search.report.reading.pool import load_pooled
 from search.report.render import RENDERERS
 from search.report.spec import read_spec, spec_of
 from search.report.table import Table
-from search.report.trust import trust_report
+from search.report.trust import trust_table
 from search.report.write import (
     FORMATS,
     TEXT_FORMATS,
@@ -50,11 +49,15 @@ def made(options: argparse.Namespace) -> Made:
         ValueError: it cannot be made of these studies.
         OSError: a file cannot be written.
     """
+    beside = (
+        Path(options.out) if options.out else None
+    )  # what belongs to no one study is written where that is asked for
     if options.trust:
-        return trust_made(options)
+        report = trust_table(options.study, options.metric, options.phase)
+        return plain_made(options, report, beside, ("txt", "csv"), "txt")
     if options.diff:
         diff = diff_studies(options.study[0], options.study[1], metric=options.metric, phase=options.phase)
-        return plain_made(options, diff, Path(options.out) if options.out else None, ("md", "csv"), "md")
+        return plain_made(options, diff, beside, ("md", "csv"), "md")
     frame = load_pooled(options.study, options.phase)
     if options.tidy:
         return Made("", [save_tidy(frame, options.tidy)])
@@ -102,20 +105,6 @@ def pivot_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -
     written = [] if options.no_write else save_pivot(table, folder, FORMATS if every else (options.format,))
     text = "" if options.format == "parquet" else RENDERERS["md" if every else options.format](table)
     return Made(text, written, sender(options, frame, folder, table))
-
-
-def trust_made(options: argparse.Namespace) -> Made:
-    """Compare rankings; with --out, write trust.txt and trust.csv there."""
-    report = trust_report(options.study, options.metric, options.phase)
-    table = report.data.to_csv(index=False, lineterminator="\n")
-    texts = {"trust.txt": report.text, "trust.csv": table} if options.format == "all" else {"trust.csv": table}
-    written = []
-    if options.out and not options.no_write:
-        Path(options.out).mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            written.append(Path(options.out) / name)
-            write_atomic(written[-1], text)
-    return Made(report.text if options.format == "all" else table, written)
 
 
 def sender(

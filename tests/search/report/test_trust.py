@@ -13,17 +13,13 @@ from hypothesis import strategies as st
 from search.ledger.metric import metric_columns, metric_named
 from search.ledger.record import HISTORY_COLUMNS
 from search.report.ablation import ablation_table
+from search.report.rankings import budget_cases, divide, epoch_cases, phase_case, study_case, validation_of
 from search.report.reading.load import load_study
+from search.report.render import render_text
 from search.report.trust import (
     TRUST_COLUMNS,
-    budget_cases,
-    divide,
-    epoch_cases,
-    phase_case,
-    study_case,
     trust_notes,
-    trust_report,
-    validation_of,
+    trust_table,
 )
 
 from .conftest import Add
@@ -198,22 +194,18 @@ def notes(folder: Path, metric: str | None = None) -> list[str]:
 def test_the_note_under_a_table(ranked: Path) -> None:
     said, caution = notes(ranked)
     assert said.startswith(
-        "Proxy trust: The search phase (val top-1 %, 4 epochs, 2 seeds an arm) against the final re-evaluation (test top-1 %, "
+        "Proxy trust: the search phase (val top-1 %, 4 epochs, 2 seeds an arm) against the final re-evaluation (test top-1 %, "
         "4 epochs, 3 seeds an arm): Kendall's tau 0.73 (95% interval "
     )
-    assert said.endswith(
-        ") over the 6 arms in both; of the best 3, 3 are the same, where chance gives 1.5; the first one's winner is 0.10 "
-        "points below the best of the second."
-    )
-    assert "seed noise in the means lowers it" in caution
-    assert "arms that the search found good" in caution
-    assert all(len(line) < 1000 for line in (said, caution))  # what a table cuts a note to
+    assert said.endswith(") over 6 arms, 3 of 3 best the same (by chance 1.5), its winner is 0.10 points behind.")
+    assert "Seed noise lowers tau" in caution
+    assert len(f"{said} {caution}".split()) < 80
 
 
 def test_a_loss_is_better_when_it_is_lower(ranked: Path) -> None:
     said, _ = notes(ranked, "test_loss")
-    assert "Kendall's tau 1.00 over the 6 arms" in said
-    assert "the first one's winner is the best of the second" in said
+    assert "Kendall's tau 1.00 over 6 arms" in said
+    assert "its winner is the best there" in said
 
 
 def test_nothing_is_said_of_two_arms_or_one_phase(study: Path, add: Add) -> None:
@@ -224,51 +216,54 @@ def test_nothing_is_said_of_two_arms_or_one_phase(study: Path, add: Add) -> None
     frame = load_study(study)
     assert trust_notes(frame, ablation_table(frame, phase="search")) == []
     with pytest.raises(ValueError, match=r"demo has no 3 arms that are ranked twice.*--trust CHEAP DEAR"):
-        trust_report([study])
+        trust_table([study])
 
 
 def test_the_report_of_one_study(ranked: Path) -> None:
-    report = trust_report([ranked])
+    report = trust_table([ranked])
     assert [case.kind for case in report.cases] == ["phases", "epochs", "epochs"]
     assert {name: str(dtype) for name, dtype in report.data.dtypes.items()} == TRUST_COLUMNS
     assert report.data["tau"].tolist()[:2] == pytest.approx([11 / 15, -1.0])
     assert report.data["tau"].isna().tolist() == [False, False, True]
-    assert "The search phase after half of the epochs" in report.text
-    assert "all arms are tied in one ranking" in report.text
-    assert "2 seeds of both divided between them" in report.text
+    assert report.rows[1].cells[0].text.startswith("the search phase after half of the epochs (val top-1 %, 2 epochs")
+    assert [row.cells[3].text for row in report.rows] == ["0.73", "-1.00", "-"]
+    notes = " ".join(report.notes)
+    assert "all arms are tied in one ranking" in notes
+    assert "2 seeds of both divided between them" in notes
+    assert max(map(len, render_text(report).splitlines())) <= 120
     assert report.data["top_k"].tolist()[0] == "stage1; stage2; stage3+4"
-    assert [case.kind for case in trust_report([ranked], phase="search").cases] == ["epochs", "epochs"]
+    assert [case.kind for case in trust_table([ranked], phase="search").cases] == ["epochs", "epochs"]
 
 
 def test_the_report_of_two_studies(ranked: Path, tmp_path: Path, add: Add, study: Path) -> None:
     cheap = ranked.rename(tmp_path / "cheap")
     for arm, value in list(SIX.items())[:4]:
         add(arm, 0, test_top1=70.0 - value)
-    report = trust_report([cheap, study])
-    assert report.text.startswith(
-        f"{cheap}, the final re-evaluation (test top-1 %, 4 epochs, 3 seeds an arm) against {study}"
-    )
-    assert "no setting of the recipe on record differs; 2 arms only in the first" in report.text
+    report = trust_table([cheap, study])
+    (row,) = report.rows
+    assert row.cells[0].text == f"{cheap}, the final re-evaluation (test top-1 %, 4 epochs, 3 seeds an arm)"
+    assert row.cells[1].text.startswith(f"{study}, ")
+    assert "no setting of the recipe on record differs; 2 arms only in the first" in report.notes[0]
     assert report.data["tau"].tolist() == pytest.approx([-2 / 3])
 
 
 def test_rankings_of_one_seed_are_not_compared(study: Path, add: Add) -> None:
     for arm, value in SIX.items():
         history(add(arm, 0, phase="search", val_top1=50.0 + value), 1, 50 - value, 50, 50 + value)
-    report = trust_report([study])
-    assert "they cannot be compared: both rest on seed 0, and luck that they share" in report.text
+    report = trust_table([study])
+    assert "not compared, both rest on seed 0, and luck that they share" in report.notes[0]
     assert report.data["tau"].isna().all()
 
 
 def test_faults(ranked: Path, tmp_path: Path, add: Add, study: Path) -> None:
     with pytest.raises(ValueError, match="3 given"):
-        trust_report([ranked] * 3)
+        trust_table([ranked] * 3)
     with pytest.raises(ValueError, match="train_seconds ranks no arm"):
-        trust_report([ranked], metric="train_seconds")
+        trust_table([ranked], metric="train_seconds")
     cheap = ranked.rename(tmp_path / "cheap")
     add("another", 0, test_top1=1.0)
     with pytest.raises(ValueError, match="no network in common"):
-        trust_report([cheap, study])
+        trust_table([cheap, study])
     for arm in ("plain", "stage3"):
         add(arm, 0, test_top1=1.0)
-    assert "they cannot be compared: 2 arms in both" in trust_report([cheap, study]).text
+    assert "not compared, 2 arms in both" in trust_table([cheap, study]).notes[0]

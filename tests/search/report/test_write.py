@@ -92,9 +92,9 @@ def test_trust_stands_among_the_notes_of_each_form(filled: Path, add: Add) -> No
     for position, arm in enumerate(("plain", "stage3", "stage4")):
         history(add(arm, 0, phase="search", val_top1=50.0 + position), *range(4))
     table = write_tables(filled)
-    assert any(note.startswith("Proxy trust: The search phase") for note in table.notes)
+    assert any(note.startswith("Proxy trust: the search phase") for note in table.notes)
     for name in ("ablation.md", "ablation.html", "ablation.notes.txt", "ablation_paper.tex"):
-        assert "Proxy trust: The search phase" in (filled / "tables" / name).read_text()
+        assert "Proxy trust: the search phase" in (filled / "tables" / name).read_text()
 
 
 def test_the_command_line_of_trust(filled: Path, add: Add, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_the_command_line_of_trust(filled: Path, add: Add, tmp_path: Path, capsy
         history(add(arm, 0, phase="search", val_top1=50.0 + position), 1, 2, 3, 50 + position)
     assert main([str(filled), "--trust", "--out", str(tmp_path / "trust")]) == 0
     text = capsys.readouterr().out
-    assert "The search phase after half of the epochs" in text
+    assert "the search phase after half of the epochs" in text
     assert (tmp_path / "trust" / "trust.txt").read_text() == text
     lines = (tmp_path / "trust" / "trust.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["kind", "phases", "epochs", "epochs"]
