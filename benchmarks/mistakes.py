@@ -41,13 +41,13 @@ COMMANDS = {
     "search": ("search.__main__", "-m search"),
     "xvol-table": ("search.cli.table", "-m search.cli.table"),
     "xvol-plan": ("search.plan", "-m search.plan"),
-    "xvol-export": ("search.export", "-m search.export"),
+    "xvol-export": ("search.cli.export", "-m search.cli.export"),
     "xvol-check": ("search.check", "-m search.check"),
     "xvol-sites": ("xvol.cli", "-m xvol.cli"),
 }
 # what a stage loads before it forks; a line of an early stage must not load what a later one has
 STAGES: dict[str, tuple[str, ...]] = {
-    "early": ("hydra", "search.app", "search.plan", "search.export", "search.cli.table", "hydra_plugins.xvol_sweeper"),
+    "early": ("hydra", "search.app", "search.plan", "search.cli.export", "search.cli.table", "hydra_plugins.xvol_sweeper"),
     "table": ("pandas", "scipy.stats", "statsmodels.api", "search.report.table", "search.report.pivot"),
     "late": ("optuna", "torch", "xvol", "timm", "search.planning", "search.study.sweeper"),
 }

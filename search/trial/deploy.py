@@ -1,73 +1,38 @@
-"""`xvol-export runs/<study>/final/0003-s1000 --out model.onnx`: a trial's network as one file, fused to deploy or as trained."""
+"""A trial's network as one file: rebuilt from its config, with its weights, fused to deploy or as trained, and compared."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import sys
+import importlib.util
 import warnings
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor, nn
+from torch.fx.experimental import _config
+from yaml import YAMLError
 
-    from search.config import Config
-    from search.ledger.result import TrialResult
+import xvol  # before timm: it mends a CPU torch, and has its own models registered
 
-__all__ = ["export_trial", "main"]
+# isort: split
+import timm
 
-EXAMPLES = """\
-examples:
-  xvol-export runs/digits/final/0003-s1000 --out model.onnx     for ONNX Runtime
-  xvol-export runs/digits/final/0003-s1000 --out model.pt2      for torch.export.load, no timm or xvol needed
-  xvol-export runs/digits/final/0003-s1000 --out model.pth      the state dict of the fused model, for xvol.fuse(model, size)
-  xvol-export runs/digits/final/0003-s1000 --out model.pth --form train     the state dict as trained, to go on training
+from search.config import Config, typed
+from search.data.config import channels, image_size
+from search.ledger.files import write_whole
+from search.ledger.result import RESULT_FILE, TrialResult, read_result
+from search.trial.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from search.trial.model import build
 
-The trial must have kept its weights (checkpoint=final, the default: final and single trials; checkpoint=always).
-Exit status: 0, or 2 where nothing was written.
-"""
-FORMATS = (".onnx", ".pt2", ".pth")
+__all__ = ["export_trial"]
+
 FORMS = ("deploy", "train")
 MOST_INLINE_BYTES = 1_900_000_000  # protobuf, which an ONNX file is, ends at 2 GiB, and the graph needs room too
-CONFIG = Path(".hydra") / "config.yaml"
 SHAPES_NETWORK = ("backbone", "placement", "branch", "data", "seed")
-
-
-def parser() -> argparse.ArgumentParser:
-    """Build the command line."""
-    command = argparse.ArgumentParser(
-        prog="xvol-export",
-        description="Rebuild a trial's network from its config, load its weights, fuse it, compare the logits, write it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("trial", help="folder of a trial, e.g. runs/digits/final/0003-s1000")
-    command.add_argument("--out", required=True, metavar="FILE", help=f"file to write: {', '.join(FORMATS)}")
-    command.add_argument(
-        "--form",
-        choices=FORMS,
-        default="deploy",
-        help="deploy (default): fused, one convolution and what depends on the input; train: as trained, with its norms",
-    )
-    command.add_argument(
-        "--fixed-size", action="store_true", help="fix height and width; the default leaves N, H and W free"
-    )
-    return command
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
-    options = parser().parse_args(arguments)
-    try:
-        print(export_trial(Path(options.trial), Path(options.out), form=options.form, fixed_size=options.fixed_size))
-    except (ValueError, OSError) as error:
-        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
-        print(f"xvol-export: {message}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def export_trial(folder: Path, out: Path, *, form: str = "deploy", fixed_size: bool = False) -> str:
@@ -81,24 +46,15 @@ def export_trial(folder: Path, out: Path, *, form: str = "deploy", fixed_size: b
         What was written and the largest errors, in words.
 
     Raises:
-        ValueError: `form` is another, `folder` is no trial or kept no weights, they are of another network, the suffix is unknown, a
+        ValueError: `form` is another, `folder` is no trial or kept no weights, they are of another network, a
             package is missing, or the network cannot be traced.
-        OSError: `out` cannot be written.
+        OSError: `folder` has no config, or `out` cannot be written.
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r} must be one of {', '.join(FORMS)}")
-    if out.suffix not in FORMATS:
-        raise ValueError(f"--out {out}: the suffix says the format, one of {', '.join(FORMATS)}")
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"--out {out}: the folder {out.parent} does not exist; make it first")
     config, result = _trial(folder)
     if out.suffix == ".onnx":
         _need_onnx()
-    import torch
-
-    import xvol
-    from search.trial.checkpoint import CHECKPOINT_FILE, load_checkpoint
-
     path = folder / CHECKPOINT_FILE
     if not path.is_file():
         raise ValueError(
@@ -120,18 +76,7 @@ def export_trial(folder: Path, out: Path, *, form: str = "deploy", fixed_size: b
 
 def _trial(folder: Path) -> tuple[Config, TrialResult | None]:
     """What of a trial's config shapes its network, and its result where it has one."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    from search.config import typed
-    from search.ledger.result import RESULT_FILE, read_result
-
-    path = folder / CONFIG
-    if not path.is_file():
-        known = sorted(str(found.parents[1]) for found in folder.glob(f"*/*/{CONFIG}") if "workers" not in found.parts)
-        hint = f"; below it are {', '.join(known[:4])}{', ...' if len(known) > 4 else ''}" if known else ""
-        raise ValueError(f"{folder} is no folder of a trial: {path} is missing{hint}")
+    path = folder / ".hydra" / "config.yaml"
     try:
         whole: Any = OmegaConf.load(path)
         if "backbone" not in whole:
@@ -157,10 +102,6 @@ def _rebuild(
     config: Config, state: dict[str, Tensor], result: TrialResult | None, folder: Path
 ) -> tuple[nn.Module, tuple[int, int, int]]:
     """The network in eval mode with its weights, and the (C, H, W) of its images."""
-    import xvol
-    from search.data.config import channels, image_size
-    from search.trial.model import build
-
     size = (channels(config.data), image_size(config.data), image_size(config.data))
     model, architecture = build(config, size[0], _classes(config, state, folder), size[1])
     if result is not None and result.arch_hash not in (None, architecture.hash):
@@ -177,9 +118,6 @@ def _rebuild(
 
 def _classes(config: Config, state: dict[str, Tensor], folder: Path) -> int:
     """Number of classes: the rows of the last layer, so that no data have to be loaded."""
-    import xvol  # noqa: F401, I001  # before timm: it mends a CPU torch, and it registers its own models
-    import timm
-
     pretrained = timm.get_pretrained_cfg(config.backbone.name)
     last = getattr(pretrained, "classifier", None)
     name = last if isinstance(last, str) else (last or ("fc",))[0]
@@ -190,10 +128,6 @@ def _classes(config: Config, state: dict[str, Tensor], folder: Path) -> int:
 
 def _write(network: nn.Module, images: Tensor, out: Path, fixed_size: bool, form: str) -> str:
     """Write one file; return what is to be said of it."""
-    import torch
-
-    from search.ledger.files import write_whole
-
     if out.suffix == ".pth":
         state = {name: value.detach() for name, value in network.state_dict().items()}
         write_whole(out, lambda path: torch.save(state, path))
@@ -227,8 +161,6 @@ def _write(network: nn.Module, images: Tensor, out: Path, fixed_size: bool, form
 
 def _save_onnx(onnx: Any, network: nn.Module, out: Path) -> str:
     """Write one file, or two where the weights do not fit into one; return what is to be said of the second."""
-    from search.ledger.files import write_whole
-
     tensors = [*network.parameters(), *network.buffers()]
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= MOST_INLINE_BYTES:
         write_whole(out, lambda path: onnx.save(str(path)))
@@ -241,8 +173,6 @@ def _save_onnx(onnx: Any, network: nn.Module, out: Path) -> str:
 
 def _sizes_of_one_allowed() -> contextlib.AbstractContextManager[Any]:
     """As torch.onnx does: else a deep map that is 1x1 for the traced image has to stay 1x1, and larger images fail."""
-    from torch.fx.experimental import _config
-
     patch: Any = _config.patch  # type: ignore[attr-defined]
     return patch(backed_size_oblivious=True) if hasattr(_config, "backed_size_oblivious") else contextlib.nullcontext()
 
@@ -258,21 +188,13 @@ def _checked_in_onnxruntime(out: Path, images: Tensor, expected: Tensor, form: s
 
 
 def _need_onnx() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"--out *.onnx needs {' and '.join(missing)}: pip install 'xvol[onnx]'")
 
 
 def _other_torch(result: TrialResult | None) -> list[str]:
-    import torch
-
     trained = (result.provenance.get("versions") or {}).get("torch") if result else None
     if trained in (None, torch.__version__):
         return []
     return [f"note: trained with torch {trained}, exported with torch {torch.__version__}"]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

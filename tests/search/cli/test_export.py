@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 
 import xvol
 from search.channel import Channel, opened
+from search.cli.export import main
 from search.config import Config, typed
-from search.export import export_trial, main
 from search.ledger.result import read_result, write_result
+from search.trial.deploy import export_trial
 from search.trial.model import build
 from search.trial.run import run_trial
 
@@ -32,7 +33,7 @@ SETTINGS = {
 }
 LIGHT_HELP = """
 import sys
-from search.export import main
+from search.cli.export import main
 try:
     main(["--help"])
 except SystemExit:
@@ -162,7 +163,7 @@ def test_weights_too_large_for_one_onnx_file(
     """The limit is lowered: 2 GiB of weights would take minutes."""
     import onnxruntime
 
-    monkeypatch.setattr("search.export.MOST_INLINE_BYTES", 1000)
+    monkeypatch.setattr("search.trial.deploy.MOST_INLINE_BYTES", 1000)
     out = tmp_path / "model.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
