@@ -47,7 +47,14 @@ COMMANDS = {
 }
 # what a stage loads before it forks; a line of an early stage must not load what a later one has
 STAGES: dict[str, tuple[str, ...]] = {
-    "early": ("hydra", "search.app", "search.plan", "search.cli.export", "search.cli.table", "hydra_plugins.xvol_sweeper"),
+    "early": (
+        "hydra",
+        "search.app",
+        "search.plan",
+        "search.cli.export",
+        "search.cli.table",
+        "hydra_plugins.xvol_sweeper",
+    ),
     "table": ("pandas", "scipy.stats", "statsmodels.api", "search.report.table", "search.report.pivot"),
     "late": ("optuna", "torch", "xvol", "timm", "search.planning", "search.study.sweeper"),
 }
