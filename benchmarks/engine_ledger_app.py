@@ -25,7 +25,7 @@ def main(config: DictConfig) -> float:
         channel.should_prune()
         channel.standing()
         row = TrialResult(study=channel.study, trial=channel.number, phase=channel.phase, status="ok", seed=0)
-        row.fingerprint, row.val_top1 = fingerprint, value
+        row.fingerprint, row.metrics = fingerprint, {"val_top1": value}
         write_result(Path(HydraConfig.get().runtime.output_dir), row)
     write_trace(config, began, cpu)
     return value

@@ -102,4 +102,4 @@ def _write(study_dir: Path, name: str, number: int, fingerprint: str) -> None:
     folder = study_dir / "trials" / f"{number:04d}-s0"
     folder.mkdir(parents=True)
     row = TrialResult(study=name, trial=number, phase="search", status="ok", seed=0, fingerprint=fingerprint)
-    (folder / RESULT_FILE).write_text(json.dumps({"schema": 1, **asdict(row)}))
+    (folder / RESULT_FILE).write_text(json.dumps({"schema": 2, **asdict(row)}))

@@ -62,7 +62,7 @@ def _row(path: Path) -> dict[str, Any]:
 def _losses(found: Audit, done: Sequence[FrozenTrial], results: dict[str, dict[str, Any]], folder: Path) -> None:
     for trial in done:
         row = results.get(trial.user_attrs["run_dir"])
-        if row is None or row["status"] != "ok" or row["val_top1"] != trial.values[0]:
+        if row is None or row["status"] != "ok" or row["metrics"].get("val_top1") != trial.values[0]:
             found.lost += 1
             found.remarks.append(f"{trial.user_attrs['run_dir']}: the study has {trial.values}, the ledger {row}")
         elif (folder / trial.user_attrs["run_dir"] / "history.csv").read_text().count("\n") != row["epochs"] + 1:

@@ -73,7 +73,7 @@ def _rows(folder: Path, seed: int) -> list[Row]:
 def _finished(folder: Path) -> Iterator[TrialResult]:
     for path in sorted(folder.glob("trials/*/result.json")):
         result = read_result(path)
-        if result.status == "ok" and result.val_top1 is not None:
+        if result.status == "ok" and result.metrics.get("val_top1") is not None:
             yield result
 
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from search.data.config import DataConfig
+from search.ledger.metric import chosen_by
 from search.ledger.tracker import TrackerConfig
 from search.recipe import MeasureConfig, TrainConfig
 from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig, digest
@@ -45,7 +46,7 @@ class Config:
     device: str = "auto"
     threads: int = 1
     checkpoint: str = "final"
-    objectives: list[str] = field(default_factory=lambda: ["val_top1"])
+    objectives: list[str] = field(default_factory=lambda: [chosen_by()])
 
 
 def typed(config: Any) -> Config:

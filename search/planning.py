@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.config import Config, typed
+from search.ledger.metric import SCORE_PREFIX, metrics_of
 from search.ledger.paths import NO_TRIALS_INSIDE
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
-from search.recipe import CHEAP_COSTS, SCORE_PREFIX
+from search.recipe import CHEAP_COSTS
 from search.space.architecture import PlacementConfig
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ __all__ = [
 CPU = "cpu"
 STEPS = 8  # that are timed, after the first, which warms up
 MOST_SECONDS = 10.0  # of timing a network, one warm and one timed step at the least
-METRICS = ("test_top1", "val_top1")  # whose noise is looked for: the first one that any two earlier runs have
 
 
 def network_facts(composed: Any) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def costs_of(config: Config, names: Iterable[str]) -> dict[str, float]:
     """
     import torch
 
-    from search.trial.admission import measure_before_training, value_of
+    from search.trial.admission import measure_before_training
     from search.trial.model import build
 
     torch.set_num_threads(config.threads)
@@ -107,7 +107,7 @@ def costs_of(config: Config, names: Iterable[str]) -> dict[str, float]:
     result = TrialResult(study="", trial=0, phase="final", status="ok", seed=config.seed)
     wanted = list(names)
     measure_before_training(result, model, config, data, torch.device(CPU), wanted, judged=False)
-    found = {name: value_of(result, name) for name in wanted}
+    found = {name: result.value(name) for name in wanted}
     return {
         name: math.nan if value is None and name.startswith(SCORE_PREFIX) else value for name, value in found.items()
     }
@@ -226,10 +226,10 @@ def noise_of(runs: Sequence[TrialResult], baseline: str | None) -> Noise | None:
         runs: of one recipe.
         baseline: architecture hash of the baseline.
     """
-    for metric in METRICS:
+    for metric in (column.column for column in metrics_of()[0].columns):  # of test data first
         values: dict[str | None, dict[int, float]] = defaultdict(dict)
         for run in runs:
-            value = getattr(run, metric)
+            value = run.value(metric)
             if value is not None:
                 values[run.arch_hash].setdefault(run.seed, value)
         base = values.get(baseline, {})

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from search.allowed import check_choice, check_number
+from search.ledger.metric import SCORE_PREFIX, chosen_by, metrics_of
 from xvol.suggest import meant
 
 __all__ = [
@@ -14,10 +15,7 @@ __all__ = [
     "CHECKPOINTS",
     "COSTS",
     "KNOWN_COSTS",
-    "OBJECTIVES",
     "SCHEDULES",
-    "SCORE_PREFIX",
-    "SENSES",
     "ZERO_COST",
     "MeasureConfig",
     "TrainConfig",
@@ -26,27 +24,13 @@ __all__ = [
     "check_once",
     "check_scores",
     "sense_of",
+    "senses",
 ]
 
 SCHEDULES = ("onecycle", "cosine", "constant")
 CHECKPOINTS = ("never", "final", "always")
 ZERO_COST = ("synflow", "naswot", "jacob_cov", "grad_norm", "snip", "zen")
-SCORE_PREFIX = "zero_cost."  # `zero_cost.synflow` names a score where metrics are named
 MAXIMIZE, MINIMIZE = "maximize", "minimize"
-# what a study may optimise and which way is better, beside zero_cost.NAME: never anything of the test split
-SENSES = {
-    "val_top1": MAXIMIZE,
-    "val_loss": MINIMIZE,
-    "params": MINIMIZE,
-    "params_fused": MINIMIZE,
-    "macs": MINIMIZE,
-    "macs_fused": MINIMIZE,
-    "latency_ms": MINIMIZE,
-    "latency_fused_ms": MINIMIZE,
-    "train_memory_mb": MINIMIZE,
-    "train_seconds": MINIMIZE,
-}
-OBJECTIVES = tuple(SENSES)
 KNOWN_COSTS = ("params", "params_fused", "macs", "macs_fused")  # of every network, before it is trained
 CHEAP_COSTS = ("latency_ms", "latency_fused_ms", "train_memory_mb")  # measured before training on request
 COSTS = (*KNOWN_COSTS, *CHEAP_COSTS, *(f"{SCORE_PREFIX}{name}" for name in ZERO_COST))
@@ -155,9 +139,16 @@ def check_costs(names: Iterable[str]) -> None:
             )
 
 
+def senses() -> dict[str, str]:
+    """What a study may optimise and which way is better, beside `zero_cost.NAME`: never anything of the test split."""
+    scores = {metric.on("val").column: metric.higher_is_better for metric in metrics_of() if "val" in metric.splits}
+    costs = dict.fromkeys((*KNOWN_COSTS, *CHEAP_COSTS, "train_seconds"), MINIMIZE)
+    return {name: MAXIMIZE if higher else MINIMIZE for name, higher in scores.items()} | costs
+
+
 def sense_of(name: str) -> str:
     """Which way an objective is better: "maximize" or "minimize". The papers of the zero-cost scores maximise them."""
-    return SENSES.get(name, MAXIMIZE)
+    return senses().get(name, MAXIMIZE)
 
 
 def check_objectives(names: list[str], scores: Iterable[str] = ()) -> None:
@@ -166,6 +157,7 @@ def check_objectives(names: list[str], scores: Iterable[str] = ()) -> None:
     Args:
         scores: the zero-cost scores that are measured, `measure.zero_cost`.
     """
+    allowed = senses()
     for name in names:
         if name.startswith("test_"):
             raise ValueError(
@@ -176,11 +168,11 @@ def check_objectives(names: list[str], scores: Iterable[str] = ()) -> None:
             check_scores([score], f"objectives: {name}")
             if score not in scores:
                 raise ValueError(f"objectives: {name} is not measured; add it, e.g. measure.zero_cost=[{score}]")
-        elif name not in OBJECTIVES:
+        elif name not in allowed:
             raise ValueError(
-                f"objectives: unknown metric {name!r}; allowed are {', '.join(OBJECTIVES)}, and {SCORE_PREFIX}NAME for "
-                f"each NAME in measure.zero_cost{meant(name, OBJECTIVES)}"
+                f"objectives: unknown metric {name!r}; allowed are {', '.join(allowed)}, and {SCORE_PREFIX}NAME for "
+                f"each NAME in measure.zero_cost{meant(name, allowed)}"
             )
     check_once(names, "objectives")
     if not names:
-        raise ValueError("objectives: give at least one, e.g. objectives=[val_top1]")
+        raise ValueError(f"objectives: give at least one, e.g. objectives=[{chosen_by()}]")

@@ -97,7 +97,7 @@ class Index:
             result = self.result(run)
             if result is None or (result.status, result.fingerprint) != ("ok", fingerprint):
                 continue
-            if result.test_top1 is not None or not needs_test:
+            if result.has_test_scores or not needs_test:
                 return path
         return None
 

@@ -24,11 +24,14 @@ __all__ = [
     "LATENCIES",
     "NOT_ALONE",
     "NOT_ALONE_MEANS",
+    "SCORE_PREFIX",
     "SPLITS",
     "TASK_METRICS",
     "Metric",
     "MetricColumn",
+    "chosen_by",
     "column_named",
+    "columns_on",
     "metric_columns",
     "metric_named",
     "metrics_of",
@@ -39,6 +42,7 @@ CLASSIFY = "classify"
 SPLITS = MappingProxyType(
     {"test": "test images", "val": "validation images"}
 )  # in words, what is read by the last phase first
+SCORE_PREFIX = "zero_cost."  # `zero_cost.synflow` names a score of the untrained network where metrics are named
 LATENCIES = ("latency_ms", "latency_fused_ms")
 NOT_ALONE = "?"
 """Stands behind a latency that was not measured in an exclusive slot."""
@@ -228,6 +232,16 @@ def metrics_of(task: str | None = CLASSIFY) -> tuple[Metric, ...]:
         if metric.name in {other.name for other in known[:position]} | {"images"}:
             raise ValueError(f"metric {metric.name!r} is declared already: choose another name")
     return tuple(metric for metric in known if task in (None, metric.task))
+
+
+def columns_on(split: str, task: str = CLASSIFY) -> tuple[str, ...]:
+    """The columns of a task's metrics on one split."""
+    return tuple(metric.on(split).column for metric in metrics_of(task) if split in metric.splits)
+
+
+def chosen_by(task: str = CLASSIFY) -> str:
+    """The column that studies of a task choose by where nobody names another: its first metric, on validation data."""
+    return metrics_of(task)[0].on("val").column
 
 
 @cache

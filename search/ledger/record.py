@@ -7,18 +7,18 @@ import csv
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from search.ledger.files import is_temporary
+from search.ledger.metric import columns_on
 from search.ledger.paths import phase_folder
 from search.ledger.provenance import provenance
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result, write_result
 
 __all__ = [
-    "HISTORY_COLUMNS",
     "HISTORY_FILE",
     "Record",
     "close_abandoned",
@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 HISTORY_FILE = "history.csv"
-HISTORY_COLUMNS = ("epoch", "train_loss", "val_loss", "val_top1", "lr", "seconds")
 _SEED = re.compile(r"-s(-?\d+)")
 
 
@@ -45,9 +44,10 @@ class Record:
     Args:
         folder: folder of the trial; created where it does not exist.
         result: the row, with what is known at the start.
+        columns: of the metrics that are read after each epoch; by default those of classification.
     """
 
-    def __init__(self, folder: Path, result: TrialResult) -> None:
+    def __init__(self, folder: Path, result: TrialResult, columns: Iterable[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.result = result
@@ -55,14 +55,15 @@ class Record:
         result.started_at = now()
         result.provenance = dict(provenance())
         _forget_duplicate(folder)
-        history = folder / HISTORY_FILE
-        with history.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(HISTORY_COLUMNS)
+        scores = sorted(columns_on("val") if columns is None else columns)
+        self._columns = ("epoch", "train_loss", *scores, "lr", "seconds")
+        with (folder / HISTORY_FILE).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(self._columns)
 
     def epoch(self, values: Mapping[str, Any]) -> None:
         """Append one epoch to `history.csv`; the file is whole after each call."""
         with (self.folder / HISTORY_FILE).open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([_short(values.get(column)) for column in HISTORY_COLUMNS])
+            csv.writer(file).writerow([_short(values.get(column)) for column in self._columns])
             file.flush()
             os.fsync(file.fileno())
         self.result.epochs = int(values["epoch"])
@@ -93,13 +94,13 @@ def read_history(folder: Path) -> list[dict[str, str]]:
         return []
     whole = text[: text.rfind("\n") + 1]  # what follows the last line's end was not written to its end
     rows = list(csv.reader(line for line in whole.splitlines() if "\0" not in line))
-    if not rows or tuple(rows[0]) != HISTORY_COLUMNS:
+    if not rows or rows[0][:1] != ["epoch"]:
         return []
     epochs: list[dict[str, str]] = []
     for row in rows[1:]:
-        if len(row) != len(HISTORY_COLUMNS) or row[0] != str(len(epochs) + 1):
+        if len(row) != len(rows[0]) or row[0] != str(len(epochs) + 1):
             break
-        epochs.append(dict(zip(HISTORY_COLUMNS, row, strict=True)))
+        epochs.append(dict(zip(rows[0], row, strict=True)))
     return epochs
 
 

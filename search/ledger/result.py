@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from search.ledger.files import write_atomic
+from search.ledger.metric import SCORE_PREFIX
 from search.ledger.versions import refuse_newer
 
 __all__ = ["CHECKSUM", "RESULT_FILE", "Phase", "Status", "TrialResult", "has_checksum", "read_result", "write_result"]
 
 RESULT_FILE = "result.json"
-SCHEMA = 1
+SCHEMA = 2
+OF_SCHEMA_1 = ("val_top1", "val_loss", "test_top1", "test_loss", "chance_top1")  # its metrics had fields of their own
 CHECKSUM = "checksum"
 _MEND = "xvol-check says what can be done"
 
@@ -60,11 +62,10 @@ class TrialResult:
         latency_exclusive: measured while no other worker of this machine (or accelerator) was at work, and nothing else
             took the processor away; None where it is not known, as in results older than this column.
         fuse_error: largest absolute difference of a logit between the trained and the fused form.
-        val_top1, test_top1: percent of images, 0 to 100, of the last epoch. test_top1 only in phase "final".
-        val_loss, test_loss: cross-entropy in nats.
-        classes: number of classes. chance_top1: percent of the validation images that are of the class most frequent in
-            training, which a network that learned nothing reaches. val_images, test_images: images behind val_top1 and
-            test_top1.
+        metrics: what the last epoch came to, by column: `<split>_<name>` of each of the task's metrics, see
+            `search.ledger.metric`, those of test only in phase "final"; and `chance_<name>`, what a network that learned
+            nothing reaches on the validation images. None where the value is not finite.
+        classes: number of classes. val_images, test_images: images behind the metrics of these splits.
         train_loss_first, train_loss: mean loss over the first and the last finished epoch, in nats.
         dose: how much the added branches give beside the convolution, at the end of training: the geometric mean of
             `doses`, which holds by site what `xvol.doses` says of the first batch of validation images. None, and in
@@ -110,12 +111,8 @@ class TrialResult:
     latency_exclusive: bool | None = None
     latency_batch: int | None = None
     fuse_error: float | None = None
-    val_top1: float | None = None
-    val_loss: float | None = None
-    test_top1: float | None = None
-    test_loss: float | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
     classes: int | None = None
-    chance_top1: float | None = None
     val_images: int | None = None
     test_images: int | None = None
     train_loss_first: float | None = None
@@ -136,11 +133,22 @@ class TrialResult:
     overrides: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def value(self, name: str) -> Any:
+        """The value of a column by its name, `zero_cost.NAME` for a score; None where it was not reached or measured."""
+        if name.startswith(SCORE_PREFIX):
+            return self.zero_cost.get(name.removeprefix(SCORE_PREFIX))
+        return self.metrics.get(name, getattr(self, name, None))
+
+    @property
+    def has_test_scores(self) -> bool:
+        """Whether its network was read on the test data."""
+        return any(name.startswith("test_") and value is not None for name, value in self.metrics.items())
+
 
 def write_result(folder: Path, result: TrialResult) -> Path:
     """Write `folder/result.json` atomically, with a checksum of its content, and return its path."""
     row = {"schema": SCHEMA, **asdict(result)}
-    for values in (row, row["zero_cost"], row["doses"]):
+    for values in (row, row["metrics"], row["zero_cost"], row["doses"]):
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
                 values[name] = None  # JSON has no NaN; `status` and `reason` say what happened
@@ -187,8 +195,14 @@ def _row_of(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a readable result ({error}); {_MEND}") from None
     schema = row.get("schema") if isinstance(row, dict) else type(row).__name__
     refuse_newer(path, "schema", schema, SCHEMA)
-    if not isinstance(row, dict) or schema != SCHEMA:
-        raise ValueError(f"{path}: expected a result of schema {SCHEMA}, found {schema}")
+    if not isinstance(row, dict) or schema not in (1, SCHEMA):
+        raise ValueError(f"{path}: expected a result of schema 1 or {SCHEMA}, found {schema}")
     if CHECKSUM in row and row[CHECKSUM] != checksum_of(row):
         raise ValueError(f"{path}: edited or damaged after it was written (its checksum does not fit); {_MEND}")
-    return row
+    return _lifted(row) if schema == 1 else row
+
+
+def _lifted(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of schema 1 as one of schema 2."""
+    kept = {name: value for name, value in row.items() if name not in OF_SCHEMA_1}
+    return kept | {"metrics": {name: row[name] for name in OF_SCHEMA_1 if row.get(name) is not None}}

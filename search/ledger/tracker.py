@@ -103,6 +103,7 @@ class Tracker:
             row = asdict(result)
             row.pop("provenance")
             row.pop("overrides")
+            row |= row.pop("metrics")
             run.summary.update(masked_tree({name: value for name, value in row.items() if value is not None}))
             run.finish(exit_code=0 if result.status in ("ok", "pruned") else 1)
 

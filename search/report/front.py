@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from search.ledger.metric import LATENCIES
+from search.ledger.metric import LATENCIES, metric_columns
 from search.ledger.objectives_file import read_objectives
 from search.report.arms import Arm, declared_by, list_arms
 from search.report.table import Cell, Column, Row, Table
@@ -17,7 +17,6 @@ from search.report.values import arm_values
 from search.report.words import joined, one_line, scaled, significant
 from search.stats.front import on_front
 
-TEST_TWIN = {"val_top1": "test_top1", "val_loss": "test_loss"}  # what stands for an objective in the final phase
 COUNTS = ("params", "params_fused", "macs", "macs_fused")
 
 
@@ -61,7 +60,9 @@ def front_of(arms: Sequence[Arm], frame: pd.DataFrame, phase: str) -> Front | No
     senses = {} if path is None else read_objectives(Path(str(path)))
     if len(senses) < 2 or not arms:
         return None
-    twins = TEST_TWIN if phase == "final" else {}
+    known = metric_columns()  # in the final phase what was read on test stands for an objective read on validation data
+    split = "test" if phase == "final" else "val"
+    twins = {f"val_{column.name}": column.column for column in known.values() if column.split == split}
     higher = {twins.get(name, name): sense == "maximize" for name, sense in senses.items()}
     columns = [values_of(arms, name) for name in higher]
     points = np.array(columns, dtype=float).T

@@ -26,6 +26,7 @@ from search.design.kinds import Cell
 from search.design.options import DesignOptions, cell_at
 from search.ledger.design_file import LOOKS_FILE
 from search.ledger.files import write_atomic
+from search.ledger.metric import chosen_by
 from search.study.queue import Desk
 from search.study.spec import Plan
 from search.study.trials import BASELINE, CELL, FOLDER, INTERRUPTED, LOOKED_AT, OVERRIDES, RETRY_OF
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from search.stats.sequential import LookPlan
 
 __all__ = [
-    "METRIC",
     "Standing",
     "Step",
     "cells_to_read",
@@ -48,8 +48,6 @@ __all__ = [
     "standing",
 ]
 
-METRIC = "val_top1"  # no look reads test
-OLD_METRIC = "test_top1"  # of looks before November 2026
 ATTRIBUTE = "looks"  # of the study
 
 
@@ -108,7 +106,7 @@ def claim_looks(
             "alpha": options.alpha,
             "spending": options.spending,
             "margin": options.margin,
-            "metric": METRIC,
+            "metric": chosen_by(),  # no look reads test
             "first_seed": options.first_seed,
             "max_retries": max_retries,
             "cells": sorted(cell.name for cell in cells),
@@ -125,7 +123,9 @@ def claim_looks(
             f"{study_dir} was begun without looks, and hydra.sweeper.design.looks={list(options.looks)} cannot be chosen "
             f"after results may have been seen: the error rate would not hold. {_anew(desk)}"
         )
-    if theirs is not None and mine is not None and theirs.get("metric") == OLD_METRIC:
+    if (
+        theirs is not None and mine is not None and str(theirs.get("metric")).startswith("test_")
+    ):  # before November 2026
         raise ValueError(
             f"{study_dir} was begun by an earlier version, whose looks read the test images; looks read validation images now, so "
             f"it cannot go on. Its trials and tables stay as they are, and xvol-table reads them. {_anew(desk)}"
@@ -166,24 +166,25 @@ def standing(desk: Desk, study_dir: Path, plan: LookPlan, cells: Sequence[Cell],
     """Look: hold the rows against the baseline by what the ledger holds.
 
     Raises:
-        ValueError: the application keeps no ledger, or none with `METRIC`.
+        ValueError: the application keeps no ledger, or none with the metric.
     """
     from search.report.interim import judged_arms, look_values
     from search.report.reading.load import load_study
     from search.stats.sequential import sequential_verdicts
 
+    metric = chosen_by()
     trials = desk.trials()  # before the ledger is read: what has ended here has its result there
     try:
         frame = load_study(study_dir)
     except ValueError as error:
-        raise ValueError(f"hydra.sweeper.design.looks compares rows by {METRIC} in the ledger, but {error}") from None
-    arms = judged_arms(frame, METRIC)
+        raise ValueError(f"hydra.sweeper.design.looks compares rows by {metric} in the ledger, but {error}") from None
+    arms = judged_arms(frame, metric)
     if not arms:
         raise ValueError(
-            f"hydra.sweeper.design.looks compares rows by {METRIC}, which no finished trial in {study_dir} has; leave looks "
+            f"hydra.sweeper.design.looks compares rows by {metric}, which no finished trial in {study_dir} has; leave looks "
             "out for this application"
         )
-    values, baseline = look_values(arms, METRIC)
+    values, baseline = look_values(arms, metric)
     ended = _ended(trials)
     last = first_seed + plan.looks[-1] + spare_seeds(plan.looks)
     named = {cell_at(cell, seed): cell.name for cell in cells for seed in range(first_seed, last)}

@@ -16,15 +16,16 @@ import xvol
 from search.channel import Channel
 from search.config import Config
 from search.data.load import Data
+from search.ledger.metric import SCORE_PREFIX
 from search.ledger.result import Phase, TrialResult
-from search.recipe import CHEAP_COSTS, KNOWN_COSTS, SCORE_PREFIX, check_costs
+from search.recipe import CHEAP_COSTS, KNOWN_COSTS, check_costs
 from search.slot import idle
 from search.space.architecture import digest
 from search.trial.measure import latency
 from search.trial.memory import train_memory_mb
 from search.trial.zero_cost import score_batch, scores
 
-__all__ = ["LATENCIES", "admitted", "fingerprint_of", "measure_before_training", "score_untrained", "value_of"]
+__all__ = ["LATENCIES", "admitted", "fingerprint_of", "measure_before_training", "score_untrained"]
 
 log = logging.getLogger("xvol")
 LATENCIES = ("latency_ms", "latency_fused_ms")
@@ -132,13 +133,6 @@ def admitted(channel: Channel, result: TrialResult) -> str | None:
     assert result.fingerprint is not None
     facts: dict[str, Any] = {"arch_hash": result.arch_hash, "arm": result.arm}
     for name in (*KNOWN_COSTS, *channel.costs):
-        value = value_of(result, name)
+        value = result.value(name)
         facts[name] = math.nan if value is None and name.startswith(SCORE_PREFIX) else value  # measured, not finite
     return channel.admit(result.fingerprint, facts)
-
-
-def value_of(result: TrialResult, name: str) -> Any:
-    """The value of a metric by its name, `zero_cost.NAME` for a score; None where it was not measured."""
-    if name.startswith(SCORE_PREFIX):
-        return result.zero_cost.get(name.removeprefix(SCORE_PREFIX))
-    return getattr(result, name)

@@ -68,7 +68,7 @@ def read_on_test(
     copy_figures(earlier, history, folder, record, channel)
     test = Batches(data.test, data, config.data, training=False, device=device)
     score = evaluate(network.to(device), test, config.train.amp)
-    record.result.test_top1, record.result.test_loss = score.top1, score.loss
+    record.result.metrics |= {"test_top1": score.top1, "test_loss": score.loss}
     record.result.test_images = len(data.test.labels)
     return True
 

@@ -13,11 +13,10 @@ from typing import Any
 from search.channel import Channel
 from search.config import Config
 from search.ledger.files import write_whole
+from search.ledger.metric import SCORE_PREFIX, columns_on
 from search.ledger.paths import run_in_words
 from search.ledger.record import Record, read_history
 from search.ledger.result import TrialResult, read_result
-from search.recipe import SCORE_PREFIX
-from search.trial.admission import value_of
 from search.trial.checkpoint import CHECKPOINT_FILE, is_kept
 from search.trial.content import changes, on_record
 
@@ -108,12 +107,11 @@ def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, confi
     if earlier.fingerprint != result.fingerprint:
         differs = changes(on_record(earlier), on_record(result))
         raise ValueError("; ".join(differs) or f"its fingerprint is {earlier.fingerprint}, not {result.fingerprint}")
-    if result.phase == "final" and (earlier.test_top1 is None or earlier.test_loss is None):
-        raise ValueError("it has no test scores")
-    needed = [
-        name for name in config.objectives if not name.startswith(SCORE_PREFIX) and value_of(result, name) is None
+    needed = [  # scores of the untrained network cost little: they are taken afresh
+        name for name in config.objectives if not name.startswith(SCORE_PREFIX) and result.value(name) is None
     ]
-    missing = [name for name in needed if value_of(earlier, name) is None]  # scores cost little: they are taken afresh
+    scores = columns_on("val") + (columns_on("test") if result.phase == "final" else ())
+    missing = [name for name in dict.fromkeys((*needed, *scores)) if earlier.value(name) is None]
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
     if keep and not (folder / CHECKPOINT_FILE).is_file():

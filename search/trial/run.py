@@ -23,6 +23,7 @@ from search.data.batches import Batches
 from search.data.load import Data, load_data
 from search.ledger.disk import is_disk_full
 from search.ledger.files import write_atomic
+from search.ledger.metric import columns_on
 from search.ledger.paths import run_in_words
 from search.ledger.record import Record
 from search.ledger.result import TrialResult
@@ -36,7 +37,6 @@ from search.trial.admission import (
     fingerprint_of,
     measure_before_training,
     score_untrained,
-    value_of,
 )
 from search.trial.average import check_average
 from search.trial.check import check_values
@@ -54,7 +54,6 @@ __all__ = ["run_trial"]
 
 log = logging.getLogger("xvol")
 ERROR_FILE = "error.txt"
-BY_EPOCH = ("val_top1", "val_loss")  # objectives that grow with the epochs; the others are known from the start
 _NO_MEMORY = re.compile("out of memory|can't allocate memory", re.I)  # accelerators; torch's CPU allocator
 
 
@@ -169,7 +168,7 @@ def _state(result: TrialResult, architecture: Architecture, data: Data, channel:
     result.branches = sorted({name for _, block in architecture.blocks for name in dict(block)["branches"]})
     result.data_source = data.source
     result.classes, result.val_images = len(data.classes), len(data.val.labels)
-    result.chance_top1 = chance_top1(data.train.labels, data.val.labels)
+    result.metrics["chance_top1"] = chance_top1(data.train.labels, data.val.labels)
     channel.note("arm", architecture.label)
     channel.note("arch_hash", architecture.hash)
 
@@ -198,7 +197,8 @@ def _train_and_measure(
     if data.test is not None:
         test = Batches(data.test, data, config.data, training=False, device=device)
         score = evaluate(network, test, config.train.amp)
-        result.test_top1, result.test_loss, result.test_images = score.top1, score.loss, len(data.test.labels)
+        result.metrics |= {"test_top1": score.top1, "test_loss": score.loss}
+        result.test_images = len(data.test.labels)
     if device.type == "cuda":
         result.peak_memory_mb = torch.cuda.max_memory_allocated(device) / 2**20
     if result.sites:
@@ -266,17 +266,19 @@ def _take_down(config: Config, epoch: Epoch, record: Record, tracker: Tracker, c
     result = record.result
     record.epoch(vars(epoch))
     tracker.log(vars(epoch), step=epoch.epoch)
-    result.val_top1, result.val_loss, result.train_loss = epoch.val_top1, epoch.val_loss, epoch.train_loss
+    scores = {name: getattr(epoch, name) for name in columns_on("val")}
+    result.metrics |= scores
+    result.train_loss = epoch.train_loss
     if result.train_loss_first is None:
         result.train_loss_first = epoch.train_loss
     result.train_seconds = (result.train_seconds or 0.0) + epoch.seconds
-    if config.objectives[0] in BY_EPOCH:
-        channel.report(epoch.epoch, getattr(epoch, config.objectives[0]))
+    if config.objectives[0] in scores:
+        channel.report(epoch.epoch, scores[config.objectives[0]])
 
 
 def _obey_pruner(config: Config, epoch: Epoch, channel: Channel) -> None:
     objective = config.objectives[0]
-    if objective not in BY_EPOCH or epoch.epoch == config.train.epochs:
+    if objective not in columns_on("val") or epoch.epoch == config.train.epochs:
         return  # known from the start, or at the end: there is nothing to save by stopping
     if channel.should_prune():
         value = getattr(epoch, objective)
@@ -286,7 +288,7 @@ def _obey_pruner(config: Config, epoch: Epoch, channel: Channel) -> None:
 def _objectives(config: Config, result: TrialResult) -> float | tuple[float, ...]:
     values = []
     for name in config.objectives:
-        value = value_of(result, name)
+        value = result.value(name)
         if value is None:
             hint = "the score is not finite for this network" if "." in name else "is measure.latency_repeats 0?"
             raise ValueError(f"objectives: {name} was not measured; {hint}")
@@ -332,10 +334,11 @@ def _progress(epoch: Epoch, epochs: int, channel: Channel) -> str:
 
 def _summary(result: TrialResult) -> str:
     """The line that ends a trial."""
-    test = "" if result.test_top1 is None else f", test {result.test_top1:.2f}%"
+    top1 = result.metrics
+    test = f", test {top1['test_top1']:.2f}%" if "test_top1" in top1 else ""
     dose = "" if result.dose is None else f", dose {result.dose:.2g}"
     speed = "" if result.latency_ms is None else f", {result.latency_ms:.2f} ms (fused {result.latency_fused_ms:.2f})"
     return (
-        f"val {result.val_top1:.2f}%{test}, {result.params} params, {(result.macs or 0) / 1e6:.2f} M MACs{speed}{dose}, "
+        f"val {top1['val_top1']:.2f}%{test}, {result.params} params, {(result.macs or 0) / 1e6:.2f} M MACs{speed}{dose}, "
         f"fused logits differ by {result.fuse_error:.1e}"
     )

@@ -42,7 +42,7 @@ def job(composed: Any, tmp_path: Path) -> Iterator[Any]:
 def test_the_task_runs_one_trial_in_its_folder(job: Any, tmp_path: Path) -> None:
     value = application(job("placement=stage3"))
     result = read_result(tmp_path / "result.json")
-    assert (result.status, result.val_top1, result.study) == ("ok", value, "single")
+    assert (result.status, result.metrics.get("val_top1"), result.study) == ("ok", value, "single")
     assert result.overrides[-1] == "placement=stage3"
     written = OmegaConf.load(tmp_path / ".hydra" / "config.yaml")
     assert written.placement.policy == "stage3"

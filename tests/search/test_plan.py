@@ -133,7 +133,7 @@ def write(root: Path, number: int, arch: str, seed: int, test: float | None, **v
     given: dict[str, Any] = {"status": "ok", "recipe_hash": "r", "provenance": {"device": "cpu"}, **values}
     times = {"started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T00:00:30+00:00"}
     result = TrialResult(
-        study="earlier", trial=number, phase="final", seed=seed, arch_hash=arch, test_top1=test, epochs=4,
+        study="earlier", trial=number, phase="final", seed=seed, arch_hash=arch, metrics={"test_top1": test}, epochs=4,
         epochs_planned=4, **times, **given,
     )  # fmt: skip
     write_result(folder, result)

@@ -32,7 +32,16 @@ log = logging.getLogger(__name__)
 CACHE_FILE = ".table_cache"
 CACHE_FROM = 500  # trials; fewer are read in a quarter of a second, and need no file
 MAGIC = b"xvol-table-cache"
-MADE_BY = ("cache.py", "scan.py", "columns.py", "rows.py", "load.py", "../../ledger/result.py", "../../ledger/paths.py")
+MADE_BY = (
+    "cache.py",
+    "scan.py",
+    "columns.py",
+    "rows.py",
+    "load.py",
+    "../../ledger/result.py",
+    "../../ledger/metric.py",
+    "../../ledger/paths.py",
+)
 
 Key = tuple[int, ...]
 

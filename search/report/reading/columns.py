@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["COLUMNS", "SCORE"]
+from search.ledger.metric import SCORE_PREFIX, TASK_METRICS
+
+__all__ = ["COLUMNS", "is_extra"]
+
+OURS = [metric for metrics in TASK_METRICS.values() for metric in metrics]
 
 COLUMNS: dict[str, str] = {
     "study": "string",
@@ -35,12 +39,9 @@ COLUMNS: dict[str, str] = {
     "latency_exclusive": "boolean",  # measured in an exclusive slot; NA in results that are older than this column
     "latency_batch": "Int64",
     "fuse_error": "Float64",  # largest absolute difference of a logit
-    "val_top1": "Float64",  # percent, 0 to 100
-    "val_loss": "Float64",  # nats
-    "test_top1": "Float64",  # percent, 0 to 100; phase final only
-    "test_loss": "Float64",  # nats; phase final only
+    **{metric.on(split).column: "Float64" for split in ("val", "test") for metric in OURS if split in metric.splits},
     "classes": "Int64",
-    "chance_top1": "Float64",  # percent, 0 to 100
+    **{metric.chance: "Float64" for metric in OURS if metric.has_chance},  # percent, 0 to 100
     "val_images": "Int64",
     "test_images": "Int64",
     "train_loss_first": "Float64",  # nats
@@ -61,6 +62,10 @@ COLUMNS: dict[str, str] = {
 }
 """Name and pandas dtype of each column of `load_study`; what they mean is said in `TrialResult`.
 
-A study that scored untrained networks has a Float64 column `zero_cost.<name>` for each score after these."""
+After these stand Float64 columns of what some studies have: `zero_cost.<name>`, where untrained networks were scored, and the
+metrics of installed packages."""
 
-SCORE = "zero_cost."
+
+def is_extra(name: str) -> bool:
+    """Whether a column beside `COLUMNS` is one of a score or of another's metric."""
+    return name.startswith((SCORE_PREFIX, "val_", "test_", "chance_")) and name not in COLUMNS

@@ -12,7 +12,7 @@ import pandas as pd
 
 from search.ledger.result import RESULT_FILE
 from search.report.reading.cache import CACHE_FROM, Cache, file_key, read_cache, settled, write_cache
-from search.report.reading.columns import COLUMNS, SCORE
+from search.report.reading.columns import COLUMNS, is_extra
 from search.report.reading.rows import PHASES, result_row, unfinished_row
 from search.report.reading.scan import scan
 from search.report.reading.trials_file import read_trials_file
@@ -118,9 +118,9 @@ def read_trials(root: str, unreadable: list[str], known: Cache, save: bool) -> p
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Put rows into typed columns; a value a row lacks is NA."""
     for row in rows:
-        own = [name for name in row if name.startswith(SCORE)]
+        own = [name for name in row if is_extra(name)]
         row["scores"] = json.dumps(own) if own else None
-    scores = sorted({name for row in rows for name in row if name.startswith(SCORE)})
+    scores = sorted({name for row in rows for name in row if is_extra(name)})
     columns = COLUMNS | OWN_COLUMNS | dict.fromkeys(scores, "Float64")
     return pd.DataFrame(
         {name: pd.array([row.get(name) for row in rows], dtype=dtype) for name, dtype in columns.items()}  # type: ignore[call-overload]

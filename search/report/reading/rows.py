@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from search.ledger.metric import SCORE_PREFIX
 from search.ledger.paths import trial_subdir
 from search.ledger.result import RESULT_FILE, Phase, read_result
-from search.report.reading.columns import COLUMNS, SCORE
+from search.report.reading.columns import COLUMNS
 
 __all__ = ["PHASES", "result_row", "unfinished_row"]
 
@@ -42,10 +43,11 @@ def result_row(root: str, place: str, provenances: dict[str, str]) -> dict[str, 
     if not isinstance(provenance, dict):
         raise ValueError(f"{path}: provenance is {provenance!r}, expected an object")
     del row["doses"]  # by site; the frame has their mean
-    scores = row.pop("zero_cost")
-    if not isinstance(scores, dict) or not all(fits(value, "Float64") for value in scores.values()):
-        raise ValueError(f"{path}: zero_cost is {scores!r}, expected numbers by name")
-    row |= {f"{SCORE}{name}": value for name, value in scores.items()}
+    for group, prefix in (("metrics", ""), ("zero_cost", SCORE_PREFIX)):
+        scores = row.pop(group)
+        if not isinstance(scores, dict) or not all(fits(value, "Float64") for value in scores.values()):
+            raise ValueError(f"{path}: {group} is {scores!r}, expected numbers by name")
+        row |= {f"{prefix}{name}": value for name, value in scores.items()}
     seen = repr(provenance)
     if seen not in provenances:
         provenances[seen] = json.dumps(provenance, sort_keys=True)
@@ -55,7 +57,7 @@ def result_row(root: str, place: str, provenances: dict[str, str]) -> dict[str, 
         if row[name] not in allowed:
             raise ValueError(f"{path}: {name} is {row[name]!r}, expected one of {', '.join(allowed)}")
     for name, dtype in COLUMNS.items():
-        value = row[name]
+        value = row.get(name)
         if value is None:
             if name in REQUIRED:
                 raise ValueError(f"{path}: {name} is None, expected a value of type {dtype}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from search.report.reading.columns import COLUMNS, SCORE
+from search.report.reading.columns import COLUMNS, is_extra
 
 __all__ = ["read_trials_file", "shared_trials"]
 
@@ -36,7 +36,7 @@ def read_trials_file(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
         else:
-            scores = {name: "Float64" for name in pd.read_csv(path, nrows=0).columns if name.startswith(SCORE)}
+            scores = {name: "Float64" for name in pd.read_csv(path, nrows=0).columns if is_extra(name)}
             types: Any = COLUMNS | scores
             frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])  # an arm may be called NA
     except (OSError, ValueError) as error:
@@ -54,6 +54,6 @@ def read_trials_file(path: Path) -> pd.DataFrame:
         if name not in frame.columns:
             frame[name] = pd.array([pd.NA] * len(frame), dtype=dtype)  # type: ignore[call-overload]
     frame = frame.astype(COLUMNS)
-    frame = frame[[*COLUMNS, *(name for name in frame.columns if name.startswith(SCORE))]]
+    frame = frame[[*COLUMNS, *(name for name in frame.columns if is_extra(name))]]
     frame.attrs = {"path": str(path.parent), "unreadable": []}
     return frame

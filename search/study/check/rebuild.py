@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from yaml import YAMLError
 
 from search.ledger.design_file import LOOKS_FILE, read_design
+from search.ledger.metric import chosen_by
 from search.ledger.paths import trial_subdir
 from search.ledger.record import seed_of
 from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result
@@ -49,7 +50,7 @@ class Recipe:
 
     directions: tuple[str, ...]
     space: Space
-    objectives: tuple[str, ...] = ("val_top1",)
+    objectives: tuple[str, ...]
     seeds_per_trial: int = 1
     seed_key: str = "seed"
     sampled: bool = True
@@ -70,7 +71,7 @@ def read_recipe(root: Path) -> Recipe:
         return Recipe(
             directions=(direction,) if isinstance(direction, str) else tuple(direction),
             space=parse_space(overrides, sweeper.get("params") or {}),
-            objectives=tuple(config.get("objectives") or ("val_top1",)),
+            objectives=tuple(config.get("objectives") or [chosen_by()]),
             seeds_per_trial=int(sweeper.get("seeds_per_trial") or 1),
             seed_key=str(sweeper["final"]["seed_key"]),
             sampled=not sampler.endswith(("GridSampler", "BruteForceSampler")),
@@ -253,10 +254,7 @@ def _values(results: Sequence[TrialResult], objectives: Sequence[str]) -> list[f
     """The mean over the runs of each objective; None where one is not on record."""
     means: list[float] = []
     for name in objectives:
-        column: list[Any] = [
-            result.zero_cost.get(name.removeprefix("zero_cost.")) if "." in name else getattr(result, name, None)
-            for result in results
-        ]
+        column: list[Any] = [result.value(name) for result in results]
         if not column or any(value is None for value in column):
             return None
         means.append(statistics.fmean(column))

@@ -47,7 +47,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_a_result_is_found_in_any_study_by_its_fingerprint(tmp_path: Path) -> None:
     one = add(tmp_path, "one/trials/0003-s0", "aaa")
-    other = add(tmp_path, "other/final/0000-s1000", "bbb", phase="final", test_top1=50.0)
+    other = add(tmp_path, "other/final/0000-s1000", "bbb", phase="final", metrics={"test_top1": 50.0})
     alone = add(tmp_path, "single/2026-11-22_10-00-00", "ccc", phase="single")
     index = Index(tmp_path)
     assert [index.find(name, needs_test=False) for name in ("aaa", "bbb", "ccc", "ddd")] == [one, other, alone, None]
@@ -59,7 +59,7 @@ def test_a_result_is_found_in_any_study_by_its_fingerprint(tmp_path: Path) -> No
 def test_a_result_without_test_scores_never_stands_for_a_final_trial(tmp_path: Path) -> None:
     add(tmp_path, "one/trials/0000-s0", "aaa")
     assert Index(tmp_path).find("aaa", needs_test=True) is None
-    final = add(tmp_path, "two/final/0000-s0", "aaa", phase="final", test_top1=50.0)
+    final = add(tmp_path, "two/final/0000-s0", "aaa", phase="final", metrics={"test_top1": 50.0})
     assert Index(tmp_path).find("aaa", needs_test=True) == final
 
 

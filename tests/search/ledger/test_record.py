@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from search.ledger.record import HISTORY_COLUMNS, HISTORY_FILE, Record, close_abandoned, now, read_history, supersede
+from search.ledger.record import HISTORY_FILE, Record, close_abandoned, now, read_history, supersede
 from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_result
 
 ROW = {"epoch": 1, "train_loss": 2.345678912, "val_loss": 1.5, "val_top1": 50.0, "lr": 1e-7, "seconds": 0.25}
@@ -24,7 +24,7 @@ def history(folder: Path) -> list[list[str]]:
 
 def test_the_history_is_whole_after_each_epoch(tmp_path: Path) -> None:
     record = Record(tmp_path / "new" / "folder", unfinished())
-    assert history(record.folder) == [list(HISTORY_COLUMNS)]
+    assert history(record.folder) == [["epoch", "train_loss", "val_loss", "val_top1", "lr", "seconds"]]
     for epoch in (1, 2):
         record.epoch({**ROW, "epoch": epoch})
         assert history(record.folder)[epoch:] == [[str(epoch), "2.34568", "1.5", "50", "1e-07", "0.25"]]

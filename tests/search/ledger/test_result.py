@@ -35,7 +35,7 @@ def _strategy(hint: Any) -> st.SearchStrategy[Any]:
 
 
 RESULTS = st.builds(TrialResult, **{name: _strategy(hint) for name, hint in get_type_hints(TrialResult).items()})
-SMALL = TrialResult(study="demo", trial=3, phase="search", status="ok", seed=1, val_top1=91.25)
+SMALL = TrialResult(study="demo", trial=3, phase="search", status="ok", seed=1, metrics={"val_top1": 91.25})
 
 
 @given(RESULTS)
@@ -47,14 +47,16 @@ def test_what_is_written_is_read(tmp_path: Path, result: TrialResult) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_none_becomes_null(tmp_path: Path, value: float) -> None:
-    given = replace(SMALL, val_loss=value, fuse_error=value, zero_cost={"zen": value, "snip": 2.5})
+    given = replace(
+        SMALL, metrics={"val_loss": value, "val_top1": 91.25}, fuse_error=value, zero_cost={"zen": value, "snip": 2.5}
+    )
     path = write_result(tmp_path, given)
     assert read_result(path).zero_cost == {"zen": None, "snip": 2.5}
     assert set(given.zero_cost) == {"zen", "snip"}
     assert given.zero_cost["zen"] is not None  # what was handed in is not changed
-    assert json.loads(path.read_text(encoding="ascii"))["val_loss"] is None
-    assert (read_result(path).val_loss, read_result(path).fuse_error) == (None, None)
-    assert read_result(path).val_top1 == 91.25
+    assert json.loads(path.read_text(encoding="ascii"))["metrics"]["val_loss"] is None
+    assert (read_result(path).metrics["val_loss"], read_result(path).fuse_error) == (None, None)
+    assert read_result(path).metrics.get("val_top1") == 91.25
 
 
 def test_a_column_of_a_later_version_is_left_out_and_a_missing_one_has_its_default(tmp_path: Path) -> None:
@@ -77,6 +79,8 @@ def test_a_column_of_a_later_version_is_left_out_and_a_missing_one_has_its_defau
         b"{}",
         b'{"schema": 99, "study": "demo"}',
         b'{"schema": 1, "study": "demo"}',
+        b'{"schema": 2, "study": "demo"}',
+        b'{"schema": 0, "study": "demo"}',
         b"\xff\xfe\x00",
         b"<html>",
     ],
@@ -108,6 +112,7 @@ def test_a_file_that_is_not_there_is_refused_by_its_name(tmp_path: Path) -> None
 def test_a_result_of_the_first_release_is_read(tmp_path: Path) -> None:
     path = write_result(tmp_path, SMALL)
     row = json.loads(path.read_text())
+    row |= {"schema": 1} | row.pop("metrics")
     for column in ("fingerprint", "reused_from", "attempt", "resumed_from", "train_memory_mb", "zero_cost", "checksum"):
         del row[column]
     path.write_text(json.dumps(row))
@@ -145,6 +150,33 @@ def test_a_later_schema_is_told_from_damage(tmp_path: Path) -> None:
     path = tmp_path / RESULT_FILE
     path.write_text('{"schema": 7}')
     with pytest.raises(
-        NewerVersion, match=r"newer version of xvol \(schema 7; this version reads schema 1\); update xvol"
+        NewerVersion, match=r"newer version of xvol \(schema 7; this version reads schema 2\); update xvol"
     ):
+        read_result(path)
+
+
+def test_a_column_has_its_value_by_name() -> None:
+    result = replace(SMALL, params=12, zero_cost={"zen": 1.5})
+    names = ("val_top1", "params", "zero_cost.zen", "zero_cost.snip", "val_loss", "val_images")
+    assert [result.value(name) for name in names] == [91.25, 12, 1.5, None, None, None]
+    assert not result.has_test_scores
+    assert replace(SMALL, metrics={"test_loss": 0.5}).has_test_scores
+
+
+def test_a_result_of_schema_1_is_lifted(tmp_path: Path) -> None:
+    path = write_result(tmp_path, SMALL)
+    row = json.loads(path.read_text())
+    del row["metrics"], row["checksum"]
+    old = row | {
+        "schema": 1,
+        "val_top1": 91.25,
+        "val_loss": None,
+        "test_top1": None,
+        "test_loss": None,
+        "chance_top1": 10.0,
+    }
+    path.write_text(json.dumps(old | {"checksum": checksum_of(old)}))
+    assert read_result(path).metrics == {"val_top1": 91.25, "chance_top1": 10.0}
+    path.write_text(json.dumps(old | {"checksum": checksum_of(old), "val_top1": 92.0}))
+    with pytest.raises(ValueError, match="checksum does not fit"):
         read_result(path)

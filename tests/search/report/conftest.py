@@ -23,6 +23,7 @@ FACTS: dict[str, Any] = {
     "epochs_planned": 4,
     "provenance": {"commit": "0123456789ab", "python": "3.11.7", "versions": {"torch": "2.13.0", "timm": "1.0.31"}},
 }
+SCORES, COUNTS = ("val_", "test_", "chance_"), ("val_images", "test_images")
 HASHES = {"plain": "a" * 10, "stage3": "b" * 10, "stage4": "c" * 10, "stage3+4": "d" * 10}
 
 
@@ -44,6 +45,7 @@ def add(study: Path) -> Add:
         folder = study / {"search": "trials", "final": "final", "single": "single"}[phase] / f"{number:04d}-s{seed}"
         folder.mkdir(parents=True)
         arch = HASHES.get(arm, f"{crc32(arm.encode()):010x}") if arm is not None else None
+        scores = {name: values.pop(name) for name in [*values] if name.startswith(SCORES) and name not in COUNTS}
         row = {
             "study": "demo",
             "trial": number,
@@ -55,6 +57,7 @@ def add(study: Path) -> Add:
             "seed": seed,
             **FACTS,
             **values,
+            "metrics": scores,
         }
         return write_result(folder, TrialResult(**row)).parent
 
@@ -63,5 +66,7 @@ def add(study: Path) -> Add:
 
 def rewrite(path: Path, **values: Any) -> None:
     """Change values of a result in place, as if it had been written so."""
+    scores = {name: values.pop(name) for name in [*values] if name.startswith(SCORES) and name not in COUNTS}
     row = json.loads(path.read_text()) | values
+    row["metrics"] |= scores
     path.write_text(json.dumps(row | {CHECKSUM: checksum_of(row)}, indent=1) + "\n")

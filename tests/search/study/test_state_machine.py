@@ -248,7 +248,7 @@ class Life(RuleBasedStateMachine):
         assert hand.trial is not None
         value = float(hand.reads[2:])
         result = TrialResult(
-            study="s", trial=hand.trial.number, phase="search", status=status, seed=0, val_top1=value,
+            study="s", trial=hand.trial.number, phase="search", status=status, seed=0, metrics={"val_top1": value},
             fingerprint=hand.reads, reused_from=source,
         )  # fmt: skip
         path = write_result(self.folder / hand.trial.user_attrs[FOLDER], result)

@@ -14,7 +14,7 @@ from search.config import Config, typed
 from search.data.load import Data, load_data
 from search.ledger.result import TrialResult
 from search.trial import admission
-from search.trial.admission import admitted, fingerprint_of, measure_before_training, score_untrained, value_of
+from search.trial.admission import admitted, fingerprint_of, measure_before_training, score_untrained
 from search.trial.measure import Latency, measure
 from search.trial.model import build
 
@@ -95,15 +95,6 @@ def test_a_score_that_is_not_finite_is_on_record_as_none_and_told_as_no_number(
     monkeypatch.setattr(Channel, "admit", lambda self, _, facts: told.append(facts["zero_cost.zen"]))
     assert admitted(Channel(costs=("zero_cost.zen",)), result) is None
     assert told[0] != told[0]
-
-
-def test_a_metric_has_its_value_by_name() -> None:
-    result = row()
-    result.params, result.zero_cost = 12, {"zen": 1.5}
-    assert [value_of(result, name) for name in ("params", "zero_cost.zen", "zero_cost.snip", "val_loss")] == [
-        *(12, 1.5),
-        *(None, None),
-    ]
 
 
 def shared(times: list[bool]) -> Any:

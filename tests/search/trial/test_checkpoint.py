@@ -45,7 +45,7 @@ def test_the_weights_are_those_that_were_evaluated(small: Small, tmp_path: Path)
     model.load_state_dict(load_checkpoint(tmp_path / CHECKPOINT_FILE))
     score = evaluate(model, Batches(data.val, data, config.data, training=False))
     assert score.top1 == value
-    assert score.loss == pytest.approx(read_result(tmp_path / "result.json").val_loss)
+    assert score.loss == pytest.approx(read_result(tmp_path / "result.json").metrics.get("val_loss"))
 
 
 def test_keeping_weights_makes_no_other_recipe(small: Small) -> None:

@@ -30,7 +30,7 @@ def run(small: Small, folder: Path, *overrides: str, **facts: Any) -> TrialResul
 def looked(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "s" / "trials" / "0000-s0"
     result = run(small, folder, phase="search", keeps_weights=True)
-    assert (result.test_top1, result.test_loss) == (None, None)
+    assert not result.has_test_scores
     return folder
 
 
@@ -60,8 +60,7 @@ def test_the_test_score_is_that_of_the_network_that_was_looked_at(
     source = study / "trials" / "0000-s0"
     assert (source / "checkpoint.pt").is_file()  # though checkpoint=never: until the test data are read
     result = run(small, study / "final" / "0000-s0", phase="final", trained_in=str(source))
-    assert (result.test_top1, result.test_loss) == (trained_anew.test_top1, trained_anew.test_loss)
-    assert (result.val_top1, result.epochs) == (trained_anew.val_top1, 1)
+    assert (result.metrics, result.epochs) == (trained_anew.metrics, 1)
     assert result.reused_from == "s/trials/0000-s0"
     assert result.fingerprint == trained_anew.fingerprint
     assert not list(study.rglob("checkpoint.pt"))  # read, and checkpoint=never
@@ -90,7 +89,7 @@ def test_a_network_that_cannot_be_read_is_trained_again(
     with caplog.at_level("WARNING", logger="xvol"):
         result = run(small, study / "final" / "0000-s0", phase="final", trained_in=str(source))
     assert "cannot be read on test" in caplog.text
-    assert (result.test_top1, result.reused_from) == (trained_anew.test_top1, None)
+    assert (result.metrics["test_top1"], result.reused_from) == (trained_anew.metrics["test_top1"], None)
 
 
 @pytest.mark.usefixtures("untrained")
@@ -102,6 +101,6 @@ def test_a_cell_that_failed_at_the_looks_is_shown_as_failed(small: Small, study:
     with pytest.raises(LostAtLook):
         run(small, folder, phase="final", trained_in=str(source))
     written = read_result(folder / "result.json")
-    assert (written.status, written.test_top1) == ("failed", None)
+    assert (written.status, written.has_test_scores) == ("failed", False)
     assert written.reason is not None
     assert "not trained at the looks: failed (diverged)" in written.reason

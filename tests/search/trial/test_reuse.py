@@ -84,13 +84,13 @@ def test_a_known_result_is_taken_over(
     )
     value = run(small(*OVERRIDES, "tracker.mode=offline"), folder, channel)
     earlier, result = result_of(runs / source), result_of(folder)
-    assert value == earlier.val_top1
+    assert value == earlier.metrics.get("val_top1")
     assert (result.status, result.reused_from, result.study, result.trial) == ("ok", source, "new", 0)
     assert (result.is_baseline, result.attempt, result.resumed_from) == (True, 2, None)
     assert result.run_dir == folder.relative_to(study).as_posix()
     same = asdict(earlier).keys() - OWN
     assert {name: asdict(result)[name] for name in same} == {name: asdict(earlier)[name] for name in same}
-    assert (result.test_top1 is not None) == (phase == "final")
+    assert (result.metrics.get("test_top1") is not None) == (phase == "final")
     assert (folder / "history.csv").read_bytes() == (runs / source / "history.csv").read_bytes()
     assert (folder / "checkpoint.pt").exists() == (phase == "final")
     assert (result.wandb_id, (folder / "wandb").exists()) == (None, False)
@@ -121,7 +121,7 @@ def changed(runs: Path, tmp_path: Path, place: str, **values: Any) -> Path:
 UNFIT: dict[str, tuple[str, dict[str, Any], str]] = {
     "another run": ("trials/0003-s0", {"fingerprint": "0123456789"}, "its fingerprint is 0123456789"),
     "failed": ("trials/0003-s0", {"status": "failed"}, "its status is failed"),
-    "without the objective": ("trials/0003-s0", {"val_top1": None}, "it has no val_top1"),
+    "without the objective": ("trials/0003-s0", {"metrics": {"val_loss": 1.0}}, "it has no val_top1"),
     "epochs missing": ("trials/0003-s0", {"epochs": 3}, "its history holds 2 of 3 epochs"),
     "of a later version": ("trials/0003-s0", {"schema": 99}, "newer version"),
     "edited": ("trials/0003-s0", {"val_top1": 99.0, "checksum": "0123456789abcdef"}, "its checksum does not fit"),
@@ -169,13 +169,13 @@ def test_where_one_result_does_not_stand_the_next_is_tried(small: Small, runs: P
 
 def test_a_search_never_lends_its_result_to_a_final_trial(small: Small, runs: Path, tmp_path: Path) -> None:
     search = runs / "old/trials/0003-s0/result.json"
-    faked = changed(runs, tmp_path, "final/0001-s0", test_top1=None)
+    faked = changed(runs, tmp_path, "final/0001-s0", metrics={"val_top1": 50.0, "val_loss": 1.0})
     for number, source in enumerate((search, faked)):
         channel = Knowing(source, phase="final")
         run(small(*OVERRIDES), tmp_path / str(number), channel)
         result = result_of(tmp_path / str(number))
         assert result.reused_from is None
-        assert result.test_top1 is not None
+        assert result.metrics.get("test_top1") is not None
         assert channel.reports == [1, 2]
 
 
@@ -192,7 +192,7 @@ def test_a_score_that_the_earlier_trial_has_not_is_taken_afresh(small: Small, ru
     values = run(small(*OVERRIDES, *overrides), tmp_path / "new", Knowing(source, phase="search"))
     result, earlier = result_of(tmp_path / "new"), result_of(source.parent)
     assert result.reused_from is not None
-    assert values == (earlier.val_top1, result.zero_cost["snip"], result.train_memory_mb)
+    assert values == (earlier.metrics.get("val_top1"), result.zero_cost["snip"], result.train_memory_mb)
 
 
 def test_a_figure_of_another_machine_is_no_objective(small: Small, runs: Path, tmp_path: Path) -> None:

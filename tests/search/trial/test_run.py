@@ -63,7 +63,7 @@ def test_a_trial_writes_down_all_of_itself(small: Small, tmp_path: Path) -> None
     result = result_of(folder)
     assert (result.study, result.trial, result.phase, result.status) == ("demo", 7, "search", "ok")
     assert (result.reason, result.seed, result.run_dir) == (None, 3, "trials/0007-s3")
-    assert result.val_top1 == value
+    assert result.metrics.get("val_top1") == value
     assert (result.epochs, result.epochs_planned, result.latency_batch) == (2, 2, 4)
     assert result.arm == "stage3: conv+pssa"
     assert result.branches == ["conv", "pssa"]
@@ -72,14 +72,15 @@ def test_a_trial_writes_down_all_of_itself(small: Small, tmp_path: Path) -> None
     assert result.overrides == ["seed=3", "api_key=***"]
     assert "scikit-learn" in (result.data_source or "")
     assert (result.classes, result.val_images) == (10, 100)
-    assert 9 <= (result.chance_top1 or 0) <= 12
+    assert 9 <= (result.metrics.get("chance_top1") or 0) <= 12
     losses = [float(row["train_loss"]) for row in read_history(folder)]
     assert [result.train_loss_first, result.train_loss] == pytest.approx(losses, rel=1e-4)
     assert list(result.doses) == result.sites
     assert 0.1 < (result.dose or 0) < 10  # both halves of a block that starts as the paper's
+    assert result.metrics.keys() == {"val_top1", "val_loss", "chance_top1"}
     unmeasured = {name for name, item in asdict(result).items() if item is None}
     assert unmeasured == {
-        *("reason", "wandb_id", "test_top1", "test_loss", "test_images", "peak_memory_mb", "train_memory_mb"),
+        *("reason", "wandb_id", "test_images", "peak_memory_mb", "train_memory_mb"),
         *("reused_from", "resumed_from"),
     }
     assert (len(result.fingerprint or ""), result.attempt, result.zero_cost) == (21, 1, {})
@@ -89,7 +90,7 @@ def test_a_trial_writes_down_all_of_itself(small: Small, tmp_path: Path) -> None
     with (folder / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert float(rows[-1]["val_top1"]) == pytest.approx(result.val_top1)
+    assert float(rows[-1]["val_top1"]) == pytest.approx(result.metrics.get("val_top1"))
     assert [(step, round(value, 3)) for step, value in channel.reports] == [
         (step, round(float(row["val_top1"]), 3)) for step, row in enumerate(rows, start=1)
     ]
@@ -113,7 +114,7 @@ def test_only_the_final_re_evaluation_reads_test_images(
         run_trial(small(), tmp_path)
     result = result_of(tmp_path)
     assert asked == [phase == "final"]
-    assert (result.test_top1 is not None, result.test_loss is not None) == (phase == "final",) * 2
+    assert ({"test_top1", "test_loss"} <= result.metrics.keys(), result.has_test_scores) == (phase == "final",) * 2
     assert (result.phase, result.is_baseline, result.arm) == (phase, True, "plain")
 
 
@@ -145,7 +146,7 @@ def test_several_objectives_are_returned_in_their_order(small: Small, tmp_path: 
     with opened(channel):
         values = run_trial(small("objectives=[params_fused,val_loss]"), tmp_path)
     result = result_of(tmp_path)
-    assert values == (float(result.params_fused or 0), result.val_loss)
+    assert values == (float(result.params_fused or 0), result.metrics.get("val_loss"))
     assert channel.reports == []  # params are known from the start
 
 
@@ -210,7 +211,7 @@ def test_a_pruned_trial_keeps_what_it_had(small: Small, tmp_path: Path) -> None:
     result = result_of(tmp_path)
     assert (result.status, result.epochs, result.epochs_planned) == ("pruned", 1, 3)
     assert (result.reason or "").startswith("pruned after epoch 1 of 3")
-    assert result.val_top1 == channel.reports[0][1]
+    assert result.metrics.get("val_top1") == channel.reports[0][1]
     assert (result.params or 0) > 0
     assert (result.fuse_error, result.latency_ms) == (None, None)
     assert not (tmp_path / "error.txt").exists()
@@ -234,7 +235,7 @@ def test_a_trial_that_is_not_admitted_is_not_trained(
         run_trial(small("placement.policy=stage3"), tmp_path)
     result = result_of(tmp_path)
     assert (result.status, result.reason) == (status, str(refusal))
-    assert (result.arm, result.epochs, result.val_top1) == ("stage3: conv+pssa", 0, None)
+    assert (result.arm, result.epochs, result.metrics.get("val_top1")) == ("stage3: conv+pssa", 0, None)
     assert all((result.params, result.params_fused, result.macs, result.macs_fused, result.fingerprint))
     assert not (tmp_path / "error.txt").exists()
 
@@ -267,7 +268,11 @@ def test_asking_for_costs_changes_no_result(small: Small, tmp_path: Path) -> Non
     rows = [(tmp_path / name / "history.csv").read_text().splitlines() for name in ("plain", "asked")]
     assert [line.rpartition(",")[0] for line in rows[0]] == [line.rpartition(",")[0] for line in rows[1]]
     one, other = result_of(tmp_path / "plain"), result_of(tmp_path / "asked")
-    assert (one.val_loss, one.fingerprint, one.recipe_hash) == (other.val_loss, other.fingerprint, other.recipe_hash)
+    assert (one.metrics.get("val_loss"), one.fingerprint, one.recipe_hash) == (
+        other.metrics.get("val_loss"),
+        other.fingerprint,
+        other.recipe_hash,
+    )
 
 
 def test_a_cost_that_nobody_can_measure_is_refused_with_what_there_is(small: Small, tmp_path: Path) -> None:
@@ -281,7 +286,7 @@ def test_cheap_costs_can_be_objectives(small: Small, tmp_path: Path) -> None:
     names = "objectives=[val_loss,train_memory_mb,zero_cost.snip]"
     values = run_trial(small(names, "measure.zero_cost=[snip]"), tmp_path)
     result = result_of(tmp_path)
-    assert values == (result.val_loss, result.train_memory_mb, result.zero_cost["snip"])
+    assert values == (result.metrics.get("val_loss"), result.train_memory_mb, result.zero_cost["snip"])
 
 
 def test_nobody_is_pruned_after_the_last_epoch(small: Small, tmp_path: Path) -> None:
@@ -299,7 +304,7 @@ def test_an_interrupted_trial_keeps_its_finished_epochs(
         run_trial(small("train.epochs=2"), tmp_path)
     result = result_of(tmp_path)
     assert (result.status, result.epochs) == ("interrupted", 1)
-    assert result.val_top1 is not None
+    assert result.metrics.get("val_top1") is not None
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
 
 
@@ -319,7 +324,7 @@ def test_a_fused_form_that_is_another_network_fails_the_trial(small: Small, tmp_
         run_trial(small("placement.policy=all", "branch.gamma=1", "measure.fuse_tolerance=1e-12"), tmp_path)
     result = result_of(tmp_path)
     assert result.status == "failed"
-    assert result.val_top1 is not None  # what was reached before
+    assert result.metrics.get("val_top1") is not None  # what was reached before
 
 
 def test_secrets_reach_neither_the_ledger_nor_the_trace(
@@ -351,7 +356,7 @@ def test_the_ledger_is_the_same_with_and_without_a_tracker(small: Small, tmp_pat
         rows[mode] = asdict(result_of(tmp_path / mode))
     assert {key for key in rows["offline"] if rows["offline"][key] != rows["disabled"][key]} <= VARYING
     run = read_wandb(tmp_path / "offline")
-    offline = rows["offline"]
+    offline = rows["offline"] | rows["offline"]["metrics"]
     assert run.facts["id"] == offline["wandb_id"]
     assert (run.facts["group"], run.exit_code) == ("demo", 0)
     assert run.config["train"]["lr"] == 0.1

@@ -79,7 +79,7 @@ def test_changes_are_seen(filled: Path, add: Add, monkeypatch: pytest.MonkeyPatc
     assert load.load_study(filled)["test_top1"].tolist()[2] == 71.0
     assert places == ["final/0001-s0"]
     result = read_result(path)
-    result.test_top1 = 72.0
+    result.metrics["test_top1"] = 72.0
     write_result(path.parent, result)  # replaced by rename
     assert same(filled)["test_top1"].tolist()[2] == 72.0
     add("stage4", 0, test_top1=63.0, zero_cost={"snip": 2.0})  # a new trial, and a new column

@@ -31,7 +31,10 @@ def two(study: Path, add: Add, tmp_path: Path) -> tuple[Path, Path]:
             )
     other = study.parent / "other"
     shutil.copytree(study, other)
-    change(other, lambda row: row | {"study": "other", "seed": row["seed"] + 10, "test_top1": row["test_top1"] + 0.5})
+    change(
+        other,
+        lambda row: row | {"study": "other", "seed": row["seed"] + 10, "test_top1": row["metrics"]["test_top1"] + 0.5},
+    )
     return study, other
 
 

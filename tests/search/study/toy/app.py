@@ -23,7 +23,7 @@ def main(config: DictConfig) -> float | tuple[float, ...]:
     channel.note("arch_hash", f"x={config.x}")
     if channel.trained_in is not None:
         looked_at = Path(channel.trained_in, "result.json")
-        if not looked_at.exists() or (value := read_result(looked_at).val_top1) is None:
+        if not looked_at.exists() or (value := read_result(looked_at).metrics.get("val_top1")) is None:
             raise RuntimeError("not trained at the looks")
         write(config, value, reused_from=channel.trained_in)
         return value
@@ -31,8 +31,8 @@ def main(config: DictConfig) -> float | tuple[float, ...]:
         earlier = channel.admit(fingerprint(config), {"params": config.x})
         if earlier is not None:
             result = read_result(Path(earlier))
-            write(config, result.val_top1 or 0.0, reused_from=str(earlier))
-            return result.val_top1 or 0.0
+            write(config, result.metrics.get("val_top1") or 0.0, reused_from=str(earlier))
+            return result.metrics.get("val_top1") or 0.0
     with Path(config.trace).open("a") as trace:
         trace.write(f"{channel.phase} {channel.number} {config.x} {config.seed} {os.getpid()}\n")
     for _ in range(round(config.seconds / 0.02)):
@@ -84,7 +84,7 @@ def write(config: DictConfig, value: float, reused_from: str | None = None) -> N
         phase=channel.phase,
         status="ok",
         seed=config.seed,
-        val_top1=value,
+        metrics={"val_top1": value},
         fingerprint=fingerprint(config),
         reused_from=reused_from,
         overrides=list(HydraConfig.get().overrides.task),
@@ -93,7 +93,7 @@ def write(config: DictConfig, value: float, reused_from: str | None = None) -> N
     result.arm, result.arch_hash = f"x={config.x}", f"x={config.x}"
     result.is_baseline = channel.is_baseline
     if channel.phase == "final":
-        result.test_top1 = value
+        result.metrics["test_top1"] = value
         (output / ".hydra").mkdir(exist_ok=True)
         (output / ".hydra" / "config.yaml").write_text("checkpoint: final\n")
         with zipfile.ZipFile(output / "checkpoint.pt", "w") as weights:
