@@ -128,7 +128,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "not a readable result",
     ),
     "binary": (lambda folder: (folder / RESULT_FILE).write_bytes(bytes(range(256))), "not a readable result"),
-    "another schema": (_changed(schema=0), "expected a result of schema 1, found 0"),
+    "another schema": (_changed(schema=0), "expected a result of schema 1 or 2, found 0"),
     "another run": (_changed(fingerprint="0123456789"), "of another run"),
     "another trial": (_changed(trial=4), "that of toy, final trial 4"),
     "edited": (
@@ -188,7 +188,7 @@ def test_a_result_of_a_later_version_stops_the_command(ended: Toy) -> None:
     _changed(schema=9)(toy.study_dir() / "final" / "0000-s1000")
     done = toy.run(*ENDED)
     assert done.returncode != 0
-    assert "schema 9; this version reads schema 1" in done.stdout + done.stderr
+    assert "schema 9; this version reads schema 2" in done.stdout + done.stderr
     assert len(toy.trace) == traced
 
 
