@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A process has one torch thread; two of them on two cores are faster than one with two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all tree lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m search -m experiment=digits_demo
@@ -15,8 +15,15 @@ demo: $(VENV)/.installed
 	@echo "  upload them:    $(BIN)/wandb sync runs/digits_demo/wandb/offline-run-* runs/digits_demo/*/*/wandb/offline-run-*"
 	@echo "The table again:  $(BIN)/xvol-table runs/digits_demo"
 
+# What a change usually breaks, in minutes; the slow tests, and the full number of examples, are left to test-all.
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m "not slow and not network and not servers" --hypothesis-profile quick
+
+test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
+
+tree: $(VENV)/.installed-dev
+	$(BIN)/python docs/tree.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

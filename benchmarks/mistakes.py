@@ -42,7 +42,7 @@ COMMANDS = {
     "xvol-table": ("search.cli.table", "-m search.cli.table"),
     "xvol-plan": ("search.plan", "-m search.plan"),
     "xvol-export": ("search.cli.export", "-m search.cli.export"),
-    "xvol-check": ("search.check", "-m search.check"),
+    "xvol-check": ("search.cli.check", "-m search.cli.check"),
     "xvol-sites": ("xvol.cli", "-m xvol.cli"),
 }
 # what a stage loads before it forks; a line of an early stage must not load what a later one has

@@ -87,12 +87,7 @@ def _summary(rows: list[Row], survey: dict[str, Row]) -> str:
         "|---|---|---|",
         *_reasons(ran),
         "",
-        "## Each model",
-        "",
-        "| model | M params | image | sites (depthwise) | converted | forward | eval / train equal | fused error "
-        "| refused or failed |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(_line(row) for row in listed),
+        "Each model is a row of [results/timm_surgery.csv](results/timm_surgery.csv).",
     ]
     return "\n".join(lines)
 
@@ -137,17 +132,3 @@ def _reasons(rows: list[Row]) -> list[str]:
             convs[reason] += count
             models[reason] += 1
     return [f"| {reason} | {count} | {models[reason]} |" for reason, count in convs.most_common()]
-
-
-def _line(row: Row) -> str:
-    refused = _cell(row.get("refused") or {})
-    failed = "" if row["status"] in ("ok", "no sites") else str(row["status"]).replace("|", "/").replace("\n", " ")
-    sites = f"{row['sites']} ({row.get('depthwise', 0)})" if "sites" in row else ""
-    equal = " / ".join("yes" if row.get(key) else "no" for key in ("eval_equal", "train_equal"))
-    error = f"{row['fused_error_64']:.0e}" if "fused_error_64" in row else ""
-    ran = row.get("forward_ok", False)
-    params = f"{row['params'] / 1e6:.1f}" if row["params"] < 1 << 40 else ""
-    return (
-        f"| {row['model']} | {params} | {row.get('size', '')} | {sites} | {row.get('converted', '')} "
-        f"| {'yes' if ran else ''} | {equal if ran else ''} | {error} | {'; '.join(filter(None, (failed, refused)))} |"
-    )

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,4 @@ __all__ = ["load_study"]
 def __getattr__(name: str) -> Any:
     if name != "load_study":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from search.report.reading.load import load_study
-
-    return load_study
+    return resolve_name(f"search.report.reading.load:{name}")

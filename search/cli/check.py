@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search.study.check.folder import Finding
 
 __all__ = ["main"]
 
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.repair:
             refuse_running(root)
-            return _repaired(root, options.storage)
+            return _repaired(root, lambda: check_study(root, options.storage))
         found = check_study(root, options.storage)
     except (ValueError, OSError) as error:
         print(f"xvol-check: {error}", file=sys.stderr)
@@ -56,12 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
-def _repaired(root: Path, storage: str | None) -> int:
-    from search.study.check.study import check_study
-
+def _repaired(root: Path, check: Callable[[], list[Finding]]) -> int:
     mended = 0
     for _ in range(MAX_ROUNDS):
-        found = check_study(root, storage)
+        found = check()
         todo = [finding for finding in found if finding.repair is not None and not finding.note]
         if not todo:
             break
