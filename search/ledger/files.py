@@ -1,4 +1,4 @@
-"""The one atomic writer: a reader, or a crash, sees the old file or the whole new one, and what was written stays."""
+"""The one atomic writer, what a full disk looks like, and what to say of a file that a newer version wrote."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_temporary", "move", "write_atomic", "write_whole"]
-
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\..+|\..+\.[0-9a-f]{32}")  # the second as it was named before November 2026
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ROOM = 1 << 20  # bytes that must fit before it is worth going on
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}  # a file system that syncs no folders
 
 
@@ -60,3 +60,46 @@ def move(source: Path, target: Path) -> None:
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is one that a killed writer left."""
     return _TEMPORARY.fullmatch(name) is not None
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether `error`, or what it came from, says that a disk is full or a quota is used up."""
+    return any(isinstance(each, OSError) and each.errno in _FULL for each in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        yield each
+        each = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+
+
+def try_room(folder: Path) -> None:
+    """Write a file of a MiB to `folder`, and delete it.
+
+    Raises:
+        OSError: it does not fit, or the folder cannot be written to for another reason.
+    """
+    probe = folder / f".{uuid.uuid4().hex}.room"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(_ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+class NewerVersion(ValueError):
+    """A file is whole, but of a later version than this one reads; it must not be taken for damaged."""
+
+
+def refuse_newer(what: object, kind: str, found: Any, known: int) -> None:
+    """Raise NewerVersion where `found`, the number of its `kind` ("schema", "layout") in `what`, is above `known`."""
+    if isinstance(found, int) and not isinstance(found, bool) and found > known:
+        raise NewerVersion(
+            f"{what}: written by a newer version of xvol ({kind} {found}; this version reads {kind} {known}); "
+            "update xvol, or go on with the version that wrote it"
+        )

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from search.ledger.files import write_atomic
+from search.ledger.files import refuse_newer, write_atomic
 from search.ledger.metric import SCORE_PREFIX
-from search.ledger.versions import refuse_newer
 
 __all__ = ["CHECKSUM", "RESULT_FILE", "Phase", "Status", "TrialResult", "has_checksum", "read_result", "write_result"]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from search.ledger.design_file import DeclaredCell, DeclaredDesign, read_design
-from search.report.reading.settings import RECIPE_PARTS
+from search.ledger.study_files import DeclaredCell, DeclaredDesign, read_design
+from search.report.reading.pool import RECIPE_PARTS
 from xvol.suggest import nearest
 
 CONTROL = "control"  # factor of a cell that stands beside the design: a plain network of the same cost

@@ -15,8 +15,7 @@ from scipy import stats
 from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, list_arms
 from search.report.reading.load import load_study
-from search.report.reading.pool import recipe_folders
-from search.report.reading.settings import differing, flat, recipe_settings
+from search.report.reading.pool import differing, flat, recipe_folders, recipe_settings
 from search.report.table import Cell, Column, Row, Table, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, interval_decimals, joined, one_line, signed

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.metric import LATENCIES, metric_columns
-from search.ledger.objectives_file import read_objectives
+from search.ledger.study_files import read_objectives
 from search.report.arms import Arm, declared_by, list_arms
 from search.report.table import Cell, Column, Row, Table
 from search.report.values import arm_values

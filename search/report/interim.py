@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.ledger.design_file import LOOKS_FILE
 from search.ledger.metric import MetricColumn, metric_named
+from search.ledger.study_files import LOOKS_FILE
 from search.report.arms import Arm, comparable, declared_by, list_arms
 from search.report.notes import gate
 from search.report.reading.load import load_study

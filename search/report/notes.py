@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.ledger.changes import Change, read_changes
 from search.ledger.metric import NOT_ALONE_MEANS, Metric, MetricColumn, metrics_of
+from search.ledger.study_files import Change, read_changes
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
 from search.report.sources import odd_cells

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.ledger.design_file import LOOKS_FILE
 from search.ledger.metric import LATENCIES, MetricColumn, metric_columns, metric_named, metrics_of
+from search.ledger.study_files import LOOKS_FILE
 from search.report.arms import Arm, comparable, declared_by, find_arm, list_arms
 from search.stats.paired import ArmValues, PairedDifference, difference
 

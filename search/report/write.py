@@ -11,16 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from search.ledger.changes import CHANGES_FILE
-from search.ledger.design_file import DESIGN_FILE, LOOKS_FILE
 from search.ledger.files import write_atomic
-from search.ledger.objectives_file import OBJECTIVES_FILE
+from search.ledger.study_files import CHANGES_FILE, DESIGN_FILE, LOOKS_FILE, OBJECTIVES_FILE
 from search.report.ablation import AblationTable, ablation_table
 from search.report.front import front_table, fronts_data, fronts_of
 from search.report.interim import InterimTable, interim_table
 from search.report.pivot import PivotTable, pivot_table
 from search.report.reading.load import load_study
-from search.report.reading.trials_file import shared_trials
+from search.report.reading.rows import shared_trials
 from search.report.render import RENDERERS, to_latex, to_markdown
 from search.report.sources import all_sources, provenance_text, sources_title
 from search.report.spec import TableSpec

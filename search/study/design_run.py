@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial
 
 from search.design.kinds import Cell
 from search.design.options import Facts, design_of, first_seed_of, first_seeds, written_trials
-from search.ledger.design_file import write_design
 from search.ledger.secrets import mask
+from search.ledger.study_files import write_design
 from search.space.parameters import Space
 from search.study.command import refuse_equal_cells
 from search.study.interim import cells_to_read, claim_looks, is_looked_at, look_plan, next_step, standing

@@ -24,9 +24,9 @@ from optuna.trial import FrozenTrial
 
 from search.design.kinds import Cell
 from search.design.options import DesignOptions, cell_at
-from search.ledger.design_file import LOOKS_FILE
 from search.ledger.files import write_atomic
 from search.ledger.metric import chosen_by
+from search.ledger.study_files import LOOKS_FILE
 from search.study.queue import Desk
 from search.study.spec import Plan
 from search.study.trials import BASELINE, CELL, FOLDER, INTERRUPTED, LOOKED_AT, OVERRIDES, RETRY_OF

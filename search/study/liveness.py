@@ -31,9 +31,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from search.ledger.files import write_atomic
+from search.ledger.files import refuse_newer, write_atomic
 from search.ledger.paths import WORKERS
-from search.ledger.versions import refuse_newer
 from search.study.storage.locks import FileLock, is_held, study_lock
 
 if TYPE_CHECKING:

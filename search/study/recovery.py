@@ -15,9 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.ledger.files import move
 from search.ledger.paths import ASIDE
-from search.ledger.record import close_abandoned, read_history, seed_of
+from search.ledger.record import Asked, close_abandoned, read_history, run_fault, seed_of
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, write_result
-from search.ledger.soundness import Asked, run_fault
 from search.study.queue import Desk
 from search.study.spec import Plan
 from search.study.trials import BASELINE, FOLDER, FORGOTTEN, INTERRUPTED, REASON, RETRY_OF, RUNS, SKIPPED, TRIES

@@ -14,8 +14,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.ledger.files import write_atomic
-from search.ledger.objectives_file import OBJECTIVES_FILE
 from search.ledger.secrets import masked_tree
+from search.ledger.study_files import OBJECTIVES_FILE
 from search.space.parameters import Space
 from search.stats.front import on_front
 from search.study.options import FinalOptions

@@ -16,11 +16,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import TrialState
 
 from search.design.options import first_seed_of
-from search.ledger.changes import note_settings
 from search.ledger.files import write_atomic
-from search.ledger.objectives_file import write_objectives
 from search.ledger.paths import WORKERS
 from search.ledger.secrets import mask, mask_logs, masked_tree, note_variables
+from search.ledger.study_files import note_settings, write_objectives
 from search.space.parameters import Parameter, Space
 from search.study.command import MAX_CHECKS, check_objectives, refuse_dead_parameters, searched_seeds
 from search.study.design_run import DesignRun

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import Trial, TrialState
 
 from search.channel import Infeasible, InFlight, Pruned, Stopped, opened
-from search.ledger.disk import is_disk_full, try_room
+from search.ledger.files import is_disk_full, try_room
 from search.ledger.paths import free_subdir, trial_subdir
 from search.ledger.record import seed_of
 from search.ledger.secrets import mask, mask_logs, note_variables

@@ -13,7 +13,7 @@ from search.channel import Channel
 from search.config import Config
 from search.data.batches import Batches
 from search.data.load import Data
-from search.ledger.disk import is_disk_full
+from search.ledger.files import is_disk_full
 from search.ledger.record import Record, read_history
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
 from search.trial.checkpoint import CHECKPOINT_FILE, is_kept, load_checkpoint

@@ -21,8 +21,7 @@ from search.channel import Channel, Infeasible, InFlight, Pruned, Stopped, curre
 from search.config import Config, recipe_hash, typed
 from search.data.batches import Batches
 from search.data.load import Data, load_data
-from search.ledger.disk import is_disk_full
-from search.ledger.files import write_atomic
+from search.ledger.files import is_disk_full, write_atomic
 from search.ledger.metric import columns_on
 from search.ledger.paths import run_in_words
 from search.ledger.record import Record

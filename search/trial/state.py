@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from search.ledger.files import move, write_whole
+from search.ledger.files import NewerVersion, move, refuse_newer, write_whole
 from search.ledger.paths import STATE_FILE
-from search.ledger.versions import NewerVersion, refuse_newer
 from search.trial.content import changes
 from search.trial.train import Trainer
 

@@ -16,17 +16,83 @@ import logging
 import os
 import time
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from search.ledger.files import write_atomic
-from search.report.reading.scan import SETTLE_NS, Folder
+from search.ledger.paths import NO_TRIALS_INSIDE
+from search.ledger.result import RESULT_FILE
 
-__all__ = ["CACHE_FILE", "CACHE_FROM", "Cache", "file_key", "read_cache", "settled", "write_cache"]
+SETTLE_NS = 2_000_000_000  # what changed later than this before it was read may change again under the same time stamp
+
+
+class Folder(NamedTuple):
+    """One folder below a study.
+
+    Attributes:
+        place: path relative to the study's folder, "" for itself.
+        changed: when its list of names last changed, nanoseconds: (mtime, ctime); (0, 0) where that may not be trusted.
+        inside: names of the folders in it that may hold trials, sorted.
+        finished: it holds a result.
+        started: Hydra began a run in it.
+    """
+
+    place: str
+    changed: tuple[int, int]
+    inside: tuple[str, ...]
+    finished: bool
+    started: bool
+
+
+def scan(root: str, known: Mapping[str, Folder], unreadable: list[str]) -> list[Folder]:
+    """List `root` and every folder below it that may hold trials, parents first, names in order.
+
+    Args:
+        root: folder of the study.
+        known: what an earlier call returned, by place.
+        unreadable: folders that cannot be listed are named here.
+    """
+    found = []
+    waiting = [""]
+    while waiting:
+        place = waiting.pop()
+        path = os.path.join(root, place) if place else root
+        try:
+            status = os.stat(path)
+            changed = (status.st_mtime_ns, status.st_ctime_ns)
+            folder = known.get(place)
+            if folder is None or folder.changed != changed:
+                folder = listed(path, place, changed)
+        except OSError as error:
+            unreadable.append(f"{error.filename}: {error.strerror}")
+            continue
+        found.append(folder)
+        waiting += [f"{place}/{name}" if place else name for name in reversed(folder.inside)]
+    return found
+
+
+def listed(path: str, place: str, changed: tuple[int, int]) -> Folder:
+    """Read the names in one folder."""
+    finished = started = False
+    inside = []
+    now = time.time_ns()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name
+            if name == RESULT_FILE:
+                finished = not entry.is_dir()
+            elif name == ".hydra":
+                started = place != "" and entry.is_dir()
+            elif name not in NO_TRIALS_INSIDE and entry.is_dir(follow_symlinks=False):
+                inside.append(name)
+    trusted = changed if now - max(changed) > SETTLE_NS else (0, 0)
+    return Folder(place, trusted, tuple(sorted(inside)), finished, started)
+
 
 log = logging.getLogger(__name__)
 CACHE_FILE = ".table_cache"
@@ -34,8 +100,6 @@ CACHE_FROM = 500  # trials; fewer are read in a quarter of a second, and need no
 MAGIC = b"xvol-table-cache"
 MADE_BY = (
     "cache.py",
-    "scan.py",
-    "columns.py",
     "rows.py",
     "load.py",
     "../../ledger/result.py",
@@ -92,7 +156,7 @@ def read_cache(root: Path) -> Cache:
     if head != header(body):
         log.debug("%s is torn or was made by another version: passed over", root / CACHE_FILE)
         return Cache()
-    import pyarrow as pa
+    import pyarrow as pa  # here: 0.1 s that a study without a cache does not need
 
     reader = pa.BufferReader(body)
     with pa.ipc.open_stream(reader) as stream:
@@ -126,7 +190,7 @@ def write_cache(root: Path, folders: list[Folder], keys: dict[str, Key], frame: 
         keys: keys of the results whose rows may be kept, by place.
         frame: rows with a column `place`; those whose place is not in `keys` are left out.
     """
-    import pyarrow as pa
+    import pyarrow as pa  # here: 0.1 s that a study without a cache does not need
 
     frame = frame[frame["place"].isin(list(keys))].reset_index(drop=True)
     row_of = {place: row for row, place in enumerate(frame["place"])}
@@ -149,8 +213,9 @@ def write_cache(root: Path, folders: list[Folder], keys: dict[str, Key], frame: 
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
     body = sink.getvalue().to_pybytes()
+    content = header(body) + b"\n" + body
     try:
-        write_atomic(root / CACHE_FILE, header(body) + b"\n" + body)
+        write_atomic(root / CACHE_FILE, content)
     except OSError as error:
         log.debug("no cache was written: %s", error)
 

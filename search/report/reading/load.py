@@ -11,14 +11,9 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.result import RESULT_FILE
-from search.report.reading.cache import CACHE_FROM, Cache, file_key, read_cache, settled, write_cache
-from search.report.reading.columns import COLUMNS, is_extra
-from search.report.reading.rows import PHASES, result_row, unfinished_row
-from search.report.reading.scan import scan
-from search.report.reading.trials_file import read_trials_file
+from search.report.reading.cache import CACHE_FROM, Cache, file_key, read_cache, scan, settled, write_cache
+from search.report.reading.rows import COLUMNS, PHASES, is_extra, read_trials_file, result_row, unfinished_row
 from xvol.suggest import nearest
-
-__all__ = ["COLUMNS", "load_study"]
 
 OWN_COLUMNS = {"place": "string", "scores": "string"}  # the trial's folder, and the names of its scores: not handed out
 PHASE_ORDER = {phase: position for position, phase in enumerate(PHASES)}

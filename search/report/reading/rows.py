@@ -1,4 +1,4 @@
-"""One trial's folder as one row of the tidy frame, checked value by value."""
+"""The columns of the tidy frame, and what fills them: the folder of a trial, checked value by value, or a file of trials."""
 
 from __future__ import annotations
 
@@ -8,12 +8,76 @@ import re
 from pathlib import Path
 from typing import Any
 
-from search.ledger.metric import SCORE_PREFIX
+import pandas as pd
+
+from search.ledger.metric import SCORE_PREFIX, TASK_METRICS
 from search.ledger.paths import trial_subdir
 from search.ledger.result import RESULT_FILE, Phase, read_result
-from search.report.reading.columns import COLUMNS
 
-__all__ = ["PHASES", "result_row", "unfinished_row"]
+OURS = [metric for metrics in TASK_METRICS.values() for metric in metrics]
+
+COLUMNS: dict[str, str] = {
+    "study": "string",
+    "phase": "string",  # search | final | single
+    "trial": "Int64",  # number inside the study and phase
+    "status": "string",  # ok | pruned | failed | interrupted | infeasible | duplicate | unfinished (a folder without a result)
+    "reason": "string",
+    "arm": "string",
+    "is_baseline": "boolean",
+    "arch_hash": "string",
+    "recipe_hash": "string",
+    "fingerprint": "string",
+    "code_digest": "string",
+    "data_digest": "string",
+    "reused_from": "string",  # relative to the folder that holds the studies
+    "attempt": "Int64",
+    "resumed_from": "string",  # relative to the study's folder
+    "seed": "Int64",
+    "backbone": "string",
+    "sites": "string",  # names joined by "; "
+    "branches": "string",  # names joined by "; "
+    "params": "Int64",
+    "params_fused": "Int64",
+    "macs": "Int64",  # multiply-accumulates of one image
+    "macs_fused": "Int64",
+    "latency_ms": "Float64",  # one batch of latency_batch images
+    "latency_fused_ms": "Float64",
+    "latency_cpu_ms": "Float64",  # CPU time of the process in it; NA on an accelerator
+    "latency_fused_cpu_ms": "Float64",
+    "latency_exclusive": "boolean",  # measured in an exclusive slot; NA in results that are older than this column
+    "latency_batch": "Int64",
+    "fuse_error": "Float64",  # largest absolute difference of a logit
+    **{metric.on(split).column: "Float64" for split in ("val", "test") for metric in OURS if split in metric.splits},
+    "classes": "Int64",
+    **{metric.chance: "Float64" for metric in OURS if metric.has_chance},  # percent, 0 to 100
+    "val_images": "Int64",
+    "test_images": "Int64",
+    "train_loss_first": "Float64",  # nats
+    "train_loss": "Float64",  # nats
+    "dose": "Float64",  # ratio
+    "epochs": "Int64",
+    "epochs_planned": "Int64",
+    "train_seconds": "Float64",
+    "peak_memory_mb": "Float64",  # MiB
+    "train_memory_mb": "Float64",  # MiB
+    "data_source": "string",
+    "run_dir": "string",  # relative to the study's folder
+    "wandb_id": "string",
+    "started_at": "string",  # ISO 8601
+    "finished_at": "string",
+    "overrides": "string",  # joined by "; "
+    "provenance": "string",  # JSON
+}
+"""Name and pandas dtype of each column of `load_study`; what they mean is said in `TrialResult`.
+
+After these stand Float64 columns of what some studies have: `zero_cost.<name>`, where untrained networks were scored, and the
+metrics of installed packages."""
+
+
+def is_extra(name: str) -> bool:
+    """Whether a column beside `COLUMNS` is one of a score or of another's metric."""
+    return name.startswith((SCORE_PREFIX, "val_", "test_", "chance_")) and name not in COLUMNS
+
 
 PHASES: tuple[Phase, ...] = ("search", "final", "single")
 PHASE_OF_FOLDER = {Path(trial_subdir(phase, 0, 0)).parts[0]: phase for phase in PHASES}
@@ -91,3 +155,49 @@ def unfinished_row(root: str, place: str) -> dict[str, Any]:
         "seed": int(named[2]) if named else None,
         "run_dir": folder.as_posix(),
     }
+
+
+def shared_trials(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the tidy frame as it may be given away: without the names of the machines."""
+    return frame.assign(provenance=frame["provenance"].map(without_host, na_action="ignore").astype("string"))
+
+
+def without_host(text: str) -> str:
+    """Return a provenance without the machine's name."""
+    return json.dumps({name: value for name, value in json.loads(text).items() if name != "host"})
+
+
+def read_trials_file(path: Path) -> pd.DataFrame:
+    """Read what `save_tidy` wrote, CSV or Parquet, as `load_study` would have read the study.
+
+    Args:
+        path: the file. What a study declares beside its trials (`design.json` and such) is looked for beside the file.
+
+    Raises:
+        ValueError: it cannot be read, or is no such file; the message names the columns it lacks.
+    """
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
+        else:
+            scores = {name: "Float64" for name in pd.read_csv(path, nrows=0).columns if is_extra(name)}
+            types: Any = COLUMNS | scores
+            frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])  # an arm may be called NA
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no file of trials ({' '.join(str(error).split())}); write one with --tidy"
+        ) from None
+    needed = ("study", "phase", "trial", "status", "arm", "is_baseline", "arch_hash", "recipe_hash", "seed")
+    missing = [name for name in needed if name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{path} is no file of trials: it lacks the columns {', '.join(missing)}; give trials.csv of a study's tables, or write "
+            "one with --tidy"
+        )
+    for name, dtype in COLUMNS.items():  # of an earlier version, which did not measure it
+        if name not in frame.columns:
+            frame[name] = pd.array([pd.NA] * len(frame), dtype=dtype)  # type: ignore[call-overload]
+    frame = frame.astype(COLUMNS)
+    frame = frame[[*COLUMNS, *(name for name in frame.columns if is_extra(name))]]
+    frame.attrs = {"path": str(path.parent), "unreadable": []}
+    return frame

@@ -18,9 +18,8 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
-from search.ledger.files import is_temporary, write_atomic
+from search.ledger.files import NewerVersion, is_temporary, refuse_newer, write_atomic
 from search.ledger.paths import ASIDE, WORKERS
-from search.ledger.versions import NewerVersion, refuse_newer
 from search.report.write import write_tables
 from search.study.check.rebuild import FINAL, read_recipe
 from search.study.identity import REBUILT

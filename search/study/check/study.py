@@ -10,10 +10,10 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from search.ledger.files import NewerVersion
 from search.ledger.paths import ASIDE
+from search.ledger.record import state_fault, weights_fault
 from search.ledger.result import RESULT_FILE, Phase, has_checksum, read_result
-from search.ledger.soundness import state_fault, weights_fault
-from search.ledger.versions import NewerVersion
 from search.study.check.folder import (
     Finding,
     journal_findings,

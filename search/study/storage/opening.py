@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, cast
 
 import optuna
 
+from search.ledger.files import NewerVersion
 from search.ledger.paths import JOURNAL
 from search.ledger.secrets import mask
-from search.ledger.versions import NewerVersion
 from search.study.storage.journal import FileJournal, JournalLock, PatientJournal, RedisJournal, first_bad_line
 from search.study.storage.locks import FileLock
 from search.study.storage.patience import Patience, StorageGone

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from search.ledger.files import NewerVersion
 from search.ledger.result import RESULT_FILE, TrialResult, checksum_of, read_result, write_result
-from search.ledger.versions import NewerVersion
 
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from search.ledger.design_file import LOOKS_FILE
 from search.ledger.metric import NOT_ALONE_MEANS
+from search.ledger.study_files import LOOKS_FILE
 from search.report.ablation import DATA_COLUMNS, AblationTable, ablation_table
 from search.report.reading.load import load_study
 from search.report.render import render_text, to_csv, to_html, to_markdown

@@ -13,8 +13,8 @@ from search.report.ablation import DATA_COLUMNS
 from search.report.diff import DIFF_COLUMNS
 from search.report.effects import EFFECT_COLUMNS
 from search.report.pivot import PIVOT_COLUMNS
-from search.report.reading.columns import COLUMNS
 from search.report.reading.load import load_study
+from search.report.reading.rows import COLUMNS
 from search.report.spec import CHOICES, TableSpec
 from search.report.trust import TRUST_COLUMNS
 from search.report.values import COLUMN_FACTORS

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from search.ledger.objectives_file import write_objectives
+from search.ledger.study_files import write_objectives
 from search.report.ablation import ablation_table
 from search.report.front import front_table, fronts_of
 from search.report.reading.load import load_study

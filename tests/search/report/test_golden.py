@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from search.ledger.changes import CHANGES_FILE
+from search.ledger.study_files import CHANGES_FILE
 from search.report.ablation import DATA_COLUMNS
 from search.report.pivot import pivot_table
 from search.report.reading.load import load_study

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from search.ledger.design_file import LOOKS_FILE
+from search.ledger.study_files import LOOKS_FILE
 from search.report.ablation import ablation_table
 from search.report.interim import (
     interim_table,

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from search.ledger.changes import note_settings
-from search.ledger.design_file import LOOKS_FILE
 from search.ledger.metric import NOT_ALONE_MEANS, metric_named
+from search.ledger.study_files import LOOKS_FILE, note_settings
 from search.report.ablation import ablation_table
 from search.report.arms import list_arms
 from search.report.notes import HOW_TO_READ, gaps, gate, latency_note, trial_counts

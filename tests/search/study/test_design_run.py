@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from search.design.options import first_seed_of
-from search.ledger.changes import read_changes
+from search.ledger.study_files import read_changes
 from search.study.trials import count
 
 from .conftest import Toy

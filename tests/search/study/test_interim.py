@@ -18,7 +18,7 @@ from optuna.trial import create_trial
 
 from search.design.kinds import Cell
 from search.design.options import DesignOptions
-from search.ledger.design_file import LOOKS_FILE
+from search.ledger.study_files import LOOKS_FILE
 from search.report.interim import read_looks
 from search.report.reading.load import load_study
 from search.space.parameters import Space

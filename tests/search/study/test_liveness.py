@@ -13,8 +13,8 @@ from typing import Any
 import optuna
 import pytest
 
+from search.ledger.files import NewerVersion
 from search.ledger.paths import WORKERS
-from search.ledger.versions import NewerVersion
 from search.study import liveness
 from search.study.liveness import TOKEN_FILE, Pulse, check_shared_folder, host_id, is_alive
 from search.study.storage.locks import FileLock, is_held

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from search.channel import Stopped, opened
-from search.ledger.disk import is_disk_full
+from search.ledger.files import is_disk_full
 from search.ledger.paths import STATE_FILE
 from search.ledger.result import read_result
 from search.trial.run import run_trial

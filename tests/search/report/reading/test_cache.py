@@ -11,7 +11,6 @@ import pytest
 
 import search.report.reading.cache as cache
 import search.report.reading.load as load
-import search.report.reading.scan as scanning
 from search.ledger.result import read_result, write_result
 
 from ..conftest import Add, rewrite
@@ -25,7 +24,6 @@ def small_studies_are_cached(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as old at once: what the two seconds guard against cannot happen in a test that waits for nothing."""
-    monkeypatch.setattr(scanning, "SETTLE_NS", -(10**9))
     monkeypatch.setattr(cache, "SETTLE_NS", -(10**9))
 
 
@@ -142,7 +140,7 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(filled: Path, monk
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(cache.os, "replace", refuse)
-    monkeypatch.setattr(scanning, "SETTLE_NS", -(10**9))
+    monkeypatch.setattr(cache, "SETTLE_NS", -(10**9))
     assert len(load.load_study(filled)) == 4
     assert not [path for path in filled.iterdir() if path.name.startswith(cache.CACHE_FILE)]
 

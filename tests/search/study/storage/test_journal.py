@@ -5,8 +5,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from search.ledger.files import NewerVersion
 from search.ledger.paths import JOURNAL
-from search.ledger.versions import NewerVersion
 from search.study.storage.journal import first_bad_line, names_of_studies
 from search.study.storage.opening import open_storage
 

@@ -1,0 +1,272 @@
+"""What a study writes down beside its trials, for whoever reads its results: its design, its objectives, what was changed.
+
+`changes.jsonl` gets one line a command whose settings differ from those of the command before, and lines are only ever added.
+More budget or more seeds are allowed, but a reader must know: a study that goes on until its result pleases finds one by
+chance.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from search.ledger.files import NewerVersion, refuse_newer, write_atomic
+from search.ledger.result import RESULT_FILE
+from search.ledger.secrets import mask, masked_tree
+
+LOOKS_FILE = "looks.json"  # written before the first look
+DESIGN_FILE = "design.json"
+OBJECTIVES_FILE = "objectives.json"
+CHANGES_FILE = "changes.jsonl"
+SEEDS = ("final.first_seed", "final.seeds", "design.first_seed", "design.seeds")
+SCHEMA = 1  # of a design
+
+
+class _Cell(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def overrides(self) -> Sequence[str]: ...
+    @property
+    def factors(self) -> Mapping[str, str]: ...
+    @property
+    def is_baseline(self) -> bool: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredCell:
+    """One cell of a design.
+
+    Attributes:
+        name: unique in its design.
+        overrides: all that its trials set but for the seed, in the order of `TrialResult.overrides`, secrets masked.
+        factors: the level of each factor, in words.
+        is_baseline: whether differences are taken against it.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    factors: dict[str, str]
+    is_baseline: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredDesign:
+    """What a study declared before it was run.
+
+    Attributes:
+        kind: of the design, e.g. "factorial"; the latest one where a study has grown.
+        seed_key: the config key that takes the seed.
+        cells: in the order of the design; those of an earlier, smaller design first.
+    """
+
+    kind: str
+    seed_key: str
+    cells: tuple[DeclaredCell, ...]
+
+    @property
+    def factors(self) -> dict[str, list[str]]:
+        """The levels of each factor, both in the order of the cells."""
+        found: dict[str, list[str]] = {}
+        for cell in self.cells:
+            for name, level in cell.factors.items():
+                if level not in found.setdefault(name, []):
+                    found[name].append(level)
+        return found
+
+
+def write_design(
+    folder: Path, kind: str, cells: Iterable[_Cell], fixed: Sequence[str] = (), seed_key: str = "seed"
+) -> Path:
+    """Write `folder/design.json`; cells that an earlier command of the study declared are kept.
+
+    Args:
+        folder: the study's, which exists.
+        kind: of the design.
+        cells: of `search.design.kinds`.
+        fixed: overrides that all trials of the study share; they go first.
+        seed_key: the config key that takes the seed.
+    """
+    declared = [
+        DeclaredCell(
+            name=cell.name,
+            overrides=tuple(mask(line) for line in (*fixed, *cell.overrides)),
+            factors=dict(cell.factors),
+            is_baseline=cell.is_baseline,
+        )
+        for cell in cells
+    ]
+    try:
+        before = read_design(folder)
+    except NewerVersion:
+        raise
+    except ValueError:
+        before = None  # torn or foreign: what is declared now is written whole
+    now = {cell.overrides for cell in declared}
+    kept = [cell for cell in before.cells if cell.overrides not in now] if before is not None else []
+    design = {"schema": SCHEMA, "kind": kind, "seed_key": seed_key, "cells": [asdict(c) for c in (*kept, *declared)]}
+    path = folder / DESIGN_FILE
+    write_atomic(path, json.dumps(design, indent=1) + "\n")
+    return path
+
+
+def read_design(folder: Path) -> DeclaredDesign | None:
+    """Read what the study in `folder` declared; None where it is no design, or was run before designs were written down.
+
+    Raises:
+        NewerVersion: it is of a later schema.
+        ValueError: the file cannot be read, or is of another schema; the message names it.
+    """
+    path = folder / DESIGN_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a readable design ({error})") from None
+    try:
+        read = json.loads(text)
+        refuse_newer(path, "schema", read["schema"], SCHEMA)
+        if read["schema"] != SCHEMA:
+            raise ValueError(f"schema {read['schema']}, expected {SCHEMA}")
+        return DeclaredDesign(
+            kind=str(read["kind"]), seed_key=str(read["seed_key"]), cells=tuple(_cell(each) for each in read["cells"])
+        )
+    except NewerVersion:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable design ({type(error).__name__}: {error})") from None
+
+
+def _cell(read: Mapping[str, Any]) -> DeclaredCell:
+    return DeclaredCell(
+        name=str(read["name"]),
+        overrides=tuple(map(str, read["overrides"])),
+        factors={str(name): str(level) for name, level in read["factors"].items()},
+        is_baseline=bool(read["is_baseline"]),
+    )
+
+
+def write_objectives(study_dir: Path, senses: Mapping[str, str]) -> None:
+    """Write the objectives down.
+
+    Args:
+        senses: "maximize" or "minimize" by the name of a column of the tidy frame, in the order of the study.
+    """
+    study_dir.mkdir(parents=True, exist_ok=True)
+    write_atomic(study_dir / OBJECTIVES_FILE, json.dumps(dict(senses), indent=1) + "\n")
+
+
+def read_objectives(study_dir: Path) -> dict[str, str]:
+    """Read them; empty where none were written down.
+
+    Raises:
+        ValueError: the file cannot be read, or holds something else.
+    """
+    path = study_dir / OBJECTIVES_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not readable ({error}); move it away to read the study without its Pareto front"
+        ) from None
+    if not isinstance(found, dict) or not set(found.values()) <= {"maximize", "minimize"}:
+        raise ValueError(f"{path}: expected maximize or minimize by the name of each objective, found {found!r}")
+    return found
+
+
+@dataclass(frozen=True)
+class Change:
+    """One command that changed something.
+
+    Attributes:
+        at: when, ISO 8601, UTC.
+        changed: setting -> what it was, and what it is now.
+        results: final results that were there.
+        seeds_added: whether it asked for final seeds that the command before had not, while such results were there.
+    """
+
+    at: str
+    changed: Mapping[str, tuple[Any, Any]]
+    results: int
+    seeds_added: bool
+
+
+def note_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Compare settings with those of the last command, and add a line where they differ.
+
+    Args:
+        folder: the study's, which exists; nobody else writes the file meanwhile.
+        settings: plain values under dotted keys, those of `SEEDS` among them.
+
+    Raises:
+        OSError: the line cannot be written.
+    """
+    now: dict[str, Any] = json.loads(json.dumps(masked_tree(dict(settings)), default=str))
+    path = folder / CHANGES_FILE
+    lines = read_lines(path)
+    line: dict[str, Any] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "settings": now}
+    if lines:
+        before = lines[-1]["settings"]
+        changed = {
+            name: [before.get(name), now.get(name)]
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name)
+        }
+        if not changed:
+            return
+        results = sum(1 for _ in folder.glob(f"final/*/{RESULT_FILE}"))
+        added = results > 0 and any(asked(now, kind) - asked(before, kind) for kind in ("final", "design"))
+        line |= {"changed": changed, "results": results, "seeds_added": added}
+    with path.open("ab+") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # the last command died while it wrote
+                file.write(b"\n")
+        file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def asked(settings: Mapping[str, Any], kind: str) -> set[tuple[bool, int]]:
+    """The final seeds that settings ask for; those that nobody named count from zero, apart from named ones."""
+    first, count = settings.get(f"{kind}.first_seed"), settings.get(f"{kind}.seeds")
+    return {(first is None, (first or 0) + turn) for turn in range(count or 0)}
+
+
+def read_changes(folder: Path) -> list[Change]:
+    """Read what was changed in the study in `folder`, oldest first; empty where nothing was, or it is too old to tell."""
+    return [
+        Change(
+            at=str(line["at"]),
+            changed={name: (old, new) for name, (old, new) in line["changed"].items()},
+            results=int(line["results"]),
+            seeds_added=bool(line["seeds_added"]),
+        )
+        for line in read_lines(folder / CHANGES_FILE)
+        if "changed" in line
+    ]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines that can be read: one that was torn by a crash is passed over, its command is compared again."""
+    try:
+        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    lines = []
+    for text in texts:
+        try:
+            line = json.loads(text)
+            lines += [line] if isinstance(line["settings"], dict) and isinstance(line["at"], str) else []
+        except (ValueError, TypeError, KeyError):
+            continue
+    return lines
