@@ -22,10 +22,9 @@ from xvol.timm_hook import TimmHook
 
 if TYPE_CHECKING:
     from xvol.block import XVolution2d
-    from xvol.cost import count_macs, count_params
     from xvol.deploy_form import load_state_dict
-    from xvol.dose import doses, geometric_mean
     from xvol.fusing import FuseReport, fuse, fuse_error, fuse_report, norms_left
+    from xvol.measures import count_macs, count_params, doses, geometric_mean
     from xvol.placement import describe, select
     from xvol.registry import branch_class, branch_names, branch_options, register_branch
     from xvol.siting import Refusal, Site, refused, sites
@@ -60,10 +59,9 @@ __all__ = [
 
 _NAMES = {
     "block": ("XVolution2d",),
-    "cost": ("count_macs", "count_params"),
     "deploy_form": ("load_state_dict",),
-    "dose": ("doses", "geometric_mean"),
     "fusing": ("FuseReport", "fuse", "fuse_error", "fuse_report", "norms_left"),
+    "measures": ("count_macs", "count_params", "doses", "geometric_mean"),
     "placement": ("describe", "select"),
     "registry": ("branch_class", "branch_names", "branch_options", "register_branch"),
     "siting": ("Refusal", "Site", "refused", "sites"),

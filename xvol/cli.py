@@ -15,7 +15,7 @@ from torch import nn
 
 from xvol.block import XVolution2d
 from xvol.branches.base import Geometry
-from xvol.cost import count_macs, count_params
+from xvol.measures import count_macs, count_params
 from xvol.placement import describe, select
 from xvol.registry import branch_class, branch_names
 from xvol.siting import Site, refused, sites

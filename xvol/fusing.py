@@ -11,8 +11,8 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 
 from xvol.block import XVolution2d
-from xvol.cost import count_params
 from xvol.fold import fold_norm
+from xvol.measures import count_params
 from xvol.probe import Call, at_rest, takers, watch
 from xvol.siting import Refusal
 from xvol.surgery import keep_from_reparameterising, split_norm

@@ -31,7 +31,7 @@ OPERATOR = (
     "xvol.surgery",
     "xvol.fusing",
     "xvol.placement",
-    "xvol.cost",
+    "xvol.measures",
 )  # what builds, places, fuses, counts any block
 TRIAL = ("search.trial.run",)
 # These refuse, word, copy or fetch, and make no figure; what a source of images comes to is in the digest of the images.

@@ -1,4 +1,4 @@
-"""How much of a block comes from its added branches: their output's spread over that of its convolution.
+"""Measures of a model: its parameters, its multiply-accumulates (MACs), and how much of its blocks their added branches are.
 
 B = batch, C = channels, H, W = height, width.
 """
@@ -7,19 +7,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from xvol.block import XVolution2d
+from xvol.branches.base import Branch
 from xvol.deploy_form import FusedXVolution2d
+from xvol.probe import at_rest, run_blank_image
 from xvol.spec import CONV
 
-__all__ = ["doses", "geometric_mean"]
+__all__ = ["count_macs", "count_params", "doses", "geometric_mean"]
 
 
-@torch.no_grad()
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+# torch counts the attention kernels of accelerators, and not that of the CPU.
+_UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+
+
+def count_params(model: nn.Module) -> int:
+    """Number of parameters, shared ones once; buffers, such as running statistics, are none."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """MACs of one image in eval mode: convolutions, matrix products, and the branches' element-wise products.
+
+    Norms, activations, pooling and additions count nothing, as is the custom. The model's modes are restored.
+
+    Args:
+        model: takes (1, C, H, W).
+        input_size: (C, H, W).
+
+    Raises:
+        ValueError: such an image does not go through the model.
+    """
+    corrections: list[int] = []
+
+    def correct(branch: nn.Module, _: Any, y_BCHW: Tensor) -> None:
+        assert isinstance(branch, Branch)
+        corrections.append(branch.elementwise_macs((y_BCHW.shape[2], y_BCHW.shape[3])))
+
+    hooks = [module.register_forward_hook(correct) for module in model.modules() if isinstance(module, Branch)]
+    try:
+        with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
+            run_blank_image(model, input_size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counter.get_total_flops() // 2 + sum(corrections)
+
+
 def doses(model: nn.Module, images: Tensor) -> dict[str, float | None]:
     """rms of what the added branches of each block sum to, over the rms of its convolution's output, in eval mode.
 
@@ -39,16 +82,14 @@ def doses(model: nn.Module, images: Tensor) -> dict[str, float | None]:
     def hook(name: str, block: nn.Module) -> torch.utils.hooks.RemovableHandle:
         return block.register_forward_pre_hook(lambda _, inputs: found.update({name: _dose(block, inputs[0])}))
 
-    was_training = {module: module.training for module in model.modules()}
     blocks = [(name, m) for name, m in model.named_modules() if isinstance(m, XVolution2d | FusedXVolution2d)]
     handles = [hook(name, block) for name, block in blocks]
     try:
-        model.eval()(images)
+        with at_rest(model):
+            model(images)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in was_training.items():
-            module.training = mode
     return found
 
 
