@@ -262,11 +262,6 @@ def _key(line: str) -> str:
     return line.lstrip("+~").partition("=")[0]
 
 
-def cells_of(options: DesignOptions, space: Space | None = None, facts: Facts | None = None) -> list[Cell]:
-    """The cells of a design, the baseline first; arguments and errors as `design_of`."""
-    return design_of(options, space, facts).cells
-
-
 def written_trials(
     cells: Sequence[Cell],
     options: DesignOptions,

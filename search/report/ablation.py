@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,17 @@ import pandas as pd
 
 from search.ledger.metric import NOT_ALONE, MetricColumn
 from search.report.arms import Arm, Declared, comparable, declared_by, find_arm, list_arms, marked_baseline
-from search.report.conclusion import conclusion
+from search.report.conclusion import conclusion, looked, seeds_added, source_of
 from search.report.effects import EffectsTable, effects_of_arms, is_factorial, own_factors
 from search.report.front import front_of
-from search.report.judging import JUDGED, Judging, judged, row_verdict
-from search.report.notes import changes_of, gate, table_notes
+from search.report.judging import JUDGED, SIZES, Judging, compared_facts, judged, row_verdict
+from search.report.notes import gate, table_notes
 from search.report.table import NOTHING, Cell, Column, Row, Table, with_dtypes
 from search.report.values import arm_values, has_looks, metric_to_read, phase_to_read
 from search.report.words import (
     P_TITLES,
     decimals_for,
     interval_decimals,
-    joined,
     one_line,
     p_is,
     p_shown,
@@ -51,22 +49,10 @@ DATA_COLUMNS: dict[str, str] = {
     "ci_high": "Float64",
     "worst_diff": "Float64",  # diff where a seed that the arm failed on counts as the worst value of the metric
     "p_value": "Float64",  # two-sided paired t test, of this row alone
-    "p_corrected": "Float64",  # the same, corrected over the rows; the verdict follows it
-    "g_z": "Float64",  # mean over sd of the paired differences, with Hedges' correction; NA below 3 seeds
-    "mdd": "Float64",  # smallest true difference found with 80% power at the error left to the row, by its sd
-    "power": "Float64",  # of a finding, to find a true difference of the size measured, or the margin where smaller
-    "exaggeration": "Float64",  # of a finding: how many times too large such findings are on average
-    "seeds_needed": "Int64",  # in all, for 80% power at the margin, by the sd measured; NA without one, and where decided
-    "seeds_low": "Int64",  # the same by the lower end of the 95% interval of that sd
-    "seeds_high": "Int64",  # and by the upper end
+    **SIZES,
     "correlation": "Float64",  # of arm and baseline over the paired seeds; NA below 3
     "variance_ratio": "Float64",  # variance of an unpaired difference over that of the paired one
-    "wilcoxon_p": "Float64",  # signed-rank test of this row alone; NA where not asked for, as all below
-    "wilcoxon_p_corrected": "Float64",
-    "boot_low": "Float64",  # 95% BCa bootstrap interval of diff
-    "boot_high": "Float64",
-    "equivalence_p": "Float64",  # two one-sided t tests against the margin, the larger p, of this row alone
-    "equivalence_p_corrected": "Float64",
+    **{name: dtype for name, dtype in JUDGED.items() if name not in SIZES},
     "verdict": "string",
     "dose": "Float64",  # added branches over the convolution; geometric mean over blocks and trials; NA where none has both
     "params": "Int64",
@@ -78,12 +64,6 @@ DATA_COLUMNS: dict[str, str] = {
 }
 """Name and dtype of each column of `AblationTable.data`; the CSV has the same."""
 
-SOURCES = {
-    "final with looks": "test images, the networks of the looks",
-    "search": "search phase",
-    "search with looks": "validation images, as the looks read them",
-    "single": "single runs",
-}
 OTHER_RECIPE = "trained by another recipe: not compared"
 
 
@@ -156,7 +136,7 @@ def ablation_table(
     data = with_dtypes(rows, DATA_COLUMNS)
     studies = trials["study"].dropna().unique().tolist()
     read = f"{phase} with looks" if phase != "single" and has_looks(frame) else phase
-    source = _re_evaluation(trials, frame) if read == "final" else SOURCES[read]
+    source = source_of(trials, frame, read)
     columns, shown = displayed(data, chosen, judging)
     effects = effects_below(arms, measured, declared, chosen, judging)
     return AblationTable(
@@ -180,38 +160,6 @@ def ablation_table(
         arms=tuple(arms),
         judging=judging,
     )
-
-
-def _re_evaluation(trials: pd.DataFrame, frame: pd.DataFrame) -> str:
-    """What the final phase is: seeds of which another study has shown the test scores are not fresh."""
-    ok = trials[trials["status"] == "ok"]
-    own = {*trials["study"].dropna(), Path(str(frame.attrs.get("path", "."))).name}
-    sources = [str(folder).rsplit("/", 2)[0] for folder in ok["reused_from"].dropna()]
-    others = [source for source in sources if source not in own]
-    if not others:
-        return "final re-evaluation on fresh seeds"
-    return f"final re-evaluation, {len(others)} of {len(ok)} results taken over from {joined(sorted(set(others)))}"
-
-
-def looked(frame: pd.DataFrame, phase: str) -> list[str]:
-    """Say where seeds were added after looking, since the p-values of this table reckon with one look."""
-    if phase == "single":
-        return []
-    if has_looks(frame):
-        return [
-            "Seeds were added to undecided rows after looking at their results, which the p-values here do not reckon with: "
-            "what may be claimed stands in the table of the looks."
-        ]
-    if phase == "final" and seeds_added(frame):
-        return ["Seeds were added when final results stood, which the p-values do not reckon with."]
-    return []
-
-
-def seeds_added(frame: pd.DataFrame) -> bool:
-    """Tell whether a command of the study asked for more final seeds when final results stood, without planned looks."""
-    if has_looks(frame):
-        return False
-    return any(change.seeds_added for change in changes_of(frame))
 
 
 def effects_below(
@@ -295,17 +243,13 @@ def compared(
             words = OTHER_RECIPE
         rows.append(
             {
-                "n_paired": result.n if result else None,
                 "n_lost": came.lost if came else None,
-                "diff": result.mean if result else None,
-                "ci_low": result.low if result else None,
-                "ci_high": result.high if result else None,
                 "worst_diff": came.worst if came else None,
-                "p_value": result.p_value if result else None,
                 "correlation": result.correlation if result else None,
                 "variance_ratio": result.variance_ratio if result else None,
                 "verdict": words,
             }
+            | compared_facts(result)
             | fact
         )
     return rows

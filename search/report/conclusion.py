@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from search.ledger.metric import MetricColumn
 from search.report.judging import POWER, Judging, within
+from search.report.notes import changes_of
+from search.report.values import has_looks
 from search.report.words import counted, interval_decimals, joined, p_is, signed, significant
 from search.stats.paired import (
     AFTER_CORRECTION,
@@ -24,6 +27,12 @@ from search.stats.paired import (
 )
 from search.stats.power import MAX_SEEDS
 
+SOURCES = {
+    "final with looks": "test images, the networks of the looks",
+    "search": "search phase",
+    "search with looks": "validation images, as the looks read them",
+    "single": "single runs",
+}
 NAMED_ARMS = 4  # longer lists of arms are counted instead of named
 
 
@@ -238,3 +247,37 @@ def rounded_up(value: float, digits: int) -> str:
     """Format a detectable difference; rounded up, so that the power said of it is reached."""
     scale = 10**digits
     return f"{math.ceil(round(value * scale, 6)) / scale:.{digits}f}"
+
+
+def source_of(trials: pd.DataFrame, frame: pd.DataFrame, read: str) -> str:
+    """Say, for a title, which trials were read. Of seeds that another study has shown the test scores are not fresh."""
+    if read != "final":
+        return SOURCES[read]
+    ok = trials[trials["status"] == "ok"]
+    own = {*trials["study"].dropna(), Path(str(frame.attrs.get("path", "."))).name}
+    sources = [str(folder).rsplit("/", 2)[0] for folder in ok["reused_from"].dropna()]
+    others = [source for source in sources if source not in own]
+    if not others:
+        return "final re-evaluation on fresh seeds"
+    return f"final re-evaluation, {len(others)} of {len(ok)} results taken over from {joined(sorted(set(others)))}"
+
+
+def looked(frame: pd.DataFrame, phase: str) -> list[str]:
+    """Say where seeds were added after looking, since the p-values of this table reckon with one look."""
+    if phase == "single":
+        return []
+    if has_looks(frame):
+        return [
+            "Seeds were added to undecided rows after looking at their results, which the p-values here do not reckon with: "
+            "what may be claimed stands in the table of the looks."
+        ]
+    if phase == "final" and seeds_added(frame):
+        return ["Seeds were added when final results stood, which the p-values do not reckon with."]
+    return []
+
+
+def seeds_added(frame: pd.DataFrame) -> bool:
+    """Tell whether a command of the study asked for more final seeds when final results stood, without planned looks."""
+    if has_looks(frame):
+        return False
+    return any(change.seeds_added for change in changes_of(frame))

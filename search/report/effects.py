@@ -13,7 +13,7 @@ import pandas as pd
 from search.ledger.metric import MetricColumn
 from search.report.arms import CONTROL, Arm, Declared, comparable, declared_by, list_arms, marked_baseline
 from search.report.judging import CORRECTIONS
-from search.report.table import Cell, Column, Row, Table, with_dtypes
+from search.report.table import Cell, Column, Row, Table
 from search.report.values import arm_values, levels, metric_to_read, overrides, phase_to_read
 from search.report.words import P_TITLES, counted, interval_decimals, joined, p_is, p_shown, signed
 from search.stats.corrections import Correction, adjusted_p_values
@@ -225,31 +225,14 @@ def rows_of(
 
 def data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[float]) -> pd.DataFrame:
     """Put estimates and tests into one frame, term by term."""
-    lines: list[dict[str, Any]] = []
-    terms: list[Any] = list(result.terms.itertuples(index=False))
-    for term, p_corrected in zip(terms, corrected.tolist(), strict=True):
-        there = result.estimates[result.estimates["term"] == term.term]
-        reference = first_level(rows[term.term]) if term.kind == "main" else None
-        for each in there.itertuples(index=False):
-            lines.append(
-                {
-                    "term": term.term,
-                    "kind": term.kind,
-                    "level": each.level,
-                    "reference": reference,
-                    "estimate": each.estimate,
-                    "se": each.se,
-                    "ci_low": each.low,
-                    "ci_high": each.high,
-                    "p_estimate": each.p_value,
-                    "df": term.df,
-                    "df_error": term.df_error,
-                    "f": term.f,
-                    "p_value": term.p_value,
-                    "p_corrected": p_corrected,
-                }
-            )
-    return with_dtypes([{k: None if pd.isna(v) else v for k, v in line.items()} for line in lines], EFFECT_COLUMNS)
+    lines = result.estimates.merge(
+        result.terms.assign(p_corrected=corrected.to_numpy()), on="term", suffixes=("_estimate", ""), sort=False
+    )
+    names = {"low": "ci_low", "high": "ci_high", "p_value_estimate": "p_estimate"}
+    kinds = zip(lines["term"], lines["kind"], strict=True)
+    against = [first_level(rows[term]) if kind == "main" else None for term, kind in kinds]
+    lines = lines.rename(columns=names).assign(reference=pd.array(against, dtype="string"))
+    return lines[list(EFFECT_COLUMNS)].astype(EFFECT_COLUMNS)
 
 
 def first_level(column: pd.Series[Any]) -> str:

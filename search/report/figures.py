@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,10 +14,11 @@ from scipy import stats
 from search.ledger.metric import LATENCIES, NOT_ALONE, MetricColumn
 from search.report.arms import Arm, comparable
 from search.report.judging import JUDGED, Judging, judged
-from search.report.sources import all_sources
+from search.report.sources import all_sources, sources_title
 from search.report.spec import TableSpec
+from search.report.table import Cell
 from search.report.values import arm_values
-from search.report.words import decimals_for
+from search.report.words import decimals_for, scaled, signed
 from search.stats.corrections import adjusted_p_values
 from search.stats.paired import ALPHA, CONFIDENCE, ArmValues, PairedDifference, survivors
 
@@ -193,3 +195,34 @@ def best_of(
         ):
             alike.append(position)
     return alike
+
+
+def cell_of(each: Figure, spec: TableSpec, digits: int, finer: int) -> Cell:
+    """Round the numbers of a figure; `finer` are the digits of a difference. Marks: stars, a latency in doubt, a footnote."""
+    text, behind = rounded(each, spec, digits, finer)
+    return Cell(
+        text,
+        behind,
+        marks=",".join(part for part in (each.stars, each.doubt, each.note) if part),
+        bold=each.best and each.n > 0,
+        title=sources_title(each.sources),
+        label=each.metric.title,
+    )
+
+
+def rounded(each: Figure, spec: TableSpec, digits: int, finer: int) -> tuple[str, str]:
+    """Return the main figure as text, and what stands behind it ("" where nothing does)."""
+    if not each.n:
+        return "-", ""
+    if each.metric.is_cost:
+        return (f"{each.mean:.{digits}f}" if each.metric.decimals else scaled(each.mean)), ""
+    if spec.show.startswith("diff") and each.result is not None:
+        if each.result.mean is None:
+            return "-", ""
+        text = signed(each.result.mean, finer)
+        if spec.show == "diff" or each.result.low is None or each.result.high is None:
+            return text, ""
+        return text, f"[{signed(each.result.low, finer)}, {signed(each.result.high, finer)}]"
+    if spec.show == "mean_sd" and not math.isnan(each.sd):
+        return f"{each.mean:.{digits}f}", f"± {each.sd:.{digits}f}"
+    return f"{each.mean:.{digits}f}", ""

@@ -43,23 +43,29 @@ CORRECTIONS = {
     "bonferroni": "Bonferroni's method",
     "bh": "the method of Benjamini and Hochberg",
 }
-JUDGED = (
-    "p_corrected",
-    "g_z",
-    "mdd",
-    "power",
-    "exaggeration",
-    "seeds_needed",
-    "seeds_low",
-    "seeds_high",
-    "wilcoxon_p",
-    "wilcoxon_p_corrected",
-    "boot_low",
-    "boot_high",
-    "equivalence_p",
-    "equivalence_p_corrected",
-)
-"""What `judged` computes of each row, by the names of a table's columns."""
+SIZES: dict[str, str] = {
+    "p_corrected": "Float64",  # of the paired t test, corrected over the rows; the verdict follows it
+    "g_z": "Float64",  # mean over sd of the paired differences, with Hedges' correction; NA below 3 seeds
+    "mdd": "Float64",  # smallest true difference found with 80% power at the error left to the row, by its sd
+    "power": "Float64",  # of a finding, to find a true difference of the size measured, or the margin where smaller
+    "exaggeration": "Float64",  # of a finding: how many times too large such findings are on average
+    "seeds_needed": "Int64",  # in all, for 80% power at the margin, by the sd measured; NA without one, and where decided
+    "seeds_low": "Int64",  # the same by the lower end of the 95% interval of that sd
+    "seeds_high": "Int64",  # and by the upper end
+}
+EQUIVALENCE: dict[str, str] = {
+    "equivalence_p": "Float64",  # two one-sided t tests against the margin, the larger p, of this row alone
+    "equivalence_p_corrected": "Float64",
+}
+JUDGED: dict[str, str] = {
+    **SIZES,
+    "wilcoxon_p": "Float64",  # signed-rank test of this row alone
+    "wilcoxon_p_corrected": "Float64",
+    "boot_low": "Float64",  # 95% BCa bootstrap interval of the difference
+    "boot_high": "Float64",
+    **EQUIVALENCE,
+}
+"""What `judged` computes of each row, by the names of a table's columns, with their dtypes; NA where not asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,3 +254,9 @@ def row_verdict(
     if not on_which or result.n < 2:
         return words
     return f"{words} {on_which}" if words in (AHEAD, BEHIND, UNDECIDED, AFTER_CORRECTION) else f"{words}, {on_which}"
+
+
+def compared_facts(result: PairedDifference | None) -> dict[str, Any]:
+    """Return a paired difference by the names of a table's columns; None where there is none."""
+    names = {"n_paired": "n", "diff": "mean", "ci_low": "low", "ci_high": "high", "p_value": "p_value"}
+    return {column: getattr(result, name, None) for column, name in names.items()}

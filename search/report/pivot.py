@@ -11,13 +11,13 @@ import pandas as pd
 
 from search.ledger.metric import MetricColumn, column_named
 from search.report.arms import Arm, declared_by, find_arm, list_arms, marked_baseline
-from search.report.figures import Compare, Figure, Line, digits_of, figures_of
+from search.report.figures import Compare, Figure, Line, cell_of, digits_of, figures_of
+from search.report.judging import EQUIVALENCE, SIZES, compared_facts
 from search.report.legend import footnotes, legend_of
-from search.report.sources import sources_title
 from search.report.spec import PaperTable, TableSpec, paper_table
 from search.report.table import Cell, Column, Row, Table, with_dtypes
 from search.report.values import levels, metric_to_read, phase_to_read
-from search.report.words import one_line, scaled, signed
+from search.report.words import one_line
 from search.stats.paired import differences
 
 NO_TRIAL = "no trial of this combination"
@@ -39,33 +39,12 @@ PIVOT_COLUMNS: dict[str, str] = {
     "ci_low": "Float64",  # 95%, not corrected
     "ci_high": "Float64",
     "p_value": "Float64",  # not corrected
-    "p_corrected": "Float64",
-    "g_z": "Float64",  # mean over sd of the paired differences, with Hedges' correction
-    "mdd": "Float64",  # smallest true difference found with 80% power at the error left to the row
-    "power": "Float64",  # of a finding, to find a true difference of the size measured, or the margin where smaller
-    "exaggeration": "Float64",  # of a finding: how many times too large such findings are on average
-    "seeds_needed": "Int64",  # in all, for 80% power at the margin, by the sd measured; NA without one, and where decided
-    "seeds_low": "Int64",  # the same by the lower end of the 95% interval of that sd
-    "seeds_high": "Int64",  # and by the upper end
-    "equivalence_p": "Float64",  # two one-sided t tests against the margin, not corrected
-    "equivalence_p_corrected": "Float64",
+    **SIZES,
+    **EQUIVALENCE,
     "best": "boolean",  # the best of its metric, or not to be told from it
     "paper": "string",  # the published figures of the row, as "heading: text; ..."
 }
 """Name and dtype of each column of `PivotTable.data`: one row a figure."""
-
-
-FACTS = (
-    "g_z",
-    "mdd",
-    "power",
-    "exaggeration",
-    "seeds_needed",
-    "seeds_low",
-    "seeds_high",
-    "equivalence_p",
-    "equivalence_p_corrected",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,42 +240,10 @@ def displayed(line: Line, spec: TableSpec, digits: Mapping[str, tuple[int, int]]
     return Row([name, *figures, *left, *map(Cell, line.paper)], spans=line.spans)
 
 
-def cell_of(each: Figure, spec: TableSpec, digits: int, finer: int) -> Cell:
-    """Round the numbers of a figure; `finer` are the digits of a difference. Marks: stars, a latency in doubt, a footnote."""
-    text, behind = rounded(each, spec, digits, finer)
-    return Cell(
-        text,
-        behind,
-        marks=",".join(part for part in (each.stars, each.doubt, each.note) if part),
-        bold=each.best and each.n > 0,
-        title=sources_title(each.sources),
-        label=each.metric.title,
-    )
-
-
-def rounded(each: Figure, spec: TableSpec, digits: int, finer: int) -> tuple[str, str]:
-    """Return the main figure as text, and what stands behind it ("" where nothing does)."""
-    if not each.n:
-        return "-", ""
-    if each.metric.is_cost:
-        return (f"{each.mean:.{digits}f}" if each.metric.decimals else scaled(each.mean)), ""
-    if spec.show.startswith("diff") and each.result is not None:
-        if each.result.mean is None:
-            return "-", ""
-        text = signed(each.result.mean, finer)
-        if spec.show == "diff" or each.result.low is None or each.result.high is None:
-            return text, ""
-        return text, f"[{signed(each.result.low, finer)}, {signed(each.result.high, finer)}]"
-    if spec.show == "mean_sd" and not math.isnan(each.sd):
-        return f"{each.mean:.{digits}f}", f"± {each.sd:.{digits}f}"
-    return f"{each.mean:.{digits}f}", ""
-
-
 def data_rows(figures: Sequence[tuple[Line, str, Figure]], paper: Sequence[str]) -> list[dict[str, Any]]:
     """Return the figures as plain values by the names of `PIVOT_COLUMNS` (None where there is no value)."""
     rows: list[dict[str, Any]] = []
     for row, group, cell in figures:
-        result = cell.result
         pairs = zip(paper, row.paper, strict=True)
         rows.append(
             {
@@ -311,13 +258,8 @@ def data_rows(figures: Sequence[tuple[Line, str, Figure]], paper: Sequence[str])
                 "missing": cell.missing or None,
                 "mean": number(cell.mean),
                 "sd": number(cell.sd),
-                "n_paired": result.n if result else None,
-                "diff": result.mean if result else None,
-                "ci_low": result.low if result else None,
-                "ci_high": result.high if result else None,
-                "p_value": result.p_value if result else None,
-                "p_corrected": number(cell.p_corrected),
-                **{name: cell.facts[name] for name in FACTS},
+                **compared_facts(cell.result),
+                **cell.facts,
                 "best": cell.best,
                 "paper": "; ".join(f"{title}: {text}" for title, text in pairs if text != "-") or None,
             }

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from search.config import config_folder, typed
 from search.design.kinds import Cell
-from search.design.options import KINDS, DesignOptions, cells_of, check_design, first_seed_of, first_seeds
+from search.design.options import KINDS, DesignOptions, check_design, design_of, first_seed_of, first_seeds
 from search.ledger.result import TrialResult, write_result
 from search.plan import main
 from search.plan_rows import finished_seeds
@@ -75,7 +75,7 @@ def test_a_design_composes_and_says_what_it_is(composed: Any, name: str) -> None
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_cells_of_a_preset_are_different_networks_and_the_first_is_plain(composed: Any, name: str) -> None:
     options = design_options(composed(f"design={name}", with_hydra=True))
-    cells = cells_of(options)
+    cells = design_of(options).cells
     assert [cell.is_baseline for cell in cells] == [True] + [False] * (len(cells) - 1)
     if "resnet" in name:  # the paper's own networks: their first and one of their last rows
         cells = [cells[0], cells[3]]
@@ -98,7 +98,7 @@ def test_an_experiment_of_the_paper_states_its_command_and_could_start(composed:
     assert config.data.name == "cifar10"
     assert config.hydra.runtime.choices.design == name
     assert first_seeds(options) >= 5
-    cells = cells_of(options)
+    cells = design_of(options).cells
     for cell in cells:
         check_values(typed(without_hydra(composed(f"experiment={name}", *cell.overrides))))
     assert facts_of(composed, [f"experiment={name}", "data=digits"], cells[0])["arm"] == "plain"

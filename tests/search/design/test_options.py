@@ -20,7 +20,6 @@ from search.design.options import (
     BLOCK,
     KINDS,
     DesignOptions,
-    cells_of,
     check_design,
     design_of,
     first_seed_of,
@@ -39,13 +38,13 @@ def test_what_the_command_line_sweeps_are_factors() -> None:
         "placement": ["placement=none", "placement=stage3"],
         "rank": ["rank=1", "rank=2"],
     }
-    cells = cells_of(DesignOptions(kind="add_one_in", factors={"x": ["a=1", "a=2"]}, overrides=["b=0"]), space)
+    cells = design_of(DesignOptions(kind="add_one_in", factors={"x": ["a=1", "a=2"]}, overrides=["b=0"]), space).cells
     assert len(cells) == 5
     assert cells[0].overrides == ("b=0", "a=1", "gamma=null", "placement=none", "rank=1")
     with pytest.raises(ValueError, match="lr is an interval"):
         factors_of_space(parse_space(["lr=interval(0,1)"], {}))
     with pytest.raises(ValueError, match="rank is swept, and is a factor"):
-        cells_of(DesignOptions(kind="factorial", factors={"rank": ["rank=1", "rank=2"]}), space)
+        design_of(DesignOptions(kind="factorial", factors={"rank": ["rank=1", "rank=2"]}), space)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,16 +113,16 @@ def test_what_some_cell_takes_as_it_is_may_be_given() -> None:
 def test_a_search_has_no_cells_and_sites_are_asked_for() -> None:
     check_design(DesignOptions())
     with pytest.raises(ValueError, match="kind is null, which is a search"):
-        cells_of(DesignOptions())
+        design_of(DesignOptions())
     with pytest.raises(ValueError, match="this application does not tell them"):
-        cells_of(DesignOptions(kind="random_matched", arm=["a=1"]))
+        design_of(DesignOptions(kind="random_matched", arm=["a=1"]))
     with pytest.raises(ValueError, match="this application does not tell it"):
-        cells_of(DesignOptions(kind="factorial", factors=of_sizes([2]), control="params"))  # type: ignore[arg-type]
+        design_of(DesignOptions(kind="factorial", factors=of_sizes([2]), control="params"))  # type: ignore[arg-type]
 
 
 def test_trials_are_written_down_block_by_block() -> None:
     options = DesignOptions(kind="factorial", factors=dict(of_sizes([2, 2])), seeds=3, first_seed=7)
-    written = written_trials(cells_of(options), options, ["fixed=1"], "train.seed")
+    written = written_trials(design_of(options).cells, options, ["fixed=1"], "train.seed")
     assert len({row["cell"] for row in written}) == len(written) == 12
     assert [row["overrides"][-1] for row in written] == [f"train.seed={seed}" for seed in (7, 8, 9) for _ in range(4)]
     assert all(row["overrides"][0] == "fixed=1" for row in written)
