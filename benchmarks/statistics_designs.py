@@ -74,10 +74,10 @@ def shared_luck(rng: np.random.Generator, studies: int) -> list[Row]:
     for spread, setting in ((0.0, "arms that do not differ"), (0.6, "arms that differ, sd 0.6 points")):
         merit = spread * rng.normal(size=(studies, arms, 1))
         luck = 0.6 * rng.normal(size=(studies, arms, seeds))
-        cheap, dear = (merit + 0.9 * luck + 0.25 * rng.normal(size=luck.shape) for _ in range(2))
+        cheap, expensive = (merit + 0.9 * luck + 0.25 * rng.normal(size=luck.shape) for _ in range(2))
         for what, sides in (
-            ("seeds divided between the rankings", (cheap[:, :, 0::2], dear[:, :, 1::2])),
-            ("before, seeds shared", (cheap, dear)),
+            ("seeds divided between the rankings", (cheap[:, :, 0::2], expensive[:, :, 1::2])),
+            ("before, seeds shared", (cheap, expensive)),
         ):
             means = [side.mean(axis=2) for side in sides]
             found = np.array([agreement(one, other) for one, other in zip(*means, strict=True)])
@@ -86,9 +86,9 @@ def shared_luck(rng: np.random.Generator, studies: int) -> list[Row]:
     return rows
 
 
-def agreement(cheap: np.ndarray, dear: np.ndarray) -> bool:
+def agreement(cheap: np.ndarray, expensive: np.ndarray) -> bool:
     """Whether Kendall's tau is told from zero, and positive."""
-    test = stats.kendalltau(cheap, dear)
+    test = stats.kendalltau(cheap, expensive)
     return bool(test.pvalue <= 0.05 and test.statistic > 0)
 
 

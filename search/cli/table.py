@@ -24,7 +24,7 @@ examples:
   xvol-table --diff runs/a runs/b                what differs between two studies
   xvol-table runs/digits --margin 0.5 --test wilcoxon   which arms are equivalent within half a point; ranks beside t
   xvol-table runs/digits --effects where what    main effects and interactions of factors; its own without a name
-  xvol-table --trust runs/short runs/long        may the cheap study's ranking stand for the dear one's?
+  xvol-table --trust runs/short runs/long        may the cheap study's ranking stand for the expensive one's?
   xvol-table runs/digits --wandb                 send the table to W&B, where the study's own runs are
   xvol-table runs/digits --tidy digits.parquet   one row a trial x seed, for your own analysis
 
@@ -209,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--trust",
         action="store_true",
-        help="how far cheap rankings may stand for dear ones: of one study its search against its re-evaluation, its "
+        help="how far cheap rankings may stand for expensive ones: of one study its search against its re-evaluation, its "
         "budgets, and its epochs; of two the first, cheap one against the second; --out writes trust.txt and trust.csv",
     )
     add_wandb_options(command)

@@ -1,7 +1,7 @@
 """Ablation designs: which cells a study trains, and in which order. Pure functions of factors; no torch, no Optuna.
 
-A cell is one configuration; a block is every cell once, all with one seed. Sources: Montgomery, Design and Analysis of
-Experiments, chapters 4 (blocks), 5 (factorials) and 8 (fractions); Williams 1949 for the order inside blocks.
+A cell is one configuration; a replicate is every cell once, all with one seed. Sources: Montgomery, Design and Analysis of
+Experiments, chapters 4 (blocking), 5 (factorials) and 8 (fractions); Williams 1949 for the order inside a replicate.
 
 A capacity-matched control is a plain-convolution network that costs what an arm with attention costs: at the arm's own sites its
 branches give way to a second convolution (`second_conv`), whose width is chosen so that the network has the arm's parameters
@@ -217,8 +217,8 @@ def random_matched(
     return cells
 
 
-def blocks(cells: Sequence[Cell], seeds: Sequence[int], order_seed: int = 0) -> list[tuple[Cell, int]]:
-    """Every cell on every seed, seed by seed, the cells of each block in another order.
+def replicates(cells: Sequence[Cell], seeds: Sequence[int], order_seed: int = 0) -> list[tuple[Cell, int]]:
+    """Every cell on every seed, seed by seed, the cells of each replicate in another order.
 
     The orders are rows of a Williams square: over as many seeds as there are cells each cell stands at each place once
     (and, for an even number of cells, behind each other one once). So a slow drift of the machine falls on no arm, and

@@ -11,7 +11,7 @@ from search.allowed import check_choice, check_number
 from search.design import kinds
 from search.design.factors import factors_of_space
 from search.design.fraction import Fraction
-from search.design.kinds import MATCHES, Cell, Control, blocks, matched_control
+from search.design.kinds import MATCHES, Cell, Control, matched_control, replicates
 from search.space.parameters import Space
 
 KINDS = ("one_at_a_time", "leave_one_out", "add_one_in", "ladder", "factorial", "fractional", "random_matched")
@@ -58,7 +58,7 @@ class DesignOptions:
         spending: of the looks: how alpha is split over them: hwang_shih_decani, obrien_fleming or pocock.
         margin: of the looks: smallest difference that matters, in points of top-1; a row that would hardly be found at
             the last look even if it differed by that much gets no more seeds. None gives no row up.
-        order_seed: of the order of cells inside each seed's block.
+        order_seed: of the order of cells inside each seed's replicate.
     """
 
     kind: str | None = None
@@ -269,7 +269,7 @@ def written_trials(
     seed_key: str = "seed",
     counts: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Cells x seeds as user attributes for `Desk.write`, in the order of `blocks`.
+    """Cells x seeds as user attributes for `Desk.write`, in the order of `replicates`.
 
     Args:
         fixed: overrides that all trials of the study share; they go first.
@@ -290,7 +290,7 @@ def written_trials(
             "overrides": [*fixed, *cell.overrides, f"{seed_key}={seed}"],
             "is_baseline": cell.is_baseline,
         }
-        for cell, seed in blocks(cells, seeds, options.order_seed)
+        for cell, seed in replicates(cells, seeds, options.order_seed)
         if seed - first < number[cell.name]
     ]
 

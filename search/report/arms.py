@@ -36,8 +36,8 @@ class Arm:
             design of the study varies the recipe.
         is_baseline: whether the study marked it as its baseline.
         repeats: trials that were left out because their seed had been counted.
-        all_cells: the cells of every arm of the table, each arm's behind one another.
-        start, stop: where this arm's cells lie in `all_cells`.
+        all_trials: one trial for each seed of every arm of the table, each arm's behind one another.
+        start, stop: where this arm's lie in `all_trials`.
         levels: its level of each factor that the study declared; empty where it declared none.
         cell_names: the cells of the design that built it: more than one where they build one network.
         design: set where the arm may be compared with all others of the design, whatever their recipes.
@@ -50,7 +50,7 @@ class Arm:
     recipe_hash: str | None
     is_baseline: bool
     repeats: int
-    all_cells: pd.DataFrame = field(repr=False, compare=False)
+    all_trials: pd.DataFrame = field(repr=False, compare=False)
     start: int
     stop: int
     levels: Mapping[str, str] = field(default_factory=dict)
@@ -60,14 +60,14 @@ class Arm:
     mixed: tuple[str, ...] = ()
 
     @property
-    def cells(self) -> pd.DataFrame:
+    def trials(self) -> pd.DataFrame:
         """One row for each seed, sorted by seed: the first trial that finished, else the last that did not."""
-        return self.all_cells.iloc[self.start : self.stop]
+        return self.all_trials.iloc[self.start : self.stop]
 
     def values(self, metric: str) -> pd.Series[float]:
         """Return `metric` of the finished trials, indexed by seed; failed, pruned and missing ones are not in it."""
-        cells = self.cells
-        ok = cells[cells["status"] == "ok"].dropna(subset=[metric])
+        trials = self.trials
+        ok = trials[trials["status"] == "ok"].dropna(subset=[metric])
         return pd.Series(ok[metric].to_numpy(dtype=float), index=pd.Index(ok["seed"].to_numpy(dtype="int64")))
 
 
@@ -108,7 +108,7 @@ def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm
     arm_of, seed_of = number[order], seeds[order]
     keep = np.ones(len(order), dtype=bool)
     keep[1:] = (arm_of[1:] != arm_of[:-1]) | (seed_of[1:] != seed_of[:-1])
-    cells = known.take(order[keep])
+    kept = known.take(order[keep])
     stops = np.searchsorted(arm_of[keep], np.arange(what), side="right").tolist()
     trials_of = np.bincount(number, minlength=what).tolist()
     by_arm = known.groupby(number)[["arm", "arch_hash", "recipe_hash"]].first()
@@ -124,7 +124,7 @@ def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm
                 recipe_hash=None if pd.isna(recipe) else str(recipe),
                 is_baseline=bool(marked[index]),
                 repeats=trials_of[index] - (stops[index] - start),
-                all_cells=cells,
+                all_trials=kept,
                 start=start,
                 stop=stops[index],
             )

@@ -14,7 +14,7 @@ from scipy import stats
 from search.ledger.metric import LATENCIES, NOT_ALONE, MetricColumn
 from search.report.arms import Arm, comparable
 from search.report.judging import JUDGED, Judging, judged
-from search.report.sources import all_sources, sources_title
+from search.report.provenance import provenance_of_arms, provenance_title
 from search.report.spec import TableSpec
 from search.report.table import Cell
 from search.report.values import arm_values
@@ -41,7 +41,7 @@ class Figure:
         note: letter of a footnote, or "".
         failed: whether a training failed on a seed that it or the baseline has, so that it is not marked.
         best: the best of its metric, or not to be told from it.
-        sources: see `all_sources`.
+        provenance: see `provenance_of_arms`.
     """
 
     arm: Arm
@@ -58,7 +58,7 @@ class Figure:
     note: str = ""
     failed: bool = False
     best: bool = False
-    sources: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def figures_of(
     measured = arm_values(arms, metric.column)
     is_metric = not metric.is_cost
     cells = []
-    for arm, values, sources in zip(arms, measured, all_sources(arms, metric.column), strict=True):
+    for arm, values, provenance in zip(arms, measured, provenance_of_arms(arms, metric.column), strict=True):
         n = len(values.values)
         lost = [status for status in values.statuses if status != "ok"]
         without = "not measured in an exclusive slot" if metric.column in LATENCIES else "without a value"
@@ -96,7 +96,7 @@ def figures_of(
                 mean=float(values.values.mean()) if n else float("nan"),
                 sd=float(values.values.std(ddof=1)) if n > 1 else float("nan"),
                 doubt=NOT_ALONE if metric.column in LATENCIES and values.latency_exclusive is False else "",
-                sources=sources,
+                provenance=provenance,
             )
         )
     if reference is not None and is_metric:
@@ -205,7 +205,7 @@ def cell_of(each: Figure, spec: TableSpec, digits: int, finer: int) -> Cell:
         behind,
         marks=",".join(part for part in (each.stars, each.doubt, each.note) if part),
         bold=each.best and each.n > 0,
-        title=sources_title(each.sources),
+        title=provenance_title(each.provenance),
         label=each.metric.title,
     )
 

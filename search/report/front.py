@@ -71,7 +71,7 @@ def front_of(arms: Sequence[Arm], frame: pd.DataFrame, phase: str) -> Front | No
 
 def values_of(arms: Sequence[Arm], column: str) -> list[float]:
     """Return one objective of each arm; NaN where it was not measured."""
-    if column not in arms[0].all_cells:
+    if column not in arms[0].all_trials:
         return [float("nan")] * len(arms)
     found = arm_values(arms, column)
     if column in LATENCIES:

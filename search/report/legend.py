@@ -12,7 +12,7 @@ from search.report.conclusion import finds, rounded_up
 from search.report.figures import Figure, Line
 from search.report.judging import corrected_over
 from search.report.notes import HOW_TO_READ, change_notes, gate, no_baseline, phase_notes, recipe_note
-from search.report.sources import odd_cells
+from search.report.provenance import odd_trials
 from search.report.spec import PaperTable, TableSpec
 from search.report.words import counted, interval_decimals, joined
 from search.stats.paired import ALPHA
@@ -81,7 +81,7 @@ def legend_of(
     if foreign:
         said.append(f"Trained by another recipe than the baseline, not compared: {joined(foreign)}.")
     said += recipe_note(arms)
-    said += odd_cells(arms)
+    said += odd_trials(arms)
     lost = trials[trials["status"].isin(["unfinished"])]
     if len(lost):
         said.append(f"{counted(len(lost), 'trial')} left no result (killed, or still running).")

@@ -19,7 +19,7 @@ from search.ledger.metric import NOT_ALONE_MEANS, Metric, MetricColumn, metrics_
 from search.ledger.study_files import Change, read_changes
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
-from search.report.sources import odd_cells
+from search.report.provenance import odd_trials
 from search.report.values import floats, geometric_mean, has_looks
 from search.report.words import counted, int_ranges, joined, one_line, significant
 
@@ -63,7 +63,7 @@ def table_notes(
     notes += recipe_note(arms)
     notes += latency_note(trials)
     notes += gaps(trials, arms, data)
-    notes += odd_cells(arms)
+    notes += odd_trials(arms)
     notes += disagreement(trials)
     notes += [f"Unreadable, left out: {message}" for message in frame.attrs.get("unreadable", [])]
     return [*notes, f"{made_of(trials, arms)} {HOW_TO_READ}"]
@@ -88,7 +88,7 @@ def made_of(trials: pd.DataFrame, arms: Sequence[Arm]) -> str:
     for title, column in (("Data", "data_source"), ("backbone", "backbone"), ("recipe", "recipe_hash")):
         values = [str(value) for value in trials[column].dropna().unique()]
         said.append(f"{title} {', '.join(values) or 'not on record'}")
-    seeds = arms[0].all_cells["seed"].unique().tolist() if arms else []
+    seeds = arms[0].all_trials["seed"].unique().tolist() if arms else []
     said.append(f"seeds {int_ranges(map(int, seeds)) or 'none'}")
     commits = facts_of(trials).get("commit", set())
     said.append(f"commit {', '.join(sorted(commits)) or 'not on record'}")
@@ -236,7 +236,7 @@ def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[
 
 
 def disagreement(trials: pd.DataFrame) -> list[str]:
-    """Name the versions and machines on which the trials do not agree; `odd_cells` tells of commits."""
+    """Name the versions and machines on which the trials do not agree; `odd_trials` tells of commits."""
     differing = [
         f"{name} ({', '.join(sorted(values))})"
         for name, values in facts_of(trials).items()
@@ -308,9 +308,9 @@ def losses_that_did_not_fall(arms: Sequence[Arm]) -> list[str]:
     """Name the arms whose training loss rose, was no finite number any more, or stayed where it was."""
     first, last, epochs = (column(arms, name) for name in ("train_loss_first", "train_loss", "epochs"))
     more = np.isfinite(first) & np.isfinite(last) & (epochs > 1)
-    cells = arms[0].all_cells
-    reasons = cells["reason"].fillna("").str.contains("diverged", case=False).to_numpy(dtype=bool)
-    rose = (more & (last > (1 + FLAT) * first)) | (reasons & (cells["status"] == "failed").to_numpy(dtype=bool))
+    trials = arms[0].all_trials
+    reasons = trials["reason"].fillna("").str.contains("diverged", case=False).to_numpy(dtype=bool)
+    rose = (more & (last > (1 + FLAT) * first)) | (reasons & (trials["status"] == "failed").to_numpy(dtype=bool))
     flat = more & ~rose & (last > (1 - FLAT) * first)
     said = []
     for which, words in (
@@ -329,7 +329,7 @@ def equal_everywhere(arms: Sequence[Arm], metric: str) -> list[str]:
     known = finished(arms) & np.isfinite(values)
     same: dict[tuple[bytes, bytes], list[str]] = {}
     for arm in arms:
-        keep = np.flatnonzero(known[arm.start : arm.stop]) + arm.start  # the cells of an arm are sorted by seed
+        keep = np.flatnonzero(known[arm.start : arm.stop]) + arm.start  # the trials of an arm are sorted by seed
         if len(keep) > 1:
             same.setdefault((seeds[keep].tobytes(), values[keep].tobytes()), []).append(arm.label)
     return [
@@ -354,14 +354,14 @@ def nearly_nil(arms: Sequence[Arm]) -> list[str]:
 
 
 def column(arms: Sequence[Arm], name: str) -> np.ndarray:
-    """A column of the cells of all arms as float64, NaN where it is NA, or where nothing was measured."""
-    cells = arms[0].all_cells
-    return floats(cells[name]) if name in cells else np.full(len(cells), np.nan)
+    """A column of the trials of all arms as float64, NaN where it is NA, or where nothing was measured."""
+    trials = arms[0].all_trials
+    return floats(trials[name]) if name in trials else np.full(len(trials), np.nan)
 
 
 def finished(arms: Sequence[Arm]) -> np.ndarray:
-    """Which of those cells ended ok."""
-    return (arms[0].all_cells["status"] == "ok").to_numpy(dtype=bool)
+    """Which of those trials ended ok."""
+    return (arms[0].all_trials["status"] == "ok").to_numpy(dtype=bool)
 
 
 def named(arms: Sequence[str]) -> str:

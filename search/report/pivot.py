@@ -71,15 +71,15 @@ class PivotTable(Table):
         return placed(self.lines, self.groups, self.metrics)
 
     @property
-    def sources(self) -> list[dict[str, Any]]:
-        """Where each figure comes from, by row, column and metric; see `all_sources`."""
+    def provenance(self) -> list[dict[str, Any]]:
+        """Where each figure comes from, by row, column and metric; see `provenance_of_arms`."""
         return [
             {
                 "row": line.name,
                 "column": group or None,
                 "metric": each.metric.column,
                 "arm": each.arm.label,
-                **each.sources,
+                **each.provenance,
             }
             for line, group, each in self.figures
         ]

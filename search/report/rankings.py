@@ -53,10 +53,10 @@ class TrustCase:
 
     Attributes:
         kind: "phases", "budgets", "epochs" or "studies".
-        cheap, dear: the two rankings.
+        cheap, expensive: the two rankings.
         arms: arms that both have.
         trust: how well they agree, over those of them that have a seed in each.
-        seeds: seeds behind a mean of the shared arms, the fewest and the most: (cheap, dear).
+        seeds: seeds behind a mean of the shared arms, the fewest and the most: (cheap, expensive).
         divided: seeds that both rankings had. Each went to one of them, since luck that two rankings share looks like
             agreement.
         settings: settings of the recipe that differ, with the value of each.
@@ -65,7 +65,7 @@ class TrustCase:
 
     kind: str
     cheap: Ranking
-    dear: Ranking
+    expensive: Ranking
     arms: int
     trust: ProxyTrust
     seeds: tuple[tuple[int, int], tuple[int, int]]
@@ -86,8 +86,8 @@ def phase_case(frame: pd.DataFrame, metric: MetricColumn) -> TrustCase | None:
         return None
     search, final = (frame[frame["phase"] == phase] for phase in ("search", "final"))
     measured = final.loc[final["status"] == "ok", metric.column].notna().any()
-    cheap, dear = ranked(search, "search", chose), ranked(final, "final", metric if measured else chose)
-    return case("phases", cheap, dear, frame) if cheap.values and dear.values else None
+    cheap, expensive = ranked(search, "search", chose), ranked(final, "final", metric if measured else chose)
+    return case("phases", cheap, expensive, frame) if cheap.values and expensive.values else None
 
 
 def budget_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[TrustCase]:
@@ -110,9 +110,11 @@ def budget_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[
     for recipes in alike.values():
         *fewer, (most, longest) = sorted(recipes)
         for epochs, recipe in fewer:
-            cheap, dear = (ranked(trials[trials["recipe_hash"] == each], phase, metric) for each in (recipe, longest))
-            if cheap.values and dear.values:
-                cases.append(case("budgets", cheap, dear, trials, settings={EPOCHS: [epochs, most]}))
+            cheap, expensive = (
+                ranked(trials[trials["recipe_hash"] == each], phase, metric) for each in (recipe, longest)
+            )
+            if cheap.values and expensive.values:
+                cases.append(case("budgets", cheap, expensive, trials, settings={EPOCHS: [epochs, most]}))
     return cases
 
 
@@ -142,7 +144,7 @@ def epoch_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[T
     trials = trials[whole]
     values = np.array([each for each in read if each is not None], dtype=float).reshape(-1, len(at) + 1)
     end = f"{PHASE_NAMES[phase]} after the last epoch"
-    dear = ranked(trials.assign(**{shown.column: values[:, -1]}), phase, shown, end)
+    expensive = ranked(trials.assign(**{shown.column: values[:, -1]}), phase, shown, end)
     cases = []
     for column, (share, epoch) in enumerate(at.items()):
         if at.get(0.5) == epoch and share != 0.5:
@@ -150,25 +152,28 @@ def epoch_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[T
         early = trials.assign(**{shown.column: values[:, column]})
         cheap = ranked(early, phase, shown, f"{PHASE_NAMES[phase]} after {IN_WORDS[share]}", (epoch, epoch))
         if cheap.values:
-            cases.append(case("epochs", cheap, dear, trials, left_out=whole.count(False)))
+            cases.append(case("epochs", cheap, expensive, trials, left_out=whole.count(False)))
     return cases
 
 
 def study_case(
-    cheap: str | os.PathLike[str], dear: str | os.PathLike[str], metric: str | None = None, phase: str | None = None
+    cheap: str | os.PathLike[str],
+    expensive: str | os.PathLike[str],
+    metric: str | None = None,
+    phase: str | None = None,
 ) -> TrustCase:
     """Compare the rankings of two studies, by network; their recipes may differ, and the case says in what.
 
     Args:
-        cheap, dear: folders of the studies.
-        metric: of both; by default the one the dear study is judged by, and its counterpart on the validation data for a
+        cheap, expensive: folders of the studies.
+        metric: of both; by default the one the expensive study is judged by, and its counterpart on the validation data for a
             cheap one that has no test scores.
         phase: of both; by default, for each, the one whose numbers are worth the most.
 
     Raises:
         ValueError: a study cannot be loaded, or the metric is not on record.
     """
-    frames = [load_study(path) for path in (cheap, dear)]
+    frames = [load_study(path) for path in (cheap, expensive)]
     phases = [phase_to_read(frame, phase) for frame in frames]
     trials = [frame[frame["phase"] == each] for frame, each in zip(frames, phases, strict=True)]
     wanted = metric_to_read(trials[1], phases[1], metric)
@@ -178,11 +183,11 @@ def study_case(
         raise ValueError(f"no finished trial of {cheap}, phase '{phases[0]}', has {wanted.column}; choose --metric")
     sides = [
         ranked(rows, each, by, f"{path}, {PHASE_NAMES[each]}")
-        for rows, each, by, path in zip(trials, phases, (other, wanted), (cheap, dear), strict=True)
+        for rows, each, by, path in zip(trials, phases, (other, wanted), (cheap, expensive), strict=True)
     ]
     read = [
         next((found for found in settings_of(rows, Path(path)).values() if found is not None), None)
-        for rows, path in zip(trials, (cheap, dear), strict=True)
+        for rows, path in zip(trials, (cheap, expensive), strict=True)
     ]
     known = [settings for settings in read if settings is not None]
     settings = differing(known) if len(known) == 2 else {}
@@ -192,7 +197,7 @@ def study_case(
 def case(
     kind: str,
     cheap: Ranking,
-    dear: Ranking,
+    expensive: Ranking,
     trials: pd.DataFrame,
     settings: Mapping[str, list[Any]] | None = None,
     left_out: int = 0,
@@ -202,9 +207,9 @@ def case(
     Arms match by network and recipe; where no recipe is in both rankings (they differ by their budget), by network,
     where it has one recipe in each. No seed stands behind both rankings.
     """
-    by_recipe = kind in ("phases", "epochs") and bool(cheap.values.keys() & dear.values.keys())
+    by_recipe = kind in ("phases", "epochs") and bool(cheap.values.keys() & expensive.values.keys())
     found: list[dict[Any, Mapping[int, float]]] = []
-    for side in (cheap, dear):
+    for side in (cheap, expensive):
         keys = list(side.values)
         networks = [arch for arch, _ in keys]
         known = {key if by_recipe else key[0]: key for key in keys if by_recipe or networks.count(key[0]) == 1}
@@ -224,9 +229,9 @@ def case(
     return TrustCase(
         kind=kind,
         cheap=cheap,
-        dear=dear,
+        expensive=expensive,
         arms=n_arms,
-        trust=proxy_trust(*series, k=k, higher_is_better=dear.metric.higher_is_better),
+        trust=proxy_trust(*series, k=k, higher_is_better=expensive.metric.higher_is_better),
         seeds=((min(counts[0]), max(counts[0])), (min(counts[1]), max(counts[1]))),
         settings=settings or {},
         divided=divided,
@@ -234,9 +239,9 @@ def case(
     )
 
 
-def divide(cheap: set[int], dear: set[int]) -> tuple[tuple[set[int], set[int]], tuple[int, ...]]:
+def divide(cheap: set[int], expensive: set[int]) -> tuple[tuple[set[int], set[int]], tuple[int, ...]]:
     """Give each seed that both rankings have to the one that has fewer; return both, and the seeds in question."""
-    own, both = (cheap - dear, dear - cheap), tuple(sorted(cheap & dear))
+    own, both = (cheap - expensive, expensive - cheap), tuple(sorted(cheap & expensive))
     for seed in both:
         min(own, key=len).add(seed)
     return own, both

@@ -1,4 +1,4 @@
-"""Proxy trust: how far a cheap ranking of arms may stand for a dear one, as a table and in a note under a table of arms."""
+"""Proxy trust: how far a cheap ranking of arms may stand for an expensive one, as a table and in a note under a table of arms."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from search.report.words import counted, one_line
 TRUST_COLUMNS: dict[str, str] = {
     "kind": "string",  # phases | budgets | epochs | studies
     "cheap": "string",
-    "dear": "string",
+    "expensive": "string",
     "metric_cheap": "string",
-    "metric_dear": "string",
+    "metric_expensive": "string",
     "epochs_cheap": "Int64",  # the most, where the arms have several
-    "epochs_dear": "Int64",
+    "epochs_expensive": "Int64",
     "seeds_cheap": "Int64",  # behind the mean of the arm that has the fewest
-    "seeds_dear": "Int64",
+    "seeds_expensive": "Int64",
     "n": "Int64",  # arms that both rankings have
     "tau": "Float64",
     "tau_low": "Float64",  # 95%
@@ -44,7 +44,7 @@ TRUST_COLUMNS: dict[str, str] = {
     "overlap": "Float64",  # share of the best k
     "overlap_by_chance": "Float64",
     "overlap_p": "Float64",
-    "regret": "Float64",  # in the unit of metric_dear
+    "regret": "Float64",  # in the unit of metric_expensive
     "top_k": "string",
     "note": "string",
 }
@@ -56,7 +56,7 @@ CAUTION = (
 SETTINGS_SHOWN = 6
 COLUMNS = [
     Column(name="cheap", title="cheap ranking", kind="words"),
-    Column(name="dear", title="against", kind="words"),
+    Column(name="expensive", title="against", kind="words"),
     Column(name="n", title="arms"),
     Column(name="tau", title="tau", kind="math"),
     Column(name="interval", title="95% interval", kind="math"),
@@ -68,7 +68,7 @@ COLUMNS = [
 
 @dataclass(frozen=True, kw_only=True)
 class TrustTable(Table):
-    """How far cheap rankings agree with dear ones; `data` has one row for each of the `cases`, with the columns `TRUST_COLUMNS`."""
+    """How far cheap rankings agree with expensive ones; `data` has one row for each of the `cases`, with the columns `TRUST_COLUMNS`."""
 
     cases: list[TrustCase]
 
@@ -94,13 +94,13 @@ def trust_notes(frame: pd.DataFrame, table: AblationTable) -> list[str]:
 def trust_table(
     paths: Sequence[str | os.PathLike[str]], metric: str | None = None, phase: str | None = None
 ) -> TrustTable:
-    """Say how far a cheap ranking may stand for a dear one.
+    """Say how far a cheap ranking may stand for an expensive one.
 
     Args:
         paths: one study: its search against its re-evaluation, its smaller budgets against the largest, and the ranking
             after half and three quarters of the epochs against the last; the latter reads every `history.csv`. Two
             studies: the first, the cheap one, against the second.
-        metric: a name in `metric_columns`; by default the one the dear ranking is judged by.
+        metric: a name in `metric_columns`; by default the one the expensive ranking is judged by.
         phase: whose trials to read; by default each phase of one study, the best of each of two.
 
     Raises:
@@ -118,7 +118,7 @@ def trust_table(
     elif len(paths) == 1:
         cases = cases_of(paths[0], metric, phase)
     else:
-        raise ValueError(f"--trust takes one study, or a cheap and a dear one: {len(paths)} given")
+        raise ValueError(f"--trust takes one study, or a cheap and an expensive one: {len(paths)} given")
     return TrustTable(
         name="trust",
         title=f"Proxy trust: {' against '.join(map(str, paths))}",
@@ -150,7 +150,7 @@ def cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | None
         raise ValueError(
             f"{path} has no {FEWEST_TO_RANK} arms that are ranked twice: that needs a search with a re-evaluation of as many "
             "arms, arms trained for several numbers of epochs, or finished trials of two epochs or more with their "
-            "history.csv; or compare two studies: --trust CHEAP DEAR"
+            "history.csv; or compare two studies: --trust CHEAP EXPENSIVE"
         )
     return known
 
@@ -158,8 +158,8 @@ def cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | None
 def sentence(case: TrustCase) -> str:
     """Say one comparison in a short sentence."""
     trust = case.trust
-    cheap, dear = (side_words(*each) for each in zip((case.cheap, case.dear), case.seeds, strict=True))
-    said = f"{cheap} against {dear}: "
+    cheap, expensive = (side_words(*each) for each in zip((case.cheap, case.expensive), case.seeds, strict=True))
+    said = f"{cheap} against {expensive}: "
     if why := not_compared(case):
         return f"{said}not compared, {why}."
     _, _, n, tau, interval, same, chance, regret = (cell.text for cell in displayed(case).cells)
@@ -171,8 +171,8 @@ def sentence(case: TrustCase) -> str:
 
 def displayed(case: TrustCase) -> Row:
     """Round one comparison for a reader."""
-    trust, unit = case.trust, case.dear.metric
-    sides = [side_words(*each) for each in zip((case.cheap, case.dear), case.seeds, strict=True)]
+    trust, unit = case.trust, case.expensive.metric
+    sides = [side_words(*each) for each in zip((case.cheap, case.expensive), case.seeds, strict=True)]
     figures = ["-"] * 5
     if (
         not not_compared(case)
@@ -229,7 +229,7 @@ def case_notes(case: TrustCase) -> list[str]:
         more = f" and {len(shown) - SETTINGS_SHOWN} more" if len(shown) > SETTINGS_SHOWN else ""
         differ = f"settings that differ: {one_line(', '.join(shown[:SETTINGS_SHOWN]), 400)}{more}"
         notes.append(differ if shown else "no setting of the recipe on record differs")
-        for side, what in ((case.cheap, "first"), (case.dear, "second")):
+        for side, what in ((case.cheap, "first"), (case.expensive, "second")):
             if only := len(side.values) - case.arms:
                 notes.append(f"{counted(only, 'arm')} only in the {what}")
     return [f"{case.cheap.name}: {'; '.join(notes)}."] if notes else []
@@ -241,13 +241,13 @@ def data_row(case: TrustCase) -> dict[str, Any]:
     return {
         "kind": case.kind,
         "cheap": case.cheap.name,
-        "dear": case.dear.name,
+        "expensive": case.expensive.name,
         "metric_cheap": case.cheap.metric.column,
-        "metric_dear": case.dear.metric.column,
+        "metric_expensive": case.expensive.metric.column,
         "epochs_cheap": case.cheap.epochs[1] if case.cheap.epochs else None,
-        "epochs_dear": case.dear.epochs[1] if case.dear.epochs else None,
+        "epochs_expensive": case.expensive.epochs[1] if case.expensive.epochs else None,
         "seeds_cheap": case.seeds[0][0],
-        "seeds_dear": case.seeds[1][0],
+        "seeds_expensive": case.seeds[1][0],
         "n": trust.n,
         "tau": trust.tau,
         "tau_low": trust.low,

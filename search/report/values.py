@@ -36,16 +36,16 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
     """Read the numbers of each arm; `metric` is a numeric column of the frame the arms were made of."""
     if not arms:
         return []
-    cells = arms[0].all_cells
-    status = cells["status"].to_numpy(dtype=object)
+    trials = arms[0].all_trials
+    status = trials["status"].to_numpy(dtype=object)
     ok = status == "ok"
-    seeds = cells["seed"].to_numpy(dtype="int64")
-    numbers = {name: floats(cells[name]) for name in (metric, "dose", *LATENCIES)}
-    counts = {name: cells[name].tolist() for name in ("params", "macs")}
+    seeds = trials["seed"].to_numpy(dtype="int64")
+    numbers = {name: floats(trials[name]) for name in (metric, "dose", *LATENCIES)}
+    counts = {name: trials[name].tolist() for name in ("params", "macs")}
     measured = ok & np.isfinite(numbers[metric])
     failed = (status == "failed") | (status == "pruned") | (ok & ~measured)
     timed = ok & (np.isfinite(numbers["latency_ms"]) | np.isfinite(numbers["latency_fused_ms"]))
-    alone = timed & cells["latency_exclusive"].to_numpy(dtype=bool, na_value=False)
+    alone = timed & trials["latency_exclusive"].to_numpy(dtype=bool, na_value=False)
     found = []
     for arm in arms:
         here = slice(arm.start, arm.stop)
@@ -179,7 +179,7 @@ def level(arm: Arm, factor: str) -> str | None:
     if factor in arm.levels:
         return arm.levels[factor]
     if factor in COLUMN_FACTORS:
-        values = arm.cells[factor].dropna().unique().tolist()
+        values = arm.trials[factor].dropna().unique().tolist()
     else:
         values = overrides(arm).get(factor, [])
     if len(values) > 1:
@@ -193,7 +193,7 @@ def level(arm: Arm, factor: str) -> str | None:
 def overrides(arm: Arm) -> dict[str, list[Any]]:
     """Return the values that an arm's trials set, by key."""
     found: dict[str, list[Any]] = {}
-    for text in arm.cells["overrides"].dropna().unique():
+    for text in arm.trials["overrides"].dropna().unique():
         for each in str(text).split("; "):
             key, equals, value = each.partition("=")
             key = key.lstrip("+~")

@@ -17,10 +17,10 @@ from search.report.ablation import AblationTable, ablation_table
 from search.report.front import front_table, fronts_data, fronts_of
 from search.report.interim import InterimTable, interim_table
 from search.report.pivot import PivotTable, pivot_table
+from search.report.provenance import provenance_of_arms, provenance_text, provenance_title
 from search.report.reading.load import load_study
 from search.report.reading.rows import shared_trials
 from search.report.render import RENDERERS, to_latex, to_markdown
-from search.report.sources import all_sources, provenance_text, sources_title
 from search.report.spec import TableSpec
 from search.report.table import Table
 from search.report.trust import trust_notes
@@ -156,27 +156,29 @@ def save_table(
     Raises:
         OSError: a file cannot be written.
     """
-    sources = sources_of_rows(table)
+    provenance = provenance_of_rows(table)
     more: dict[str, str] = {}
     if "tex" in formats and grid is not None:
         more[PAPER_TEX] = to_latex(grid)
     if "csv" in formats:
         more[f"{table.name}.notes.txt"] = "\n".join([table.title, "", table.conclusion, "", *table.notes, ""])
     if table.arms:
-        cells = [{"row": label, "metric": table.metric.column, **each} for label, each in sources.items()]
+        cells = [{"row": label, "metric": table.metric.column, **each} for label, each in provenance.items()]
         more[f"{table.name}.provenance.json"] = provenance_text(table.title, cells)
-    return save_files(with_sources(table, sources), folder, formats, more)
+    return save_files(with_provenance(table, provenance), folder, formats, more)
 
 
-def sources_of_rows(table: AblationTable) -> dict[str, dict[str, Any]]:
-    """Say where the figures of each arm come from, by its label; see `all_sources`."""
-    return dict(zip((arm.label for arm in table.arms), all_sources(table.arms, table.metric.column), strict=True))
+def provenance_of_rows(table: AblationTable) -> dict[str, dict[str, Any]]:
+    """Say where the figures of each arm come from, by its label; see `provenance_of_arms`."""
+    return dict(
+        zip((arm.label for arm in table.arms), provenance_of_arms(table.arms, table.metric.column), strict=True)
+    )
 
 
-def with_sources(table: AblationTable, sources: Mapping[str, Mapping[str, Any]]) -> AblationTable:
+def with_provenance(table: AblationTable, provenance: Mapping[str, Mapping[str, Any]]) -> AblationTable:
     """Give each row a title that says where it comes from."""
     labels = table.data["arm"].tolist()
-    rows = [row._replace(title=sources_title(sources[at])) for row, at in zip(table.rows, labels, strict=True)]
+    rows = [row._replace(title=provenance_title(provenance[at])) for row, at in zip(table.rows, labels, strict=True)]
     return replace(table, rows=rows)
 
 
@@ -186,7 +188,7 @@ def save_pivot(table: PivotTable, folder: Path, formats: Sequence[str] = FORMATS
     Raises:
         OSError: the files cannot be written.
     """
-    provenance = provenance_text(table.title, table.sources)
+    provenance = provenance_text(table.title, table.provenance)
     return save_files(table, folder, formats, {f"{table.name}.provenance.json": provenance})
 
 

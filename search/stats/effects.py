@@ -99,10 +99,10 @@ def factorial_effects(
     found = complete(rows, seed, factors)
     notes += found.notes
     if found.values is None:  # estimates over all rows, with what a seed does to all cells taken out
-        blocks = pd.get_dummies(rows[seed].astype("category"), dtype=float).to_numpy()
-        terms, design, left_out = estimable(rows, levels, wanted, blocks)
-        solution = np.linalg.lstsq(np.hstack([design, blocks[:, 1:]]), rows[VALUE].to_numpy(), rcond=None)[0]
-        coefficients_SP, seeds, degrees = solution[None, : design.shape[1]], blocks.shape[1], 0
+        seed_columns = pd.get_dummies(rows[seed].astype("category"), dtype=float).to_numpy()
+        terms, design, left_out = estimable(rows, levels, wanted, seed_columns)
+        solution = np.linalg.lstsq(np.hstack([design, seed_columns[:, 1:]]), rows[VALUE].to_numpy(), rcond=None)[0]
+        coefficients_SP, seeds, degrees = solution[None, : design.shape[1]], seed_columns.shape[1], 0
     else:
         levels = {name: [level for level in levels[name] if level in set(found.cells[name])] for name in factors}
         wanted = [term for term in wanted if all(len(levels[name]) > 1 for name in term)]
@@ -196,7 +196,7 @@ def columns_of(term: Term, levels: Factors, rows: pd.DataFrame) -> np.ndarray:
 
 
 def estimable(
-    rows: pd.DataFrame, levels: Factors, wanted: list[Term], blocks: np.ndarray
+    rows: pd.DataFrame, levels: Factors, wanted: list[Term], seed_columns: np.ndarray
 ) -> tuple[dict[Term, slice], np.ndarray, list[str]]:
     """Keep the terms that the finished cells can tell from the seeds and from the terms before them.
 
@@ -205,12 +205,12 @@ def estimable(
     """
     terms: dict[Term, slice] = {}
     design, notes = np.ones((len(rows), 1)), []
-    rank = np.linalg.matrix_rank(blocks)
+    rank = np.linalg.matrix_rank(seed_columns)
     for term in wanted:
         added = columns_of(term, levels, rows)
-        new_rank = np.linalg.matrix_rank(np.hstack([blocks, design, added]))
+        new_rank = np.linalg.matrix_rank(np.hstack([seed_columns, design, added]))
         if new_rank - rank < added.shape[1]:
-            notes.append(why_not(term, added, terms, design, blocks, rows))
+            notes.append(why_not(term, added, terms, design, seed_columns, rows))
             continue
         terms[term] = slice(design.shape[1], design.shape[1] + added.shape[1])
         design, rank = np.hstack([design, added]), new_rank
@@ -218,7 +218,12 @@ def estimable(
 
 
 def why_not(
-    term: Term, added: np.ndarray, terms: dict[Term, slice], design: np.ndarray, blocks: np.ndarray, rows: pd.DataFrame
+    term: Term,
+    added: np.ndarray,
+    terms: dict[Term, slice],
+    design: np.ndarray,
+    seed_columns: np.ndarray,
+    rows: pd.DataFrame,
 ) -> str:
     """Say why a term is not in the model, and which line it is a part of where it is the alias of one."""
     name = " x ".join(term)
@@ -229,7 +234,7 @@ def why_not(
             f"{'has' if empty == 1 else 'have'} no finished run"
         )
     for other, where in terms.items():
-        both = np.hstack([blocks, design[:, where]])
+        both = np.hstack([seed_columns, design[:, where]])
         if np.linalg.matrix_rank(np.hstack([both, added])) - np.linalg.matrix_rank(both) < added.shape[1]:
             line = " x ".join(other)
             return f"{name} is aliased with {line}, as in a fraction of a factorial: what stands at {line} may be either, or both"

@@ -20,7 +20,7 @@ BATCH = 500  # resamples at a time
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyTrust:
-    """How well the ranking at a cheap budget agrees with the ranking at a dear one. What is not defined is None.
+    """How well the ranking at a cheap budget agrees with the ranking at an expensive one. What is not defined is None.
 
     Attributes:
         n: arms that both rankings have.
@@ -33,7 +33,7 @@ class ProxyTrust:
         overlap: their number over k.
         overlap_by_chance: what two unrelated rankings of n arms would share on average, k / n.
         overlap_p: chance that unrelated rankings share as many or more (hypergeometric).
-        regret: how much worse than the best arm the cheap ranking's winner is at the dear budget, in the unit of the
+        regret: how much worse than the best arm the cheap ranking's winner is at the expensive budget, in the unit of the
             metric; zero or above.
         note: why something above is None, or what to be careful about; empty where there is nothing to say.
     """
@@ -54,7 +54,7 @@ class ProxyTrust:
 
 def proxy_trust(
     cheap: pd.Series[float],
-    dear: pd.Series[float],
+    expensive: pd.Series[float],
     *,
     k: int = 3,
     higher_is_better: bool = True,
@@ -65,7 +65,7 @@ def proxy_trust(
     """Compare two rankings of the same arms.
 
     Args:
-        cheap, dear: mean of each arm at the small and at the large budget, indexed by arm. Arms without a finite mean in
+        cheap, expensive: mean of each arm at the small and at the large budget, indexed by arm. Arms without a finite mean in
             both are left out, and counted in the note.
         k: how many of the best to compare; at most the number of arms is used.
         higher_is_better: which arms are the best.
@@ -78,11 +78,11 @@ def proxy_trust(
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    for name, ranking in (("cheap", cheap), ("dear", dear)):
+    for name, ranking in (("cheap", cheap), ("expensive", expensive)):
         if not ranking.index.is_unique:
             twice = sorted(set(ranking.index[ranking.index.duplicated()].map(str)))
             raise ValueError(f"the {name} ranking has more than one value for {', '.join(twice)}: keep one of them")
-    both = pd.concat({"cheap": cheap, "dear": dear}, axis=1, join="outer").astype(float)
+    both = pd.concat({"cheap": cheap, "expensive": expensive}, axis=1, join="outer").astype(float)
     finite = np.isfinite(both.to_numpy()).all(axis=1)
     notes = [f"{int((~finite).sum())} arms are in one ranking only"] if not finite.all() else []
     both = (both[finite] if higher_is_better else -both[finite]).sort_index()
@@ -91,19 +91,19 @@ def proxy_trust(
     why_not = ""
     if n < 2:
         why_not = f"{n} shared arms: 2 are the fewest to rank"
-    elif both["cheap"].nunique() == 1 or both["dear"].nunique() == 1:
+    elif both["cheap"].nunique() == 1 or both["expensive"].nunique() == 1:
         why_not = "all arms are tied in one ranking: there is no order to compare"
     if why_not:
         undefined = dict.fromkeys(
             ("tau", "low", "high", "p_value", "overlap", "overlap_by_chance", "overlap_p", "regret")
         )
         return ProxyTrust(n=n, k=k, top_k=(), note="; ".join([*notes, why_not]), **undefined)
-    test = stats.kendalltau(both["cheap"], both["dear"])
+    test = stats.kendalltau(both["cheap"], both["expensive"])
     tau = float(np.clip(test.statistic, -1, 1))
     interval, why = tau_interval(both, tau, confidence, resamples, seed)
     notes += [why] if why else []
-    best = [set(both[name].sort_values(ascending=False, kind="stable").index[:k]) for name in ("cheap", "dear")]
-    for name in ("cheap", "dear"):
+    best = [set(both[name].sort_values(ascending=False, kind="stable").index[:k]) for name in ("cheap", "expensive")]
+    for name in ("cheap", "expensive"):
         ordered = np.sort(both[name].to_numpy())[::-1]
         if k < n and ordered[k - 1] == ordered[k]:
             notes.append(f"a tie at place {k} of the {name} ranking was broken by name")
@@ -119,7 +119,7 @@ def proxy_trust(
         overlap=len(shared) / k,
         overlap_by_chance=k / n,
         overlap_p=float(stats.hypergeom.sf(len(shared) - 1, n, k, k)),
-        regret=float(both["dear"].max() - both["dear"].iloc[both["cheap"].argmax()]),
+        regret=float(both["expensive"].max() - both["expensive"].iloc[both["cheap"].argmax()]),
         note="; ".join(notes),
     )
 
@@ -132,11 +132,11 @@ def tau_interval(
         return None, f"no interval of tau: {len(both)} arms, {FEWEST_ARMS} are the fewest to resample"
     if math.isclose(abs(tau), 1):
         return None, "no interval of tau: the rankings agree (or disagree) in every pair, so every resample does too"
-    cheap, dear = both["cheap"].to_numpy(), both["dear"].to_numpy()
+    cheap, expensive = both["cheap"].to_numpy(), both["expensive"].to_numpy()
     resamples = min(resamples, max(FEWEST_RESAMPLES, resamples * MANY_ARMS // len(both)))
     # Arms are resampled, not values: a resample is how often each arm was drawn, and tau-b over all resamples is three
     # matrix products, where `scipy.stats.kendalltau` takes half a millisecond a resample.
-    orders = [np.sign(np.subtract.outer(ranking, ranking)) for ranking in (cheap, dear)]
+    orders = [np.sign(np.subtract.outer(ranking, ranking)) for ranking in (cheap, expensive)]
     agree, strict = orders[0] * orders[1], [np.abs(order) for order in orders]
 
     def statistic(drawn: np.ndarray, axis: int) -> np.ndarray:

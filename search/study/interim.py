@@ -191,7 +191,7 @@ def standing(desk: Desk, study_dir: Path, plan: LookPlan, cells: Sequence[Cell],
     cell_of_trial = {trial.number: named.get(str(trial.user_attrs.get(CELL))) for trial in trials}
     cell_of: dict[str, str] = {}
     for arm in arms:
-        own = {cell_of_trial.get(int(number)) for number in arm.cells["trial"].dropna()}
+        own = {cell_of_trial.get(int(number)) for number in arm.trials["trial"].dropna()}
         found = next((cell.name for cell in cells if cell.name in own), None)
         if found is not None:
             cell_of[arm.label] = found

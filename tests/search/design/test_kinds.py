@@ -17,7 +17,6 @@ from search.design.fraction import Fraction, find_fraction
 from search.design.kinds import (
     Cell,
     add_one_in,
-    blocks,
     factorial,
     fractional,
     ladder,
@@ -25,6 +24,7 @@ from search.design.kinds import (
     matched_control,
     one_at_a_time,
     random_matched,
+    replicates,
 )
 from search.design.options import (
     DesignOptions,
@@ -208,18 +208,18 @@ def test_a_fraction_that_does_not_exist_is_refused(count: int, options: dict[str
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 99), st.data())
 def test_any_prefix_of_the_blocks_is_balanced(count: int, seeds: int, order: int, data: st.DataObject) -> None:
     cells = [Cell(f"c{i}", (f"k={i}",)) for i in range(count)]
-    written = blocks(cells, range(seeds), order)
+    written = replicates(cells, range(seeds), order)
     assert [seed for _, seed in written] == [seed for seed in range(seeds) for _ in range(count)]
     prefix = Counter(cell.name for cell, _ in written[: data.draw(st.integers(0, len(written)))])
     counts = [prefix[cell.name] for cell in cells]
     assert max(counts) - min(counts) <= 1
-    assert written == blocks(cells, range(seeds), order)
+    assert written == replicates(cells, range(seeds), order)
 
 
 @given(st.integers(2, 9), st.integers(0, 99))
 def test_over_as_many_blocks_as_cells_each_cell_stands_everywhere_once(count: int, order: int) -> None:
     cells = [Cell(f"c{i}", (f"k={i}",)) for i in range(count)]
-    written = [cell.name for cell, _ in blocks(cells, range(count), order)]
+    written = [cell.name for cell, _ in replicates(cells, range(count), order)]
     rows = [written[start : start + count] for start in range(0, count * count, count)]
     assert all(len(set(column)) == count for column in zip(*rows, strict=True))
     if count % 2 == 0:  # and behind each other cell once

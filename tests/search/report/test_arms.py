@@ -25,7 +25,7 @@ def test_one_network_under_two_names_is_one_arm(study: Path, add: Add) -> None:
     add("plain", 0, arch_hash="e" * 10)
     add("stage3 at none", 1, arch_hash="e" * 10)
     (arm,) = list_arms(load_study(study))
-    assert (arm.label, arm.cells["seed"].tolist(), arm.is_baseline) == ("plain", [0, 1], True)
+    assert (arm.label, arm.trials["seed"].tolist(), arm.is_baseline) == ("plain", [0, 1], True)
 
 
 def test_two_networks_under_one_name_are_told_apart(study: Path, add: Add) -> None:
@@ -50,7 +50,7 @@ def test_a_failure_before_the_network_was_known_goes_to_its_arm_by_name(study: P
     add("stage3", 0)
     add(None, 2, status="failed", recipe_hash=None)
     (arm,) = list_arms(load_study(study))
-    assert arm.cells["status"].tolist() == ["ok", "failed"]
+    assert arm.trials["status"].tolist() == ["ok", "failed"]
 
 
 def test_a_name_alone_makes_an_arm(study: Path, add: Add) -> None:

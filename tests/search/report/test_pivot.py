@@ -224,7 +224,7 @@ def test_data_and_side_file(filled: Path, tmp_path: Path) -> None:
     assert back["mean"].tolist() == data["mean"].tolist()
     side = json.loads((tmp_path / "t" / "stages.provenance.json").read_text())
     assert len(side["cells"]) == 10
-    (cell,) = [c for c in grid.sources if c["arm"] == "stage3: pssa" and c["metric"] == "test_top1"]
+    (cell,) = [c for c in grid.provenance if c["arm"] == "stage3: pssa" and c["metric"] == "test_top1"]
     others = ("pruned", "infeasible", "interrupted", "reused")
     assert cell["counts"] == {"ok": 4, "failed": 1} | dict.fromkeys(others, 0)
     assert cell["run_dirs"][0] == "final/0002-s0"

@@ -24,7 +24,7 @@ from search.report.render.markdown import markdown
 from search.report.render.text import plain
 from search.report.table import Cell, Table, headings
 from search.report.words import decimals_for, int_ranges, one_line, p_is, p_shown, scaled, signed, significant
-from search.report.write import paper_grid, sources_of_rows, with_sources
+from search.report.write import paper_grid, provenance_of_rows, with_provenance
 
 from .conftest import Add
 
@@ -311,7 +311,7 @@ class Page(HTMLParser):
 
 
 def page(table: AblationTable) -> Page:
-    return Page(to_html(with_sources(table, sources_of_rows(table))))
+    return Page(to_html(with_provenance(table, provenance_of_rows(table))))
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_the_search_against_the_re_evaluation(study: Path, add: Add) -> None:
             add(arm, seed, test_top1=float(value), val_top1=50.0)
     case = phase_case(load_study(study), TOP1)
     assert case is not None
-    assert (case.cheap.metric.column, case.dear.metric.column) == ("val_top1", "test_top1")
+    assert (case.cheap.metric.column, case.expensive.metric.column) == ("val_top1", "test_top1")
     assert case.seeds == ((1, 1), (2, 2))
     assert (case.trust.n, case.trust.tau, case.trust.k) == (3, pytest.approx(1 / 3), 1)  # of 3 pairs, one is swapped
     assert (case.trust.overlap, case.trust.regret, case.trust.top_k) == (0.0, 1.0, ())
@@ -56,14 +56,14 @@ def test_the_search_against_the_re_evaluation(study: Path, add: Add) -> None:
 
 
 @given(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)))
-def test_no_seed_stands_behind_both_rankings(cheap: set[int], dear: set[int]) -> None:
-    own, divided = divide(set(cheap), set(dear))
+def test_no_seed_stands_behind_both_rankings(cheap: set[int], expensive: set[int]) -> None:
+    own, divided = divide(set(cheap), set(expensive))
     assert not own[0] & own[1]
-    assert own[0] | own[1] == cheap | dear
+    assert own[0] | own[1] == cheap | expensive
     assert own[0] <= cheap
-    assert own[1] <= dear
-    assert set(divided) == cheap & dear
-    assert bool(own[0]) + bool(own[1]) >= min(2, len(cheap | dear), bool(cheap) + bool(dear))
+    assert own[1] <= expensive
+    assert set(divided) == cheap & expensive
+    assert bool(own[0]) + bool(own[1]) >= min(2, len(cheap | expensive), bool(cheap) + bool(expensive))
 
 
 def test_luck_that_two_rankings_share_is_not_taken_for_agreement(study: Path, add: Add) -> None:
@@ -97,7 +97,7 @@ def test_budgets_that_differ_in_their_epochs_alone(study: Path, add: Add) -> Non
             settings(add(arm, seed, test_top1=70.0 - position, **long), epochs=8, lr=0.1)
             settings(add(arm, seed, test_top1=50.0 + position, **other), epochs=4, lr=0.2)  # another rate: alone
     (case,) = budget_cases(load_study(study), "final", TOP1)
-    assert (case.cheap.epochs, case.dear.epochs) == ((2, 2), (8, 8))
+    assert (case.cheap.epochs, case.expensive.epochs) == ((2, 2), (8, 8))
     assert (case.trust.n, case.trust.tau) == (4, -1.0)
     assert case.settings == {"train.epochs": [2, 8]}
     assert case.trust.regret == 3.0
@@ -112,7 +112,7 @@ def test_what_a_pruner_would_have_trusted(study: Path, add: Add) -> None:
     history(add("torn", 0, phase="search", val_top1=9.0), 1, 2)
     add("pruned", 0, phase="search", status="pruned", epochs=2)
     half, later = epoch_cases(load_study(study), "search", TOP1)
-    assert (half.cheap.epochs, later.cheap.epochs, half.dear.epochs) == ((2, 2), (3, 3), (4, 4))
+    assert (half.cheap.epochs, later.cheap.epochs, half.expensive.epochs) == ((2, 2), (3, 3), (4, 4))
     assert (half.trust.n, half.trust.tau) == (4, -1.0)
     assert later.trust.tau == pytest.approx(1 / 3)
     assert half.left_out == 1
@@ -134,18 +134,18 @@ def two_studies(tmp_path: Path, add: Add, study: Path) -> tuple[Path, Path]:
     cheap = study.rename(tmp_path / "cheap")
     for position, arm in enumerate(ARMS[1:]):
         settings(add(arm, 1, test_top1=70.0 + position, val_top1=1.0, recipe_hash="r8"), epochs=8, lr=0.1)
-    return cheap, study.rename(tmp_path / "dear")
+    return cheap, study.rename(tmp_path / "expensive")
 
 
 def test_two_studies(tmp_path: Path, study: Path, add: Add) -> None:
-    cheap, dear = two_studies(tmp_path, add, study)
-    case = study_case(cheap, dear)
-    assert (case.cheap.metric.column, case.dear.metric.column) == ("val_top1", "test_top1")
+    cheap, expensive = two_studies(tmp_path, add, study)
+    case = study_case(cheap, expensive)
+    assert (case.cheap.metric.column, case.expensive.metric.column) == ("val_top1", "test_top1")
     assert (case.trust.n, case.trust.tau, case.trust.overlap) == (3, 1.0, 1.0)
     assert case.settings == {"train.epochs": [2, 8]}
-    assert study_case(cheap, dear, metric="val_top1").trust.tau is None  # all tied in the dear one
+    assert study_case(cheap, expensive, metric="val_top1").trust.tau is None  # all tied in the expensive one
     with pytest.raises(ValueError, match=r"no finished trial of .*cheap, phase 'search', has test_top1"):
-        study_case(cheap, dear, metric="test_top1")
+        study_case(cheap, expensive, metric="test_top1")
 
 
 def test_a_metric_and_what_a_search_saw_of_it() -> None:
@@ -216,7 +216,7 @@ def test_nothing_is_said_of_two_arms_or_one_phase(study: Path, add: Add) -> None
     assert notes(study) == []
     frame = load_study(study)
     assert trust_notes(frame, ablation_table(frame, phase="search")) == []
-    with pytest.raises(ValueError, match=r"demo has no 3 arms that are ranked twice.*--trust CHEAP DEAR"):
+    with pytest.raises(ValueError, match=r"demo has no 3 arms that are ranked twice.*--trust CHEAP EXPENSIVE"):
         trust_table([study])
 
 

@@ -29,21 +29,21 @@ def test_the_example_of_scipy() -> None:
 
 def test_overlap_and_regret() -> None:
     cheap = ranking([50, 40, 30, 20, 10, 5])
-    dear = ranking([60, 62, 50, 61, 40, 30])
-    result = proxy_trust(cheap, dear, k=3, resamples=200)
+    expensive = ranking([60, 62, 50, 61, 40, 30])
+    result = proxy_trust(cheap, expensive, k=3, resamples=200)
     assert result.top_k == ("arm0", "arm1")
     assert (result.overlap, result.overlap_by_chance) == (pytest.approx(2 / 3), 0.5)
     assert result.overlap_p == pytest.approx(10 / 20)  # 9 + 1 of the 20 ways to choose 3 of 6
     assert result.regret == 2.0  # arm0 won cheaply; arm1 is 2 better
-    assert proxy_trust(-cheap, -dear, k=3, higher_is_better=False, resamples=200) == result
+    assert proxy_trust(-cheap, -expensive, k=3, higher_is_better=False, resamples=200) == result
 
 
 @given(DISTINCT, st.randoms(use_true_random=False))
 @settings(max_examples=25, deadline=None)
 def test_only_ranks_count_and_order_of_arms_does_not(values: list[int], random: object) -> None:
-    dear = list(values)
-    random.shuffle(dear)  # type: ignore[attr-defined]
-    one, other = ranking([float(v) for v in values]), ranking([float(v) for v in dear])
+    expensive = list(values)
+    random.shuffle(expensive)  # type: ignore[attr-defined]
+    one, other = ranking([float(v) for v in values]), ranking([float(v) for v in expensive])
     here = proxy_trust(one, other, resamples=50)
     assert replace(proxy_trust(one**3 + 7, other, resamples=50), regret=here.regret) == here
     assert proxy_trust(one[::-1], other, resamples=50) == here
@@ -95,7 +95,7 @@ def test_perfect_agreement_claims_no_certainty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cheap", "dear", "note"),
+    ("cheap", "expensive", "note"),
     [
         ([1, 1, 1], [1, 2, 3], "all arms are tied in one ranking"),
         ([1], [1], "1 shared arms: 2 are the fewest to rank"),
@@ -103,8 +103,8 @@ def test_perfect_agreement_claims_no_certainty() -> None:
         ([1, np.nan, np.inf], [1, 2, 3], "2 arms are in one ranking only; 1 shared arms"),
     ],
 )
-def test_no_order_no_number(cheap: list[float], dear: list[float], note: str) -> None:
-    result = proxy_trust(ranking(cheap), ranking(dear))
+def test_no_order_no_number(cheap: list[float], expensive: list[float], note: str) -> None:
+    result = proxy_trust(ranking(cheap), ranking(expensive))
     assert (result.tau, result.low, result.overlap, result.regret, result.top_k) == (None, None, None, None, ())
     assert note in result.note
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from search.report.arms import list_arms
+from search.report.provenance import odd_trials
 from search.report.reading.load import load_study
-from search.report.sources import odd_cells
 
 from .conftest import Add
 
@@ -20,7 +20,7 @@ def made(code: dict[str, str] | None, commit: str = "0123456789ab") -> dict[str,
 
 
 def said(study: Path) -> list[str]:
-    return odd_cells(list_arms(load_study(study)))
+    return odd_trials(list_arms(load_study(study)))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ ODD_SHOWN = 3
 STATUSES = ("ok", "failed", "pruned", "infeasible", "interrupted")
 
 
-def all_sources(arms: Sequence[Arm], metric: str) -> list[dict[str, Any]]:
+def provenance_of_arms(arms: Sequence[Arm], metric: str) -> list[dict[str, Any]]:
     """Say where the cell of each arm comes from, for one metric; JSON-able.
 
     Returns:
@@ -30,15 +30,15 @@ def all_sources(arms: Sequence[Arm], metric: str) -> list[dict[str, Any]]:
     if not arms:
         return []
     # Lists, taken once: a data frame an arm would cost milliseconds each.
-    cells = arms[0].all_cells
-    columns = {name: [None if pd.isna(value) else value for value in cells[name].tolist()] for name in (*READ, metric)}
+    trials = arms[0].all_trials
+    columns = {name: [None if pd.isna(value) else value for value in trials[name].tolist()] for name in (*READ, metric)}
     return [
-        sources_of(arm, {name: values[arm.start : arm.stop] for name, values in columns.items()}, metric)
+        provenance_of(arm, {name: values[arm.start : arm.stop] for name, values in columns.items()}, metric)
         for arm in arms
     ]
 
 
-def sources_of(arm: Arm, columns: Mapping[str, list[Any]], metric: str) -> dict[str, Any]:
+def provenance_of(arm: Arm, columns: Mapping[str, list[Any]], metric: str) -> dict[str, Any]:
     """Say where the cell of one arm comes from; `columns` holds its trials' values."""
     averaged = [
         at
@@ -78,15 +78,15 @@ def parsed(text: str) -> dict[str, Any]:
     return entry if isinstance(entry, dict) else {}
 
 
-def odd_cells(arms: Sequence[Arm]) -> list[str]:
-    """Name, in one line, the finished cells that another commit, other code or other images made than most; or nothing."""
+def odd_trials(arms: Sequence[Arm]) -> list[str]:
+    """Name, in one line, the finished trials that another commit, other code or other images made than most; or nothing."""
     if not arms:
         return []
-    cells = arms[0].all_cells
+    trials = arms[0].all_trials
     made = [
         None if status != "ok" else (None if pd.isna(text) else text, None if pd.isna(images) else images)
         for status, text, images in zip(
-            *(cells[name].tolist() for name in ("status", "provenance", "data_digest")), strict=True
+            *(trials[name].tolist() for name in ("status", "provenance", "data_digest")), strict=True
         )
     ]
     counts: dict[str, Counter[str]] = {}
@@ -94,7 +94,7 @@ def odd_cells(arms: Sequence[Arm]) -> list[str]:
         for name, value in made_by(*what).items():
             counts.setdefault(name, Counter())[value] += many
     usual = {name: values.most_common(1)[0][0] for name, values in counts.items()}
-    seeds = cells["seed"].tolist()
+    seeds = trials["seed"].tolist()
     said = []
     for arm in arms:
         odd: dict[str, list[int]] = {}
@@ -130,19 +130,19 @@ def differences(made: Mapping[str, str], usual: Mapping[str, str]) -> str:
     return ", ".join(said)
 
 
-def sources_title(sources: Mapping[str, Any]) -> str:
+def provenance_title(provenance: Mapping[str, Any]) -> str:
     """Say the same in a few lines of text, for the title of a cell."""
-    counts = ", ".join(f"{count} {name}" for name, count in sources["counts"].items() if count) or "no trial"
-    dirs = sources["run_dirs"]
+    counts = ", ".join(f"{count} {name}" for name, count in provenance["counts"].items() if count) or "no trial"
+    dirs = provenance["run_dirs"]
     runs = ", ".join(dirs[:8]) + (f", and {len(dirs) - 8} more" if len(dirs) > 8 else "")
-    versions = ", ".join(f"{name} {'/'.join(values)}" for name, values in sources["versions"].items())
+    versions = ", ".join(f"{name} {'/'.join(values)}" for name, values in provenance["versions"].items())
     lines = [
         f"trials: {counts}",
-        f"seeds: {int_ranges(sources['seeds']) or 'none'}",
+        f"seeds: {int_ranges(provenance['seeds']) or 'none'}",
         f"runs: {runs or 'none'}",
-        f"W&B: {', '.join(sources['run_ids'][:8]) or 'none'}",
-        f"network {sources['arch_hash'] or 'unknown'}, recipe {sources['recipe_hash'] or 'unknown'}",
-        f"commit {', '.join(sources['commits']) or 'not on record'}",
+        f"W&B: {', '.join(provenance['run_ids'][:8]) or 'none'}",
+        f"network {provenance['arch_hash'] or 'unknown'}, recipe {provenance['recipe_hash'] or 'unknown'}",
+        f"commit {', '.join(provenance['commits']) or 'not on record'}",
         versions,
     ]
     return "\n".join(line for line in lines if line)
