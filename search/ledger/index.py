@@ -23,8 +23,6 @@ from pathlib import Path
 from search.ledger.paths import NO_TRIALS_INSIDE
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
 
-__all__ = ["INDEX_FILE", "Index", "Run"]
-
 log = logging.getLogger("xvol")
 INDEX_FILE = ".index"
 DEPTH = 3  # runs_root/<study>/<trials|final>/<trial>

@@ -19,24 +19,6 @@ from types import MappingProxyType
 
 from xvol.suggest import meant
 
-__all__ = [
-    "COSTS",
-    "LATENCIES",
-    "NOT_ALONE",
-    "NOT_ALONE_MEANS",
-    "SCORE_PREFIX",
-    "SPLITS",
-    "TASK_METRICS",
-    "Metric",
-    "MetricColumn",
-    "chosen_by",
-    "column_named",
-    "columns_on",
-    "metric_columns",
-    "metric_named",
-    "metrics_of",
-]
-
 ENTRY_POINTS = "xvol.metrics"
 CLASSIFY = "classify"
 SPLITS = MappingProxyType(

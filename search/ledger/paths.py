@@ -6,20 +6,6 @@ from pathlib import Path
 
 from search.ledger.result import Phase
 
-__all__ = [
-    "ASIDE",
-    "CHECKPOINT_FILE",
-    "JOURNAL",
-    "NO_TRIALS_INSIDE",
-    "STATE_FILE",
-    "WORKERS",
-    "free_subdir",
-    "phase_folder",
-    "refuse_blocked",
-    "run_in_words",
-    "trial_subdir",
-]
-
 JOURNAL = "study.journal"
 WORKERS = "workers"
 STATE_FILE = "state.pt"  # in a trial's folder, while it can be continued from there

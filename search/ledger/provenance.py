@@ -1,19 +1,27 @@
-"""What a result came from: commit, package versions, machine. Gathered without importing the packages."""
+"""What a result came from: commit, package versions, machine, and the source that made it, as digests.
+
+Nothing is imported to learn it. Comments, docstrings and layout do not change the digest of a module.
+"""
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import logging
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
-__all__ = ["checkout_of", "code_commit", "commit_of", "provenance"]
+from search.ledger import STARTED
 
 PACKAGES = (
     "xvol",
@@ -120,3 +128,272 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+log = logging.getLogger("xvol")
+_INSTALLED = ("site-packages", "dist-packages")
+_NO_CODE = ("ctx", "kind", "type_comment", "type_ignores")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One module as read from its file.
+
+    Attributes:
+        digest: of its code; None where it cannot be known.
+        as_parent: the same without imports and `__all__`: of a package that is merely passed through.
+        imports: (module, name taken from it, or None for the module itself), absolute.
+        gives: what a name of a package is an import of: (module, name there).
+        stars: modules whose names the package takes over whole.
+    """
+
+    digest: str | None
+    as_parent: str | None
+    imports: tuple[tuple[str, str | None], ...] = ()
+    gives: dict[str, tuple[str, str]] = field(default_factory=dict)
+    stars: tuple[str, ...] = ()
+
+
+class Sources:
+    """Reads each module once; so what it tells is what this process runs, whatever is edited meanwhile.
+
+    What a module reads besides Python source, and what is patched into it from elsewhere, is not seen.
+
+    Args:
+        started: seconds since the epoch; a file that was changed later is of unknown content.
+    """
+
+    def __init__(self, started: float = STARTED) -> None:
+        self._started = started
+        self._read: dict[str, _Source | None] = {}
+
+    def digests(self, roots: Iterable[str], follow: Callable[[str], bool]) -> dict[str, str | None]:
+        """Digests of the modules `roots` and of all that they import, by name; None for what cannot be known.
+
+        Imports inside functions count. A name that a package hands on leads to the module that it is from, so that
+        `from xvol import convert` is not an import of every branch.
+
+        Args:
+            roots: names of modules.
+            follow: tells whether a module counts, by its name.
+        """
+        found: dict[str, str | None] = {}
+        waiting = list(roots)
+        found |= {name: None for name in waiting if self._source(name) is None}
+        while waiting:
+            name = waiting.pop()
+            source = self._source(name)
+            if source is None or name in found:
+                continue
+            found[name] = source.digest
+            for parent in _parents(name):
+                passed = self._source(parent) if follow(parent) else None
+                if passed is not None:
+                    found.setdefault(f"{parent}.__init__", passed.as_parent)
+            for module, taken in source.imports:
+                waiting += [other for other in self._origins(module, taken, follow) if follow(other)]
+        return found
+
+    def _origins(self, module: str, taken: str | None, follow: Callable[[str], bool], depth: int = 0) -> Iterator[str]:
+        """The modules that `from module import taken` is about."""
+        if not _may_follow(module, follow) or depth > 9:  # packages that hand a name on in a circle
+            return
+        spec = _find(module)
+        if spec is None or taken is None or spec.submodule_search_locations is None:
+            yield module
+            return
+        if _find(f"{module}.{taken}") is not None:
+            yield f"{module}.{taken}"
+            return
+        source = self._source(module)
+        if source is not None and taken in source.gives:
+            yield from self._origins(*source.gives[taken], follow, depth + 1)
+            return
+        yield module
+        made_in = _made_in(module, taken)
+        if made_in is not None:
+            yield made_in
+        for star in source.stars if source is not None else ():
+            yield from self._origins(star, None, follow, depth + 1)
+
+    def _source(self, name: str) -> _Source | None:
+        if name not in self._read:
+            spec = _find(name)
+            self._read[name] = None if spec is None else self._parse(name, spec)
+        return self._read[name]
+
+    def _parse(self, name: str, spec: ModuleSpec) -> _Source:
+        file = file_of(name)
+        if file is None:
+            if spec.submodule_search_locations is not None:  # a package without a file of its own
+                return _Source("-", "-")
+            return _unknown(name, "has no source")
+        try:
+            content = file.read_bytes()
+            if file.stat().st_mtime > self._started:
+                return _unknown(name, "was changed since this process began")
+        except OSError as error:
+            return _unknown(name, f"cannot be read ({error.strerror})")
+        try:
+            is_package = spec.submodule_search_locations is not None
+            return _Reader(name if is_package else name.rpartition(".")[0]).read(ast.parse(content), is_package)
+        except (SyntaxError, ValueError, RecursionError):  # compiled, or beyond this reader: its bytes count
+            plain = hashlib.sha256(content).hexdigest()
+            return _Source(plain, plain)
+
+
+def file_of(name: str) -> Path | None:
+    """The file of a module; None where it has none."""
+    spec = _find(name)
+    return Path(spec.origin) if spec is not None and spec.origin and os.path.isfile(spec.origin) else None
+
+
+@cache
+def is_installed(name: str) -> bool:
+    """Whether a module is part of Python, or was installed as a package and not as a checkout (`pip install -e`)."""
+    top = name.partition(".")[0]
+    if top in sys.stdlib_module_names and top != "__main__":
+        return True
+    spec = _find(top)
+    if spec is None:
+        return True
+    places = [spec.origin or "", *(spec.submodule_search_locations or ())]
+    return any(part in _INSTALLED for place in places for part in Path(place).parts)
+
+
+def _may_follow(module: str, follow: Callable[[str], bool]) -> bool:
+    """Whether `module`, or what it hands on, may count: a package of which nothing counts itself may hand on."""
+    return follow(module) or follow(f"{module}.x")
+
+
+@cache
+def _find(name: str) -> ModuleSpec | None:
+    """Find a module without importing anything."""
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    if module is not None and spec is None:  # a script, a notebook, or made by hand
+        spec = ModuleSpec(name, None, origin=getattr(module, "__file__", None))
+    if spec is not None:
+        return spec
+    parent = name.rpartition(".")[0]
+    try:
+        if not parent:
+            return find_spec(name)
+        package = _find(parent)
+        places = None if package is None else package.submodule_search_locations
+        return None if places is None else PathFinder.find_spec(name, places)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+def _made_in(package: str, name: str) -> str | None:
+    """The module of a class or function that a package loads when it is asked for; None where that cannot be told."""
+    try:
+        found = getattr(getattr(sys.modules.get(package), name, None), "__module__", None)
+    except Exception:  # whatever keeps a package from loading what this process does not use
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _parents(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _unknown(name: str, why: str) -> _Source:
+    log.warning("module %s %s: no result that it has a part in will be taken over", name, why)
+    return _Source(None, None)
+
+
+class _Reader:
+    """Writes a tree down such that equal code is equal text, whatever version of Python parses it, and takes its imports."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+        self.text: list[str] = []
+        self.imports: dict[tuple[str, str | None], None] = {}
+        self.gives: dict[str, tuple[str, str]] = {}
+        self.stars: list[str] = []
+        self._bound: dict[str, str] = {}  # name in the file: the package or module it stands for
+        self._attributes: list[ast.Attribute] = []
+
+    def read(self, tree: ast.Module, with_parent: bool) -> _Source:
+        """Describe a module; `as_parent` is worked out for packages alone."""
+        self._node(tree)
+        for attribute in self._attributes:
+            self.imports |= dict.fromkeys(_uses(attribute, self._bound))
+        as_parent = ""
+        if with_parent:
+            rest = _Reader(self._package)
+            tree.body = [node for node in tree.body if not _only_names(node)]
+            rest._node(tree)
+            as_parent = rest.digest()
+        return _Source(self.digest(), as_parent, tuple(self.imports), self.gives, tuple(self.stars))
+
+    def digest(self) -> str:
+        """Of what was written down."""
+        return hashlib.sha256("".join(self.text).encode("utf-8", "backslashreplace")).hexdigest()
+
+    def _node(self, node: ast.AST) -> None:
+        take = self.text.append
+        take(f"({type(node).__name__}")
+        if isinstance(node, ast.Attribute):
+            self._attributes.append(node)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            self._import(node)
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if value is None or value == [] or name in _NO_CODE:
+                continue
+            take(f" {name}=")
+            if isinstance(value, ast.AST):
+                self._node(value)
+            elif isinstance(value, list):
+                documented = name == "body" and isinstance(node, _DOCUMENTED) and _is_docstring(value[0])
+                for part in value[1:] if documented else value:
+                    if isinstance(part, ast.AST):
+                        self._node(part)
+                    else:
+                        take(f"{part!r},")
+            else:
+                take(f"{type(value).__name__} {value!r}")
+        take(")")
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                self.imports[alias.name, None] = None
+                top = alias.name.partition(".")[0]
+                self._bound[alias.asname or top] = alias.name if alias.asname else top
+            return
+        base = resolve_name("." * node.level + (node.module or ""), self._package)
+        for alias in node.names:
+            if alias.name == "*":
+                self.stars.append(base)
+                self.imports[base, None] = None
+            else:
+                self.imports[base, alias.name] = None
+                self.gives[alias.asname or alias.name] = (base, alias.name)
+                self._bound.setdefault(alias.asname or alias.name, f"{base}.{alias.name}")
+
+
+def _uses(node: ast.Attribute, bound: dict[str, str]) -> list[tuple[str, str]]:
+    """`xvol.convert` after `import xvol` is an import of `convert` from `xvol`."""
+    if isinstance(node.value, ast.Name):
+        return [(bound[node.value.id], node.attr)] if node.value.id in bound else []
+    if isinstance(node.value, ast.Attribute):
+        return [(f"{module}.{name}", node.attr) for module, name in _uses(node.value, bound)]
+    return []
+
+
+def _only_names(node: ast.stmt) -> bool:
+    """Imports, and `__all__`: of no effect on who imports something else from the package."""
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    named = (target.id == "__all__" for target in targets if isinstance(target, ast.Name))
+    return isinstance(node, ast.Import | ast.ImportFrom) or any(named)
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

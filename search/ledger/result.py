@@ -13,8 +13,6 @@ from typing import Any, Literal
 from search.ledger.files import refuse_newer, write_atomic
 from search.ledger.metric import SCORE_PREFIX
 
-__all__ = ["CHECKSUM", "RESULT_FILE", "Phase", "Status", "TrialResult", "has_checksum", "read_result", "write_result"]
-
 RESULT_FILE = "result.json"
 SCHEMA = 2
 OF_SCHEMA_1 = ("val_top1", "val_loss", "test_top1", "test_loss", "chance_top1")  # its metrics had fields of their own

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["MASK", "find_secret", "is_secret_name", "mask", "mask_logs", "masked_tree", "note_variables"]
-
 MASK = "***"
 LEAST = 6  # letters of a value that is looked for in texts: a shorter one stands in many words
 # user:password@host in a URL; an interpolation such as ${oc.env:PGPASSWORD} is no secret

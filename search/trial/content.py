@@ -17,9 +17,8 @@ import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/t
 import timm
 from torch import nn
 
-from search.ledger.provenance import code_commit, commit_of, provenance
+from search.ledger.provenance import Sources, code_commit, commit_of, file_of, is_installed, provenance
 from search.ledger.result import TrialResult
-from search.ledger.source import Sources, file_of, is_installed
 from search.space.architecture import digest
 from xvol import XVolution2d
 

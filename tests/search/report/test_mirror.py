@@ -12,8 +12,7 @@ import yaml
 
 import search.report.mirror as module
 from search.cli.table import main
-from search.ledger.table_run import Sent, StudyTable
-from search.ledger.tracker import TrackerConfig
+from search.ledger.tracker import Sent, StudyTable, TrackerConfig
 from search.report.ablation import DATA_COLUMNS, ablation_table
 from search.report.mirror import mirror_study, mirror_table, study_tracker
 from search.report.pivot import PIVOT_COLUMNS, pivot_table
