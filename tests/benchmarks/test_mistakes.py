@@ -44,6 +44,7 @@ def test_a_fault_is_seen(mistakes: ModuleType) -> None:
     assert "taken: it ran on" in list(mistakes.faults(line, mistakes.Answer(None, "given", (), (), 0.1)))
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_lines_is_answered_rightly() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), "--every", "29", "--real", "9"]

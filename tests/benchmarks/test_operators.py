@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = """
 import sys
@@ -16,6 +18,7 @@ operators.main()
 """
 
 
+@pytest.mark.slow
 def test_one_small_shape(tmp_path: Path) -> None:
     out = tmp_path / "operators.json"
     code = SMALL.format(folder=str(ROOT / "benchmarks"), out=str(out))

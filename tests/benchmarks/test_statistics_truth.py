@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_few_studies(tmp_path: Path) -> None:
     out = tmp_path / "truth.json"
     command = [sys.executable, "benchmarks/statistics_truth.py", "--studies", "20", "--out", str(out)]

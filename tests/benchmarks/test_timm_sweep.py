@@ -34,6 +34,7 @@ def one(model: str, params: float) -> dict[str, object]:
     return row
 
 
+@pytest.mark.slow
 def test_one_small_model() -> None:
     row = one("test_resnet", 5e5)
     assert row["status"] == "ok"
@@ -47,10 +48,12 @@ def test_one_small_model() -> None:
     assert 0 <= error < 1e-9 < felt
 
 
+@pytest.mark.slow
 def test_a_large_model_is_skipped_with_the_limit() -> None:
     assert one("resnet50", 2.5e7)["status"] == "skipped: above 10 M parameters"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", ["0/2", "3/2", "half"])
 def test_a_share_that_is_none(share: str) -> None:
     done = run(str(SCRIPT), "--shard", share)

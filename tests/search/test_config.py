@@ -81,6 +81,7 @@ def test_open_keys_take_new_names_and_no_other_key_does(composed: Any) -> None:
         assert OmegaConf.select(composed(f"{key}.anything=x"), f"{key}.anything") == "x"
 
 
+@pytest.mark.slow
 def test_the_recipe_is_what_arms_share(composed: Any) -> None:
     base = recipe_hash(plain(composed=composed))
     for same in (

@@ -134,6 +134,7 @@ def reused(results: dict[str, TrialResult]) -> set[str]:
     return {arm for arm, result in results.items() if result.reused_from is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_result_is_taken_over_only_where_its_code_and_its_pictures_agree(house: House) -> None:
     first, _ = house.study("first")
@@ -201,6 +202,7 @@ def killed_trial(house: House, name: str) -> list[str]:
     return arguments
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("edited", [False, True], ids=["a comment", "code"])
 def test_a_killed_trial_goes_on_only_with_the_code_that_it_began_with(house: House, edited: bool) -> None:

@@ -86,6 +86,7 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_unknown_backbone_ends_with_one_message(tmp_path: Path) -> None:
     code, _, errors, _ = search(tmp_path, "backbone.name=resnet5", *SMALL)
     assert code == 1

@@ -72,6 +72,7 @@ def test_a_design_composes_and_says_what_it_is(composed: Any, name: str) -> None
     assert re.fullmatch(r"# \S.{4,}", lines[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_cells_of_a_preset_are_different_networks_and_the_first_is_plain(composed: Any, name: str) -> None:
     options = design_options(composed(f"design={name}", with_hydra=True))
@@ -85,6 +86,7 @@ def test_the_cells_of_a_preset_are_different_networks_and_the_first_is_plain(com
     assert [bool(fact["chosen"]) for fact in facts] == [False] + [True] * (len(cells) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_of_the_paper_states_its_command_and_could_start(composed: Any, name: str) -> None:
     header = (FOLDER / "experiment" / f"{name}.yaml").read_text().split("defaults:")[0]
@@ -166,6 +168,7 @@ def test_time_and_noise_are_taken_from_earlier_runs_of_the_recipe(tmp_path: Path
 FIXED = ("data=digits", "--seconds", "12")
 
 
+@pytest.mark.slow
 def test_the_plan_of_an_experiment(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pytest.importorskip("statsmodels")
     runs = f"hydra.sweep.dir={tmp_path}/study"
@@ -200,6 +203,7 @@ def test_infeasible_cells_and_duplicates_are_told(capsys: pytest.CaptureFixture[
     assert re.search(r"stage=stage4 +infeasible: params 83490 is above 78000", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_controls_and_fractions_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     runs = f"hydra.sweep.dir={tmp_path}/study"
     arguments = ["design=add_one_in", *FIXED, "placement=none,stage4", "hydra.sweeper.design.control=macs", runs]
@@ -218,6 +222,7 @@ def test_controls_and_fractions_are_told(capsys: pytest.CaptureFixture[str], tmp
     assert "4 different recipes" in text
 
 
+@pytest.mark.slow
 def test_random_placements_and_measured_seconds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = ["design=random_matched", "data=digits", "device=cpu", "hydra.sweeper.design.count=2", "--sd=1"]
     assert main([*arguments, "hydra.sweeper.design.seeds=1", f"hydra.sweep.dir={tmp_path}/study"]) == 0
@@ -227,6 +232,7 @@ def test_random_placements_and_measured_seconds(capsys: pytest.CaptureFixture[st
     assert "at least 2 seeds are needed" in text
 
 
+@pytest.mark.slow
 def test_a_search_is_planned_by_its_levels(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     runs = f"hydra.sweep.dir={tmp_path}/study"
     assert main(["space=one_stage", *FIXED, "hydra.sweeper.n_trials=8", "hydra.sweeper.final.seeds=3", runs]) == 0
@@ -238,6 +244,7 @@ def test_a_search_is_planned_by_its_levels(capsys: pytest.CaptureFixture[str], t
     assert "would train on seed 0, which the search trains on too" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_looks_are_planned_with_their_hours_and_what_each_resolves(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -261,6 +268,7 @@ def test_looks_are_planned_with_their_hours_and_what_each_resolves(
     assert "leave seeds out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_results_that_are_there_need_no_training(
     composed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -295,6 +303,7 @@ def test_results_that_are_there_need_no_training(
     assert "10 results, of which 1 are there" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_constraints_are_judged_where_no_accelerator_is_needed(
     composed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_what_tells_the_user_something_becomes_compact_and_all_else_passes() -> 
     assert again.value is error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -79,6 +79,7 @@ def spans(log: Path) -> list[list[float]]:
     return [[float(part) for part in line.split()[:2]] for line in log.read_text().splitlines()[:-1]]
 
 
+@pytest.mark.slow
 def test_nobody_works_while_somebody_measures_and_all_get_their_turn(start: Callable[..., Any], tmp_path: Path) -> None:
     """Two who work, two who measure from inside of work: no two of them at once, no dead-lock, nobody starves."""
     roles = {"a": stepping, "b": stepping, "c": measuring, "d": measuring}

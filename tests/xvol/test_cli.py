@@ -44,6 +44,7 @@ def test_sites_with_a_column_for_a_branch(capsys: pytest.CaptureFixture[str]) ->
     assert totals["conv"] == ["+0", "+0.0%", "+0", "+0.0%"]
 
 
+@pytest.mark.slow
 def test_all_branches_and_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resnetv2_18", "--input-size", "3", "64", "64"]) == 0
     out = capsys.readouterr().out

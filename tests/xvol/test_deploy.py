@@ -75,6 +75,7 @@ def check(run: Callable[[Tensor], Tensor], module: nn.Module, *sizes: tuple[int,
         assert (run(x) - y).abs().max() <= 1e-5 * max(1.0, float(y.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "form"), EACH)
 def test_export_of_any_size(name: str, form: str, randomise: Randomise) -> None:
     block = block_in(form, name, randomise)
@@ -83,6 +84,7 @@ def test_export_of_any_size(name: str, form: str, randomise: Randomise) -> None:
     check(program.module(), block, (2, 8, 9, 10), other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "form"), EACH)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_compiles_to_one_graph(name: str, form: str, training: bool, randomise: Randomise) -> None:
@@ -134,6 +136,7 @@ def whole_model(form: str, randomise: Randomise) -> nn.Module:
     return model if form == "train" else xvol.fuse(model, (3, 32, 32))
 
 
+@pytest.mark.slow
 @both_forms
 def test_export_of_a_whole_model(form: str, tmp_path: Path, randomise: Randomise) -> None:
     """Of one size, of any size, and from disk."""
@@ -147,6 +150,7 @@ def test_export_of_a_whole_model(form: str, tmp_path: Path, randomise: Randomise
     check(torch.export.load(tmp_path / "model.pt2").module(), model, (2, 3, 64, 64), (1, 3, 40, 57))
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_onnx_of_a_whole_model(tmp_path: Path, randomise: Randomise) -> None:
     check_onnx(whole_model("deploy", randomise), torch.randn(2, 3, 32, 32), tmp_path, (2, 3, 32, 32), (3, 3, 24, 41))
@@ -163,6 +167,7 @@ class Parallel(nn.Module):
         return torch.cat([block(x).flatten(1) for block in self.blocks], 1)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_onnx_of_every_branch(tmp_path: Path, randomise: Randomise) -> None:
     """At two sizes: every branch as deployed, and the paper's as trained."""
@@ -171,6 +176,7 @@ def test_onnx_of_every_branch(tmp_path: Path, randomise: Randomise) -> None:
     check_onnx(module, torch.randn(2, 8, 9, 10), tmp_path, (2, 8, 9, 10), (3, 8, 16, 7))
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_onnx_of_a_branch_bound_to_a_size(tmp_path: Path, randomise: Randomise) -> None:
     """At two numbers of images."""
@@ -194,12 +200,14 @@ def inductor_agrees(module: nn.Module, x: Tensor) -> None:
         assert float((ours.grad - theirs.grad).norm()) <= 1e-3 * largest
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_inductor_on_a_block(training: bool, randomise: Randomise) -> None:
     inductor_agrees(block_in("train", "pssa", randomise).train(training), torch.randn(2, 8, 8, 8))
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_inductor_on_a_model(training: bool, randomise: Randomise) -> None:

@@ -13,6 +13,7 @@ from xvol.siting import Site, refused, sites
 SIZE = (3, 64, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "counts", "convs"),
     [
@@ -176,6 +177,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families(name: str) -> None:
     """Sites in each stage, and what is refused; every spatial convolution of the stages is one or the other."""

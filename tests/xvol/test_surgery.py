@@ -75,6 +75,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families(name: str) -> None:
     """Logits bitwise equal in eval and train mode, dropout and stochastic depth included; fused within float64's reach."""

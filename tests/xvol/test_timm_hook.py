@@ -41,6 +41,7 @@ def test_timm_knows_our_models_whatever_wants_it_first(first: str) -> None:
     assert "xvol" not in out.partition("<")[2]
 
 
+@pytest.mark.slow
 def test_where_timm_was_there_before_the_models_are_registered_at_once() -> None:
     mended = (
         "import xvol.torchvision_ops as ops; ops.mend(); sys.meta_path.pop(0)\nfor name in [n for n in sys.modules if"

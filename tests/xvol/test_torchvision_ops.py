@@ -54,6 +54,7 @@ def fake(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_installed_torchvision_can_be_imported_after_xvol() -> None:
     out = run("""
         import xvol, torchvision, timm
@@ -86,6 +87,7 @@ def test_broken_torchvision_fails_without_the_mend_and_imports_with_it(fake: Pat
     ]
 
 
+@pytest.mark.slow
 def test_calling_a_declared_operator_still_fails(fake: Path) -> None:
     out = run(
         ALONE
@@ -101,6 +103,7 @@ def test_calling_a_declared_operator_still_fails(fake: Path) -> None:
     assert out == "no such kernel"
 
 
+@pytest.mark.slow
 def test_absent_or_sound_torchvision_is_left_alone(fake: Path) -> None:
     """The sound one is simulated: loading its compiled half registers the operators, as the real library's does."""
     out = run(

@@ -81,6 +81,7 @@ def check(run: Callable[[torch.Tensor], torch.Tensor], network: torch.nn.Module,
         assert (run(images) - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="needs onnx, onnxscript and onnxruntime: pip install 'xvol[onnx]'",
@@ -133,6 +134,7 @@ def test_pth_is_the_state_dict_of_the_fused_network(trained: Path, network: torc
     check(fused, network, (2, 1, 16, 16))
 
 
+@pytest.mark.slow
 def test_the_train_form(trained: Path, network: torch.nn.Module, tmp_path: Path) -> None:
     """Its norms and branches are there, so training can go on from it."""
     assert main([str(trained), "--out", str(tmp_path / "model.pth"), "--form", "train"]) == 0
@@ -149,6 +151,7 @@ def test_an_unknown_form(trained: Path, tmp_path: Path) -> None:
         export_trial(trained, tmp_path / "model.pth", form="fused")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="needs onnx, onnxscript and onnxruntime: pip install 'xvol[onnx]'",

@@ -90,6 +90,7 @@ def tracked(folder: Path, config: TrackerConfig) -> Tracker:
     return tracker
 
 
+@pytest.mark.slow
 def test_an_offline_run_holds_what_the_ledger_holds(tmp_path: Path, read_wandb: Read) -> None:
     tracker = tracked(tmp_path, TrackerConfig(project="mine", tags=["a", "b"]))
     run_id = tracker.run_id

@@ -92,6 +92,7 @@ def test_no_write(filled: Path) -> None:
     assert not (filled / "tables").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -54,6 +54,7 @@ def test_text_and_markdown(table: EffectsTable) -> None:
     assert len({len(line) for line in lines}) == 1
 
 
+@pytest.mark.slow
 def test_latex_compiles(table: EffectsTable, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base texlive-latex-recommended")
@@ -98,6 +99,7 @@ def test_command_line(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "--effects" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_statistics_on_the_command_line(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(filled), "--correction", "bh", "--margin", "9", "--test", "wilcoxon", "--no-write"]) == 0
     out = capsys.readouterr().out

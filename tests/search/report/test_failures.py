@@ -47,6 +47,7 @@ def test_an_arm_that_failed_on_a_seed_is_ahead_on_the_others(study: Path, add: A
     assert "counted as 0 %, the difference is -9.960 points" in table.conclusion
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shift", "words"),
     [

@@ -63,6 +63,7 @@ def judged_rows(shifts: list[list[float]], judging: Judging) -> list[dict[str, A
     return judged(arms, arms[0], [None, *results[1:]], judging)[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correction", CORRECTIONS)
 def test_agrees_with_row_statistics(correction: Correction) -> None:
     shifts = list(NOISE.values())
@@ -111,6 +112,7 @@ def test_what_is_not_offered_is_refused(given: dict[str, Any], message: str) -> 
         Judging(**given)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.integers(-30, 30).map(lambda x: x / 10), min_size=4, max_size=4), min_size=1, max_size=7),
     st.sampled_from(CORRECTIONS),
@@ -196,6 +198,7 @@ def test_seeds_are_told_for_undecided_rows_and_a_margin_alone(filled: Path) -> N
         assert [low, high] == [seeds_needed(0.5, sd, alpha=0.05 / 5) for sd in ends]
 
 
+@pytest.mark.slow
 def test_a_finding_of_low_power_says_by_how_much_such_findings_exaggerate(study: Path, add: Add) -> None:
     shifts = [0.5, 0.8, 1.1, 1.4, 0.2]  # the t of stage 2 in docs/results/paper_stage_placement at five seeds
     for seed in range(5):
@@ -224,6 +227,7 @@ def test_what_pairing_bought_stands_in_the_table(study: Path, add: Add) -> None:
     assert row["variance_ratio"] == pytest.approx((base.var() + (base + own).var()) / own.var())
 
 
+@pytest.mark.slow
 def test_equivalence_is_a_finding(filled: Path) -> None:
     table = made(filled, margin=0.5)
     verdicts = table.data.set_index("arm")["verdict"]
@@ -238,6 +242,7 @@ def test_equivalence_is_a_finding(filled: Path) -> None:
     assert "No arm was shown to be equivalent" in made(filled, margin=0.001).conclusion
 
 
+@pytest.mark.slow
 def test_second_opinions_are_named_with_what_they_cannot_do(filled: Path) -> None:
     table = made(filled, test="wilcoxon", interval="bootstrap")
     notes = "\n".join(table.notes)

@@ -69,6 +69,7 @@ def test_a_latency_that_was_not_measured_alone_is_marked_and_machines_are_told_a
     assert latency_note(load_study(study))[2].endswith("not to be compared: cpu (other) and cpu (unknown).")
 
 
+@pytest.mark.slow
 def test_what_was_changed_stands_under_the_table_and_marks_its_verdicts(study: Path, add: Add) -> None:
     first = {"design.first_seed": 0, "design.seeds": 3, "sampler._target_": "TPESampler"}
     note_settings(study, first)

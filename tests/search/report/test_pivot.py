@@ -91,6 +91,7 @@ def test_what_failed_on_a_seed_is_not_marked(filled: Path, add: Add) -> None:
     assert "Not marked, since a training failed on some seeds: stage9: conv and stage3: pssa." in grid.notes
 
 
+@pytest.mark.slow
 def test_corrections_differ_and_are_named(filled: Path) -> None:
     p = {}
     for name, words in (("none", "not corrected"), ("holm", "Holm"), ("bh", "Benjamini"), ("bonferroni", "Bonferroni")):
@@ -274,6 +275,7 @@ def test_latex_aligns_and_escapes(filled: Path, add: Add) -> None:
     assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows[1:]}) == 1
 
 
+@pytest.mark.slow
 def test_latex_compiles(filled: Path, add: Add, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base texlive-latex-recommended")

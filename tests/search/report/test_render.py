@@ -179,6 +179,7 @@ def test_latex_fits_a_page(study: Path, add: Add, tmp_path: Path) -> None:
         assert all(float(points) <= 1 for points in too_wide), too_wide
 
 
+@pytest.mark.slow
 def test_latex_compiles(table: AblationTable, tmp_path: Path) -> None:
     needs_latex("booktabs.sty", "tabularx.sty")
     every = "".join(map(chr, range(32, 127)))

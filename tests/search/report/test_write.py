@@ -46,6 +46,7 @@ def test_every_form(filled: Path) -> None:
     pd.testing.assert_frame_equal(csv, table.data, check_exact=False, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_two_latex_tables_show_the_same_figures(filled: Path) -> None:
     write_tables(filled)
     wide, paper = ((filled / "tables" / name).read_text() for name in ("ablation.tex", "ablation_paper.tex"))
@@ -79,6 +80,7 @@ def test_a_study_in_which_nothing_finished(study: Path, add: Add) -> None:
     assert "1 failed" in (study / "tables" / "ablation.html").read_text()
 
 
+@pytest.mark.slow
 def test_some_forms_alone(filled: Path, tmp_path: Path) -> None:
     frame = load_study(filled)
     table = with_trust(ablation_table(frame), frame)
@@ -88,6 +90,7 @@ def test_some_forms_alone(filled: Path, tmp_path: Path) -> None:
     assert FORMATS == ("md", "tex", "csv", "html", "parquet")
 
 
+@pytest.mark.slow
 def test_trust_stands_among_the_notes_of_each_form(filled: Path, add: Add) -> None:
     for position, arm in enumerate(("plain", "stage3", "stage4")):
         history(add(arm, 0, phase="search", val_top1=50.0 + position), *range(4))

@@ -35,6 +35,7 @@ def test_the_published_example() -> None:
 FEW = settings(max_examples=20, deadline=None)  # statsmodels collects garbage at each correction
 
 
+@pytest.mark.slow
 @FEW
 @given(P_VALUES)
 def test_from_least_to_most_strict(values: pd.Series[float]) -> None:
@@ -45,6 +46,7 @@ def test_from_least_to_most_strict(values: pd.Series[float]) -> None:
     assert bonferroni.to_numpy() == pytest.approx(np.minimum(values * len(values), 1))
 
 
+@pytest.mark.slow
 @FEW
 @given(P_VALUES, st.randoms(use_true_random=False), st.sampled_from(ALL))
 def test_order_of_rows_does_not_matter(values: pd.Series[float], random: object, correction: Correction) -> None:
@@ -54,6 +56,7 @@ def test_order_of_rows_does_not_matter(values: pd.Series[float], random: object,
     assert adjusted_p_values(values[order], correction)[values.index].to_numpy() == pytest.approx(there.to_numpy())
 
 
+@pytest.mark.slow
 @FEW
 @given(P_VALUES, st.sampled_from(ALL))
 def test_a_row_that_could_not_be_tested_does_not_count(values: pd.Series[float], correction: Correction) -> None:

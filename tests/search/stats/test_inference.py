@@ -52,6 +52,7 @@ def test_one_row_for_each_arm_with_the_documented_columns() -> None:
     assert pd.isna(row_statistics(values, "plain").loc["arm0", "seeds_needed"])  # no margin was given
 
 
+@pytest.mark.slow
 @given(st.floats(0.1, 10), st.floats(-50, 50), st.integers(0, 20))
 @settings(max_examples=10, deadline=None)
 def test_scale_and_shift(scale: float, shift: float, seed: int) -> None:
@@ -62,6 +63,7 @@ def test_scale_and_shift(scale: float, shift: float, seed: int) -> None:
         assert there[name].to_numpy(dtype=float) == pytest.approx(here[name].to_numpy(dtype=float) * factor, rel=1e-5)
 
 
+@pytest.mark.slow
 @given(st.permutations(["plain", "arm0", "arm1", "arm2"]), st.permutations(range(6)))
 @settings(max_examples=10, deadline=None)
 def test_order_of_arms_and_seeds_does_not_matter(arms: list[str], seeds: list[int]) -> None:

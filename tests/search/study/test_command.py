@@ -272,6 +272,7 @@ def test_final_seeds_that_the_search_trains_on_are_refused(
         refuse_seeds_of_the_search(config, space, final, per_trial)
 
 
+@pytest.mark.slow
 def test_a_parameter_that_something_fixed_goes_over_is_refused(tmp_path: Path) -> None:
     """A single key goes over the choice of its group, so every trial would be the same."""
     fixed = ["placement.policy=stage1", "data=digits", f"hydra.sweep.dir={tmp_path / 'study'}"]

@@ -33,6 +33,7 @@ def test_a_design_trains_each_cell_on_each_seed_and_takes_more_of_both(toy: Toy,
     assert {"x=5" in trial.user_attrs["overrides"] for trial in trials if trial.user_attrs["is_baseline"]} == {True}
 
 
+@pytest.mark.slow
 def test_each_design_has_seeds_of_its_own_and_keeps_them(toy: Toy, run: Run) -> None:
     lines = [line for line in DESIGN if "first_seed" not in line]
     for name in ("one", "two"):

@@ -4,6 +4,7 @@ import contextlib
 import time
 from pathlib import Path
 
+import pytest
 from optuna.trial import TrialState
 
 from ...tmpfs import tmpfs
@@ -35,6 +36,7 @@ def test_a_trial_that_always_fills_the_disk_fails_in_the_end(toy: Toy) -> None:
     assert "3 times in a row" in trials[-1].user_attrs["reason"]
 
 
+@pytest.mark.slow
 def test_a_study_waits_for_a_disk_that_is_full(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "disk", mebibytes=8) as folder:
         toy = Toy(folder)

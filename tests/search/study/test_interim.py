@@ -191,6 +191,7 @@ def expected() -> pd.DataFrame:
     return sequential_verdicts(plan_looks([3, 5], spending="pocock"), pd.DataFrame(scores), "x=5")
 
 
+@pytest.mark.slow
 def test_a_design_in_looks_resumes_to_the_same_verdicts_and_refuses_another_plan(toy: Toy) -> None:
     assert toy.run(*DESIGN).returncode == -signal.SIGKILL  # between the first look and the second
     assert not (toy.study_dir() / "tables").exists()

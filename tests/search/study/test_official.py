@@ -133,6 +133,7 @@ def test_the_override_grammar_of_the_manual(override: str, distribution: Any) ->
     assert parse_space([], dict([override.lstrip("+").split("=", 1)])).parameters[0].distribution == distribution
 
 
+@pytest.mark.slow
 def test_a_space_in_the_config_a_fixed_value_on_the_command_line_and_a_budget_that_is_not_run_again(
     tmp_path: Path,
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_space_in_the_config_a_fixed_value_on_the_command_line_and_a_budget_th
     assert len(app.trials()) == len(app.seen()) == 7
 
 
+@pytest.mark.slow
 def test_a_sphere_from_the_command_line(tmp_path: Path) -> None:
     app = App(tmp_path, {"a": 0.0, "b": 0, "c": 0, "d": 1, "e": "", "f": 0.0}, "return cfg.a**2 + cfg.b**2 + cfg.d")
     app.run(
@@ -206,6 +208,7 @@ def test_two_objectives(tmp_path: Path) -> None:
         assert trial.values == pytest.approx([4 * x**2 + 4 * y**2, (x - 5) ** 2 + (y - 5) ** 2])
 
 
+@pytest.mark.slow
 def test_a_grid_goes_on_where_one_result_is_not_a_number(tmp_path: Path) -> None:
     value = "return float('nan') if cfg.x == 2 else cfg.x * cfg.y"
     app = App(tmp_path, {"x": 0, "y": 0}, value)

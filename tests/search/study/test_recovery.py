@@ -146,6 +146,7 @@ def table(toy: Toy) -> str:
     return (toy.study_dir() / "tables" / "ablation.csv").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_lost_result_of_a_final_trial_is_trained_again(ended: Toy, kind: str) -> None:
     toy = ended
@@ -172,6 +173,7 @@ def test_a_lost_result_of_a_final_trial_is_trained_again(ended: Toy, kind: str) 
         assert len(toy.trace) == traced + 1
 
 
+@pytest.mark.slow
 def test_a_lost_result_of_the_search_is_trained_again(ended: Toy) -> None:
     toy = ended
     traced = len(toy.trace)
@@ -192,6 +194,7 @@ def test_a_result_of_a_later_version_stops_the_command(ended: Toy) -> None:
     assert len(toy.trace) == traced
 
 
+@pytest.mark.slow
 def test_the_result_of_a_failed_trial_is_written_anew(toy: Toy) -> None:
     command = ["x=choice(0,1)", "hydra.sweeper.study_name=faults", "admit=true", "fault=raise", "faulty=[1]"]
     command += ["hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}", "hydra.sweeper.n_trials=2"]

@@ -50,6 +50,7 @@ def test_the_same_command_adds_nothing_and_a_larger_budget_adds_the_rest(toy: To
     assert sorted(path.name for path in (toy.study_dir() / "trials").iterdir()) == [f"{n:04d}-s0" for n in range(5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", [None, "sqlite"])
 def test_two_workers_share_the_budget_exactly(toy: Toy, run: Run, storage: str | None) -> None:
     url = f"sqlite:///{toy.folder / 'study.db'}" if storage else None
@@ -67,6 +68,7 @@ def test_two_workers_share_the_budget_exactly(toy: Toy, run: Run, storage: str |
     }
 
 
+@pytest.mark.slow
 def test_a_grid_visits_every_point_once(toy: Toy, run: Run) -> None:
     run(
         "x=choice(1,2,3)",
@@ -86,6 +88,7 @@ def test_a_failed_trial_has_its_reason_and_the_study_goes_on(toy: Toy, run: Run)
     assert trials[1].user_attrs["reason"] == "RuntimeError: no luck at x=2"
 
 
+@pytest.mark.slow
 def test_nan_is_a_failure_with_a_reason(toy: Toy, run: Run) -> None:
     run(
         "x=choice(1,2)",
@@ -115,6 +118,7 @@ def test_the_pruner_is_obeyed(toy: Toy, run: Run) -> None:
     assert max(trials[2].intermediate_values) == 2
 
 
+@pytest.mark.slow
 def test_several_objectives(toy: Toy, run: Run) -> None:
     run(SEARCH, "two=true", "hydra.sweeper.direction=[maximize,minimize]")
     assert all(len(trial.values) == 2 for trial in toy.study().trials)
@@ -136,6 +140,7 @@ def test_a_search_space_that_is_not_there_is_told(toy: Toy) -> None:
     assert toy.trace == []
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(toy: Toy) -> None:
     grid = ["x=range(0,6)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}", "fault=kill", "faulty=[2]"]
     first = toy.run(*grid)
@@ -149,6 +154,7 @@ def test_a_killed_worker_loses_nothing(toy: Toy) -> None:
     assert vars(counts(toy))["complete"] == 6
 
 
+@pytest.mark.slow
 def test_a_journal_that_was_put_back_overwrites_no_finished_folder(toy: Toy, run: Run) -> None:
     command = [SEARCH, "admit=true", "hydra.sweeper.reuse=none"]
     run(*command, "hydra.sweeper.n_trials=2")
@@ -167,6 +173,7 @@ def test_a_journal_that_was_put_back_overwrites_no_finished_folder(toy: Toy, run
     assert [trial.user_attrs["run_dir"] for trial in toy.study().trials[2:]] == ["trials/0002-s0.2", "trials/0003-s0.2"]
 
 
+@pytest.mark.slow
 def test_everything_killed_at_once_resumes_to_the_exact_budget(toy: Toy) -> None:
     command = [SEARCH, "hydra/launcher=joblib", "hydra.sweeper.n_trials=10", "hydra.sweeper.n_jobs=2", "seconds=0.3"]
     process = toy.start(*command)
@@ -180,6 +187,7 @@ def test_everything_killed_at_once_resumes_to_the_exact_budget(toy: Toy) -> None
     assert len(folders) == len(set(folders))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_first_signal_lets_running_trials_save_and_the_same_command_goes_on(
@@ -214,6 +222,7 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(toy: Toy) -> None:
     assert Counter(trial.state for trial in toy.study().trials) == {TrialState.FAIL: 1, TrialState.WAITING: 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("soft", ["true", "false"])
 def test_a_trial_that_hangs_is_ended_and_the_study_goes_on(toy: Toy, soft: str) -> None:
     grid = [
@@ -232,6 +241,7 @@ def test_a_trial_that_hangs_is_ended_and_the_study_goes_on(toy: Toy, soft: str) 
     assert "time limit" in trials[1].user_attrs["reason"]
 
 
+@pytest.mark.slow
 def test_what_was_trained_already_is_reused_and_the_budget_goes_to_new_points(toy: Toy, run: Run) -> None:
     run("x=choice(0,1,2,3)", "admit=true", "hydra.sweeper.n_trials=4")
     trials = toy.study().trials
@@ -243,6 +253,7 @@ def test_what_was_trained_already_is_reused_and_the_budget_goes_to_new_points(to
     assert len(again) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", ["all", "none"])
 def test_a_result_that_was_written_before_its_worker_died_counts_once(toy: Toy, reuse: str) -> None:
     command = [
@@ -271,6 +282,7 @@ def test_a_search_ends_where_the_space_holds_nothing_new(toy: Toy) -> None:
     assert toy.run("x=choice(0,1)", "admit=true", "hydra.sweeper.n_trials=20").returncode == 0
 
 
+@pytest.mark.slow
 def test_an_infeasible_architecture_takes_no_budget_and_keeps_its_reason(toy: Toy, run: Run) -> None:
     run("x=range(0,8)", "admit=true", "hydra.sweeper.n_trials=4", "hydra.sweeper.constraints={params:'<=4'}")
     trials = toy.study().trials
@@ -295,6 +307,7 @@ def test_seeds_of_a_trial_are_averaged_and_an_arm_that_is_behind_is_stopped(toy:
     assert [line[2:4] for line in toy.trace] == [[x, seed] for x in "34" for seed in "0123"] + [["9", "0"]]
 
 
+@pytest.mark.slow
 def test_a_failed_cell_of_a_design_is_run_again_but_not_for_ever(toy: Toy, run: Run) -> None:
     command = [
         "x=choice(1,2)",
@@ -308,6 +321,7 @@ def test_a_failed_cell_of_a_design_is_run_again_but_not_for_ever(toy: Toy, run: 
     assert vars(counts(toy)) == {**NOTHING, "complete": 1, "failed": 1}
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_stopped_from_outside_is_replaced(toy: Toy) -> None:
     command = [SEARCH, "seconds=0.5", "hydra/launcher=joblib", "hydra.sweeper.n_jobs=2", "hydra.sweeper.n_trials=8"]
     process = toy.start(*command)
@@ -318,6 +332,7 @@ def test_a_worker_that_was_stopped_from_outside_is_replaced(toy: Toy) -> None:
     assert vars(counts(toy)) == {**NOTHING, "complete": 8}
 
 
+@pytest.mark.slow
 def test_a_dead_worker_of_joblib_does_not_end_the_study(toy: Toy, run: Run) -> None:
     run(
         SEARCH,
@@ -330,6 +345,7 @@ def test_a_dead_worker_of_joblib_does_not_end_the_study(toy: Toy, run: Run) -> N
     assert vars(counts(toy)) == {**NOTHING, "complete": 6}
 
 
+@pytest.mark.slow
 def test_a_study_grows_by_a_choice_and_by_a_parameter(toy: Toy, run: Run) -> None:
     run("x=choice(1,2)", "hydra.sweeper.n_trials=3")
     run("x=choice(1,2,5)", "y=choice(0,1)", "hydra.sweeper.n_trials=6")
@@ -340,6 +356,7 @@ def test_a_study_grows_by_a_choice_and_by_a_parameter(toy: Toy, run: Run) -> Non
     assert len(toy.trace) == 6
 
 
+@pytest.mark.slow
 def test_a_storage_password_comes_from_the_environment_of_each_worker(toy: Toy) -> None:
     url = f"sqlite:///{toy.folder / 'study.db'}?password=${{oc.env:TOY_PASSWORD}}"
     environment = {**toy.environment(), "TOY_PASSWORD": "correct-horse"}
@@ -352,6 +369,7 @@ def test_a_storage_password_comes_from_the_environment_of_each_worker(toy: Toy) 
     assert found == []
 
 
+@pytest.mark.slow
 def test_a_second_command_joins_a_running_study(toy: Toy) -> None:
     command = [SEARCH, "hydra.sweeper.n_trials=12", "seconds=0.6"]
     first = toy.start(*command)
@@ -364,6 +382,7 @@ def test_a_second_command_joins_a_running_study(toy: Toy) -> None:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_the_best_arms_and_the_baseline_are_trained_again_on_fresh_seeds(toy: Toy, run: Run) -> None:
     final = ["hydra.sweeper.final.top_k=2", "hydra.sweeper.final.seeds=3", "hydra.sweeper.final.baseline=['x=5']"]
     grid = ["x=range(0,6)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}"]
@@ -377,6 +396,7 @@ def test_the_best_arms_and_the_baseline_are_trained_again_on_fresh_seeds(toy: To
     assert [t.user_attrs["is_baseline"] for t in toy.study("toy.final").trials] == [True, False, False] * 3
 
 
+@pytest.mark.slow
 def test_a_re_evaluation_that_was_begun_goes_on_with_its_seeds(toy: Toy, run: Run) -> None:
     """As older versions began them all, at 1000."""
     final = ["hydra.sweeper.final.top_k=1", "hydra.sweeper.final.baseline=['x=5']", "hydra.sweeper.final.seeds"]
@@ -420,6 +440,7 @@ def test_bad_input_ends_at_once_with_what_is_allowed(toy: Toy, overrides: list[s
     assert toy.trace == []
 
 
+@pytest.mark.slow
 def test_a_storage_password_is_written_nowhere(toy: Toy) -> None:
     secret = "correct-horse-battery"
     url = f"sqlite:///{toy.folder / 'study.db'}?password={secret}"

@@ -110,6 +110,7 @@ def test_whatever_studies_do_at_once_nothing_is_trained_twice(
     shutil.rmtree(root)
 
 
+@pytest.mark.slow
 def test_studies_that_run_at_once_share_what_they_train(toy: Toy) -> None:
     """Each point is trained once by one of them, counts there, and is taken over by the others."""
     common = ["x=choice(0,1,2,3,4)", "admit=true", "seconds=0.4", "hydra.sweeper.n_trials=5", "hydra/launcher=basic"]
@@ -130,6 +131,7 @@ def test_studies_that_run_at_once_share_what_they_train(toy: Toy) -> None:
     assert finished == len(trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "budget"), [("RandomSampler", 3), ("GridSampler", 6)])
 def test_two_workers_of_one_study_train_each_point_once_and_no_trial_fails(toy: Toy, sampler: str, budget: int) -> None:
     # the toy's network does not depend on y: two points of the space are one run
@@ -144,6 +146,7 @@ def test_two_workers_of_one_study_train_each_point_once_and_no_trial_fails(toy: 
     assert {trial.user_attrs.get(SKIPPED) for trial in trials} <= {None, "reused"}
 
 
+@pytest.mark.slow
 def test_seeds_of_a_trial_are_trained_once_and_a_trial_that_trained_any_counts(toy: Toy) -> None:
     common = ["x=choice(0,1)", "admit=true", "hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=1"]
     for name, seeds in (("a", ["seed=1"]), ("b", ["seed=0", "hydra.sweeper.seeds_per_trial=3"])):
@@ -157,6 +160,7 @@ def test_seeds_of_a_trial_are_trained_once_and_a_trial_that_trained_any_counts(t
     assert len(toy.trace) == 6
 
 
+@pytest.mark.slow
 def test_a_study_beside_one_that_trained_everything_trains_nothing(tmp_path: Path) -> None:
     """The whole application: what a trial took over is taken over again, and not trained and passed for a copy."""
     small = [

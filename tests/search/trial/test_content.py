@@ -38,6 +38,7 @@ def modules(*roots: str) -> set[str]:
     return {name.split(".", 2 if name.startswith("search") else 1)[-1] for name in module._closure(frozenset(roots))}
 
 
+@pytest.mark.slow
 def test_the_code_of_an_arm_is_that_of_its_own_branches_and_backbone() -> None:
     assert code("resnet18").keys() == {"operator", "trial"}, "timm's own code is told by its version"
     assert code("xvol_proxy_resnet", "conv+pssa").keys() == {

@@ -50,6 +50,7 @@ def test_a_full_disk_costs_the_state_and_not_the_trial(
     )
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_last_state(small: Small, tmp_path: Path) -> None:
     config = small(*RANDOM)
     stopped, second, third = (tmp_path / name for name in ("stopped", "second", "third"))

@@ -93,6 +93,7 @@ def assert_equal_trials(one: Path, other: Path) -> None:
         assert getattr(first, name) == getattr(second, name), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_several_interruptions_in_a_row_leave_no_trace(small: Small, tmp_path: Path, recipe: str) -> None:
     config = small(*ALWAYS, *RECIPES[recipe])
@@ -144,6 +145,7 @@ with opened(Deadly(phase="search")):
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_goes_on_from_its_last_checkpoint(small: Small, tmp_path: Path) -> None:
     config = small(*ALWAYS, "train.epochs=3", *RECIPES["ema, onecycle, augmentation"])
     OmegaConf.save(config, tmp_path / "config.yaml")

@@ -100,6 +100,7 @@ def test_costs_grow_with_the_map_alone() -> None:
     assert xvol.count_macs(query, (8, 5, 7)) == 35 * (8 * 6 + 9 * 6 * 12) + 7 * 9 * (8 * 6 + 6) + 8 * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_larger_map_can_be_recomputed(compiled: bool) -> None:
     """Same numbers and gradients; of what plain operations keep for the backward pass, only the input."""
@@ -176,6 +177,7 @@ def gradients(run: nn.Module, block: nn.Module, x: torch.Tensor) -> list[torch.T
     return [y, *torch.autograd.grad((y * y.detach().cos()).sum(), (leaf, *block.parameters()))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), SPECS, ids=str)
 def test_every_border_trains_compiled_on_channels_last(name: str, options: dict[str, object]) -> None:
     spec = BlockSpec.make(["conv", name], {name: options}, gamma=1.0)
@@ -199,6 +201,7 @@ def why_no_inductor() -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_inductor_trains_a_step_with_a_replicated_border() -> None:
     """In a process of its own, for what inductor warns of, and to keep its workers out of this one."""
     reason = why_no_inductor()

@@ -19,6 +19,7 @@ OFFSETS = {
 }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(
     heads=st.sampled_from([1, 3, None]),

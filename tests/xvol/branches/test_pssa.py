@@ -43,6 +43,7 @@ def close(one: Tensor, other: Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=120)
 @given(
     border=st.sampled_from(["zero", "replicate"]),
@@ -154,6 +155,7 @@ OFFSETS_PSSA_DENSE = {
 }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     border=st.sampled_from(["zero", "replicate"]),

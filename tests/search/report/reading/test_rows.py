@@ -38,6 +38,7 @@ def filled(study: Path, add: Add) -> Path:
     return study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trials.csv", "trials.parquet"])
 def test_every_number_and_word_comes_out_again(filled: Path, tmp_path: Path, name: str) -> None:
     write_tables(filled)

@@ -194,6 +194,7 @@ def _results(root: Path) -> set[bytes]:
     return {path.read_bytes() for path in root.rglob(RESULT_FILE)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_each_damage_is_found_and_mended_or_said_to_be_beyond_it(
     ended: Toy, kind: str, capsys: pytest.CaptureFixture[str]
@@ -219,6 +220,7 @@ def test_each_damage_is_found_and_mended_or_said_to_be_beyond_it(
         assert main([str(root)]) == 0, capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sound_study_is_left_as_it_is(ended: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     root = ended.study_dir()
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -228,6 +230,7 @@ def test_a_sound_study_is_left_as_it_is(ended: Toy, capsys: pytest.CaptureFixtur
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_trial_that_the_storage_has_forgotten_is_kept_and_told(
     ended: Toy, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,6 +247,7 @@ def test_nothing_is_mended_while_the_study_runs(ended: Toy, capsys: pytest.Captu
     assert "the study is running (1 worker(s))" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [False, True])
 def test_sqlite_that_was_lost_is_written_anew(toy: Toy, given: bool, capsys: pytest.CaptureFixture[str]) -> None:
     database = toy.folder / "study.db"

@@ -99,6 +99,7 @@ def both() -> Iterator[Both]:
     patch.undo()
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(GOOD), max_size=6, unique=True), st.lists(st.sampled_from(BAD), max_size=1))
 def test_it_equals_hydra(both: Both, good: list[str], bad: list[str]) -> None:
@@ -146,6 +147,7 @@ def test_a_job_reaches_what_its_config_says_of_the_sweep(both: Both) -> None:
     assert plain(config) == plain(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", BAD)
 def test_an_error_is_hydras_own(both: Both, line: str) -> None:
     composer, hydra = both
@@ -168,6 +170,7 @@ def test_what_a_caller_does_to_a_config_stays_with_it(both: Both) -> None:
     assert plain(composer.compose(["seed=1"])) == before
 
 
+@pytest.mark.slow
 def test_environment_and_folder_are_those_of_the_moment(
     both: Both, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def app(tmp_path: Path) -> Iterator[App]:
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_jobs_run_at_the_same_time_each_in_a_fresh_process_and_folder(app: App) -> None:
     done = app.run("+x=1,2", "+seconds=4", "hydra.launcher.workers=2", "+hydra.launcher.env.MINE=own")
     assert done.returncode == 0, done.stderr
@@ -108,6 +109,7 @@ def test_jobs_run_at_the_same_time_each_in_a_fresh_process_and_folder(app: App) 
     assert "PYTHONSAFEPATH" not in starts[0]["env"]
 
 
+@pytest.mark.slow
 def test_more_jobs_than_workers_share_the_gpus_one_at_a_time(app: App) -> None:
     fake = app.folder / "nvidia-smi"
     fake.write_text('#!/bin/sh\ntest "$1" = -L || printf "0, GPU-a, 1000, 2000\\n1, GPU-b, 1000, 2000\\n"\n')
@@ -148,6 +150,7 @@ def test_a_killed_worker_is_started_again(app: App) -> None:
     assert "(2 of 2)" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_too_often_is_told_and_the_others_go_on(app: App) -> None:
     (app.folder / "lives").write_text("9")
     done = app.run("+x=1,2,3", "+act=kill", "hydra.launcher.workers=1", "hydra.launcher.restarts=1")
@@ -291,6 +294,7 @@ def test_at_a_terminal(app: App, event: str) -> None:
     assert [note["code"] for note in app.notes("saved")] == [None if event == "ctrl-c" else 128 + signal.SIGTERM]
 
 
+@pytest.mark.slow
 def test_a_study_runs_under_it(toy: Toy, run: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
     two = ["hydra/launcher=local", "hydra.launcher.workers=2", "hydra.sweeper.n_jobs=2", "seconds=0.05"]
     run("x=range(0,8)", *two, "fault=kill", "faulty=[0,1,2,3,4,5,6,7]", "hydra.sweeper.n_trials=8")

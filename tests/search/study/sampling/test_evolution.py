@@ -38,6 +38,7 @@ def trials_to_the_best(sampler: optuna.samplers.BaseSampler, budget: int = 200) 
     return budget
 
 
+@pytest.mark.slow
 def test_it_finds_the_best_placement_sooner_than_chance() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     evolved = [trials_to_the_best(EvolutionSampler(seed=seed)) for seed in range(20)]
