@@ -23,6 +23,10 @@ from typing import Any
 
 from search.ledger import STARTED
 
+log = logging.getLogger("xvol")
+_INSTALLED = ("site-packages", "dist-packages")
+_NO_CODE = ("ctx", "kind", "type_comment", "type_ignores")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 PACKAGES = (
     "xvol",
     "torch",
@@ -128,12 +132,6 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-log = logging.getLogger("xvol")
-_INSTALLED = ("site-packages", "dist-packages")
-_NO_CODE = ("ctx", "kind", "type_comment", "type_ignores")
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)

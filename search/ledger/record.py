@@ -6,7 +6,6 @@ import contextlib
 import csv
 import os
 import re
-import time
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -43,7 +42,6 @@ class Record:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.result = result
-        self._start = time.monotonic()
         result.started_at = now()
         result.provenance = dict(provenance())
         _forget_duplicate(folder)

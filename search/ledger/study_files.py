@@ -124,22 +124,18 @@ def read_design(folder: Path) -> DeclaredDesign | None:
     """
     path = folder / DESIGN_FILE
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable design ({error})") from None
-    try:
-        read = json.loads(text)
+        read = json.loads(path.read_text(encoding="utf-8"))
         refuse_newer(path, "schema", read["schema"], SCHEMA)
         if read["schema"] != SCHEMA:
             raise ValueError(f"schema {read['schema']}, expected {SCHEMA}")
         return DeclaredDesign(
             kind=str(read["kind"]), seed_key=str(read["seed_key"]), cells=tuple(_cell(each) for each in read["cells"])
         )
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except NewerVersion:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not a readable design ({type(error).__name__}: {error})") from None
 
 

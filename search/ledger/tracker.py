@@ -7,6 +7,7 @@ that stops answering in the middle, nor a crash of W&B's can hold up or break wh
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from search.allowed import check_choice
+from search.ledger.metric import CLASSIFY, columns_on
 from search.ledger.result import TrialResult
 from search.ledger.secrets import mask, masked_tree
 
@@ -32,6 +34,16 @@ log = logging.getLogger(__name__)
 MODES = ("offline", "online", "disabled")
 INIT_TIMEOUT = 30.0  # seconds that a trial waits for a server
 RETRY_SECONDS = 600.0  # so long a process asks no server that did not answer: its trials are logged offline meanwhile
+ARTIFACT_TYPE = "ablation-table"
+SEND_SECONDS = 2 * INIT_TIMEOUT  # for the start, which has its own limit, the rows and the files together
+TYPES = {"string": str, "Float64": float, "Int64": int, "boolean": bool}
+KILL_SECONDS = 5.0  # until what a killed process has written can be read
+LONGEST_REASON = 300  # letters of a failure's message
+LONGEST_NAME = 100  # of an artifact; W&B allows 128
+_START = (
+    "import json, sys; job = json.load(sys.stdin); sys.path[:] = job['path']; "
+    "from search.ledger.tracker import child; child(job)"
+)
 _away_until = 0.0  # moment, by the monotonic clock, until which the server is taken to be away
 
 
@@ -75,28 +87,22 @@ class Tracker:
     ) -> None:
         check_tracker(config)
         self._run: Any = None
-        if config.mode == "disabled":
-            return
-        facts = (folder, group, name, masked_tree(dict(trial_config)))
         global _away_until
-        if config.mode == "online" and time.monotonic() < _away_until:
-            self._start_offline(config, facts)
-            return
-        try:
-            self._run = start_run(config, *facts)
-        except Exception as error:
-            log.warning("W&B could not start: %s", mask(" ".join(str(error).split())))
-            if config.mode == "online":
-                _away_until = time.monotonic() + RETRY_SECONDS
-                self._start_offline(config, facts)
-
-    def _start_offline(self, config: TrackerConfig, facts: tuple[Path, str, str, dict[str, Any]]) -> None:
-        """Keep the run on disk while the server cannot be reached: `wandb sync` uploads it later."""
-        try:
-            self._run = start_run(replace(config, mode="offline"), *facts)
-            log.warning("this trial is logged offline; upload it later: wandb sync %s/wandb/offline-run-*", facts[0])
-        except Exception as error:
-            log.warning("W&B could not start offline either, the ledger goes on without it: %s", mask(str(error)))
+        modes = {"disabled": (), "offline": ("offline",), "online": ("online", "offline")}[config.mode]
+        if time.monotonic() < _away_until:
+            modes = modes[-1:]
+        for mode in modes:
+            try:
+                self._run = start_run(replace(config, mode=mode), folder, group, name, masked_tree(dict(trial_config)))
+                break
+            except Exception as error:
+                log.warning("W&B could not start %s: %s", mode, mask(" ".join(str(error).split())))
+                if mode == "online":
+                    _away_until = time.monotonic() + RETRY_SECONDS
+        if self._run is not None and mode != config.mode:
+            log.warning("this trial is logged offline; upload it later: wandb sync %s/wandb/offline-run-*", folder)
+        for column in columns_on("val", str(trial_config.get("task", CLASSIFY))):
+            self._guarded(lambda run, column=column: run.define_metric(column, step_metric="epoch"))
 
     @property
     def run_id(self) -> str | None:
@@ -158,7 +164,7 @@ def start_run(
     """
     # W&B's reports on itself: where their server drops packets, each process would wait 11 s for it at its end, offline too.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb
+    import wandb  # here: a second that studies and tables without it do not pay
 
     (folder / "wandb").mkdir(parents=True, exist_ok=True)  # else W&B falls back to a temporary folder
     settings = wandb.Settings(
@@ -183,19 +189,6 @@ def start_run(
         reinit="finish_previous",
         **more,
     )
-
-
-log = logging.getLogger(__name__)
-ARTIFACT_TYPE = "ablation-table"
-SEND_SECONDS = 2 * INIT_TIMEOUT  # for the start, which has its own limit, the rows and the files together
-TYPES = {"string": str, "Float64": float, "Int64": int, "boolean": bool}
-KILL_SECONDS = 5.0  # until what a killed process has written can be read
-LONGEST_REASON = 300  # letters of a failure's message
-LONGEST_NAME = 100  # of an artifact; W&B allows 128
-_START = (
-    "import json, sys; job = json.load(sys.stdin); sys.path[:] = job['path']; "
-    "from search.ledger.tracker import child; child(job)"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,7 +336,8 @@ def attempt(config: TrackerConfig, table: StudyTable, limit: float) -> Sent:
     if answer is None or "error" in answer:
         said = errors.decode(errors="replace").strip().splitlines()
         last = said[-1] if said else f"exit status {process.returncode}"
-        raise RuntimeError(one_line((answer or {}).get("error") or late or last))
+        why = (answer or {}).get("error") or late or last
+        raise RuntimeError(" ".join(why.split())[:LONGEST_REASON])
     tidy_up(table.folder / "wandb", run_id, config.mode, Path(answer["folder"]), staging)
     return Sent(run_id=run_id, mode=config.mode, where=answer["url"] if config.mode == "online" else answer["folder"])
 
@@ -354,11 +348,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def one_line(text: str) -> str:
-    """Keep a message on one line of a log."""
-    return " ".join(text.split())[:LONGEST_REASON]
 
 
 def answer_of(output: bytes) -> dict[str, Any] | None:
@@ -391,7 +380,7 @@ def child(job: Mapping[str, Any]) -> None:
 
 def write_run(job: Mapping[str, Any]) -> dict[str, str]:
     """Start the run, log the tables and the artifact, finish."""
-    import wandb
+    import wandb  # here: only the process that sends a table needs it
 
     config = TrackerConfig(**job["tracker"])
     online = config.mode == "online"
@@ -406,7 +395,15 @@ def write_run(job: Mapping[str, Any]) -> dict[str, str]:
         job_type="table",
         resume="allow" if online else None,  # offline there is nothing to resume, and W&B says so on stderr
     )
-    run.log({name: wandb_table(rows) for name, rows in job["tables"].items()})
+    tables = {}
+    shown = functools.cache(mask)  # the trials of a study repeat most of their texts
+    for name, rows in job["tables"].items():
+        types = [TYPES[dtype] for dtype in rows["columns"].values()]
+        table = wandb.Table(columns=list(rows["columns"]), data=[], dtype=types, optional=True)
+        # Not through the constructor, which checks each cell: 3 s of 10,000 trials, whose columns have their types already.
+        table.data.extend([shown(value) if isinstance(value, str) else value for value in row] for row in rows["rows"])
+        tables[name] = table
+    run.log(tables)
     artifact = wandb.Artifact(job["artifact"], type=ARTIFACT_TYPE, metadata=dict(job["config"]))
     for path in job["files"]:
         artifact.add_file(path, name=Path(path).name, skip_cache=True)
@@ -417,23 +414,3 @@ def write_run(job: Mapping[str, Any]) -> dict[str, str]:
     answer = {"folder": str(Path(run.dir).parent), "url": str(run.url or "")}
     run.finish()
     return answer
-
-
-def wandb_table(rows: Mapping[str, Any]) -> Any:
-    """Make W&B's table, whose columns have types and may lack values."""
-    import wandb
-
-    known: dict[str, str] = {}  # each text is masked once; the trials of a study repeat most of theirs
-
-    def shown(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value not in known:
-            known[value] = mask(value)
-        return known[value]
-
-    types = [TYPES[dtype] for dtype in rows["columns"].values()]
-    table = wandb.Table(columns=list(rows["columns"]), data=[], dtype=types, optional=True)
-    # Not through the constructor, which checks each cell: 3 s of 10,000 trials, whose columns have their types already.
-    table.data.extend([shown(value) for value in row] for row in rows["rows"])
-    return table

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from search.cli.table import parser
 from search.ledger.metric import (
     COSTS,
     Metric,
@@ -15,6 +16,13 @@ from search.ledger.metric import (
     metric_named,
     metrics_of,
 )
+from search.ledger.record import Record, read_history
+from search.ledger.result import TrialResult
+from search.recipe import check_objectives, sense_of
+from search.report.ablation import ablation_table
+from search.report.reading.load import load_study
+from search.report.values import metric_to_read
+from search.report.write import save_tidy
 
 TOP5 = """
 from search.ledger.metric import Metric
@@ -89,3 +97,47 @@ def test_a_broken_package_is_named(install: Callable[[str], None], source: str, 
     install(source)
     with pytest.raises(ValueError, match=rf"entry point 'top5' of xvol.metrics \(their_metric:TOP5\) {said}"):
         metrics_of()
+
+
+def test_its_names_are_told_and_taken_wherever_metrics_are_named(install: Callable[[str], None]) -> None:
+    install(TOP5)
+    options = next(action for action in parser()._actions if "--metric" in action.option_strings)
+    assert options.help is not None
+    assert options.help.startswith(
+        "one of test_top1, val_top1, test_loss, val_loss, test_top5, val_top5, train_seconds"
+    )
+    check_objectives(["val_top5"])
+    assert sense_of("val_top5") == "maximize"
+    with pytest.raises(
+        ValueError, match=r"unknown metric 'val_top6'; allowed are val_top1, val_loss, val_top5, params"
+    ):
+        check_objectives(["val_top6"])
+    with pytest.raises(ValueError, match="test_top5 would choose on test data"):
+        check_objectives(["test_top5"])
+
+
+def test_its_values_are_recorded_read_and_tabled(install: Callable[[str], None], tmp_path: Path) -> None:
+    install(TOP5)
+    for number, arm in enumerate(("plain", "stage3")):
+        for seed in (0, 1):
+            facts = {"arm": arm, "is_baseline": arm == "plain", "arch_hash": arm, "recipe_hash": "r"}
+            result = TrialResult(study="s", trial=2 * number + seed, phase="final", status="ok", seed=seed, **facts)
+            record = Record(tmp_path / "s" / "final" / f"{result.trial:04d}-s{seed}", result)
+            record.epoch({"epoch": 1, "val_top1": 50.0, "val_loss": 1.0, "val_top5": 80.0 + number + seed / 10})
+            result.metrics = {
+                "val_top1": 50.0,
+                "test_top1": 50.0,
+                "val_top5": 80.0,
+                "test_top5": 90.0 + number + seed / 10,
+            }
+            record.close()
+    (epoch,) = read_history(record.folder)
+    assert list(epoch) == ["epoch", "train_loss", "val_loss", "val_top1", "val_top5", "lr", "seconds"]
+    assert epoch["val_top5"] == "81.1"
+    frame = load_study(tmp_path / "s")
+    assert frame["test_top5"].dtype == "Float64"
+    assert metric_to_read(frame, "final", None).column == "test_top1"
+    table = ablation_table(frame, metric="test_top5")
+    assert table.metric.title == "test top-5 %"
+    save_tidy(frame, tmp_path / "trials.csv")
+    assert load_study(tmp_path / "trials.csv")["test_top5"].tolist() == frame["test_top5"].tolist()

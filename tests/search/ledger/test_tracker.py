@@ -70,6 +70,9 @@ class Broken:
     def log(self, *_: Any, **__: Any) -> None:
         self._call("log")
 
+    def define_metric(self, *_: Any, **__: Any) -> None:
+        self._call("define_metric")
+
     def update(self, *_: Any) -> None:
         self._call("update")
 
@@ -168,10 +171,11 @@ def test_wandb_that_fails_later_is_told_once_and_left(
 
 def test_wandb_is_told_to_stay_out_of_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
+    defined: list[str] = []
 
     def init(**arguments: Any) -> Any:
         given.update(arguments)
-        return SimpleNamespace(id="abc")
+        return SimpleNamespace(id="abc", define_metric=lambda name, **_: defined.append(name))
 
     monkeypatch.setattr(wandb, "init", init)
     Tracker(TrackerConfig(mode="online", entity="team"), tmp_path, "demo", "name", CONFIG)
@@ -180,6 +184,7 @@ def test_wandb_is_told_to_stay_out_of_the_way(tmp_path: Path, monkeypatch: pytes
     assert given["settings"].disable_git
     assert not given["settings"].save_code
     assert SECRET not in repr(given["config"])
+    assert defined == ["val_top1", "val_loss"]
 
 
 @pytest.mark.parametrize("mode", MODES)
