@@ -40,7 +40,7 @@ FIXTURE = ROOT / "tests" / "search" / "schema1.tar.xz"  # runs/schema1: a small 
 COMMANDS = {
     "search": ("search.__main__", "-m search"),
     "xvol-table": ("search.cli.table", "-m search.cli.table"),
-    "xvol-plan": ("search.plan", "-m search.plan"),
+    "xvol-plan": ("search.cli.plan", "-m search.cli.plan"),
     "xvol-export": ("search.cli.export", "-m search.cli.export"),
     "xvol-check": ("search.cli.check", "-m search.cli.check"),
     "xvol-sites": ("xvol.cli", "-m xvol.cli"),
@@ -50,7 +50,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "early": (
         "hydra",
         "search.app",
-        "search.plan",
+        "search.cli.plan",
         "search.cli.export",
         "search.cli.table",
         "hydra_plugins.xvol_sweeper",

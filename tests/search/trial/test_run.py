@@ -153,7 +153,7 @@ def test_several_objectives_are_returned_in_their_order(small: Small, tmp_path: 
 @pytest.mark.parametrize(
     ("overrides", "error", "reason"),
     [
-        (["branch.use=psa"], ValueError, "ValueError: no branch is named 'psa'"),
+        (["branch.use=psa"], ValueError, "ValueError: branch.use=psa: no branch is named 'psa'"),
         (["train.epochs=0"], ValueError, "ValueError: train.epochs=0"),
         (["device=nowhere"], ValueError, "ValueError: device=nowhere: allowed are auto, cpu"),
         (["train.lr=1e9", "train.epochs=10", "train.schedule=constant"], Diverged, "Diverged: diverged: "),

@@ -5,14 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
 from search.allowed import check_number
+from search.cli.planned import PlannedStudy, Row
+from search.command_line import explain, refuse_wrong_words
+from search.config import config_folder, register, typed
 from search.design.options import Design
-from search.plan_rows import PlannedStudy, Row
+from search.stats.power import minimum_detectable_difference
+from search.stats.sequential import plan_looks
+from search.study.launching.launcher import worker_count
 
 __all__ = ["main"]
 
@@ -51,12 +61,6 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan and return the exit status."""
     given = parser().parse_intermixed_args(arguments)
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from search.command_line import refuse_wrong_words
-    from search.config import config_folder
-
     try:
         for name in ("sd", "seconds", "workers"):
             if getattr(given, name) is not None:
@@ -69,8 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _hydra():
             return _Plan(given).print()
     except (ValueError, HydraException, OmegaConfBaseException) as error:
-        from search.command_line import explain
-
         print(f"xvol-plan: {explain(error)}", file=sys.stderr)
         return 2
 
@@ -78,11 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def _hydra() -> Iterator[None]:
     """Hydra on our config folder; whatever it stood on before comes back."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from search.config import config_folder, register
-
     register()
     held = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -112,7 +109,6 @@ class _Plan(PlannedStudy):
         return 1 if len(feasible) < len(rows) else 0
 
     def _print_sites(self, rows: list[Row]) -> None:
-        from search.config import typed
         from search.planning import sites_of
 
         backbones: dict[tuple[str, str], Any] = {}
@@ -195,7 +191,7 @@ class _Plan(PlannedStudy):
         self._print_time(what, runs, counted)
 
     def _print_time(self, what: str, runs: str, counted: Sequence[tuple[Row, float]]) -> None:
-        workers = self.given.workers or _workers(self.config)
+        workers = self.given.workers or worker_count(self.config.hydra.launcher, int(self.config.hydra.sweeper.n_jobs))
         count = round(sum(times for _, times in counted))
         needed = [(row, times) for row, times in counted if times]
         if any(row.seconds is None for row, _ in needed):
@@ -220,22 +216,19 @@ class _Plan(PlannedStudy):
         if self.design.looks:
             self._print_looks(sd, source, against)
             return
-        find = _power_function()
-        alone = find(sd, seeds, self.given.alpha, self.given.power)
+        alone = _smallest(sd, seeds, self.given.alpha, self.given.power)
         print(
             f"Smallest difference that {seeds} paired seeds find with power {self.given.power:g}: {alone:.2f} points for one "
             f"comparison at alpha {self.given.alpha:g} (sd of a paired difference {sd:.2f} points, {source})"
         )
         if against > 1:
-            every = find(sd, seeds, self.given.alpha / against, self.given.power)
+            every = _smallest(sd, seeds, self.given.alpha / against, self.given.power)
             print(
                 f"  {every:.2f} points where all {against} differences to the baseline are corrected for (Bonferroni)"
             )
 
     def _print_looks(self, sd: float, source: str, against: int) -> None:
-        from search.stats.sequential import plan_looks
-
-        design, find = self.design, _power_function()
+        design = self.design
         plan = plan_looks(design.looks, alpha=design.alpha, spending=design.spending, margin=design.margin)  # type: ignore[arg-type]
         print(
             f"Smallest difference that a look finds by itself with power {self.given.power:g} (alpha {plan.alpha:g} over all looks, "
@@ -243,7 +236,7 @@ class _Plan(PlannedStudy):
         )
         for number, (seeds, alpha) in enumerate(zip(plan.looks, plan.alphas, strict=True), start=1):
             each = [
-                find(sd, seeds, alpha / rows, self.given.power) if alpha > LEAST_ALPHA else None
+                _smallest(sd, seeds, alpha / rows, self.given.power) if alpha > LEAST_ALPHA else None
                 for rows in (1, against)
             ]
             one, every = ("none" if value is None else f"{value:.2f} points" for value in each)
@@ -265,16 +258,8 @@ class _Plan(PlannedStudy):
         return noise.sd, f"{noise.metric} of earlier runs of this recipe, {noise.degrees} degrees of freedom"
 
 
-def _workers(config: Any) -> int:
-    from search.study.launching.launcher import worker_count
-
-    return worker_count(config.hydra.launcher, int(config.hydra.sweeper.n_jobs))
-
-
-def _power_function() -> Callable[[float, int, float, float], float]:
-    from search.stats.power import minimum_detectable_difference
-
-    return lambda sd, n, alpha, power: minimum_detectable_difference(sd, n, alpha=alpha, target=power)
+def _smallest(sd: float, seeds: int, alpha: float, power: float) -> float:
+    return minimum_detectable_difference(sd, seeds, alpha=alpha, target=power)
 
 
 def _aligned(table: list[list[str]]) -> str:

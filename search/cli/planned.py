@@ -9,14 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from search.app import application
+from search.config import recipe_hash, typed
 from search.design.kinds import Cell
 from search.design.options import Design, design_of, first_seed_of, first_seeds
 from search.ledger.index import Index
 from search.ledger.record import seeds_below
 from search.ledger.result import Phase
+from search.recipe import COSTS
 from search.space.parameters import Space
 from search.study.command import read_command
-from search.study.options import SweeperOptions
+from search.study.options import SweeperOptions, parse_constraints
 
 __all__ = ["PlannedStudy", "Row", "finished_seeds"]
 
@@ -59,9 +69,6 @@ class PlannedStudy:
         self._costs: dict[tuple[str, str], dict[str, Any]] = {}
 
     def _asked(self) -> tuple[SweeperOptions, Space]:
-        from hydra.core.global_hydra import GlobalHydra
-
-        from search.app import application
 
         lines = [line for line in self.arguments if not line.lstrip("+~").startswith(("hydra.", "hydra/"))]
         return read_command(self.config, lines, self.sweeper, GlobalHydra.instance().config_loader(), application)
@@ -76,7 +83,6 @@ class PlannedStudy:
 
     def compose(self, overrides: Sequence[str]) -> Any:
         """The trial's config with these overrides behind those that all cells share; not to be changed."""
-        from hydra import compose
 
         key = tuple(overrides)
         if key not in self._configs:
@@ -93,10 +99,6 @@ class PlannedStudy:
 
     def row(self, cell: Cell) -> Row:
         """Build the cell's network and hold it against the constraints."""
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-
-        from search.config import recipe_hash
 
         try:
             facts = self._facts_of(cell.overrides)
@@ -108,7 +110,6 @@ class PlannedStudy:
         return row
 
     def _plain(self, cell: Cell) -> dict[str, Any]:
-        from omegaconf import OmegaConf
 
         plain = OmegaConf.to_container(self.compose(cell.overrides), resolve=True)
         assert isinstance(plain, dict)
@@ -116,10 +117,7 @@ class PlannedStudy:
 
     def _judge(self, row: Row) -> None:
         """Hold the row against the constraints as far as that takes no accelerator."""
-        from search.config import typed
         from search.planning import costs_of, judged_costs
-        from search.recipe import COSTS
-        from search.study.options import parse_constraints
 
         constraints = parse_constraints(self.sweeper.get("constraints"), COSTS)
         if not constraints:
@@ -167,7 +165,6 @@ class PlannedStudy:
 
     def find_finished(self, rows: list[Row]) -> None:
         """Fill in which seeds of a design need no training."""
-        from search.config import recipe_hash, typed
 
         seeds = self.seeds(self.design.looks[-1] if self.design.looks else None)
         for row in rows:
@@ -186,7 +183,6 @@ class PlannedStudy:
 
     def find_seconds(self, rows: list[Row]) -> list[Any]:
         """Fill in seconds; return earlier runs of the baseline's recipe."""
-        from search.config import typed
         from search.planning import device_kind, earlier_runs, measured_seconds, seconds_of
 
         root = self.study_dir.parent
@@ -254,9 +250,6 @@ def _index(root: Path) -> Index:
 
 def _composed(given: argparse.Namespace) -> tuple[Any, list[str]]:
     """The master config, and the command line's overrides."""
-    from hydra import compose
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     arguments = list(given.overrides)
     parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from search.cli.plan import main
+from search.cli.planned import finished_seeds
 from search.config import config_folder, typed
 from search.design.kinds import Cell
 from search.design.options import KINDS, DesignOptions, check_design, design_of, first_seed_of, first_seeds
 from search.ledger.result import TrialResult, write_result
-from search.plan import main
-from search.plan_rows import finished_seeds
 from search.planning import (
     costs_of,
     earlier_runs,
@@ -187,16 +187,16 @@ def test_the_plan_of_an_experiment(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_infeasible_cells_and_duplicates_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    arguments = ["design=factorial", *FIXED, "placement=none,stage3", "branch.use=conv+pssa,pssa,nonsense"]
+    arguments = ["design=factorial", *FIXED, "placement=none,stage3", "branch.use=conv+pssa,pssa,conv+pool"]
     assert main([*arguments, f"hydra.sweep.dir={tmp_path}/study", "-m"]) == 1
     text = capsys.readouterr().out
     assert "Cells: 6" in text
-    assert re.search(r"infeasible: .*nonsense", text)
+    assert re.search(r"infeasible: .*pool", text)
     assert "same network as baseline" in text
-    assert "infeasible: 2; duplicates (same network and recipe): 1," in text
+    assert "infeasible: 1; duplicates (same network and recipe): 2," in text
     assert "3 networks x 5 seeds = 15 trials" in text
     assert main([*arguments, f"hydra.sweep.dir={tmp_path}/study", "hydra.sweeper.reuse=none"]) == 1
-    assert "4 networks x 5 seeds = 20 trials" in capsys.readouterr().out
+    assert "5 networks x 5 seeds = 25 trials" in capsys.readouterr().out
     assert "unknown (no earlier runs of this recipe" in text
     limit = "hydra.sweeper.constraints={params: '<=78000'}"
     assert main(["design=paper/stage_placement", *FIXED, limit, f"hydra.sweep.dir={tmp_path}/study"]) == 1
