@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,29 @@ DATA_COLUMNS: dict[str, str] = {
 OTHER_RECIPE = "trained by another recipe: not compared"
 
 
-MISSING_WIDTH = 12
+NARROW, PAPER = ("text",), ("latex",)  # forms that have no room for a column: there it stands below, or elsewhere
+COLUMNS = (
+    Column(name="arm", title="arm", kind="words"),
+    Column(name="n", title="n"),
+    Column(name="missing", title="missing", kind="words", width=12),
+    Column(name="mean", title="", kind="math"),
+    Column(name="diff", title="diff", kind="math"),
+    Column(name="interval", title="95% interval", kind="math"),
+    Column(name="worst", title="worst case", kind="math"),
+    Column(name="boot", title="95% bootstrap", kind="math", left_out=NARROW),
+    Column(name="p", title="", left_out=NARROW),
+    Column(name="wilcoxon", title="p Wilcoxon", left_out=NARROW),
+    Column(name="equivalence", title="p equivalence", left_out=NARROW),
+    Column(name="verdict", title="against the baseline", kind="words", left_out=NARROW + PAPER),
+    Column(name="g_z", title="g_z", left_out=NARROW + PAPER),
+    Column(name="pairing", title="pairing", left_out=NARROW + PAPER),
+    Column(name="dose", title="dose"),
+    Column(name="front", title="Pareto"),
+    Column(name="params", title="params", left_out=PAPER),
+    Column(name="macs", title="MACs", left_out=PAPER),
+    Column(name="latency", title="latency ms", left_out=PAPER),
+    Column(name="fused", title="fused ms", left_out=PAPER),
+)
 ALWAYS = ("arm", "n", "mean")  # other columns are left out where no row has anything in them
 TITLED = {"boot": "bootstrap interval", "g_z": "g_z", "pairing": "pairing"}  # beside a verdict in plain text
 
@@ -82,7 +104,6 @@ class AblationTable(Table):
         baseline: label of the row that differences are taken against; None where there is none.
         arms: what the rows were made of, in no order.
         judging: how the rows were judged.
-        effects: of the factors, where the study declared a factorial design of two or more; else None. It stands below.
     """
 
     metric: MetricColumn
@@ -90,7 +111,11 @@ class AblationTable(Table):
     baseline: str | None
     arms: tuple[Arm, ...] = field(default=(), repr=False, compare=False)
     judging: Judging = field(default_factory=Judging)
-    effects: EffectsTable | None = None
+
+    @property
+    def effects(self) -> EffectsTable | None:
+        """Effects of the factors, where the study declared a factorial design of two or more; they stand below."""
+        return next((table for table in self.below if isinstance(table, EffectsTable)), None)
 
 
 def ablation_table(
@@ -121,10 +146,8 @@ def ablation_table(
     reference = find_arm(arms, baseline) if baseline is not None else marked_baseline(arms)
     measured = arm_values(arms, chosen.column)
     absent = absent_seeds(trials, measured) if phase == "final" else [Counter[str]() for _ in arms]
-    compared_to = compared(arms, measured, reference, chosen, judging)
-    if phase == "final" and seeds_added(frame):
-        for words in compared_to:
-            words["verdict"] = f"{words['verdict']} (seeds added)" if words["p_value"] is not None else words["verdict"]
+    added = phase == "final" and seeds_added(frame)
+    compared_to = compared(arms, measured, reference, chosen, judging, " (seeds added)" if added else "")
     front = front_of(arms, frame, phase)
     members = front.members if front else [None] * len(arms)
     facts = zip(arms, measured, absent, compared_to, members, strict=True)
@@ -147,7 +170,6 @@ def ablation_table(
         data=data,
         beside=("Against the baseline", verdict_lines(data, columns, shown, judging)),
         below=(effects,) if effects is not None else (),
-        effects=effects,
         metric=chosen,
         phase=phase,
         baseline=reference.label if reference else None,
@@ -216,9 +238,14 @@ def sd_about(values: np.ndarray, mean: float) -> float:
 
 
 def compared(
-    arms: Sequence[Arm], measured: Sequence[ArmValues], reference: Arm | None, metric: MetricColumn, judging: Judging
+    arms: Sequence[Arm],
+    measured: Sequence[ArmValues],
+    reference: Arm | None,
+    metric: MetricColumn,
+    judging: Judging,
+    behind: str = "",
 ) -> list[dict[str, Any]]:
-    """Compute, for each arm, the columns that compare it with the baseline."""
+    """Compute, for each arm, the columns that compare it with the baseline; `behind` stands behind verdicts that a test gave."""
     at = next((position for position, arm in enumerate(arms) if arm is reference), None)
     results: list[PairedDifference | None] = [None] * len(arms)
     facts: list[dict[str, Any]] = [dict.fromkeys(JUDGED) for _ in arms]
@@ -247,7 +274,7 @@ def compared(
                 "worst_diff": came.worst if came else None,
                 "correlation": result.correlation if result else None,
                 "variance_ratio": result.variance_ratio if result else None,
-                "verdict": words,
+                "verdict": words + behind if words and result and result.p_value is not None else words,
             }
             | compared_facts(result)
             | fact
@@ -263,7 +290,8 @@ def sort_key(row: dict[str, Any], metric: MetricColumn) -> tuple[bool, bool, flo
 
 
 def displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tuple[list[Column], list[Row]]:
-    """Round the numbers of a table for a reader; an empty cell is a dash."""
+    """Round the numbers of a table for a reader; an empty cell is a dash, and a column of those is left out."""
+    titles = {"mean": metric.title, "p": P_TITLES[judging.correction]}
     rows: list[Any] = list(data.itertuples(index=False))
     decimals = decimals_for(data["sd"].dropna().tolist(), metric.decimals)
     intervals = data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
@@ -296,37 +324,34 @@ def displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tup
         for row in rows
     ]
     labels = [Cell(one_line(row.arm, 400) + " (baseline)" * bool(row.is_baseline)) for row in rows]
-    narrow, paper, both = (
-        ("text",),
-        ("latex",),
-        ("text", "latex"),
-    )  # who has no room: there it stands below, or elsewhere
-    shown = [
-        (Column(name="arm", title="arm", kind="words"), labels),
-        (Column(name="n", title="n"), each("n", str)),
-        (Column(name="missing", title="missing", kind="words", width=MISSING_WIDTH), each("missing", str)),
-        (Column(name="mean", title=metric.title, kind="math"), [spread(row) for row in rows]),
-        (Column(name="diff", title="diff", kind="math"), each("diff", finely)),
-        (Column(name="interval", title="95% interval", kind="math"), interval("ci_low", "ci_high")),
-        (Column(name="worst", title="worst case", kind="math"), each("worst_diff", finely)),
-        (Column(name="boot", title="95% bootstrap", kind="math", left_out=narrow), interval("boot_low", "boot_high")),
-        (Column(name="p", title=P_TITLES[judging.correction], left_out=narrow), each("p_corrected", p_shown)),
-        (Column(name="wilcoxon", title="p Wilcoxon", left_out=narrow), each("wilcoxon_p_corrected", p_shown)),
-        (Column(name="equivalence", title="p equivalence", left_out=narrow), each("equivalence_p_corrected", p_shown)),
-        (Column(name="verdict", title="against the baseline", kind="words", left_out=both), each("verdict", str)),
-        (Column(name="g_z", title="g_z", left_out=both), each("g_z", lambda value: signed(value, 2))),
-        (Column(name="pairing", title="pairing", left_out=both), bought),
-        (Column(name="dose", title="dose"), each("dose", lambda value: significant(value, 2))),
-        (Column(name="front", title="Pareto"), each("on_front", lambda member: "front" if member else "-")),
-        (Column(name="params", title="params", left_out=paper), each("params", scaled)),
-        (Column(name="macs", title="MACs", left_out=paper), each("macs", scaled)),
-        (Column(name="latency", title="latency ms", left_out=paper), latency("latency_ms")),
-        (Column(name="fused", title="fused ms", left_out=paper), latency("latency_fused_ms")),
-    ]
+    cells = {
+        "arm": labels,
+        "n": each("n", str),
+        "missing": each("missing", str),
+        "mean": [spread(row) for row in rows],
+        "diff": each("diff", finely),
+        "interval": interval("ci_low", "ci_high"),
+        "worst": each("worst_diff", finely),
+        "boot": interval("boot_low", "boot_high"),
+        "p": each("p_corrected", p_shown),
+        "wilcoxon": each("wilcoxon_p_corrected", p_shown),
+        "equivalence": each("equivalence_p_corrected", p_shown),
+        "verdict": each("verdict", str),
+        "g_z": each("g_z", lambda value: signed(value, 2)),
+        "pairing": bought,
+        "dose": each("dose", lambda value: significant(value, 2)),
+        "front": each("on_front", lambda member: "front" if member else "-"),
+        "params": each("params", scaled),
+        "macs": each("macs", scaled),
+        "latency": latency("latency_ms"),
+        "fused": latency("latency_fused_ms"),
+    }
     kept = [
-        (column, cells) for column, cells in shown if column.name in ALWAYS or any(cell.text != "-" for cell in cells)
+        replace(column, title=titles.get(column.name, column.title))
+        for column in COLUMNS
+        if column.name in ALWAYS or any(cell.text != "-" for cell in cells[column.name])
     ]
-    return [column for column, _ in kept], [Row(cells) for cells in zip(*(cells for _, cells in kept), strict=True)]
+    return kept, [Row(row) for row in zip(*(cells[column.name] for column in kept), strict=True)]
 
 
 def verdict_lines(data: pd.DataFrame, columns: Sequence[Column], shown: Sequence[Row], judging: Judging) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -239,10 +239,6 @@ def first_level(column: pd.Series[Any]) -> str:
     """Return the reference level: the first that occurs, in the order of the categories."""
     there = set(column)
     return str(next(level for level in column.cat.categories if level in there))
-
-
-if TYPE_CHECKING:
-    from search.stats.effects import FactorialEffects
 
 
 def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: MetricColumn, correction: Correction) -> str:
