@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from search.report.pivot import pivot_table
     from search.report.reading.load import load_study
     from search.report.render import render_text, to_csv, to_html, to_latex, to_markdown
+    from search.report.spec import TableSpec
     from search.report.table import Table
     from search.report.values import paired_difference
     from search.report.write import write_tables
@@ -34,6 +35,7 @@ _NAMES = {
     "search.report.pivot": ("pivot_table",),
     "search.report.reading.load": ("load_study",),
     "search.report.render": ("render_text", "to_csv", "to_html", "to_latex", "to_markdown"),
+    "search.report.spec": ("TableSpec",),
     "search.report.table": ("Table",),
     "search.report.values": ("paired_difference",),
     "search.report.write": ("write_tables",),
@@ -51,6 +53,7 @@ __all__ = [
     "PairedDifference",
     "RowOptions",
     "Table",
+    "TableSpec",
     "ablation_table",
     "effects_table",
     "equivalence",
