@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 from xvol.suggest import meant
 
-__all__ = ["check_choice", "check_number"]
-
 
 def check_choice(key: str, given: object, allowed: Iterable[str]) -> None:
     """Raise ValueError where `given` is none of the names that are allowed."""

@@ -17,8 +17,6 @@ from omegaconf import DictConfig
 
 from search.ledger.result import Phase
 
-__all__ = ["Application", "Channel", "InFlight", "Infeasible", "Pruned", "Stopped", "current", "opened"]
-
 
 class Pruned(Exception):
     """The study's pruner has stopped this trial. Its message says at which epoch and with which value."""

@@ -10,8 +10,6 @@ from pathlib import Path
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["RefusedError", "is_users", "told_compactly"]
-
 _HERE = Path(__file__).resolve().parents[1]
 _OURS = (_HERE / "search", _HERE / "xvol", _HERE / "hydra_plugins")
 

@@ -20,19 +20,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-__all__ = [
-    "MOST_SECONDS",
-    "WAIT_SECONDS",
-    "Lease",
-    "Turnstile",
-    "at_work",
-    "clock",
-    "give_way",
-    "idle",
-    "off_work",
-    "turnstile",
-]
-
 log = logging.getLogger("xvol")
 
 WAIT_SECONDS = 30.0  # who measures waits at most so long for the others; a step longer than that cannot be waited for

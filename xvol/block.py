@@ -18,8 +18,6 @@ from xvol.fold import Kernel, Norm, bias_only, dilate, norm_at_rest, pad_to_cent
 from xvol.registry import branch_class
 from xvol.spec import CONV, BlockSpec
 
-__all__ = ["BlockSpec", "FusedXVolution2d", "XVolution2d"]
-
 
 class XVolution2d(nn.Module):
     """sum_b norm_b(branch_b(x)): (B, I, H, W) -> (B, O, H', W'), H' = floor((H - 1) / stride) + 1.

@@ -22,8 +22,6 @@ from xvol.siting import Site, refused, sites
 from xvol.spec import CONV, BlockSpec
 from xvol.suggest import suggest
 
-__all__ = ["main"]
-
 Table = list[list[str]]
 
 

@@ -19,18 +19,6 @@ from torch import Tensor, nn
 from xvol.branches.base import Branch, Geometry
 from xvol.fold import Kernel
 
-__all__ = [
-    "FORM_KEYS",
-    "FusedXVolution2d",
-    "add_to",
-    "as_conv",
-    "load_state_dict",
-    "other_form",
-    "refuse_dynamic",
-    "refuse_other_form",
-]
-
-
 FORM_KEYS = {"train": ("branches.", "norms."), "deploy": ("static.", "dynamic.")}
 _CONV_KEYS = ("weight", "bias")
 

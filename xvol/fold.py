@@ -12,25 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = [
-    "NORMS",
-    "Kernel",
-    "Norm",
-    "ScaleShift2d",
-    "average_kernel",
-    "bias_only",
-    "chain_pointwise",
-    "compose_taps",
-    "dilate",
-    "fold_norm",
-    "new_norm",
-    "norm_at_rest",
-    "pad_to_centre",
-    "product_static_part",
-    "sum_parallel",
-    "widen_pointwise",
-]
-
 Kernel = tuple[Tensor, Tensor]
 NORMS = ("batch", "none")
 

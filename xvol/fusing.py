@@ -17,8 +17,6 @@ from xvol.probe import Call, at_rest, takers, watch
 from xvol.siting import Refusal
 from xvol.surgery import keep_from_reparameterising, split_norm
 
-__all__ = ["FuseReport", "fuse", "fuse_error", "fuse_report", "norms_left"]
-
 _FOLDABLE = (nn.Conv2d, Conv2dSame)  # linear in their weights; a weight-standardised convolution is not
 
 

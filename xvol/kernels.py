@@ -15,8 +15,6 @@ from torch.nn import functional
 
 from xvol.branches.attention import POSITIONS, pad_edges, tap_window
 
-__all__ = ["Execution", "one_pass_is_faster", "pssa_one_pass", "set_execution"]
-
 # Numbers of one embedding that are worked on at a time: 128 KiB in float32, so that all of an image stays in a core's
 # second-level cache; of images with few pixels 1 MiB, since there the size of the matrix products counts.
 CHUNK_NUMEL, CHUNK_NUMEL_FEW_PIXELS, FEW_PIXELS = 2**15, 2**18, 64

@@ -19,8 +19,6 @@ from xvol.deploy_form import FusedXVolution2d
 from xvol.probe import at_rest, run_blank_image
 from xvol.spec import CONV
 
-__all__ = ["count_macs", "count_params", "doses", "geometric_mean"]
-
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from xvol.siting import Site
 from xvol.suggest import suggest
 
-__all__ = ["GRAMMAR", "describe", "select"]
-
 GRAMMAR = """a policy is one or more of these, joined by '+' or ',':
   none (or plain)      nothing            all                  every site
   stage3, stage3.*     a stage            stage[2-4], stage[2,4]   several stages

@@ -12,15 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = [
-    "apply_dynamic_kernel",
-    "apply_sample_kernel",
-    "attend_globally",
-    "inner_shifted",
-    "product_shifted",
-    "ungroup",
-]
-
 
 def product_shifted(
     x_BCHW: Tensor,

@@ -15,8 +15,6 @@ from xvol.suggest import suggest
 if TYPE_CHECKING:
     from xvol.branches.base import Branch
 
-__all__ = ["branch_class", "branch_names", "branch_options", "register_branch"]
-
 ENTRY_POINTS = "xvol.branches"
 
 _own: dict[str, type[Branch]] = {}  # those that others have registered

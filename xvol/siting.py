@@ -15,8 +15,6 @@ from xvol.branches.base import Geometry
 from xvol.probe import Call, takers, watch
 from xvol.stages import Stage, find_stages, place_of
 
-__all__ = ["Refusal", "Site", "refused", "sites"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Site:

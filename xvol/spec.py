@@ -10,8 +10,6 @@ from typing import Any
 from xvol.registry import branch_class, branch_options
 from xvol.suggest import suggest
 
-__all__ = ["CONV", "BlockSpec"]
-
 CONV = "conv"  # the branch that holds the host convolution
 
 Options = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]

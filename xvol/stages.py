@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Stage", "find_stages", "place_of"]
-
 _LISTS = (nn.Sequential, nn.ModuleList)
 
 

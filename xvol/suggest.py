@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["meant", "nearest", "suggest"]
-
 CLOSE = 0.85  # nobody meant another one
 
 

@@ -19,8 +19,6 @@ from xvol.siting import Site, sites
 from xvol.spec import BlockSpec
 from xvol.suggest import suggest
 
-__all__ = ["convert", "keep_from_reparameterising", "split_norm"]
-
 
 def convert(
     model: nn.Module, chosen: Mapping[str, BlockSpec], input_size: tuple[int, int, int] = (3, 224, 224)

@@ -14,8 +14,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["TimmHook"]
-
 
 class TimmHook(MetaPathFinder):
     """Finds torchvision and timm where they are, and has them loaded with what belongs around it."""

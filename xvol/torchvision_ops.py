@@ -20,8 +20,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["mend"]
-
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _OPERATORS = ("nms", "qnms")
 

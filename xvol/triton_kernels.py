@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["shifted_product", "triton_runs_on"]
-
 
 def triton_runs_on(tensor: Tensor) -> bool:
     """Tell whether the kernel can run on the tensor: Triton installed, and a GPU or the interpreter (on any device)."""

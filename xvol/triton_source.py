@@ -12,8 +12,6 @@ import os
 import triton
 import triton.language as tl
 
-__all__ = ["KERNELS"]
-
 _SIZES = ("EMBED", "RANK", "HEIGHT", "WIDTH", "OUT_HEIGHT", "OUT_WIDTH", "STRIDE", "SHIFT", "PADDING")
 
 

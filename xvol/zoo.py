@@ -26,8 +26,6 @@ from torch import Tensor, nn
 import xvol
 from xvol.spec import CONV, BlockSpec
 
-__all__ = ["ProxyResNet"]
-
 HOSTS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2")
 POLICIES = ("stage3", "stage1", "stage2", "stage4", "all")  # the first, the paper's best, is the default
 _EDGE = 64  # pixels; where the sites are does not depend on it

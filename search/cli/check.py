@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from search.study.check.folder import Finding
 
-__all__ = ["main"]
-
 EPILOG = """\
 Nothing that could be a result is deleted: what is damaged is moved below aside/ in the study's folder. What was lost
 for good is trained again by the study's own command, which --repair prepares.

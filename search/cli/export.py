@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["main"]
-
 EXAMPLES = """\
 examples:
   xvol-export runs/digits/final/0003-s1000 --out model.onnx     for ONNX Runtime

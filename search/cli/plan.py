@@ -24,8 +24,6 @@ from search.stats.power import minimum_detectable_difference
 from search.stats.sequential import plan_looks
 from search.study.launching.launcher import worker_count
 
-__all__ = ["main"]
-
 LEAST_ALPHA = 1e-9  # a look with less finds nothing that a study would show
 EXAMPLES = """\
 examples:

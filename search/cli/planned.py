@@ -28,8 +28,6 @@ from search.space.parameters import Space
 from search.study.command import read_command
 from search.study.options import SweeperOptions, parse_constraints
 
-__all__ = ["PlannedStudy", "Row", "finished_seeds"]
-
 
 @dataclass
 class Row:

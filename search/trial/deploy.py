@@ -28,8 +28,6 @@ from search.ledger.result import RESULT_FILE, TrialResult, read_result
 from search.trial.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from search.trial.model import build
 
-__all__ = ["export_trial"]
-
 FORMS = ("deploy", "train")
 MOST_INLINE_BYTES = 1_900_000_000  # protobuf, which an ONNX file is, ends at 2 GiB, and the graph needs room too
 SHAPES_NETWORK = ("backbone", "placement", "branch", "data", "seed")

@@ -18,8 +18,6 @@ from xvol.branches.options import ODD, WHOLE, among
 from xvol.branches.rivals import RivalBranch
 from xvol.fold import Kernel, Norm, dilate, norm_at_rest, pad_to_centre
 
-__all__ = ["ACmix"]
-
 BORDERS = ("mask", "reflect")
 
 

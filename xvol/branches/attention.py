@@ -20,21 +20,6 @@ from xvol.branches.base import Branch, Folded, Geometry
 from xvol.branches.options import NORM, ODD, RATIO, WHOLE, Rule, among
 from xvol.fold import Kernel, Norm, bias_only, fold_norm, product_static_part, sum_parallel
 
-__all__ = [
-    "POSITIONS",
-    "WINDOW",
-    "AttentionBranch",
-    "ShiftedBranch",
-    "embedding_chs",
-    "heads_in_group",
-    "joined_edges",
-    "mixed_kernel",
-    "pad_edges",
-    "shifted",
-    "tap_window",
-]
-
-
 # Directions as positions in a 3x3 window read row by row; position 4 is the centre.
 POSITIONS = {4: (1, 3, 5, 7), 8: (0, 1, 2, 3, 5, 6, 7, 8), 9: tuple(range(9))}
 WINDOW = {"shift": WHOLE, "directions": among(POSITIONS), "border": among(("zero", "replicate"))}

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from xvol.branches.options import FLAG, Rule
 from xvol.fold import Kernel, Norm, bias_only, new_norm, norm_at_rest
 
-__all__ = ["GEOMETRY_ARGUMENTS", "Branch", "Folded", "Geometry", "Host", "factory_of"]
-
 
 class Host(TypedDict, total=False):
     """Constructor arguments that the host convolution fixes: its shape, and where its weights live."""

@@ -15,8 +15,6 @@ from xvol.branches.base import Branch, Folded, Geometry, Host, factory_of
 from xvol.branches.options import NORM, ODD, RATIO
 from xvol.fold import Kernel, Norm, average_kernel, chain_pointwise, dilate, fold_norm, norm_at_rest
 
-__all__ = ["Conv", "Identity", "Pool", "SecondConv", "average", "static_dynamic_kernel"]
-
 
 def average(x_BCHW: Tensor, size: int, *, stride: int, dilation: int, padding: int = 0) -> Tensor:
     """The mean of each channel over a size x size window, border zeros counted: (B, C, H, W) -> (B, C, H', W')."""

@@ -16,8 +16,6 @@ from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.options import WHOLE
 from xvol.fold import Kernel, compose_taps
 
-__all__ = ["GAPQuery"]
-
 
 class GAPQuery(AttentionBranch):
     """sum_r P^r (q * DW_{a^r}(k)) with q = Q mean(x) + b_q, k = K x: (B, I, H, W) -> (B, O, H', W') (ours).

@@ -17,8 +17,6 @@ from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.options import WHOLE
 from xvol.fold import dilate
 
-__all__ = ["LinearGlobal", "SoftmaxGlobal"]
-
 
 class _GlobalAttention(AttentionBranch):
     """Q (strided), K, V and P, and heads that lie within the host's groups."""

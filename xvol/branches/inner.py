@@ -16,8 +16,6 @@ from xvol.branches.attention import ShiftedBranch, embedding_chs, heads_in_group
 from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.options import RATIO, WHOLE
 
-__all__ = ["PSSAInner"]
-
 
 class PSSAInner(ShiftedBranch):
     """P sum_d a_{d,h} <q, S_d k>_h S_d v / (D c), head by head: (B, I, H, W) -> (B, O, H', W').

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from xvol.fold import NORMS
 
-__all__ = ["FLAG", "NORM", "ODD", "RATIO", "WHOLE", "Rule", "among"]
-
 
 @dataclass(frozen=True)
 class Rule:

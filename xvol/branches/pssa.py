@@ -19,8 +19,6 @@ from xvol.fold import Kernel
 from xvol.kernels import Execution, one_pass_is_faster, pssa_one_pass
 from xvol.triton_kernels import shifted_product, triton_runs_on
 
-__all__ = ["PSSA", "PSSADense"]
-
 
 class PSSA(ShiftedBranch):
     """sum_d P_d (q * S_d k) with P_d = sum_r P^r diag(a^r_d), q = Q x + b_q, k = K x, S_d k(y) = k(y + shift * d).

@@ -29,8 +29,6 @@ from xvol.fold import (
     widen_pointwise,
 )
 
-__all__ = ["DiverseBranch", "Involution", "RivalBranch"]
-
 
 class RivalBranch(Branch):
     """A branch whose last step is not a linear map of its own: the norm folds into a gain and an offset after it.

@@ -19,8 +19,6 @@ from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.options import ODD, RATIO, WHOLE
 from xvol.branches.rivals import RivalBranch
 
-__all__ = ["Bottleneck", "Halo", "Lambda"]
-
 
 class TimmBranch(RivalBranch):
     """An adapter over one layer of timm: (B, I, H, W) -> (B, O, H', W'), strided by 1 or 2."""
