@@ -140,8 +140,7 @@ def ablation_table(
     phase = phase_to_read(frame, phase)
     trials = frame[frame["phase"] == phase]
     chosen = metric_to_read(trials, phase, metric)
-    judging = judging or Judging()
-    declared = declared_by(frame)
+    judging, declared = judging or Judging(), declared_by(frame)
     arms = list_arms(trials, declared)
     reference = find_arm(arms, baseline) if baseline is not None else marked_baseline(arms)
     measured = arm_values(arms, chosen.column)
@@ -150,21 +149,18 @@ def ablation_table(
     compared_to = compared(arms, measured, reference, chosen, judging, " (seeds added)" if added else "")
     front = front_of(arms, frame, phase)
     members = front.members if front else [None] * len(arms)
-    facts = zip(arms, measured, absent, compared_to, members, strict=True)
-    rows = [
+    rows = (
         row_of(arm, values, arm is reference, chosen, gone) | words | {"on_front": member}
-        for arm, values, gone, words, member in facts
-    ]
-    rows.sort(key=lambda row: sort_key(row, chosen))
-    data = with_dtypes(rows, DATA_COLUMNS)
-    studies = trials["study"].dropna().unique().tolist()
+        for arm, values, gone, words, member in zip(arms, measured, absent, compared_to, members, strict=True)
+    )
+    data = with_dtypes(sorted(rows, key=lambda row: sort_key(row, chosen)), DATA_COLUMNS)
+    studies = " + ".join(trials["study"].dropna().unique())
     read = f"{phase} with looks" if phase != "single" and has_looks(frame) else phase
-    source = source_of(trials, frame, read)
     columns, shown = displayed(data, chosen, judging)
     effects = effects_below(arms, measured, declared, chosen, judging)
     return AblationTable(
         name="ablation",
-        title=f"{' + '.join(studies) or frame.attrs.get('path', 'study')}: {source}, {chosen.title}",
+        title=f"{studies or frame.attrs.get('path', 'study')}: {source_of(trials, frame, read)}, {chosen.title}",
         columns=columns,
         rows=shown,
         data=data,
@@ -293,9 +289,7 @@ def displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tup
     """Round the numbers of a table for a reader; an empty cell is a dash, and a column of those is left out."""
     titles = {"mean": metric.title, "p": P_TITLES[judging.correction]}
     rows: list[Any] = list(data.itertuples(index=False))
-    decimals = decimals_for(data["sd"].dropna().tolist(), metric.decimals)
-    intervals = data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
-    finer = interval_decimals(intervals, decimals)
+    decimals, finer = digits_of(data, metric)
 
     def spread(row: Any) -> Cell:
         if pd.isna(row.mean):
@@ -314,9 +308,6 @@ def displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tup
         pairs = zip(each(name, significant), marks, strict=True)
         return [cell if cell is NOTHING else Cell(cell.text + mark) for cell, mark in pairs]
 
-    def finely(value: float) -> str:
-        return signed(value, finer)
-
     bought = [
         NOTHING
         if pd.isna(row.correlation)
@@ -329,9 +320,9 @@ def displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tup
         "n": each("n", str),
         "missing": each("missing", str),
         "mean": [spread(row) for row in rows],
-        "diff": each("diff", finely),
+        "diff": each("diff", lambda value: signed(value, finer)),
         "interval": interval("ci_low", "ci_high"),
-        "worst": each("worst_diff", finely),
+        "worst": each("worst_diff", lambda value: signed(value, finer)),
         "boot": interval("boot_low", "boot_high"),
         "p": each("p_corrected", p_shown),
         "wilcoxon": each("wilcoxon_p_corrected", p_shown),
@@ -352,6 +343,13 @@ def displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tup
         if column.name in ALWAYS or any(cell.text != "-" for cell in cells[column.name])
     ]
     return kept, [Row(row) for row in zip(*(cells[column.name] for column in kept), strict=True)]
+
+
+def digits_of(data: pd.DataFrame, metric: MetricColumn) -> tuple[int, int]:
+    """Digits after the point for the means and for the differences of an `AblationTable`."""
+    decimals = decimals_for(data["sd"].dropna().tolist(), metric.decimals)
+    intervals = data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
+    return decimals, interval_decimals(intervals, decimals)
 
 
 def verdict_lines(data: pd.DataFrame, columns: Sequence[Column], shown: Sequence[Row], judging: Judging) -> list[str]:

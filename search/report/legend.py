@@ -85,17 +85,20 @@ def legend_of(
     lost = trials[trials["status"].isin(["unfinished"])]
     if len(lost):
         said.append(f"{counted(len(lost), 'trial')} left no result (killed, or still running).")
-    if paper is not None:
-        source = (
-            f"Paper: {paper.source}. Its data and networks are not ours: the order is to be compared, not the size."
-        )
-        said.append(f"{source} {paper.note}".rstrip())
-        shown = {row.paper for row in rows}
-        unmatched = [name for name, texts in paper.rows.items() if texts not in shown]
-        if unmatched:
-            said.append(f"Published rows that no row of ours stands for: {joined(unmatched)}.")
+    said += paper_notes(paper, rows)
     said += [f"Unreadable, left out: {message}" for message in frame.attrs.get("unreadable", [])]
     return [*said, HOW_TO_READ]
+
+
+def paper_notes(paper: PaperTable | None, rows: Sequence[Line]) -> list[str]:
+    """Say where the published figures come from, and which of them stand beside no row of ours."""
+    if paper is None:
+        return []
+    source = f"Paper: {paper.source}. Its data and networks are not ours: the order is to be compared, not the size."
+    shown = {row.paper for row in rows}
+    unmatched = [name for name, texts in paper.rows.items() if texts not in shown]
+    beside = f"Published rows that no row of ours stands for: {joined(unmatched)}."
+    return [f"{source} {paper.note}".rstrip(), *([beside] if unmatched else [])]
 
 
 def power_of(cells: Sequence[Figure], metrics: Sequence[MetricColumn]) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from search.ledger.files import write_atomic
 from search.ledger.study_files import CHANGES_FILE, DESIGN_FILE, LOOKS_FILE, OBJECTIVES_FILE
-from search.report.ablation import AblationTable, ablation_table
+from search.report.ablation import AblationTable, ablation_table, digits_of
 from search.report.front import front_table, fronts_data, fronts_of
 from search.report.interim import InterimTable, interim_table
 from search.report.pivot import PivotTable, pivot_table
@@ -24,7 +24,6 @@ from search.report.render import RENDERERS, to_latex, to_markdown
 from search.report.spec import TableSpec
 from search.report.table import Table
 from search.report.trust import trust_notes
-from search.report.words import decimals_for, interval_decimals
 
 FORMATS = ("md", "tex", "csv", "html", "parquet")
 TEXT_FORMATS = ("md", "tex", "csv")  # of tables that nothing else is made of
@@ -114,8 +113,6 @@ def paper_grid(frame: pd.DataFrame, table: AblationTable) -> PivotTable | None:
     finished = frame[(frame["phase"] == table.phase) & (frame["status"] == "ok")]
     costs = [name for name in ("params", "macs") if finished[name].notna().any()]
     own = [arm.label for arm in table.arms if arm.is_baseline] == [table.baseline]
-    digits = decimals_for(table.data["sd"].dropna().tolist(), table.metric.decimals)
-    intervals = table.data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
     grid = pivot_table(
         frame,
         TableSpec(
@@ -127,7 +124,7 @@ def paper_grid(frame: pd.DataFrame, table: AblationTable) -> PivotTable | None:
             correction=table.judging.correction,
             margin=table.judging.margin,
         ),
-        digits={table.metric.column: (digits, interval_decimals(intervals, digits))},
+        digits={table.metric.column: digits_of(table.data, table.metric)},
     )
     trust = [note for note in table.notes if note.startswith("Proxy trust")]
     legend = [note for note in grid.notes if note not in table.conclusion]

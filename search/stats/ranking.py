@@ -16,6 +16,7 @@ FEWEST_ARMS = 5
 """Below this many arms a bootstrap over arms has too few distinct resamples to give an interval."""
 MANY_ARMS, FEWEST_RESAMPLES = 200, 200  # above so many arms fewer resamples do: the work grows with the arms' square
 BATCH = 500  # resamples at a time
+NO_ORDER = ("tau", "low", "high", "p_value", "overlap", "overlap_by_chance", "overlap_p", "regret")  # None without one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +77,17 @@ def proxy_trust(
     Raises:
         ValueError: an arm that occurs twice, or k below 1.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    for name, ranking in (("cheap", cheap), ("expensive", expensive)):
-        if not ranking.index.is_unique:
-            twice = sorted(set(ranking.index[ranking.index.duplicated()].map(str)))
-            raise ValueError(f"the {name} ranking has more than one value for {', '.join(twice)}: keep one of them")
+    check(cheap, expensive, k)
     both = pd.concat({"cheap": cheap, "expensive": expensive}, axis=1, join="outer").astype(float)
     finite = np.isfinite(both.to_numpy()).all(axis=1)
     notes = [f"{int((~finite).sum())} arms are in one ranking only"] if not finite.all() else []
     both = (both[finite] if higher_is_better else -both[finite]).sort_index()
     n = len(both)
     k = min(k, n)
-    why_not = ""
-    if n < 2:
-        why_not = f"{n} shared arms: 2 are the fewest to rank"
-    elif both["cheap"].nunique() == 1 or both["expensive"].nunique() == 1:
+    if n < 2 or both.nunique().min() == 1:
         why_not = "all arms are tied in one ranking: there is no order to compare"
-    if why_not:
-        undefined = dict.fromkeys(
-            ("tau", "low", "high", "p_value", "overlap", "overlap_by_chance", "overlap_p", "regret")
-        )
-        return ProxyTrust(n=n, k=k, top_k=(), note="; ".join([*notes, why_not]), **undefined)
+        why_not = f"{n} shared arms: 2 are the fewest to rank" if n < 2 else why_not
+        return ProxyTrust(n=n, k=k, top_k=(), note="; ".join([*notes, why_not]), **dict.fromkeys(NO_ORDER))
     test = stats.kendalltau(both["cheap"], both["expensive"])
     tau = float(np.clip(test.statistic, -1, 1))
     interval, why = tau_interval(both, tau, confidence, resamples, seed)
@@ -122,6 +112,16 @@ def proxy_trust(
         regret=float(both["expensive"].max() - both["expensive"].iloc[both["cheap"].argmax()]),
         note="; ".join(notes),
     )
+
+
+def check(cheap: pd.Series[float], expensive: pd.Series[float], k: int) -> None:
+    """Refuse rankings with two values for one arm, and a k that looks at none."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    for name, ranking in (("cheap", cheap), ("expensive", expensive)):
+        if not ranking.index.is_unique:
+            twice = sorted(set(ranking.index[ranking.index.duplicated()].map(str)))
+            raise ValueError(f"the {name} ranking has more than one value for {', '.join(twice)}: keep one of them")
 
 
 def tau_interval(

@@ -147,29 +147,23 @@ def sequential_verdicts(plan: LookPlan, values: pd.DataFrame, baseline: str) -> 
     rows: dict[str, dict[str, Any]] = {
         name: {"verdict": WAITING, "seeds_to_add": max(plan.looks[0] - len(paired[name]), 0)} for name in names
     }
-    found: set[str] = set()
-    settled: set[str] = set()  # found, or given up
+    found, settled = set[str](), set[str]()  # settled: found, or given up
     for look, (n, alpha) in enumerate(zip(plan.looks, plan.alphas, strict=True), start=1):
         present = [name for name in names if name not in settled and len(paired[name]) >= n]
-        results = {
-            name: difference(*first_seeds(paired[name], n), confidence=1 - alpha / len(names)) for name in present
-        }
+        level = 1 - alpha / len(names)
+        results = {name: difference(*first_seeds(paired[name], n), confidence=level) for name in present}
         # Holm: the most convincing row first; one that fails ends the look.
         p_values = {name: math.nan if (p := results[name].p_value) is None else p for name in present}
         going, last = True, look == len(plan.looks)
         for name in sorted(present, key=lambda name: (math.isnan(p_values[name]), p_values[name], name)):
             bound = alpha / (len(names) - len(found))
             going = going and p_values[name] <= bound
-            result = results[name]
-            rows[name] = {
+            figures = {figure: getattr(results[name], figure) for figure in ("mean", "p_value", "low", "high")}
+            rows[name] = figures | {
                 "look": look,
                 "n": n,
-                "mean": result.mean,
-                "p_value": result.p_value,
                 "bound": bound,
-                "level": 1 - alpha / len(names),
-                "low": result.low,
-                "high": result.high,
+                "level": level,
                 "verdict": FOUND if going else FINISHED if last else UNDECIDED,
                 "seeds_to_add": 0 if going or last else max(plan.looks[look] - len(paired[name]), 0),
             }
