@@ -27,11 +27,9 @@ import torch
 import xvol
 from search import slot
 from search.config import Config, register, typed
-from search.data.batches import Batches
-from search.data.load import load_data
 from search.trial import measure, train
 from search.trial.measure import Latency, latency
-from search.trial.model import build
+from search.trial.untrained import prepare
 
 import timm  # isort: skip
 from omegaconf import OmegaConf  # isort: skip
@@ -46,10 +44,10 @@ def work(slots: bool, count: int, trains: bool, found: Queue[list[Latency]]) -> 
     torch.set_num_threads(1)
     register()
     config = typed(OmegaConf.merge(OmegaConf.structured(Config), PROXY, {"placement": {"policy": "stage3"}}))
-    data = load_data(config.data, with_test=False)
-    model, _ = build(config, data.channels, len(data.classes), data.image_size)
-    fused = xvol.fuse(model.eval(), (data.channels, data.image_size, data.image_size))
-    images = torch.randn(BATCH, data.channels, data.image_size, data.image_size)
+    made = prepare(config)
+    model = made.model
+    fused = xvol.fuse(model.eval(), made.input_size)
+    images = torch.randn(BATCH, *made.input_size)
     without = contextlib.ExitStack()
     if not slots:
         without.enter_context(mock.patch.object(measure, "turnstile", return_value=None))
@@ -59,12 +57,7 @@ def work(slots: bool, count: int, trains: bool, found: Queue[list[Latency]]) -> 
         taken: list[Latency] = []
         while True:
             if trains:
-                batches = [
-                    Batches(pair, data, config.data, training=on)
-                    for pair, on in ((data.train, True), (data.val, False))
-                ]
-                network, _ = build(config, data.channels, len(data.classes), data.image_size)
-                list(train.Trainer(network, *batches, config.train).epochs())
+                list(prepare(config).trainer().epochs())
             if len(taken) < count:
                 taken.append(latency(model, fused, images, REPEATS))
             if len(taken) == count:

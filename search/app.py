@@ -11,15 +11,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import xvol
+from search import trial  # which loads torch with the first trial that is built
 from search.channel import Application, current
 from search.config import config_folder, typed
 from search.ledger.paths import refuse_blocked
 from search.ledger.secrets import mask_logs, masked_tree, note_variables
-from search.planning import network_facts
 from search.recipe import COSTS, ZERO_COST
 from search.refusals import told_compactly
-from search.trial.check import check_network, check_trial, check_values, score
-from search.trial.moot import refuse_moot
+from search.trial.refuse import check_values, refuse_moot
 
 __all__ = ["Trainings", "application", "check_single"]
 
@@ -42,11 +42,9 @@ class Trainings(Application):
         with told_compactly() if single else nullcontext():  # a study's worker tells and records what fails by itself
             if single:  # told in half a second; a study has checked already
                 check_values(typed(config))
-            from search.trial.run import run_trial  # torch: not before a trial really runs
-
             folder = Path(HydraConfig.get().runtime.output_dir)
             _write_config(config, folder)
-            return run_trial(config, folder, _overrides())
+            return trial.run_trial(config, folder, _overrides())
 
     def check_values(self, config: DictConfig) -> None:
         """Raise ValueError for what is wrong with a config on the face of it, without building the network."""
@@ -54,7 +52,7 @@ class Trainings(Application):
 
     def check(self, config: DictConfig) -> dict[str, Any]:
         """Facts of a config that can run; raises ValueError for one that cannot."""
-        return check_trial(config)
+        return trial.check_trial(config)
 
     def refuse_moot(self, keys: Sequence[str], configs: Sequence[DictConfig]) -> None:
         """Raise ValueError for a swept key that changes nothing that is trained, in any of the configs."""
@@ -64,18 +62,16 @@ class Trainings(Application):
         """What a key stands for that a config leaves out: a branch's default option, no block where nothing is placed."""
         parts = key.split(".")
         if parts[:2] == ["branch", "options"] and len(parts) == 4:
-            import xvol
-
             return xvol.branch_options(parts[2]).get(parts[3]) if parts[2] in xvol.branch_names() else None
         return "none" if parts[:2] == ["placement", "at"] and config.placement.policy == "none" else None
 
     def facts(self, config: DictConfig) -> dict[str, Any]:
         """Cost and sites of the network of `config`, for the controls of a design."""
-        return network_facts(config)
+        return trial.network_facts(config)
 
     def score(self, config: DictConfig, names: Sequence[str]) -> dict[str, float]:
         """Zero-cost scores of the untrained network of `config`, by name, for a study's warm start."""
-        return score(config, names)
+        return trial.score(config, names)
 
 
 application = Trainings()
@@ -100,7 +96,7 @@ def check_single(words: Sequence[str]) -> None:
     plain = trained.placement.policy == "none" and not trained.placement.at
     if not (plain and any(key.partition(".")[0] == "placement" for key in keys)):  # a baseline that is asked for
         refuse_moot(keys, [trained], swept=False)
-    check_network(trained)
+    trial.check_network(trained)
 
 
 def _overrides() -> list[str]:

@@ -11,12 +11,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from search.data.config import DataConfig
-from search.ledger.metric import chosen_by
+from search.ledger.metric import CLASSIFY, chosen_by
+from search.ledger.result import Phase
 from search.ledger.tracker import TrackerConfig
 from search.recipe import MeasureConfig, TrainConfig
 from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig, digest
 
-__all__ = ["OPEN_KEYS", "Config", "config_folder", "recipe_hash", "register", "typed"]
+__all__ = ["OPEN_KEYS", "Config", "config_folder", "fingerprint_of", "recipe_hash", "register", "typed"]
 
 # free-form mappings: `branch.options.pssa.rank=2` needs no `+`
 OPEN_KEYS = ("backbone.kwargs", "branch.options", "placement.at")
@@ -26,7 +27,11 @@ OPEN_KEYS = ("backbone.kwargs", "branch.options", "placement.at")
 class Config:
     """One trial, whole.
 
+    The parts check their values when they are asked to (`check`), not when they are made: a study records a trial with a
+    wrong value as failed, and tools read the configs of trials whose folders and packages are no longer there.
+
     Attributes:
+        task: what is learned and what it is scored by: "classify", or a task of an installed package.
         seed: seeds initialisation, data order and augmentation; not the splits (`data.split_seed`).
         device: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1", "mps".
         threads: torch threads of a process; one a process and a process a core is fastest at proxy sizes.
@@ -42,11 +47,16 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    task: str = CLASSIFY
     seed: int = 0
     device: str = "auto"
     threads: int = 1
     checkpoint: str = "final"
     objectives: list[str] = field(default_factory=lambda: [chosen_by()])
+
+    def keeps_weights(self, phase: Phase) -> bool:
+        """Whether a trial of that phase keeps its weights."""
+        return self.checkpoint == "always" or (self.checkpoint == "final" and phase != "search")
 
 
 def typed(config: Any) -> Config:
@@ -91,7 +101,19 @@ def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
     }
     if anywhere:
         parts["data"]["path"] = None
+    if plain.get("task", CLASSIFY) != CLASSIFY:  # so it is the hash that it was before there were others
+        parts["task"] = {"name": plain["task"]}
     return digest(list(parts.values()))
+
+
+def fingerprint_of(arch_hash: str, recipe: str, seed: int, epochs: int, phase: Phase, content: str) -> str:
+    """Twice ten hexadecimal digits: equal for two trials of which the second could only repeat the first.
+
+    The first ten are of what was asked for. The final re-evaluation reads test data, and so it is never the same trial
+    as one of the search. The last ten are `content`, the digest of code, images and versions: what a change of theirs
+    does to a result would be lost in silence.
+    """
+    return f"{digest([arch_hash, recipe, seed, epochs, {'test': phase == 'final'}])}-{content}"
 
 
 def register() -> None:

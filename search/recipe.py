@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from search.allowed import check_choice, check_number
-from search.ledger.metric import SCORE_PREFIX, chosen_by, metrics_of
+from search.ledger.metric import CLASSIFY, SCORE_PREFIX, chosen_by, metrics_of
 from xvol.suggest import meant
 
 __all__ = [
@@ -139,25 +139,25 @@ def check_costs(names: Iterable[str]) -> None:
             )
 
 
-def senses() -> dict[str, str]:
+def senses(task: str = CLASSIFY) -> dict[str, str]:
     """What a study may optimise and which way is better, beside `zero_cost.NAME`: never anything of the test split."""
-    scores = {metric.on("val").column: metric.higher_is_better for metric in metrics_of() if "val" in metric.splits}
+    scores = {metric.on("val").column: metric.higher_is_better for metric in metrics_of(task) if "val" in metric.splits}
     costs = dict.fromkeys((*KNOWN_COSTS, *CHEAP_COSTS, "train_seconds"), MINIMIZE)
     return {name: MAXIMIZE if higher else MINIMIZE for name, higher in scores.items()} | costs
 
 
-def sense_of(name: str) -> str:
+def sense_of(name: str, task: str = CLASSIFY) -> str:
     """Which way an objective is better: "maximize" or "minimize". The papers of the zero-cost scores maximise them."""
-    return senses().get(name, MAXIMIZE)
+    return senses(task).get(name, MAXIMIZE)
 
 
-def check_objectives(names: list[str], scores: Iterable[str] = ()) -> None:
+def check_objectives(names: list[str], scores: Iterable[str] = (), task: str = CLASSIFY) -> None:
     """Raise ValueError where an objective is unknown, is not measured, or would choose on test data.
 
     Args:
         scores: the zero-cost scores that are measured, `measure.zero_cost`.
     """
-    allowed = senses()
+    allowed = senses(task)
     for name in names:
         if name.startswith("test_"):
             raise ValueError(
@@ -175,4 +175,4 @@ def check_objectives(names: list[str], scores: Iterable[str] = ()) -> None:
             )
     check_once(names, "objectives")
     if not names:
-        raise ValueError(f"objectives: give at least one, e.g. objectives=[{chosen_by()}]")
+        raise ValueError(f"objectives: give at least one, e.g. objectives=[{chosen_by(task)}]")

@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from search import trial
 from search.allowed import check_number
 from search.cli.planned import PlannedStudy, Row
 from search.command_line import explain, refuse_wrong_words
@@ -107,7 +108,6 @@ class _Plan(PlannedStudy):
         return 1 if len(feasible) < len(rows) else 0
 
     def _print_sites(self, rows: list[Row]) -> None:
-        from search.planning import sites_of
 
         backbones: dict[tuple[str, str], Any] = {}
         for row in rows:
@@ -115,7 +115,7 @@ class _Plan(PlannedStudy):
                 config = typed(self.compose(row.cell.overrides))
                 backbones.setdefault((config.backbone.name, str(config.backbone.kwargs)), config)
         for (name, _), config in backbones.items():
-            sites = sites_of(config)
+            sites = trial.sites_of(config)
             print(f"Sites of {name}: {len(sites)}")
             for stage in sorted({site.stage for site in sites}):
                 inside = [site for site in sites if site.stage == stage]

@@ -16,11 +16,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from search import trial
 from search.app import application
-from search.config import recipe_hash, typed
+from search.config import fingerprint_of, recipe_hash, typed
 from search.design.kinds import Cell
 from search.design.options import Design, design_of, first_seed_of, first_seeds
 from search.ledger.index import Index
+from search.ledger.paths import CHECKPOINT_FILE
 from search.ledger.record import seeds_below
 from search.ledger.result import Phase
 from search.recipe import COSTS
@@ -90,9 +92,7 @@ class PlannedStudy:
     def _facts_of(self, overrides: Sequence[str]) -> dict[str, Any]:
         key = tuple(overrides)
         if key not in self._facts:
-            from search.planning import network_facts
-
-            self._facts[key] = network_facts(self.compose(key))
+            self._facts[key] = trial.network_facts(self.compose(key))
         return self._facts[key]
 
     def row(self, cell: Cell) -> Row:
@@ -222,9 +222,6 @@ def finished_seeds(
         reuse: where else results are taken from: "all" studies beside this one, "study" or "none".
         looks: whether it is trained for the looks, which read no test and keep its weights; else as a final trial.
     """
-    from search.trial.admission import fingerprint_of
-    from search.trial.checkpoint import CHECKPOINT_FILE, is_kept
-
     index = _index(study_dir.parent)
     phase: Phase = "search" if looks else "final"
     found = set()
@@ -233,7 +230,7 @@ def finished_seeds(
         there = index.find(fingerprint, needs_test=not looks, below=study_dir.name)
         if there is None and reuse == "all":
             there = index.find(fingerprint, needs_test=not looks)
-            kept = looks or is_kept(config.checkpoint, "final")
+            kept = looks or config.keeps_weights("final")
             if there is not None and kept and not there.with_name(CHECKPOINT_FILE).is_file():
                 there = None  # as a trial that is to keep weights would say
         if there is not None:

@@ -1,18 +1,20 @@
-"""Decoded images on disk: made once by one process, whole or not at all, and mapped into memory by all others."""
+"""Pictures decoded once: by one process, whole or not at all, kept on disk, and mapped into memory by all others."""
 
 import fcntl
 import json
 import logging
 import os
 import shutil
+import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from search.slot import idle
 
@@ -20,6 +22,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 ARRAYS = ("images", "labels")
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+NAMED = 5  # broken pictures; the rest is counted
 
 
 class Decoded(NamedTuple):
@@ -146,3 +150,47 @@ def _locked(folder: Path) -> Iterator[None]:
             with idle():
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def refuse_unreadable(paths: Sequence[Path]) -> None:
+    """Look at the head of each file, which is quick, so that all that are no pictures are told before any is decoded.
+
+    Raises:
+        ValueError: If a file is empty or no picture; names the first few.
+    """
+    broken = []
+    for path in paths:
+        try:
+            with Image.open(path):
+                pass
+        except UNREADABLE:
+            broken.append(str(path))
+    if broken:
+        more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+        raise ValueError(
+            f"{len(broken)} of {len(paths)} files cannot be read as pictures: {', '.join(broken[:NAMED])}{more}. Replace or "
+            "delete them."
+        )
+
+
+def open_picture(path: Path, mode: str) -> Image.Image:
+    """Decode a whole picture file.
+
+    Args:
+        path: PNG, JPEG or whatever else Pillow reads.
+        mode: "L" (grey) or "RGB", 8 bits a channel.
+
+    Raises:
+        ValueError: If the file is truncated, is no picture, or holds more than 8 bits a channel; names the file.
+    """
+    try:
+        with Image.open(path) as picture:
+            deep = picture.mode.startswith(("I", "F"))
+            pixels = None if deep else picture.convert(mode)
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error}). It may be truncated: replace it or delete it."
+        ) from error
+    if pixels is None:
+        raise ValueError(f"{path} holds more than 8 bits a channel, which would be cut off. Save it with 8 bits.")
+    return pixels

@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.data.sources import SOURCES, source_names, source_of
 from xvol.suggest import meant
-
-NAMES = ("digits", "fashion_mnist", "cifar10", "image_folder")
-DEFAULT_SIZE = {"digits": 16, "fashion_mnist": 28, "cifar10": 32}
-DEFAULT_CHANNELS = {"digits": 1, "fashion_mnist": 1, "cifar10": 3, "image_folder": 3}
 
 
 @dataclass
@@ -15,7 +12,7 @@ class DataConfig:
     """Which images, in which shape, how they are split and how they are fed.
 
     Attributes:
-        name: One of `digits`, `fashion_mnist`, `cifar10`, `image_folder`.
+        name: One of `digits`, `fashion_mnist`, `cifar10`, `image_folder`, or a source of an installed package.
         root: Folder for downloads and decoded images; relative to the working directory.
         path: The user's own images, for `image_folder` alone: `path/<class>/*.png` or
             `path/{train,val,test}/<class>/*.png`.
@@ -49,63 +46,66 @@ class DataConfig:
     batch_size: int = 128
     eval_batch_size: int = 512
 
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is fetched.
+
+        Raises:
+            ValueError: For an unknown name (with the near matches) or a value out of its range; says what is allowed.
+        """
+        names = source_names()
+        if self.name not in names:
+            raise ValueError(
+                f"data.name={self.name!r} is unknown. Choose one of {', '.join(names)}{meant(self.name, names)}"
+            )
+        if self.name == "image_folder" and not self.path:
+            raise ValueError("data.name=image_folder needs data.path, the folder that holds a folder for each class.")
+        if self.name in SOURCES and self.name != "image_folder" and self.path is not None:
+            raise ValueError(
+                f"data.path={self.path} is of data=image_folder, and data.name={self.name}. Leave one of them out."
+            )
+        if Path(self.root).exists() and not Path(self.root).is_dir():
+            raise ValueError(f"data.root={self.root} is a file. Give the folder for downloads and decoded images.")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(
+                f"data.channels={self.channels} is not allowed. Choose 1 (grey), 3 (colour) or null (own)."
+            )
+        if not 0 <= self.split_seed < 2**32:
+            raise ValueError(
+                f"data.split_seed={self.split_seed} is not allowed. Choose a number from 0 to {2**32 - 1}."
+            )
+        for key in ("train_size", "val_size", "test_size"):
+            size = getattr(self, key)
+            if isinstance(size, float) and not 0 < size < 1:
+                raise ValueError(
+                    f"data.{key}={size} is not allowed. A whole number counts images, a number between 0 and 1 is a share of "
+                    "them."
+                )
+        for key in ("image_size", "train_size", "val_size", "test_size", "batch_size", "eval_batch_size"):
+            value = getattr(self, key)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"data.{key}={value} is not allowed. It must be at least 1.")
+        if not 0 <= self.crop_padding < image_size(self):
+            raise ValueError(
+                f"data.crop_padding={self.crop_padding} is not allowed. It must be at least 0 and below "
+                f"the image size, {image_size(self)} pixels."
+            )
+
 
 def image_size(config: DataConfig) -> int:
     """The height and width in pixels that the network will see.
 
     Raises:
-        ValueError: If `image_folder` comes without an image_size, which nothing else can tell.
+        ValueError: If `image_folder` or a source of an installed package comes without an image_size.
     """
-    if config.image_size is not None:
-        return config.image_size
-    if config.name not in DEFAULT_SIZE:
+    size = config.image_size or source_of(config.name).image_size
+    if size is None:
         raise ValueError(
             f"data.name={config.name} needs data.image_size, as photographs differ in size. "
             "Set it, e.g. data.image_size=64."
         )
-    return DEFAULT_SIZE[config.name]
+    return size
 
 
 def channels(config: DataConfig) -> int:
     """The number of channels, 1 or 3, that the network will see."""
-    return DEFAULT_CHANNELS[config.name] if config.channels is None else config.channels
-
-
-def check(config: DataConfig) -> None:
-    """Refuse what cannot work, before anything is fetched.
-
-    Raises:
-        ValueError: For an unknown name (with the near matches) or a value out of its range; says what is allowed.
-    """
-    if config.name not in NAMES:
-        raise ValueError(
-            f"data.name={config.name!r} is unknown. Choose one of {', '.join(NAMES)}{meant(config.name, NAMES)}"
-        )
-    if config.name == "image_folder" and not config.path:
-        raise ValueError("data.name=image_folder needs data.path, the folder that holds a folder for each class.")
-    if config.name != "image_folder" and config.path is not None:
-        raise ValueError(
-            f"data.path={config.path} is of data=image_folder, and data.name={config.name}. Leave one of them out."
-        )
-    if Path(config.root).exists() and not Path(config.root).is_dir():
-        raise ValueError(f"data.root={config.root} is a file. Give the folder for downloads and decoded images.")
-    if config.channels not in (None, 1, 3):
-        raise ValueError(f"data.channels={config.channels} is not allowed. Choose 1 (grey), 3 (colour) or null (own).")
-    if not 0 <= config.split_seed < 2**32:
-        raise ValueError(f"data.split_seed={config.split_seed} is not allowed. Choose a number from 0 to {2**32 - 1}.")
-    for key in ("train_size", "val_size", "test_size"):
-        size = getattr(config, key)
-        if isinstance(size, float) and not 0 < size < 1:
-            raise ValueError(
-                f"data.{key}={size} is not allowed. A whole number counts images, a number between 0 and 1 is a share of "
-                "them."
-            )
-    for key in ("image_size", "train_size", "val_size", "test_size", "batch_size", "eval_batch_size"):
-        value = getattr(config, key)
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"data.{key}={value} is not allowed. It must be at least 1.")
-    if not 0 <= config.crop_padding < image_size(config):
-        raise ValueError(
-            f"data.crop_padding={config.crop_padding} is not allowed. It must be at least 0 and below "
-            f"the image size, {image_size(config)} pixels."
-        )
+    return config.channels or source_of(config.name).channels

@@ -1,17 +1,17 @@
 """scikit-learn's handwritten digits: 1797 real images of 8x8 that come inside a dependency."""
 
+import sklearn
 import torch
+from sklearn.datasets import load_digits
 
-from search.data.image_set import ImageSet
+from search.data.config import DataConfig
+from search.data.images import ImageSet
 
 MAX_VALUE = 16  # the original pixels count ink in 4x4 cells
 
 
-def load() -> ImageSet:
+def load(config: DataConfig) -> ImageSet:
     """The digits as images of shape (1797, 1, 8, 8), values 0 to 255, without an official test part."""
-    import sklearn
-    from sklearn.datasets import load_digits
-
     digits = load_digits()
     ink = torch.from_numpy(digits.images)
     return ImageSet(

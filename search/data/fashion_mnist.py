@@ -2,110 +2,61 @@
 
 import gzip
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from search.data.cache import Decoded, cached
-from search.data.expected import Expected
-from search.data.fetch import (
-    FetchFailedError,
-    apt_download,
-    first_that_works,
-    take_members,
-    torchvision_datasets,
-    torchvision_download,
-)
-from search.data.image_set import ImageSet
+from search.data.cache import Decoded
+from search.data.config import DataConfig
+from search.data.fetch import Published, Way, registry_download, torchvision_download
+from search.data.images import ImageSet
 
-CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-EXPECTED = Expected(shape=(1, 28, 28), classes=CLASSES, train_per_class=6000, test_per_class=1000)
-MEAN = (0.2860,)
-STD = (0.3530,)
-
-FILES = (
-    "train-images-idx3-ubyte.gz",
-    "train-labels-idx1-ubyte.gz",
-    "t10k-images-idx3-ubyte.gz",
-    "t10k-labels-idx1-ubyte.gz",
-)
+SITE = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+FILES = {  # with the checksums that torchvision has of them
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
 PACKAGE = "dataset-fashion-mnist"
-PACKAGE_FOLDER = "usr/share/datasets/fashion-mnist"
+PACKAGE_FOLDER = Path("usr/share/datasets/fashion-mnist")
 UNSIGNED_BYTES = 8  # the type code in the third byte of an idx file
 
 
-def load(root: Path, download: bool) -> ImageSet:
-    """All 70,000 images of shape (1, 28, 28), the 10,000 of the official test set last.
+class FashionMnist(Published):
+    """70,000 images of shape (1, 28, 28)."""
 
-    Raises:
-        ValueError: If the files at hand are damaged, or there are none and no way to fetch them works.
-    """
-    folder = root / "fashion_mnist"
-    decoded = cached(folder, EXPECTED.check, lambda scratch: _build(folder, scratch, download))
-    return ImageSet(
-        images=torch.from_numpy(decoded.images),
-        labels=torch.from_numpy(decoded.labels),
-        classes=EXPECTED.classes,
-        source=decoded.source,
-        crc32=decoded.crc32,
-        mean=MEAN,
-        std=STD,
-        official_test=EXPECTED.test,
-    )
+    def at_hand(self, folder: Path, scratch: Path) -> Decoded | None:
+        """The four files as published."""
+        there = any((folder / name).exists() for name in FILES)
+        return self.read_files(folder, f"files in {folder}") if there else None
 
+    def ways(self) -> Mapping[str, Way]:
+        """The published files; for networks that reach package registries alone, a Debian package of them."""
 
-def _build(folder: Path, scratch: Path, download: bool) -> Decoded:
-    if any((folder / name).exists() for name in FILES):
-        return read_files(folder, f"files in {folder}")
-    mend = (
-        f"Put {', '.join(FILES)} into {folder.resolve()} and start again; if apt-get does not know the package, "
-        "run `apt-get update`; or take data=digits, which needs no download."
-    )
-    if not download:
-        raise ValueError(f"data.name=fashion_mnist is not in {folder.resolve()}, and data.download=false. {mend}")
-    ways = {
-        "torchvision's downloader": lambda: _from_torchvision(scratch / "torchvision"),
-        f"apt-get download {PACKAGE}": lambda: _from_package(scratch),
-    }
-    return first_that_works("fashion_mnist", ways, mend)
+        def torchvision(scratch: Path) -> Decoded:
+            for name, md5 in FILES.items():
+                torchvision_download(SITE + name, scratch, md5)
+            return self.read_files(scratch, "torchvision's downloader")
 
+        def debian(scratch: Path) -> Decoded:
+            package = registry_download(["apt-get", "download", PACKAGE], scratch, "*.deb")
+            registry_download(["dpkg-deb", "-x", str(package), "."], scratch, str(PACKAGE_FOLDER))
+            source = f"Debian package {PACKAGE} {package.name.split('_')[1]}"
+            return self.read_files(scratch / PACKAGE_FOLDER, source)
 
-def _from_torchvision(scratch: Path) -> Decoded:
-    published = torchvision_datasets().FashionMNIST
-    failures = []
-    for mirror in published.mirrors:
-        try:
-            for name, md5 in published.resources:
-                torchvision_download(mirror + name, scratch, md5)
-            return read_files(scratch, "torchvision's downloader")
-        except FetchFailedError as error:
-            failures.append(str(error))
-    raise FetchFailedError("; ".join(failures))
+        return {"torchvision's downloader": torchvision, f"apt-get download {PACKAGE}": debian}
 
+    def read_files(self, folder: Path, source: str) -> Decoded:
+        """Read the four idx files.
 
-def _from_package(scratch: Path) -> Decoded:
-    tar = apt_download(PACKAGE, scratch)
-    version = next(scratch.glob("*.deb")).name.split("_")[1]
-    folder = take_members(tar, [f"{PACKAGE_FOLDER}/{name}" for name in FILES], scratch / "package")
-    return read_files(folder, f"Debian package {PACKAGE} {version}")
-
-
-def read_files(folder: Path, source: str) -> Decoded:
-    """Read the four idx files.
-
-    Raises:
-        ValueError: If one is absent, damaged or not whole; names it.
-    """
-    train_images, train_labels, test_images, test_labels = (read_idx(folder / name) for name in FILES)
-    images = np.concatenate([train_images, test_images])[:, None]  # N, H, W -> N, 1, H, W
-    labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
-    decoded = Decoded(images, labels, source)
-    try:
-        EXPECTED.check(decoded)
-    except ValueError as error:
-        raise ValueError(f"{folder} does not hold the whole of Fashion-MNIST: {error}.") from error
-    return decoded
+        Raises:
+            ValueError: one is absent, damaged or not whole; it is named.
+        """
+        train_images, train_labels, test_images, test_labels = (read_idx(folder / name) for name in FILES)
+        images = np.concatenate([train_images, test_images])[:, None]  # N, H, W -> N, 1, H, W
+        return self.whole(images, np.concatenate([train_labels, test_labels]), source, folder)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -115,7 +66,7 @@ def read_idx(path: Path) -> np.ndarray:
         uint8 array with the axes that the file names.
 
     Raises:
-        ValueError: If the file is absent, is not gzipped idx of bytes, or holds more or less data than it says.
+        ValueError: the file is absent, is not gzipped idx of bytes, or holds more or less data than it says.
     """
     try:
         content = gzip.decompress(path.read_bytes())
@@ -131,3 +82,24 @@ def read_idx(path: Path) -> np.ndarray:
     if len(content) - start != np.prod(shape, dtype=np.int64):
         raise ValueError(f"{path} says {shape} and holds {len(content) - start} bytes. Replace it or delete it.")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+
+
+FASHION_MNIST = FashionMnist(
+    name="fashion_mnist",
+    title="Fashion-MNIST",
+    shape=(1, 28, 28),
+    classes=(
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+    train_per_class=6000,
+    test_per_class=1000,
+    mean=(0.2860,),
+    std=(0.3530,),
+    put=f"{', '.join(FILES)} (if apt-get does not know the package, run `apt-get update`)",
+)
+
+
+def load(config: DataConfig) -> ImageSet:
+    """All 70,000 images; see `Published.load`."""
+    return FASHION_MNIST.load(config)

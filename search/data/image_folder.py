@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from search.data.cache import Decoded, cached
-from search.data.decode import open_picture, refuse_unreadable
-from search.data.image_set import ImageSet
+from search.data.cache import Decoded, cached, open_picture, refuse_unreadable
+from search.data.config import DataConfig, channels, image_size
+from search.data.images import ImageSet
+from search.data.splits import Labelled, split_labels
 from search.slot import give_way
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,17 @@ class Listing:
     test: int
 
 
-def load(folder: Path, root: Path, size: int, channels: int, listing: Listing | None = None) -> ImageSet:
+def load(config: DataConfig) -> ImageSet:
+    """The pictures in the folder `data.path`; parts that cannot be had are refused before anything is decoded."""
+    assert config.path is not None  # DataConfig.check has seen to it
+    folder = Path(config.path).expanduser()
+    listing = list_pictures(folder)
+    labels = np.array(listing.labels, dtype=np.int64)
+    split_labels(Labelled(labels, listing.classes, listing.val, listing.test), config)
+    return read_pictures(folder, Path(config.root).expanduser(), image_size(config), channels(config), listing)
+
+
+def read_pictures(folder: Path, root: Path, size: int, channels: int, listing: Listing) -> ImageSet:
     """Read a folder of pictures: shorter side to `size`, then the centre square.
 
     Args:
@@ -51,12 +62,11 @@ def load(folder: Path, root: Path, size: int, channels: int, listing: Listing | 
             the file system's clock (4 ms on Linux) is taken for the old one.
         size: Height and width of an image in pixels.
         channels: 1 or 3.
-        listing: The folder's, where it was made before.
+        listing: The folder's.
 
     Raises:
-        ValueError: If the folder is absent or empty, has a single class, or a picture cannot be read.
+        ValueError: If a picture cannot be read.
     """
-    listing = list_pictures(folder) if listing is None else listing
     place = root / "image_folder" / f"{folder.resolve().name}-{_fingerprint(folder, listing, size, channels)}"
 
     def check(decoded: Decoded) -> None:

@@ -1,34 +1,63 @@
-"""From a name to all of its images: the one place that knows every source."""
+"""The table of data sources: what a data set is called, and the module that loads it. No torch in here.
 
-from pathlib import Path
+An installed package adds its own with one line, an entry point of the group `xvol.data` that names a module with
+`load(config: DataConfig) -> ImageSet`:
 
-import numpy as np
+    [project.entry-points."xvol.data"]
+    leaves = "my_package.leaves"
 
-from search.data import cifar10, digits, fashion_mnist, image_folder
-from search.data.config import DataConfig, channels, check, image_size
-from search.data.image_set import ImageSet
-from search.data.splits import Labelled, split_labels
+It is chosen by `data.name=leaves data.image_size=64`, and `data.channels` where its images are not in colour.
+"""
 
-__all__ = ["ImageSet", "load_images"]
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+__all__ = ["SOURCES", "Source", "source_module", "source_names"]
+
+ENTRY_POINTS = "xvol.data"
 
 
-def load_images(config: DataConfig) -> ImageSet:
-    """Load a whole data set in its own size and channels (`image_folder`: in the asked ones), fetching it if needed.
+@dataclass(frozen=True)
+class Source:
+    """A data set, before it is loaded.
 
-    Raises:
-        ValueError: If the config asks for what cannot be, or the images are absent, damaged or not whole.
+    Attributes:
+        module: has `load(config: DataConfig) -> ImageSet`.
+        image_size: usual height and width in pixels; None where the config has to say.
+        channels: of its images, 1 or 3.
     """
-    check(config)
-    root = Path(config.root).expanduser()
-    if config.name == "cifar10":
-        return cifar10.load(root, config.download)
-    if config.name == "fashion_mnist":
-        return fashion_mnist.load(root, config.download)
-    if config.name == "image_folder":
-        assert config.path is not None  # check() has seen to it
-        folder = Path(config.path).expanduser()
-        listing = image_folder.list_pictures(folder)
-        there = Labelled(np.array(listing.labels, dtype=np.int64), listing.classes, listing.val, listing.test)
-        split_labels(there, config)  # parts that cannot be had are refused before anything is decoded
-        return image_folder.load(folder, root, image_size(config), channels(config), listing)
-    return digits.load()
+
+    module: str
+    image_size: int | None = None
+    channels: int = 3
+
+
+SOURCES = {
+    "digits": Source("search.data.digits", image_size=16, channels=1),
+    "fashion_mnist": Source("search.data.fashion_mnist", image_size=28, channels=1),
+    "cifar10": Source("search.data.cifar10", image_size=32),
+    "image_folder": Source("search.data.image_folder"),
+}
+
+
+def _installed() -> dict[str, Source]:
+    return {point.name: Source(point.value) for point in entry_points(group=ENTRY_POINTS)}
+
+
+def source_names() -> tuple[str, ...]:
+    """All data sources, those of installed packages last."""
+    return tuple(dict.fromkeys([*SOURCES, *_installed()]))
+
+
+def source_of(name: str) -> Source:
+    """The source of a name that there is; none of an installed package takes the place of one of ours."""
+    return SOURCES.get(name) or _installed()[name]
+
+
+def source_module(name: str) -> Any:
+    """Import the module that loads a data set."""
+    return import_module(source_of(name).module)

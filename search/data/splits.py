@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from search.data.config import DataConfig
-from search.data.image_set import ImageSet
 
 
 class Splits(NamedTuple):
-    """Indices into an ImageSet, each int64, ascending, without repeats; no index is in two of them."""
+    """Indices into a data set, each int64, ascending, without repeats; no index is in two of them."""
 
     train: Tensor
     val: Tensor
@@ -32,12 +31,6 @@ class Labelled(NamedTuple):
     classes: tuple[str, ...]
     official_val: int = 0
     official_test: int = 0
-
-
-def make_splits(images: ImageSet, config: DataConfig) -> Splits:
-    """Draw the three parts of images: see `split_labels`."""
-    labels = images.labels.numpy()
-    return split_labels(Labelled(labels, images.classes, images.official_val, images.official_test), config)
 
 
 def split_labels(images: Labelled, config: DataConfig) -> Splits:

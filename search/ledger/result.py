@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from search.ledger.files import refuse_newer, write_atomic
-from search.ledger.metric import SCORE_PREFIX
+from search.ledger.metric import CLASSIFY, SCORE_PREFIX
 
 RESULT_FILE = "result.json"
 SCHEMA = 2
@@ -35,6 +35,7 @@ class TrialResult:
         status: "ok"; "pruned" (stopped by the study's pruner); "failed" (`reason` says why); "interrupted";
             "infeasible" (refused by a constraint of the study before it was trained; `reason` says which); "duplicate"
             (another worker is training the same: the trial waits, to take its result over).
+        task: what was learned: whose metrics these are.
         arm: readable name of the architecture, e.g. "stage3: conv+pssa(embed_ratio=0.25)"; "plain" where nothing
             is placed.
         is_baseline: True in the arm that differences are taken against.
@@ -70,7 +71,7 @@ class TrialResult:
         epochs: epochs that were finished. `epochs_planned`: epochs that were asked for.
         train_seconds: wall time inside the training loop, evaluation included, waiting for measurements of others not.
         peak_memory_mb: largest memory torch held on the accelerator, MiB; None on a CPU.
-        train_memory_mb: MiB that one training step keeps, where it was asked for: see `search/trial/memory.py`.
+        train_memory_mb: MiB that one training step keeps, where it was asked for: see `search/trial/measure.py`.
         zero_cost: scores of the untrained network by name, where `measure.zero_cost` asks for them; None where a score
             is not finite.
         data_source: where the images came from, in words.
@@ -84,6 +85,7 @@ class TrialResult:
     status: Status
     seed: int
     reason: str | None = None
+    task: str = CLASSIFY
     arm: str | None = None
     is_baseline: bool = False
     arch_hash: str | None = None

@@ -1,1 +1,21 @@
-"""One trial: build, train, evaluate, fuse, measure, record."""
+"""One trial: build, train, evaluate, fuse, measure, record.
+
+What needs torch is loaded with the first of these names that is used, so that `--help`, refusals and plans stay fast.
+"""
+
+from __future__ import annotations
+
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search.trial.run import run_trial
+    from search.trial.untrained import check_network, check_trial, network_facts, score, sites_of
+
+__all__ = ["check_network", "check_trial", "network_facts", "run_trial", "score", "sites_of"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return resolve_name(f"search.trial.{'run' if name == 'run_trial' else 'untrained'}:{name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -35,8 +35,8 @@ OPERATOR = (
 TRIAL = ("search.trial.run",)
 # These refuse, word, copy or fetch, and make no figure; what a source of images comes to is in the digest of the images.
 NO_FIGURES = frozenset(
-    ["xvol.suggest", "xvol", "xvol.branches", "search.data", "search.trial"]
-    + [f"search.trial.{name}" for name in ("check", "names", "reuse", "content", "checkpoint")]
+    ["xvol.suggest", "xvol", "xvol.branches", "search.data", "search.tasks", "search.trial"]
+    + [f"search.trial.{name}" for name in ("refuse", "content")]
     + [f"search.data.{name}" for name in ("sources", "cache")]
 )
 UNKNOWN = "unknown"
@@ -77,7 +77,7 @@ class Content:
         return digest(self.plain)
 
 
-def content_of(model: nn.Module, backbone: str, data: str) -> Content:
+def content_of(model: nn.Module, backbone: str, data: str, learned_by: Iterable[type] = ()) -> Content:
     """What the network `model` is made by: the modules of its layers, with what they import of their own packages.
 
     Comments, docstrings and layout of code change nothing.
@@ -86,11 +86,12 @@ def content_of(model: nn.Module, backbone: str, data: str) -> Content:
         model: with its blocks in place.
         backbone: timm's name of it.
         data: digest of the images.
+        learned_by: classes of the task and of evaluators that were added to it.
     """
     operator = _closure(frozenset(OPERATOR))
-    roots = {"trial": set(TRIAL)}
-    for part, made in _layers(model, backbone).items():
-        roots[part] = {name for one in made if (name := _module(one)) is not None}
+    made_by = {"trial": {base for cls in learned_by for base in cls.__mro__}, **_layers(model, backbone)}
+    roots = {part: {name for one in made if (name := _module(one)) is not None} for part, made in made_by.items()}
+    roots["trial"].update(TRIAL)
     parts = {"operator": operator}
     for part, modules in roots.items():
         parts[part] = {name: value for name, value in _closure(frozenset(modules)).items() if name not in operator}
@@ -156,7 +157,7 @@ def _closure(roots: frozenset[str]) -> dict[str, str | None]:
         if name in NO_FIGURES or top in BY_VERSION:
             return False
         if top == "search":
-            return name == "search.slot" or name.startswith(("search.trial.", "search.data."))
+            return name == "search.slot" or name.startswith(("search.trial.", "search.tasks.", "search.data."))
         return top in tops or not is_installed(top)
 
     return _sources.digests(sorted(roots), follow)

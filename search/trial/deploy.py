@@ -25,8 +25,8 @@ from search.config import Config, typed
 from search.data.config import channels, image_size
 from search.ledger.files import write_whole
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
-from search.trial.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from search.trial.model import build
+from search.tasks.model import build
+from search.trial.state import CHECKPOINT_FILE, load_checkpoint
 
 FORMS = ("deploy", "train")
 MOST_INLINE_BYTES = 1_900_000_000  # protobuf, which an ONNX file is, ends at 2 GiB, and the graph needs room too

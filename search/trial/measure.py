@@ -1,26 +1,81 @@
-"""What a trained network costs, and whether its fused form is the same network."""
+"""What a network costs on its device: time, memory of a training step, and whether its fused form is the same network."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
 
 import xvol
-from search.recipe import MeasureConfig
+from search.recipe import MeasureConfig, TrainConfig
 from search.slot import WAIT_SECONDS, Lease, turnstile
-from search.trial.device import slot_name, synchronize
+from search.tasks.base import Task
+from search.trial.optim import make_optimizer
+from search.trial.train import autocast
 
-__all__ = ["Costs", "Latency", "chance_top1", "latency", "measure"]
+if TYPE_CHECKING:
+    from timm.task import TrainingTask
+
+__all__ = [
+    "Costs",
+    "Latency",
+    "device_name",
+    "latency",
+    "measure",
+    "slot_name",
+    "synchronize",
+    "train_memory_mb",
+    "usable_device",
+]
 
 log = logging.getLogger("xvol")
 WARM_UP = 3
 LEAST_CPU_SHARE = 0.9  # of wall time: below it something else was given the processor
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name, "auto" for an accelerator where there is one; ValueError where it cannot be used here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f"device={name}: not usable here ({first_line}); take auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.cuda.reset_peak_memory_stats(device)
+    return device
+
+
+def slot_name(device: torch.device) -> str:
+    """What the workers share whose times would disturb each other: the processors of the machine, or one accelerator."""
+    if device.type == "cuda":
+        return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
+    return device.type
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def device_name(device: torch.device) -> str:
+    """What a figure of time or memory was measured on, e.g. "cpu" or "NVIDIA H100 80GB HBM3"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @dataclass(frozen=True)
@@ -90,11 +145,6 @@ def measure(model: nn.Module, input_size: tuple[int, int, int], config: MeasureC
     )
 
 
-def chance_top1(train_labels: torch.Tensor, labels: torch.Tensor) -> float:
-    """Percent of `labels` that are of the class most frequent in training: what a network that learned nothing reaches."""
-    return 100.0 * float((labels == train_labels.bincount().argmax()).double().mean())
-
-
 @torch.no_grad()
 def latency(model: nn.Module, fused: nn.Module, images: torch.Tensor, repeats: int) -> Latency:
     """Time both forms in an exclusive slot of the device; they take turns, so that drift falls on both alike.
@@ -131,3 +181,66 @@ def latency(model: nn.Module, fused: nn.Module, images: torch.Tensor, repeats: i
     plain_cpu, fused_cpu = (statistics.median(cpus) if device.type == "cpu" else None for cpus in busy)
     plain, deployed = (statistics.median(walls) for walls in wall)
     return Latency(plain, deployed, plain_cpu, fused_cpu, latency_exclusive=held and share >= LEAST_CPU_SHARE)
+
+
+def train_memory_mb(
+    model: nn.Module, task: Task, batch: tuple[Tensor, Tensor], config: TrainConfig, device: torch.device, seed: int = 0
+) -> float:
+    """MiB (2**20 bytes) that one training step keeps; measured on a copy.
+
+    On a CPU: parameters, buffers, gradients, the optimiser's state and the tensors that the forward pass saves for the
+    backward one, the images among them; each storage once. What a kernel takes for a moment is not in it, nor what a
+    custom autograd function hides outside of `save_for_backward`. On CUDA: the most that torch held at any moment of
+    the step, `torch.cuda.max_memory_allocated`, above what it held before. The moving average of the weights, one more
+    copy of the parameters, is in neither.
+
+    Args:
+        model: on any device; left as it is.
+        batch: inputs and targets of the step.
+        config: the recipe: optimiser, autocast, loss.
+        device: where the step is taken.
+        seed: of what the network draws.
+    """
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []), torch.enable_grad():
+        torch.manual_seed(seed)
+        if cuda:
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) if cuda else 0
+        kept = _step(task.training(copy.deepcopy(model).to(device).train(), config), batch, config, device)
+        if cuda:
+            kept = torch.cuda.max_memory_allocated(device) - before
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)  # the trial's own peak is counted from here
+    return kept / 2**20
+
+
+def _step(training: TrainingTask, batch: tuple[Tensor, Tensor], config: TrainConfig, device: torch.device) -> int:
+    """Take one step; return the bytes of all storages that are kept for it."""
+    model = cast(nn.Module, training.get_trainable_module())
+    optimizer = make_optimizer(model, config)
+    inputs, targets = (part.to(device) for part in batch)
+    saved: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor.detach())  # held until they are counted, so that no address is given to another
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor), autocast(device, config.amp):
+        loss = training(inputs, targets)["loss"]
+    resident = _storages([*model.parameters(), *model.buffers()])
+    kept = sum((_storages(saved) | resident).values())
+    saved.clear()  # their addresses are free for gradients from here on
+    loss.backward()
+    optimizer.step()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    state = [leaf for leaf in tree_leaves(dict(optimizer.state)) if isinstance(leaf, Tensor)]
+    later = {address: size for address, size in _storages([*gradients, *state]).items() if address not in resident}
+    return kept + sum(later.values())
+
+
+def _storages(tensors: list[Any]) -> dict[int, int]:
+    """Bytes by address of the storages behind `tensors`; a view keeps the whole of its storage."""
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return {storage.data_ptr(): storage.nbytes() for storage in storages if storage.nbytes()}

@@ -1,4 +1,4 @@
-"""The optimiser and the learning-rate schedule of a recipe."""
+"""The optimiser, the learning-rate schedule and the average of the weights of a recipe, in timm's terms."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import math
 from importlib.util import find_spec
 from typing import Any
 
+import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/timm_hook.py
+
+# isort: split
+from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
@@ -14,7 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from search.recipe import TrainConfig
 from xvol.suggest import nearest
 
-__all__ = ["make_optimizer", "make_scheduler"]
+__all__ = ["MOST_INITIAL", "check_average", "initial_share", "make_optimizer", "make_scheduler"]
+
+MOST_INITIAL = 0.05  # share of the initial weights that an average may still hold at the end
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -24,9 +30,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         ValueError: timm knows no such optimiser, its package is not installed, it needs second derivatives, or it takes
             no such learning rate, momentum or weight decay.
     """
-    import xvol  # noqa: F401, I001  # before timm, where torch is a CPU build: see xvol/torchvision_ops.py
-    from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
-
     known = [str(name) for name in list_optimizers()]
     if config.opt not in known:
         near = nearest(config.opt, known, 5) or ["sgd", "adamw", "lamb"]
@@ -80,3 +83,35 @@ def make_scheduler(optimizer: Optimizer, config: TrainConfig, steps: int) -> LRS
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
     return LambdaLR(optimizer, cosine)
+
+
+def initial_share(decay: float, warmup: bool, updates: int) -> float:
+    """Share of the average, 0 to 1, that is still the initial weights after `updates` updates.
+
+    With timm's warm-up it is 0 from the first update on, which replaces them.
+    """
+    if updates < 1:
+        return 1.0
+    return 0.0 if warmup else decay**updates
+
+
+def check_average(config: TrainConfig, updates: int) -> None:
+    """Refuse an average that would be of untrained networks at the end.
+
+    Args:
+        updates: optimiser steps of the whole training.
+
+    Raises:
+        ValueError: more than `MOST_INITIAL` of the average would still be the initial weights.
+    """
+    if not config.ema_decay:
+        return
+    share = initial_share(config.ema_decay, config.ema_warmup, updates)
+    if share > MOST_INITIAL:
+        fitting = math.floor(MOST_INITIAL ** (1 / updates) * 100) / 100
+        raise ValueError(
+            f"train.ema_decay={config.ema_decay:g} without warm-up: after the {updates} updates of this training "
+            f"{share:.0%} of the averaged weights, which are what is evaluated, would still be the initial ones, and at most "
+            f"{MOST_INITIAL:.0%} are allowed. Write train.ema_warmup=true, train.ema_decay={fitting:g} or lower, or "
+            "train.ema_decay=null for the weights themselves; or train longer"
+        )

@@ -1,8 +1,9 @@
-"""Taking the result of an earlier trial that this one could only repeat."""
+"""Taking the result of an earlier trial that this one could only repeat, or the network of one that was trained for a look."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import shutil
@@ -10,17 +11,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from search.channel import Channel
 from search.config import Config
-from search.ledger.files import write_whole
+from search.ledger.files import is_disk_full, write_whole
 from search.ledger.metric import SCORE_PREFIX, columns_on
 from search.ledger.paths import run_in_words
 from search.ledger.record import Record, read_history
-from search.ledger.result import TrialResult, read_result
-from search.trial.checkpoint import CHECKPOINT_FILE, is_kept
+from search.ledger.result import RESULT_FILE, TrialResult, read_result
 from search.trial.content import changes, on_record
+from search.trial.state import CHECKPOINT_FILE, load_checkpoint
+from search.trial.train import evaluate
+from search.trial.untrained import Untrained
 
-__all__ = ["MACHINE_BOUND", "copy_figures", "link_weights", "take_over", "tell_outdated"]
+__all__ = ["LostAtLook", "drop_weights", "read_on_test", "take_over", "tell_outdated"]
 
 log = logging.getLogger("xvol")
 # of one measurement, so never mixed with those of another
@@ -35,6 +40,11 @@ OWN = (
     *("recipe_hash", "data_source"),  # the same images may lie elsewhere
     *("attempt", "resumed_from", "run_dir", "wandb_id", "zero_cost", "started_at", "finished_at", "overrides"),
 )
+MADE_BY = ("arch_hash", "recipe_hash", "seed", "epochs_planned", "code_digest", "data_digest")
+
+
+class LostAtLook(RuntimeError):
+    """The network was not trained to its end at the looks, so there is nothing to read; the message says why."""
 
 
 def take_over(source: str, record: Record, config: Config, channel: Channel) -> bool:
@@ -48,21 +58,64 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
     """
     try:
         earlier = read_result(Path(source))
-        keep = channel.keeps_weights or is_kept(config.checkpoint, record.result.phase)
+        keep = channel.keeps_weights or config.keeps_weights(record.result.phase)
         _refuse_unfit(earlier, Path(source).parent, record.result, config, keep)
         history = read_history(Path(source).parent)
         if len(history) != earlier.epochs:
             raise ValueError(f"its history holds {len(history)} of {earlier.epochs} epochs")
         if keep:
-            link_weights(Path(source).parent, record.folder)
+            _link_weights(Path(source).parent, record.folder)
     except (ValueError, OSError) as error:
         log.warning("%s cannot stand for this trial (%s)", source, error)
         return False
-    copy_figures(earlier, history, Path(source).parent, record, channel)
+    _copy_figures(earlier, history, Path(source).parent, record, channel)
     return True
 
 
-def copy_figures(
+def read_on_test(made: Untrained, device: torch.device, record: Record, channel: Channel) -> bool:
+    """Take over what the trial in `channel.trained_in` came to, and read its weights on the test data.
+
+    Returns:
+        False where that trial is another one or its weights are gone; the log says why, and this one is to be trained.
+
+    Raises:
+        LostAtLook: that trial failed.
+    """
+    assert channel.trained_in is not None
+    assert made.loaders.test is not None
+    folder = Path(channel.trained_in)
+    try:
+        earlier = read_result(folder / RESULT_FILE)
+        if earlier.status != "ok":
+            raise LostAtLook(f"not trained at the looks: {earlier.status} ({earlier.reason})")
+        _refuse_other(earlier, record.result)
+        history = read_history(folder)
+        network = copy.deepcopy(made.model)
+        network.load_state_dict(load_checkpoint(folder / CHECKPOINT_FILE))
+        if made.config.keeps_weights(record.result.phase):
+            _link_weights(folder, record.folder)
+    except LostAtLook:
+        raise
+    except (ValueError, OSError, RuntimeError) as error:  # load_state_dict says RuntimeError
+        if is_disk_full(error):
+            raise
+        reason = str(error).splitlines()[0]
+        log.warning("%s: its network cannot be read on test (%s): it is trained again", folder, reason)
+        return False
+    _copy_figures(earlier, history, folder, record, channel)
+    test, amp = made.loaders.test, made.config.train.amp
+    record.result.metrics |= evaluate(network.to(device), test, made.evaluator("test", device), amp)
+    record.result.test_images = test.samples
+    return True
+
+
+def drop_weights(config: Config, channel: Channel, result: TrialResult) -> None:
+    """Remove the weights that the study kept until the test data were read, where the config keeps none."""
+    if channel.trained_in is not None and result.status == "ok" and not config.keeps_weights(result.phase):
+        (Path(channel.trained_in) / CHECKPOINT_FILE).unlink(missing_ok=True)
+
+
+def _copy_figures(
     earlier: TrialResult, history: Sequence[Mapping[str, Any]], folder: Path, record: Record, channel: Channel
 ) -> None:
     """Write history and figures of the trial in `folder` to `record`, but what was measured here, or is the trial's own."""
@@ -90,7 +143,7 @@ def tell_outdated(channel: Channel, result: TrialResult) -> None:
         log.info("%s cannot stand for this trial (%s)", earlier, differs)
 
 
-def link_weights(source: Path, target: Path) -> None:
+def _link_weights(source: Path, target: Path) -> None:
     """Keep the weights in the folder `source` in the folder `target` too, without a second copy where that can be.
 
     Raises:
@@ -110,7 +163,7 @@ def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, confi
     needed = [  # scores of the untrained network cost little: they are taken afresh
         name for name in config.objectives if not name.startswith(SCORE_PREFIX) and result.value(name) is None
     ]
-    scores = columns_on("val") + (columns_on("test") if result.phase == "final" else ())
+    scores = columns_on("val", config.task) + (columns_on("test", config.task) if result.phase == "final" else ())
     missing = [name for name in dict.fromkeys((*needed, *scores)) if earlier.value(name) is None]
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
@@ -140,3 +193,10 @@ def _relative(folder: Path, channel: Channel) -> str:
         if folder.resolve().is_relative_to(runs):
             return folder.resolve().relative_to(runs).as_posix()
     return str(folder.resolve())
+
+
+def _refuse_other(earlier: TrialResult, result: TrialResult) -> None:
+    for name in MADE_BY:
+        there, here = getattr(earlier, name), getattr(result, name)
+        if there != here:
+            raise ValueError(f"its {name} is {there}, here it is {here}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import logging
 import re
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +16,36 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import xvol
-from search.channel import Channel, Infeasible, InFlight, Pruned, Stopped, current
-from search.config import Config, recipe_hash, typed
-from search.data.batches import Batches
-from search.data.load import Data, load_data
+from search.channel import Infeasible, InFlight, Pruned, Stopped, current
+from search.config import Config, fingerprint_of, recipe_hash, typed
 from search.ledger.files import is_disk_full, write_atomic
-from search.ledger.metric import columns_on
+from search.ledger.metric import LATENCIES, chosen_by, columns_on, metric_named
 from search.ledger.paths import run_in_words
 from search.ledger.record import Record
-from search.ledger.result import TrialResult
+from search.ledger.result import Status, TrialResult
 from search.ledger.secrets import mask
 from search.ledger.tracker import Tracker
+from search.recipe import KNOWN_COSTS
 from search.slot import at_work, off_work
-from search.space.architecture import Architecture
-from search.trial.admission import (
-    LATENCIES,
-    admitted,
-    fingerprint_of,
-    measure_before_training,
-    score_untrained,
-)
-from search.trial.average import check_average
-from search.trial.check import check_values
-from search.trial.checkpoint import is_kept, save_checkpoint
-from search.trial.content import Content, content_of, on_record
-from search.trial.device import device_name, slot_name, synchronize, usable_device
-from search.trial.looked import drop_weights, read_on_test
-from search.trial.measure import chance_top1, measure
-from search.trial.model import build
-from search.trial.reuse import take_over, tell_outdated
-from search.trial.state import Saver, adopt, begin, discard
+from search.trial.content import on_record
+from search.trial.measure import device_name, measure, slot_name, synchronize, usable_device
+from search.trial.optim import check_average
+from search.trial.refuse import check_values
+from search.trial.reuse import drop_weights, read_on_test, take_over, tell_outdated
+from search.trial.state import Saver, adopt, begin, discard, save_checkpoint
 from search.trial.train import Epoch, Halted, Trainer, evaluate
+from search.trial.untrained import Untrained, facts_for_admission, prepare
 
 __all__ = ["run_trial"]
 
 log = logging.getLogger("xvol")
 ERROR_FILE = "error.txt"
+ENDS: dict[type[BaseException], Status] = {
+    Pruned: "pruned",
+    Infeasible: "infeasible",
+    InFlight: "duplicate",
+    Stopped: "interrupted",
+}
 _NO_MEMORY = re.compile("out of memory|can't allocate memory", re.I)  # accelerators; torch's CPU allocator
 
 
@@ -73,234 +66,250 @@ def run_trial(composed: DictConfig, folder: Path, overrides: Sequence[str] = ())
         Exception: whatever went wrong; recorded as "failed", with its reason, before it is raised again. A full disk is
             recorded as "interrupted", where that can still be written, and the saved state is kept.
     """
-    channel = current()
-    config = typed(composed)
-    plain = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(plain, dict)
-    record = Record(folder, _first_row(config, plain, channel, folder))  # type: ignore[arg-type]
-    result = record.result
-    result.overrides = [mask(line) for line in overrides]
-    tracker: Tracker | None = None
-    try:
-        interrupted = adopt(channel.resume_from, folder)
+    return _Trial(composed, folder, overrides).run()
+
+
+class _Trial:
+    """A running trial: its config, its line to the study, and its record."""
+
+    device: torch.device
+    made: Untrained
+    interrupted: Path | None = None  # folder of the attempt whose state may be continued
+
+    def __init__(self, composed: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
+        self.channel = channel = current()
+        self.config = config = typed(composed)
+        plain = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(plain, dict)
+        self.plain = {str(name): value for name, value in plain.items()}
+        self.folder = folder
+        self.scores = columns_on("val", config.task)
+        self.result = TrialResult(
+            study=channel.study,
+            trial=channel.number,
+            phase=channel.phase,
+            status="interrupted",  # what is true if nothing more can be written
+            reason="not finished",
+            is_baseline=channel.is_baseline,
+            recipe_hash=recipe_hash(self.plain),
+            task=config.task,
+            seed=config.seed,
+            backbone=config.backbone.name,
+            epochs_planned=config.train.epochs,
+            attempt=channel.attempt,
+            run_dir=str(folder.relative_to(channel.study_dir)) if channel.study_dir else folder.name,
+            overrides=[mask(line) for line in overrides],
+        )
+        self.record = Record(folder, self.result, self.scores)
+        self.tracker: Tracker | None = None
+
+    def run(self) -> float | tuple[float, ...]:
+        """Run, and record however it ends."""
+        result = self.result
+        try:
+            self.prepare()
+            if not (self.is_read_on_test() or self.is_taken_over()):
+                self.train_and_measure()
+            values = self.objectives()
+            result.status, result.reason = "ok", None
+            log.info("%s: %s", self.name, _summary(result))
+            return values
+        except tuple(ENDS) as end:
+            result.status = next(status for kind, status in ENDS.items() if isinstance(end, kind))
+            result.reason = mask(str(end))
+            raise
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit) or is_disk_full(error)
+            result.status = "interrupted" if stopped else "failed"  # what is interrupted keeps its saved state
+            result.reason = _reason(error, self.config)
+            with contextlib.suppress(OSError):  # on a full disk the reason matters more than the trace
+                write_atomic(self.folder / ERROR_FILE, mask(traceback.format_exc()))
+            raise
+        finally:
+            off_work()
+            self.record.close()  # first: what W&B does, or a Ctrl-C while it uploads, cannot take the result away
+            if result.status not in ("interrupted", "duplicate"):
+                discard(self.folder)
+            drop_weights(self.config, self.channel, result)
+            if self.tracker is not None:
+                self.tracker.finish(result)
+
+    @property
+    def name(self) -> str:
+        """The trial in the log."""
+        result = self.result
+        return f"{result.phase} {result.trial} [{result.arm}] seed {result.seed}"
+
+    def prepare(self) -> None:
+        """Load the data, build the network, and write down what is known before it is trained."""
+        config, channel, result = self.config, self.channel, self.result
+        self.interrupted = adopt(channel.resume_from, self.folder)
         check_values(config)
         torch.set_num_threads(config.threads)
-        device = usable_device(config.device)
-        at_work(slot_name(device), functools.partial(synchronize, device))
-        result.provenance["device"] = device_name(device)
-        data = load_data(config.data, with_test=channel.phase == "final")
-        model, architecture = build(config, data.channels, len(data.classes), data.image_size)
-        _state(result, architecture, data, channel)
-        content = content_of(model, config.backbone.name, data.digest)
-        result.fingerprint = _made_by(result, recipe_hash(plain, anywhere=True), content)  # type: ignore[arg-type]
+        self.device = usable_device(config.device)
+        at_work(slot_name(self.device), functools.partial(synchronize, self.device))
+        result.provenance["device"] = device_name(self.device)
+        splits = ("train", "val", "test") if channel.phase == "final" else ("train", "val")
+        self.made = prepare(config, self.device, splits)
+        self.describe()
         judged = channel.phase == "search" or not set(LATENCIES).isdisjoint(channel.costs)
-        measure_before_training(result, model, config, data, device, channel.costs, judged=judged)
-        read = channel.trained_in is not None and read_on_test(model, data, device, config, record, channel)
-        earlier = None if read else admitted(channel, result)
-        while earlier is not None and not take_over(earlier, record, config, channel):
+        self.made.add_costs(result, channel.costs, self.device, judged=judged)
+
+    def describe(self) -> None:
+        """Write down what is trained and what it is made by, and tell it to the study."""
+        architecture, loaders = self.made.architecture, self.made.loaders
+        content, result = self.made.content, self.result
+        result.arm, result.arch_hash = architecture.label, architecture.hash
+        result.sites = architecture.sites
+        result.branches = sorted({name for _, block in architecture.blocks for name in dict(block)["branches"]})
+        result.data_source = loaders.info.source
+        result.classes, result.val_images = len(loaders.info.classes), loaders.val.samples
+        result.metrics |= loaders.chance
+        result.code_digest, result.data_digest = content.code_digest, content.data
+        result.provenance |= {"commit": content.commit, "commits": dict(content.commits), "code": dict(content.code)}
+        recipe = recipe_hash(self.plain, anywhere=True)
+        result.fingerprint = fingerprint_of(
+            architecture.hash, recipe, result.seed, result.epochs_planned, result.phase, content.digest
+        )
+        self.channel.note("arm", architecture.label)
+        self.channel.note("arch_hash", architecture.hash)
+
+    def is_read_on_test(self) -> bool:
+        """Whether the network was trained at a look, and was read on the test data now."""
+        if self.channel.trained_in is None or not read_on_test(self.made, self.device, self.record, self.channel):
+            return False
+        log.info("%s: trained at a look, read on test now", self.name)
+        return True
+
+    def is_taken_over(self) -> bool:
+        """Ask the study whether to train; whether an earlier result stood in.
+
+        Raises:
+            Infeasible, InFlight: as the channel does.
+        """
+        result, channel = self.result, self.channel
+        assert result.fingerprint is not None
+        facts: dict[str, Any] = {"arch_hash": result.arch_hash, "arm": result.arm}
+        facts |= facts_for_admission(result, (*KNOWN_COSTS, *channel.costs))
+        earlier = channel.admit(result.fingerprint, facts)
+        while earlier is not None and not take_over(earlier, self.record, self.config, channel):
             earlier = channel.unfit(earlier)
-        if read:
-            log.info("%s: trained at a look, read on test now", _run_name(result))
-        elif earlier is not None:
-            source = run_in_words(str(result.reused_from), channel.study_dir)
-            log.info("%s: taken over from %s", _run_name(result), source)
-            score_untrained(result, model, config.measure.zero_cost, config, data, torch.device("cpu"))
-        else:
+        if earlier is None:
             tell_outdated(channel, result)
-            tracker = Tracker(config.tracker, folder, channel.study, _run_name(result), plain)  # type: ignore[arg-type]
-            result.wandb_id = tracker.run_id
-            _train_and_measure(config, model, data, device, record, tracker, channel, interrupted)
-        values = _objectives(config, result)
-        result.status, result.reason = "ok", None
-        log.info("%s: %s", _run_name(result), _summary(result))
-        return values
-    except Pruned as stop:
-        result.status, result.reason = "pruned", str(stop)
-        raise
-    except Infeasible as refusal:
-        result.status, result.reason = "infeasible", mask(str(refusal))
-        raise
-    except InFlight as other:
-        result.status, result.reason = "duplicate", str(other)
-        raise
-    except Stopped as stop:
-        result.status, result.reason = "interrupted", mask(str(stop))
-        raise
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit) or is_disk_full(error)
-        result.status = "interrupted" if stopped else "failed"  # what is interrupted keeps its saved state
-        result.reason = _reason(error, config)
-        with contextlib.suppress(OSError):  # on a full disk the reason matters more than the trace
-            write_atomic(folder / ERROR_FILE, mask(traceback.format_exc()))
-        raise
-    finally:
-        off_work()
-        record.close()  # first: what W&B does, or a Ctrl-C while it uploads, cannot take the result away
-        if result.status not in ("interrupted", "duplicate"):
-            discard(folder)
-        drop_weights(config, channel, result)
-        if tracker is not None:
-            tracker.finish(result)
+            return False
+        log.info("%s: taken over from %s", self.name, run_in_words(str(result.reused_from), channel.study_dir))
+        self.made.add_scores(result, self.config.measure.zero_cost)
+        return True
 
+    def train_and_measure(self) -> None:
+        """Train; read the test data where they were asked for; measure what the trained network costs."""
+        result, config, loaders = self.result, self.config, self.made.loaders
+        self.tracker = Tracker(config.tracker, self.folder, self.channel.study, self.name, self.plain)
+        result.wandb_id = self.tracker.run_id
+        self.made.add_scores(result, config.measure.zero_cost)
+        network = self.train().evaluated
+        if loaders.test is not None:
+            result.metrics |= evaluate(
+                network, loaders.test, self.made.evaluator("test", self.device), config.train.amp
+            )
+            result.test_images = loaders.test.samples
+        if self.device.type == "cuda":
+            result.peak_memory_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
+        if result.sites:
+            inputs, _ = next(iter(loaders.val))
+            result.doses = xvol.doses(network, inputs)
+            result.dose = xvol.geometric_mean(result.doses.values())
+        if self.channel.keeps_weights or config.keeps_weights(result.phase):
+            save_checkpoint(network, self.folder)
+        timed = result.latency_ms is not None  # before training, since the study asked: that figure is what it judged
+        wanted = replace(config.measure, latency_repeats=0) if timed else config.measure
+        costs = measure(network, self.made.input_size, wanted, config.seed)
+        for name, value in costs.columns().items():
+            setattr(result, name, value)
+        result.latency_batch = config.measure.latency_batch
 
-def _first_row(config: Config, plain: dict[str, Any], channel: Channel, folder: Path) -> TrialResult:
-    return TrialResult(
-        study=channel.study,
-        trial=channel.number,
-        phase=channel.phase,
-        status="interrupted",  # what is true if nothing more can be written
-        reason="not finished",
-        is_baseline=channel.is_baseline,
-        recipe_hash=recipe_hash(plain),
-        seed=config.seed,
-        backbone=config.backbone.name,
-        epochs_planned=config.train.epochs,
-        attempt=channel.attempt,
-        run_dir=str(folder.relative_to(channel.study_dir)) if channel.study_dir else folder.name,
-    )
+    def train(self) -> Trainer:
+        """Train to the end, from the state that an interrupted attempt has left where it did."""
+        config, made, result = self.config, self.made, self.result
+        loaders, made_by = made.loaders, on_record(result)
+        assert result.fingerprint is not None
+        check_average(config.train, config.train.epochs * len(loaders.train))
 
+        def anew() -> Trainer:
+            return made.trainer(self.device, self.channel.stop_requested)
 
-def _state(result: TrialResult, architecture: Architecture, data: Data, channel: Channel) -> None:
-    """Write the architecture down, and tell it to the study."""
-    result.arm, result.arch_hash = architecture.label, architecture.hash
-    result.sites = architecture.sites
-    result.branches = sorted({name for _, block in architecture.blocks for name in dict(block)["branches"]})
-    result.data_source = data.source
-    result.classes, result.val_images = len(data.classes), len(data.val.labels)
-    result.metrics["chance_top1"] = chance_top1(data.train.labels, data.val.labels)
-    channel.note("arm", architecture.label)
-    channel.note("arch_hash", architecture.hash)
+        if self.interrupted is None:
+            trainer, past = anew(), None
+        else:
+            trainer, past = begin(anew, self.folder, result.fingerprint, made_by, self.device)
+        result.train_seconds = 0.0
+        if past is not None and self.interrupted is not None:
+            result.resumed_from = self.place(self.interrupted)
+            log.info("%s: goes on after %d of %d epochs", self.name, len(past), config.train.epochs)
+        history = past or []
+        for row in history:
+            self.take_down(Epoch(**row))
+        saver = Saver(self.folder, result.fingerprint, made_by, config.train.state_every_seconds)
+        try:
+            for epoch in trainer.epochs():
+                self.take_down(epoch)
+                log.info("%s: %s", self.name, self.progress(epoch))
+                self.obey_pruner(epoch)
+                history.append(asdict(epoch))
+                saver.after_epoch(trainer, history)
+        except Halted as halt:
+            where = f"epoch {halt.epoch}, step {halt.step}"
+            if saver.save(trainer, history):
+                raise Stopped(f"stopped; its state is saved at {where}") from None
+            raise Stopped(f"stopped at {where}; its state could not be saved") from None
+        return trainer
 
+    def take_down(self, epoch: Epoch) -> None:
+        """Write an epoch down, and report it to the study."""
+        result, objective = self.result, self.config.objectives[0]
+        self.record.epoch(epoch.row)
+        assert self.tracker is not None
+        self.tracker.log(epoch.row, step=epoch.epoch)
+        result.metrics |= epoch.scores
+        result.train_loss = epoch.train_loss
+        if result.train_loss_first is None:
+            result.train_loss_first = epoch.train_loss
+        result.train_seconds = (result.train_seconds or 0.0) + epoch.seconds
+        if objective in epoch.scores:
+            self.channel.report(epoch.epoch, epoch.scores[objective])
 
-def _made_by(result: TrialResult, recipe: str, content: Content) -> str:
-    """Write down what the result is made by; return the trial's fingerprint."""
-    assert result.arch_hash is not None
-    result.code_digest, result.data_digest = content.code_digest, content.data
-    result.provenance |= {"commit": content.commit, "commits": dict(content.commits), "code": dict(content.code)}
-    return fingerprint_of(result.arch_hash, recipe, result.seed, result.epochs_planned, result.phase, content.digest)
+    def obey_pruner(self, epoch: Epoch) -> None:
+        """Stop where the pruner says so, but for objectives that no epoch changes, and at the end."""
+        objective, epochs = self.config.objectives[0], self.config.train.epochs
+        if objective in epoch.scores and epoch.epoch < epochs and self.channel.should_prune():
+            value = epoch.scores[objective]
+            raise Pruned(f"pruned after epoch {epoch.epoch} of {epochs} at {objective} {value:.4g}")
 
+    def progress(self, epoch: Epoch) -> str:
+        """The line of an epoch."""
+        standing = self.channel.standing()
+        score = _score(self.result, chosen_by(self.config.task))
+        line = (
+            f"epoch {epoch.epoch}/{self.config.train.epochs} {score} loss {epoch.train_loss:.3f} ({epoch.seconds:.1f}s)"
+        )
+        return f"{line} | {standing}" if standing else line
 
-def _train_and_measure(
-    config: Config,
-    model: torch.nn.Module,
-    data: Data,
-    device: torch.device,
-    record: Record,
-    tracker: Tracker,
-    channel: Channel,
-    interrupted: Path | None,
-) -> None:
-    result = record.result
-    trainer = _train(config, model, data, device, record, tracker, channel, interrupted)
-    network = trainer.evaluated
-    if data.test is not None:
-        test = Batches(data.test, data, config.data, training=False, device=device)
-        score = evaluate(network, test, config.train.amp)
-        result.metrics |= {"test_top1": score.top1, "test_loss": score.loss}
-        result.test_images = len(data.test.labels)
-    if device.type == "cuda":
-        result.peak_memory_mb = torch.cuda.max_memory_allocated(device) / 2**20
-    if result.sites:
-        images, _ = next(iter(Batches(data.val, data, config.data, training=False, device=device)))
-        result.doses = xvol.doses(network, images)
-        result.dose = xvol.geometric_mean(result.doses.values())
-    if channel.keeps_weights or is_kept(config.checkpoint, result.phase):
-        save_checkpoint(network, record.folder)
-    timed = result.latency_ms is not None  # before training, since the study asked: that figure is what it judged
-    wanted = replace(config.measure, latency_repeats=0) if timed else config.measure
-    costs = measure(network, (data.channels, data.image_size, data.image_size), wanted, config.seed)
-    for name, value in costs.columns().items():
-        setattr(result, name, value)
-    result.latency_batch = config.measure.latency_batch
+    def objectives(self) -> float | tuple[float, ...]:
+        """The values that the study is told."""
+        values = []
+        for name in self.config.objectives:
+            value = self.result.value(name)
+            if value is None:
+                hint = "the score is not finite for this network" if "." in name else "is measure.latency_repeats 0?"
+                raise ValueError(f"objectives: {name} was not measured; {hint}")
+            values.append(float(value))
+        return values[0] if len(values) == 1 else tuple(values)
 
-
-def _train(
-    config: Config,
-    model: torch.nn.Module,
-    data: Data,
-    device: torch.device,
-    record: Record,
-    tracker: Tracker,
-    channel: Channel,
-    interrupted: Path | None,
-) -> Trainer:
-    """Train to the end, from the state that an interrupted attempt has left where it did."""
-    result, fingerprint = record.result, record.result.fingerprint
-    assert fingerprint is not None
-    score_untrained(result, model, config.measure.zero_cost, config, data, torch.device("cpu"))
-    train = Batches(data.train, data, config.data, training=True, seed=config.seed, device=device)
-    check_average(config.train, config.train.epochs * len(train))
-    val = Batches(data.val, data, config.data, training=False, device=device)
-
-    def anew() -> Trainer:
-        return Trainer(copy.deepcopy(model).to(device), train, val, config.train, channel.stop_requested)
-
-    made_by = on_record(result)
-    trainer, past = begin(anew, record.folder, fingerprint, made_by, device) if interrupted else (anew(), None)
-    result.train_seconds = 0.0
-    if past is not None:
-        result.resumed_from = _place(interrupted, channel)
-        log.info("%s: goes on after %d of %d epochs", _run_name(result), len(past), config.train.epochs)
-    history = past or []
-    for row in history:
-        _take_down(config, Epoch(**row), record, tracker, channel)
-    saver = Saver(record.folder, fingerprint, made_by, config.train.state_every_seconds)
-    try:
-        for epoch in trainer.epochs():
-            _take_down(config, epoch, record, tracker, channel)
-            log.info("%s: %s", _run_name(result), _progress(epoch, config.train.epochs, channel))
-            _obey_pruner(config, epoch, channel)
-            history.append(vars(epoch))
-            saver.after_epoch(trainer, history)
-    except Halted as halt:
-        where = f"epoch {halt.epoch}, step {halt.step}"
-        if saver.save(trainer, history):
-            raise Stopped(f"stopped; its state is saved at {where}") from None
-        raise Stopped(f"stopped at {where}; its state could not be saved") from None
-    return trainer
-
-
-def _take_down(config: Config, epoch: Epoch, record: Record, tracker: Tracker, channel: Channel) -> None:
-    """Write an epoch down, and report it to the study."""
-    result = record.result
-    record.epoch(vars(epoch))
-    tracker.log(vars(epoch), step=epoch.epoch)
-    scores = {name: getattr(epoch, name) for name in columns_on("val")}
-    result.metrics |= scores
-    result.train_loss = epoch.train_loss
-    if result.train_loss_first is None:
-        result.train_loss_first = epoch.train_loss
-    result.train_seconds = (result.train_seconds or 0.0) + epoch.seconds
-    if config.objectives[0] in scores:
-        channel.report(epoch.epoch, scores[config.objectives[0]])
-
-
-def _obey_pruner(config: Config, epoch: Epoch, channel: Channel) -> None:
-    objective = config.objectives[0]
-    if objective not in columns_on("val") or epoch.epoch == config.train.epochs:
-        return  # known from the start, or at the end: there is nothing to save by stopping
-    if channel.should_prune():
-        value = getattr(epoch, objective)
-        raise Pruned(f"pruned after epoch {epoch.epoch} of {config.train.epochs} at {objective} {value:.4g}")
-
-
-def _objectives(config: Config, result: TrialResult) -> float | tuple[float, ...]:
-    values = []
-    for name in config.objectives:
-        value = result.value(name)
-        if value is None:
-            hint = "the score is not finite for this network" if "." in name else "is measure.latency_repeats 0?"
-            raise ValueError(f"objectives: {name} was not measured; {hint}")
-        values.append(float(value))
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def _place(folder: Path | None, channel: Channel) -> str:
-    """`folder` relative to the study's, or absolute where it lies elsewhere."""
-    assert folder is not None
-    root = Path(channel.study_dir).resolve() if channel.study_dir else None
-    inside = root is not None and folder.resolve().is_relative_to(root)
-    return folder.resolve().relative_to(root).as_posix() if inside and root else str(folder.resolve())
+    def place(self, folder: Path) -> str:
+        """`folder` relative to the study's, or absolute where it lies elsewhere."""
+        root = Path(self.channel.study_dir).resolve() if self.channel.study_dir else None
+        inside = root is not None and folder.resolve().is_relative_to(root)
+        return folder.resolve().relative_to(root).as_posix() if inside and root else str(folder.resolve())
 
 
 def _reason(error: BaseException, config: Config) -> str:
@@ -321,23 +330,20 @@ def _less_memory(config: Config) -> str:
     return f"{advice}; train_memory_mb is what a step needs, and can be an objective or a constraint"
 
 
-def _run_name(result: TrialResult) -> str:
-    return f"{result.phase} {result.trial} [{result.arm}] seed {result.seed}"
-
-
-def _progress(epoch: Epoch, epochs: int, channel: Channel) -> str:
-    standing = channel.standing()
-    line = f"epoch {epoch.epoch}/{epochs} val {epoch.val_top1:.2f}% loss {epoch.train_loss:.3f} ({epoch.seconds:.1f}s)"
-    return f"{line} | {standing}" if standing else line
+def _score(result: TrialResult, column: str) -> str:
+    """E.g. "val 93.50%": a score in the log, a percentage as one."""
+    metric, value = metric_named(column), result.metrics[column]
+    return f"{metric.split} {value:.2f}%" if metric.title.endswith("%") else f"{metric.title} {value:.4g}"
 
 
 def _summary(result: TrialResult) -> str:
     """The line that ends a trial."""
-    top1 = result.metrics
-    test = f", test {top1['test_top1']:.2f}%" if "test_top1" in top1 else ""
+    chosen = chosen_by(result.task)
+    test = f"test{chosen.removeprefix('val')}"
+    scores = [_score(result, column) for column in (chosen, test) if column in result.metrics]
     dose = "" if result.dose is None else f", dose {result.dose:.2g}"
     speed = "" if result.latency_ms is None else f", {result.latency_ms:.2f} ms (fused {result.latency_fused_ms:.2f})"
     return (
-        f"val {top1['val_top1']:.2f}%{test}, {result.params} params, {(result.macs or 0) / 1e6:.2f} M MACs{speed}{dose}, "
+        f"{', '.join(scores)}, {result.params} params, {(result.macs or 0) / 1e6:.2f} M MACs{speed}{dose}, "
         f"fused logits differ by {result.fuse_error:.1e}"
     )

@@ -1,4 +1,6 @@
-"""The saved state of a running trial: written whole or not at all, and continued exactly or not at all.
+"""What a trial keeps on disk of its network: the weights that its scores are of, and the state of a running training.
+
+Both are written whole or not at all, and read as tensors and plain values (`weights_only=True`).
 
 A trial that was interrupted goes on as if it had not been: on a CPU its finished weights are the same bit by bit. A
 state that does not fit is refused with a line in the log, and the trial starts anew.
@@ -7,9 +9,11 @@ state that does not fit is refused with a line in the log, and the trial starts 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +22,66 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from search.ledger.files import NewerVersion, move, refuse_newer, write_whole
-from search.ledger.paths import STATE_FILE
+from search.ledger.paths import CHECKPOINT_FILE, STATE_FILE
 from search.trial.content import changes
 from search.trial.train import Trainer
 
-__all__ = ["Saver", "StateRefused", "adopt", "begin", "discard", "read_state", "restore", "rng_state", "set_rng_state"]
+__all__ = [
+    "CHECKPOINT_FILE",
+    "Saver",
+    "StateRefused",
+    "adopt",
+    "begin",
+    "discard",
+    "load_checkpoint",
+    "read_state",
+    "restore",
+    "rng_state",
+    "save_checkpoint",
+    "set_rng_state",
+]
 
 log = logging.getLogger("xvol")
 NEWER_FILE = "state.newer.pt"  # a state that only a later version can continue
 LAYOUT = 1  # of the file; to be raised when what is in it changes
+
+
+def save_checkpoint(network: nn.Module, folder: Path) -> Path:
+    """Write the state dict of `network`, its tensors on the CPU, to `folder/checkpoint.pt`; return the path.
+
+    Raises:
+        OSError: it cannot be written; torch's writer tells no more of a full disk than that it failed.
+    """
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    path = folder / CHECKPOINT_FILE
+    try:
+        write_whole(path, lambda temporary: torch.save(state, temporary))
+    except RuntimeError as error:
+        if not re.search("inline_container|PytorchStreamWriter", str(error)):
+            raise
+        raise OSError(errno.ENOSPC, "torch could not write all of it: is the disk full?", str(path)) from error
+    return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read a state dict; only tensors are taken from the file, never code (`weights_only=True`).
+
+    Raises:
+        ValueError: the file cannot be read, or holds something else than a state dict.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on a torn file torch's unpickler fails in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: torch {torch.__version__} cannot read it as a state dict ({reason}); train the trial again"
+        ) from None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: expected a state dict, that is names and tensors; found {type(state).__name__}")
+    return dict(state)
 
 
 class StateRefused(Exception):

@@ -11,44 +11,39 @@ Legend: N = images in the minibatch, L = loss, theta = a parameter, K = classes.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search.data.batches import Batches
-from search.data.config import DataConfig
-from search.data.load import Data
-from search.recipe import ZERO_COST, check_scores
+from search.recipe import ZERO_COST, TrainConfig, check_scores
+from search.tasks.base import Task
 
-__all__ = ["SCORE_BATCH", "score_batch", "scores"]
+if TYPE_CHECKING:
+    from timm.task import TrainingTask
+
+__all__ = ["SCORE_BATCH", "scores"]
 
 SCORE_BATCH = 64  # images, as in Abdelfattah et al. 2021; fewer where the recipe's batch is smaller
+Loss = Callable[[], Tensor]  # of the network on its batch
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.ELU, nn.Mish)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _NORMS = (_BATCH_NORM, nn.GroupNorm, nn.LayerNorm)
 
 
-def score_batch(data: Data, config: DataConfig, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """One minibatch of training images and labels, drawn by `seed` alone from an epoch that is never trained."""
-    small = replace(config, batch_size=min(config.batch_size, SCORE_BATCH))
-    batches = Batches(data.train, data, small, training=True, seed=seed, device=device)  # epoch 0: training starts at 1
-    images, labels = next(iter(batches))
-    return images, labels
-
-
-def scores(model: nn.Module, images: Tensor, labels: Tensor, names: Sequence[str], seed: int) -> dict[str, float]:
+def scores(
+    model: nn.Module, task: Task, batch: tuple[Tensor, Tensor], names: Sequence[str], seed: int
+) -> dict[str, float]:
     """Score an untrained network; `model`, its statistics and every random state are left as they were.
 
     Args:
-        model: a classifier, on the device of `images`.
-        images: (N, C, H, W), normalised as in training.
-        labels: int64 (N,).
+        model: on the device of the batch.
+        task: has the loss; it is taken plainly, whatever the recipe smooths.
+        batch: images (N, C, H, W), normalised as in training, and targets.
         names: of `ZERO_COST`, in any order.
         seed: of whatever a score draws.
 
@@ -61,9 +56,12 @@ def scores(model: nn.Module, images: Tensor, labels: Tensor, names: Sequence[str
     check_scores(names, "scores")
     found: dict[str, float] = {}
     for name in names:
+        images = batch[0].clone()
         with _apart(images.device, seed):
             # each on a copy of its own: they rewrite weights, and training mode moves running statistics
-            found[name] = float(_FORMULAS[name](copy.deepcopy(model).train(), images.clone(), labels))
+            training = task.training(copy.deepcopy(model).train(), TrainConfig())
+            loss = functools.partial(_loss, training, images, batch[1])
+            found[name] = float(_FORMULAS[name](cast(nn.Module, training.get_trainable_module()), images, loss))
     return found
 
 
@@ -76,7 +74,7 @@ def _apart(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def _synflow(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | float:
+def _synflow(model: nn.Module, images: Tensor, loss: Loss) -> Tensor | float:
     """Sum of |theta * dR/dtheta| with R the sum of the logits of an image of ones under the weights' absolute values.
 
     Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow",
@@ -92,28 +90,25 @@ def _synflow(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | float
     return sum(_saliency(flow, parameters), torch.zeros((), dtype=torch.float64, device=images.device))
 
 
-def _snip(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | float:
-    """Sum of |theta * dL/dtheta| over the weights, L the cross-entropy of one minibatch.
+def _snip(model: nn.Module, images: Tensor, loss: Loss) -> Tensor | float:
+    """Sum of |theta * dL/dtheta| over the weights, L the task's loss on one minibatch.
 
     Lee et al. 2019, "SNIP: single-shot network pruning based on connection sensitivity", arXiv:1810.02340, equation 5
     before its normalisation; summed as in Abdelfattah et al. 2021.
     """
-    return sum(
-        _saliency(F.cross_entropy(model(images), labels), _weights(model)), torch.zeros((), device=images.device)
-    )
+    return sum(_saliency(loss(), _weights(model)), torch.zeros((), device=images.device))
 
 
-def _grad_norm(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | float:
+def _grad_norm(model: nn.Module, images: Tensor, loss: Loss) -> Tensor | float:
     """Sum over the layers' weights of the Euclidean norm of dL/dtheta after one minibatch.
 
     Abdelfattah et al. 2021, "Zero-cost proxies for lightweight NAS", arXiv:2101.08134, section 3.1.
     """
-    loss = F.cross_entropy(model(images), labels)
-    gradients = torch.autograd.grad(loss, _weights(model), allow_unused=True)
+    gradients = torch.autograd.grad(loss(), _weights(model), allow_unused=True)
     return sum((g.norm() for g in gradients if g is not None), torch.zeros((), device=images.device))
 
 
-def _naswot(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | float:
+def _naswot(model: nn.Module, images: Tensor, loss: Loss) -> Tensor | float:
     """log |det K_H| with K_H[i, j] = rectified units that are on, or off, for both image i and image j.
 
     Mellor et al. 2021, "Neural architecture search without training", arXiv:2006.04647v3, equation 2. A unit of another
@@ -140,7 +135,7 @@ def _naswot(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | float:
     return torch.linalg.slogdet(kernel_NN).logabsdet
 
 
-def _jacob_cov(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | float:
+def _jacob_cov(model: nn.Module, images: Tensor, loss: Loss) -> Tensor | float:
     """-sum over i of [log(s_i + k) + 1 / (s_i + k)], s the eigenvalues of the correlation of the images' Jacobians.
 
     Mellor et al. 2020, "Neural architecture search without training", arXiv:2006.04647v1, section 3; k = 1e-5. An
@@ -155,7 +150,7 @@ def _jacob_cov(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | flo
     return -(shifted.log() + 1 / shifted).sum()
 
 
-def _zen(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | float:
+def _zen(model: nn.Module, images: Tensor, loss: Loss) -> Tensor | float:
     """log E ||f(x) - f(x + a e)|| + sum over batch norms of log sqrt(mean over channels of the batch's variance).
 
     Lin et al. 2021, "Zen-NAS: a zero-shot NAS for high-performance image recognition", arXiv:2102.01063, algorithm 1,
@@ -184,7 +179,7 @@ def _zen(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor | float:
     return distance.log() + sum(spread, torch.zeros_like(distance))
 
 
-_FORMULAS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor | float]] = {
+_FORMULAS: dict[str, Callable[[nn.Module, Tensor, Loss], Tensor | float]] = {
     "synflow": _synflow,
     "naswot": _naswot,
     "jacob_cov": _jacob_cov,
@@ -193,6 +188,11 @@ _FORMULAS: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor | float]] = {
     "zen": _zen,
 }
 assert tuple(_FORMULAS) == ZERO_COST
+
+
+def _loss(training: TrainingTask, images: Tensor, targets: Tensor) -> Tensor:
+    loss: Tensor = training(images, targets)["loss"]
+    return loss
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

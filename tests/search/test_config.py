@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from search import config as module
-from search.config import OPEN_KEYS, Config, config_folder, recipe_hash, register, typed
+from search.config import OPEN_KEYS, Config, config_folder, fingerprint_of, recipe_hash, register, typed
 
 
 def test_the_folder_of_the_groups_is_found() -> None:
@@ -108,3 +110,13 @@ def test_the_recipe_is_what_arms_share(composed: Any) -> None:
     assert recipe_hash(elsewhere[0], anywhere=True) == recipe_hash(elsewhere[1], anywhere=True)
     assert "path" in elsewhere[0]["data"], "the config itself is left as it is"
     assert elsewhere[0]["data"]["path"] == "here"
+
+
+def test_a_fingerprint_is_equal_for_the_same_run_and_for_no_other() -> None:
+    facts = {"arch_hash": ("a", "b"), "recipe_hash": ("c", "d"), "seed": (0, 1), "epochs": (2, 3)}
+    phases, contents = ("search", "final"), ("0123456789", "abcdef0123")
+    all_of_them = [fingerprint_of(*values) for values in itertools.product(*facts.values(), phases, contents)]
+    assert len(set(all_of_them)) == len(all_of_them) == 64
+    assert all(re.fullmatch("[0-9a-f]{10}-[0-9a-f]{10}", text) for text in all_of_them)
+    assert fingerprint_of("a", "c", 0, 2, "single", "e") == fingerprint_of("a", "c", 0, 2, "search", "e")
+    assert len({text.partition("-")[0] for text in all_of_them}) == 32, "what was asked for has the same first half"

@@ -20,8 +20,7 @@ from search.cli.table import main
 from search.ledger.record import read_history
 from search.ledger.result import read_result
 from search.study.storage.opening import open_storage
-from search.trial.checkpoint import load_checkpoint
-from search.trial.state import StateRefused, read_state
+from search.trial.state import StateRefused, load_checkpoint, read_state
 
 PACKED = Path(__file__).with_name("schema1.tar.xz")
 

@@ -19,8 +19,8 @@ from search.channel import Channel, opened
 from search.cli.export import main
 from search.config import Config, typed
 from search.ledger.result import read_result, write_result
+from search.tasks.model import build
 from search.trial.deploy import export_trial
-from search.trial.model import build
 from search.trial.run import run_trial
 
 SETTINGS = {

@@ -16,18 +16,10 @@ from search.config import config_folder, typed
 from search.design.kinds import Cell
 from search.design.options import KINDS, DesignOptions, check_design, design_of, first_seed_of, first_seeds
 from search.ledger.result import TrialResult, write_result
-from search.planning import (
-    costs_of,
-    earlier_runs,
-    judged_costs,
-    measured_seconds,
-    network_facts,
-    noise_of,
-    seconds_of,
-    sites_of,
-)
+from search.planning import costs_of, earlier_runs, judged_costs, measured_seconds, noise_of, seconds_of
 from search.study.options import check_options, read_options
-from search.trial.check import check_values
+from search.trial.refuse import check_values
+from search.trial.untrained import network_facts, sites_of
 
 FOLDER = config_folder()
 DESIGNS = sorted(
@@ -109,7 +101,7 @@ def test_an_experiment_of_the_paper_states_its_command_and_could_start(composed:
 
 def test_facts_are_those_of_the_network_that_a_trial_builds(composed: Any) -> None:
     import xvol
-    from search.trial.model import build
+    from search.tasks.model import build
 
     config = composed("data=digits", "placement=stage3")
     facts = network_facts(config)
@@ -272,8 +264,7 @@ def test_looks_are_planned_with_their_hours_and_what_each_resolves(
 def test_results_that_are_there_need_no_training(
     composed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from search.config import recipe_hash
-    from search.trial.admission import fingerprint_of
+    from search.config import fingerprint_of, recipe_hash
 
     composition = composed("data=digits")
     facts, config = network_facts(composition), typed(composition)

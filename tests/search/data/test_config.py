@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
-from search.data.config import DataConfig, channels, check, image_size
+from search.data.config import DataConfig, channels, image_size
 
 
 def test_it_is_a_structured_config() -> None:
@@ -22,7 +22,7 @@ def test_it_needs_no_torch() -> None:
 @pytest.mark.parametrize(("name", "size", "number"), [("digits", 16, 1), ("fashion_mnist", 28, 1), ("cifar10", 32, 3)])
 def test_size_and_channels_are_known_without_loading(name: str, size: int, number: int) -> None:
     config = DataConfig(name=name)
-    check(config)
+    config.check()
     assert (image_size(config), channels(config)) == (size, number)
     assert image_size(replace(config, image_size=24)) == 24
     assert channels(replace(config, channels=3)) == 3
@@ -48,4 +48,4 @@ def test_size_and_channels_are_known_without_loading(name: str, size: int, numbe
 )
 def test_what_cannot_work_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check(replace(DataConfig(), **changes))
+        replace(DataConfig(), **changes).check()

@@ -1,10 +1,11 @@
 import torch
 
 from search.data import digits
+from search.data.config import DataConfig
 
 
 def test_digits_are_whole_and_use_the_whole_range() -> None:
-    images = digits.load()
+    images = digits.load(DataConfig())
     assert images.images.shape == (1797, 1, 8, 8)
     assert images.images.dtype == torch.uint8
     assert (images.images.min(), images.images.max()) == (0, 255)

@@ -1,7 +1,6 @@
 import gzip
 import shutil
 import struct
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,19 +11,19 @@ import torch
 from search.data import fashion_mnist
 from search.data.config import DataConfig
 from search.data.fetch import FetchFailedError
-from search.data.load import load_data
+from search.data.images import ImageSet, load_data
 
-SMALL = replace(fashion_mnist.EXPECTED, train_per_class=6, test_per_class=2)
+SMALL = replace(fashion_mnist.FASHION_MNIST, train_per_class=6, test_per_class=2)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fashion_mnist, "EXPECTED", SMALL)
+    monkeypatch.setattr(fashion_mnist, "FASHION_MNIST", SMALL)
 
     def no_network(*_: object) -> Path:
         raise FetchFailedError("no network in tests")
 
-    monkeypatch.setattr(fashion_mnist, "apt_download", no_network)
+    monkeypatch.setattr(fashion_mnist, "registry_download", no_network)
     monkeypatch.setattr(fashion_mnist, "torchvision_download", no_network)
 
 
@@ -48,7 +47,11 @@ def write_files(folder: Path) -> Path:
     return folder
 
 
-def assert_whole(images: fashion_mnist.ImageSet, source: str) -> None:
+def load(root: Path, download: bool) -> ImageSet:
+    return fashion_mnist.load(DataConfig(name="fashion_mnist", root=str(root), download=download))
+
+
+def assert_whole(images: ImageSet, source: str) -> None:
     expected_images, expected_labels = content()
     assert torch.equal(images.images, torch.from_numpy(expected_images[:, None]))
     assert torch.equal(images.labels, torch.from_numpy(expected_labels).long())
@@ -58,10 +61,10 @@ def assert_whole(images: fashion_mnist.ImageSet, source: str) -> None:
 
 def test_files_at_hand_and_then_the_cache(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "fashion_mnist")
-    assert_whole(fashion_mnist.load(tmp_path, download=False), f"files in {folder}")
+    assert_whole(load(tmp_path, download=False), f"files in {folder}")
     for name in fashion_mnist.FILES:
         (folder / name).unlink()
-    assert_whole(fashion_mnist.load(tmp_path, download=False), f"files in {folder}")
+    assert_whole(load(tmp_path, download=False), f"files in {folder}")
 
 
 def test_torchvision_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,32 +76,34 @@ def test_torchvision_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return folder
 
     monkeypatch.setattr(fashion_mnist, "torchvision_download", download)
-    assert_whole(fashion_mnist.load(tmp_path, download=True), "torchvision's downloader")
+    assert_whole(load(tmp_path, download=True), "torchvision's downloader")
     assert sorted(asked) == sorted((name, 32) for name in fashion_mnist.FILES)
 
 
 def test_the_debian_package_when_the_site_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def apt_download(package: str, folder: Path) -> Path:
-        (folder / f"{package}_1.0-1_all.deb").touch()
-        with tarfile.open(folder / "x.tar", "w") as tar:
-            tar.add(write_files(tmp_path / "made"), arcname="./usr/share/datasets/fashion-mnist")
-        return folder / "x.tar"
+    def apt(command: list[str], folder: Path, pattern: str) -> Path:
+        package = folder / "dataset-fashion-mnist_1.0-1_all.deb"
+        if command == ["apt-get", "download", "dataset-fashion-mnist"]:
+            package.touch()
+            return package
+        assert command == ["dpkg-deb", "-x", str(package), "."]
+        return write_files(folder / pattern)
 
-    monkeypatch.setattr(fashion_mnist, "apt_download", apt_download)
-    assert_whole(fashion_mnist.load(tmp_path, download=True), "Debian package dataset-fashion-mnist 1.0-1")
+    monkeypatch.setattr(fashion_mnist, "registry_download", apt)
+    assert_whole(load(tmp_path, download=True), "Debian package dataset-fashion-mnist 1.0-1")
 
 
 def test_nothing_works(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\(1\) torchvision.*\(2\) apt-get download .*no network.*apt-get update"):
-        fashion_mnist.load(tmp_path, download=True)
+        load(tmp_path, download=True)
     with pytest.raises(ValueError, match=r"data\.download=false.*Put "):
-        fashion_mnist.load(tmp_path, download=False)
+        load(tmp_path, download=False)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (write_files(tmp_path / "fashion_mnist") / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte\.gz is missing"):
-        fashion_mnist.load(tmp_path, download=False)
+        load(tmp_path, download=False)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 2000])
@@ -106,7 +111,7 @@ def test_a_truncated_gzip_is_named(tmp_path: Path, keep: int) -> None:
     file = write_files(tmp_path) / "train-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is (truncated|not an idx)"):
-        fashion_mnist.read_files(tmp_path, "x")
+        SMALL.read_files(tmp_path, "x")
 
 
 @pytest.mark.parametrize(
@@ -133,14 +138,14 @@ def test_wrong_counts_of_a_class_are_told(tmp_path: Path) -> None:
     labels[60] = (labels[60] + 1) % 10
     (write_files(tmp_path) / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels[60:])))
     with pytest.raises(ValueError, match=r"the test part holds .*not 2 of each"):
-        fashion_mnist.read_files(tmp_path, "x")
+        SMALL.read_files(tmp_path, "x")
 
 
 def test_fewer_images_are_told(tmp_path: Path) -> None:
     images, _ = content()
     (write_files(tmp_path) / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images[60:79])))
     with pytest.raises(ValueError, match=r"shape \(79, 1, 28, 28\).*not \(80, 1, 28, 28\)"):
-        fashion_mnist.read_files(tmp_path, "x")
+        SMALL.read_files(tmp_path, "x")
 
 
 @pytest.mark.network

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from search.data import fetch
-from search.data.cache import Decoded
-from search.data.fetch import FetchFailedError
+from search.data.fetch import FetchFailedError, registry_download
+
+NPM = ["npm", "pack", "thing"]
 
 
 def client(folder: Path, name: str, script: str) -> None:
@@ -44,19 +45,19 @@ def tar(path: Path, members: dict[str, bytes], mode: str = "w:gz") -> Path:
 
 def test_npm_leaves_one_archive(clients: Path, scratch: Path) -> None:
     client(clients, "npm", 'test "$1 $2" = "pack thing" && echo x > thing-1.0.tgz')
-    assert fetch.npm_pack("thing", scratch).name == "thing-1.0.tgz"
+    assert registry_download(NPM, scratch, "*.tgz").name == "thing-1.0.tgz"
 
 
 def test_a_client_that_leaves_nothing(clients: Path, scratch: Path) -> None:
     client(clients, "npm", "true")
     with pytest.raises(FetchFailedError, match="left 0 files"):
-        fetch.npm_pack("thing", scratch)
+        registry_download(NPM, scratch, "*.tgz")
 
 
 def test_a_client_that_fails_is_quoted_without_passwords(clients: Path, scratch: Path) -> None:
     client(clients, "npm", "echo 'npm error 404 https://me:secret@registry.example/thing' >&2; exit 7")
     with pytest.raises(FetchFailedError, match=r"ended with code 7.*404") as caught:
-        fetch.npm_pack("thing", scratch)
+        registry_download(NPM, scratch, "*.tgz")
     assert "secret" not in str(caught.value)
 
 
@@ -64,39 +65,31 @@ def test_a_client_that_hangs(clients: Path, scratch: Path, monkeypatch: pytest.M
     client(clients, "npm", "exec sleep 60")
     monkeypatch.setattr(fetch, "CLIENT_TIMEOUT_S", 0.2)
     with pytest.raises(FetchFailedError, match="took longer"):
-        fetch.npm_pack("thing", scratch)
+        registry_download(NPM, scratch, "*.tgz")
 
 
 def test_a_client_that_is_not_there(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(scratch))
     with pytest.raises(FetchFailedError, match="npm is not installed"):
-        fetch.npm_pack("thing", scratch)
-    with pytest.raises(FetchFailedError, match="apt-get is not installed"):
-        fetch.apt_download("thing", scratch)
+        registry_download(NPM, scratch, "*.tgz")
 
 
-def test_apt_unwraps_the_package(clients: Path, scratch: Path) -> None:
-    client(clients, "apt-get", 'test "$1 $2" = "download thing" && echo x > thing_1_all.deb')
-    client(clients, "dpkg-deb", 'test "$1" = --fsys-tarfile && printf "a tar"')
-    assert fetch.apt_download("thing", scratch).read_text() == "a tar"
+def test_a_whole_archive_is_unpacked(tmp_path: Path) -> None:
+    archive = tar(tmp_path / "x.tgz", {"./a/one.txt": b"1", "a/two.txt": b"2"})
+    folder = fetch.unpack(archive, tmp_path / "deep" / "out")
+    assert {file.name: file.read_text() for file in (folder / "a").iterdir()} == {"one.txt": "1", "two.txt": "2"}
 
 
-def test_only_the_asked_members_are_taken(tmp_path: Path) -> None:
-    members = {"./a/one.txt": b"1", "a/two.txt": b"2", "../evil.txt": b"!", "/tmp/evil.txt": b"!"}
-    archive = tar(tmp_path / "x.tgz", members)
-    folder = fetch.take_members(archive, ["a/one.txt", "a/two.txt"], tmp_path / "deep" / "out")
-    assert sorted(file.name for file in folder.iterdir()) == ["one.txt", "two.txt"]
-    assert (folder / "one.txt").read_text() == "1"
-    assert not list(tmp_path.rglob("evil.txt"))
-
-
-def test_a_link_is_not_taken_for_a_file(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+def test_nothing_is_unpacked_beside_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.tgz .*Delete it"):
+        fetch.unpack(tar(tmp_path / "x.tgz", {"../evil.txt": b"!"}), tmp_path / "out")
+    with tarfile.open(tmp_path / "y.tar", "w") as archive:
         info = tarfile.TarInfo("one.txt")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/hostname"
         archive.addfile(info)
-    with pytest.raises(ValueError, match=r"lacks one\.txt"):
-        fetch.take_members(tmp_path / "x.tar", ["one.txt"], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"y\.tar .*Delete it"):
+        fetch.unpack(tmp_path / "y.tar", tmp_path / "out")
+    assert not list(tmp_path.rglob("*.txt"))
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w"])
@@ -104,22 +97,8 @@ def test_a_link_is_not_taken_for_a_file(tmp_path: Path) -> None:
 def test_a_truncated_archive_is_told(tmp_path: Path, mode: str, keep: int) -> None:
     archive = tar(tmp_path / "x.tgz", {"one.bin": os.urandom(9000), "two.bin": os.urandom(9000)}, mode)
     archive.write_bytes(archive.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"x\.tgz (is truncated|lacks).*Delete it"):
-        fetch.take_members(archive, ["one.bin", "two.bin"], tmp_path / "out")
-
-
-def test_all_failures_are_listed_and_the_first_success_ends() -> None:
-    def fails() -> Decoded:
-        raise FetchFailedError("no answer")
-
-    def is_broken() -> Decoded:
-        raise ValueError("half a file")
-
-    with pytest.raises(ValueError, match=r"\(1\) here: no answer; \(2\) there: half a file\. Put it there\."):
-        fetch.first_that_works("x", {"here": fails, "there": is_broken}, "Put it there.")
-    good = Decoded(None, None, "third")  # type: ignore[arg-type]
-    ways = {"here": fails, "there": lambda: good, "never": is_broken}
-    assert fetch.first_that_works("x", ways, "") is good
+    with pytest.raises(ValueError, match=r"x\.tgz is truncated.*Delete it"):
+        fetch.unpack(archive, tmp_path / "out")
 
 
 def test_torchvision_does_not_wait_for_ever(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,7 @@ from PIL import Image
 
 from search.data import image_folder
 from search.data.config import DataConfig
-from search.data.image_set import ImageSet
-from search.data.load import load_data
+from search.data.images import ImageSet, load_data
 
 RED, GREEN = (250, 0, 0), (0, 250, 0)
 
@@ -32,7 +31,8 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def load(folder: Path, size: int = 6, channels: int = 3) -> ImageSet:
-    return image_folder.load(folder, folder.parent / "data", size, channels)
+    listing = image_folder.list_pictures(folder)
+    return image_folder.read_pictures(folder, folder.parent / "data", size, channels, listing)
 
 
 def test_a_folder_for_each_class(pictures: Path) -> None:
@@ -53,7 +53,7 @@ def test_end_to_end_with_statistics_of_the_training_part(pictures: Path) -> None
     data = load_data(config, with_test=True)
     assert data.test is not None
     assert [len(pair.labels) for pair in (data.train, data.val, data.test)] == [11, 4, 3]
-    assert data.mean[0] == pytest.approx(data.train.images[:, 0].float().mean().item() / 255)
+    assert data.info.mean[0] == pytest.approx(data.train.images[:, 0].float().mean().item() / 255)
 
 
 def test_grey(pictures: Path) -> None:

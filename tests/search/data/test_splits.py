@@ -7,21 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.data.config import DataConfig
-from search.data.image_set import ImageSet
-from search.data.splits import make_splits, shares
+from search.data.splits import Labelled, shares, split_labels
 
 
-def image_set(counts: list[int], official_val: int = 0, official_test: int = 0) -> ImageSet:
-    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(9))]
-    return ImageSet(
-        images=torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8),
-        labels=labels,
-        classes=tuple(f"class{number}" for number in range(len(counts))),
-        source="a test",
-        official_val=official_val,
-        official_test=official_test,
-    )
+def labelled(counts: list[int], official_val: int = 0, official_test: int = 0) -> Labelled:
+    labels = np.arange(len(counts)).repeat(counts)
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(9)).numpy()]
+    return Labelled(labels, tuple(f"class{number}" for number in range(len(counts))), official_val, official_test)
 
 
 CONFIG = DataConfig(val_size=10, test_size=10, batch_size=2)
@@ -35,15 +27,15 @@ CONFIG = DataConfig(val_size=10, test_size=10, batch_size=2)
     test=st.integers(1, 6),
 )
 def test_parts_are_disjoint_stratified_and_fixed(counts: list[int], seed: int, val: int, test: int) -> None:
-    images = image_set(counts)
+    images = labelled(counts)
     config = replace(CONFIG, val_size=val, test_size=test, split_seed=seed)
-    parts = make_splits(images, config)
+    parts = split_labels(images, config)
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(sum(counts)))
     assert (len(parts.val), len(parts.test)) == (val, test)
-    shares_of_test = torch.bincount(images.labels[parts.test], minlength=len(counts)).double()
+    shares_of_test = torch.bincount(torch.from_numpy(images.labels)[parts.test], minlength=len(counts)).double()
     assert (shares_of_test - torch.tensor(counts) * test / sum(counts)).abs().max() < 1
     torch.rand(3)  # torch's global generator has no say
-    for again, first in zip(make_splits(images, config), parts, strict=True):
+    for again, first in zip(split_labels(images, config), parts, strict=True):
         assert torch.equal(again, first)
         assert torch.equal(first, first.sort().values)
 
@@ -59,36 +51,36 @@ def test_shares_add_up_and_never_exceed_a_class(counts: list[int], data: st.Data
 
 def test_the_stream_of_indices_is_pinned() -> None:
     # If this fails, every study's split has changed and old results cannot be compared any more.
-    images = replace(image_set([20, 20]), labels=torch.arange(40) % 2)
-    parts = make_splits(images, replace(CONFIG, val_size=4, test_size=4))
+    images = labelled([20, 20])._replace(labels=np.arange(40) % 2)
+    parts = split_labels(images, replace(CONFIG, val_size=4, test_size=4))
     assert [part.tolist() for part in parts[1:]] == [[13, 17, 26, 28], [15, 20, 22, 25]]
 
 
 def test_another_seed_is_another_split() -> None:
-    images = image_set([50, 50])
-    assert not torch.equal(make_splits(images, CONFIG).test, make_splits(images, replace(CONFIG, split_seed=1)).test)
+    images = labelled([50, 50])
+    assert not torch.equal(split_labels(images, CONFIG).test, split_labels(images, replace(CONFIG, split_seed=1)).test)
 
 
 def test_test_and_val_stay_when_train_shrinks_and_test_when_val_grows() -> None:
-    images = image_set([50, 50, 50])
-    whole = make_splits(images, CONFIG)
-    small = make_splits(images, replace(CONFIG, train_size=30))
+    images = labelled([50, 50, 50])
+    whole = split_labels(images, CONFIG)
+    small = split_labels(images, replace(CONFIG, train_size=30))
     assert torch.equal(small.test, whole.test)
     assert torch.equal(small.val, whole.val)
     assert len(small.train) == 30
-    assert torch.equal(make_splits(images, replace(CONFIG, val_size=40)).test, whole.test)
+    assert torch.equal(split_labels(images, replace(CONFIG, val_size=40)).test, whole.test)
 
 
 def test_the_official_parts_are_kept_apart() -> None:
-    images = image_set([40, 40], official_val=16, official_test=20)
-    parts = make_splits(images, replace(CONFIG, test_size=None))
+    images = labelled([40, 40], official_val=16, official_test=20)
+    parts = split_labels(images, replace(CONFIG, test_size=None))
     assert parts.test.tolist() == list(range(60, 80))
     assert set(parts.val.tolist()) <= set(range(44, 60))
     assert parts.train.tolist() == list(range(44))
 
 
 def test_without_sizes_a_fifth_is_test_and_the_rest_is_training() -> None:
-    parts = make_splits(image_set([50, 50]), replace(CONFIG, test_size=None))
+    parts = split_labels(labelled([50, 50]), replace(CONFIG, test_size=None))
     assert [len(part) for part in parts] == [70, 10, 20]
 
 
@@ -103,15 +95,15 @@ def test_without_sizes_a_fifth_is_test_and_the_rest_is_training() -> None:
     ],
 )
 def test_a_size_is_a_count_or_a_share(changes: dict[str, float | None], parts: list[int]) -> None:
-    found = make_splits(image_set([50, 50]), replace(CONFIG, **changes))  # type: ignore[arg-type]
+    found = split_labels(labelled([50, 50]), replace(CONFIG, **changes))  # type: ignore[arg-type]
     assert [len(part) for part in found] == parts
 
 
 def test_a_share_of_an_official_part_is_of_that_part() -> None:
-    images = image_set([40, 40], official_val=16, official_test=20)
-    whole = make_splits(images, replace(CONFIG, val_size=None, test_size=None))
+    images = labelled([40, 40], official_val=16, official_test=20)
+    whole = split_labels(images, replace(CONFIG, val_size=None, test_size=None))
     assert [len(part) for part in whole] == [44, 16, 20]
-    found = make_splits(images, replace(CONFIG, val_size=0.5, test_size=0.5, train_size=0.5))
+    found = split_labels(images, replace(CONFIG, val_size=0.5, test_size=0.5, train_size=0.5))
     assert [len(part) for part in found] == [22, 8, 10]
 
 
@@ -128,9 +120,9 @@ def test_a_share_of_an_official_part_is_of_that_part() -> None:
 )
 def test_sizes_that_cannot_be_had_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_splits(image_set([50, 50]), replace(CONFIG, **changes))
+        split_labels(labelled([50, 50]), replace(CONFIG, **changes))
 
 
 def test_too_large_an_official_part_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.test_size=21.*the official test part holds 20"):
-        make_splits(image_set([40, 40], official_test=20), replace(CONFIG, test_size=21))
+        split_labels(labelled([40, 40], official_test=20), replace(CONFIG, test_size=21))

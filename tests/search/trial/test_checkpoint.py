@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from search.channel import Channel, opened
-from search.config import recipe_hash, typed
+from search.config import Config, recipe_hash, typed
 from search.ledger.result import read_result
-from search.trial.checkpoint import CHECKPOINT_FILE, is_kept, load_checkpoint, save_checkpoint
-from search.trial.model import build
 from search.trial.run import run_trial
+from search.trial.state import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from search.trial.train import evaluate
+from search.trial.untrained import prepare
 
 from .conftest import Small
 
@@ -25,7 +27,7 @@ PHASES = ("single", "search", "final")
 def test_which_trials_keep_their_weights(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, kept: tuple[Any, ...]
 ) -> None:
-    assert tuple(phase for phase in PHASES if is_kept(when, phase)) == kept  # type: ignore[arg-type]
+    assert tuple(phase for phase in PHASES if Config(checkpoint=when).keeps_weights(phase)) == kept  # type: ignore[arg-type]
     with opened(Channel(phase="search")):
         run_trial(small(f"checkpoint={when}"), tmp_path)
     assert (tmp_path / CHECKPOINT_FILE).exists() == ("search" in kept)
@@ -33,24 +35,16 @@ def test_which_trials_keep_their_weights(
 
 def test_the_weights_are_those_that_were_evaluated(small: Small, tmp_path: Path) -> None:
     """The averaged ones: rebuilt, they score exactly what the result says."""
-    from search.data.batches import Batches
-    from search.data.load import load_data
-    from search.trial.train import evaluate
-
     composed = small("placement.policy=stage3")
     value = run_trial(composed, tmp_path)
-    config = typed(composed)
-    data = load_data(config.data, with_test=False)
-    model, _ = build(config, data.channels, len(data.classes), data.image_size)
-    model.load_state_dict(load_checkpoint(tmp_path / CHECKPOINT_FILE))
-    score = evaluate(model, Batches(data.val, data, config.data, training=False))
-    assert score.top1 == value
-    assert score.loss == pytest.approx(read_result(tmp_path / "result.json").metrics.get("val_loss"))
+    made = prepare(typed(composed))
+    made.model.load_state_dict(load_checkpoint(tmp_path / CHECKPOINT_FILE))
+    scores = evaluate(made.model, made.loaders.val, made.evaluator("val"))
+    assert scores["val_top1"] == value
+    assert scores["val_loss"] == pytest.approx(read_result(tmp_path / "result.json").metrics.get("val_loss"))
 
 
 def test_keeping_weights_makes_no_other_recipe(small: Small) -> None:
-    from omegaconf import OmegaConf
-
     hashes = {recipe_hash(OmegaConf.to_container(small(f"checkpoint={when}"))) for when in ("never", "always")}  # type: ignore[arg-type]
     assert len(hashes) == 1
 

@@ -18,7 +18,7 @@ from search.trial import content as module
 from search.trial.content import Content, changes, content_of
 
 OPERATOR = {"block", "branches.base", "fold", "fusing", "placement", "probe", "registry", "siting", "spec", "surgery"}
-TRIAL = {"run", "train", "optim", "model", "measure", "load", "batches", "splits"}
+TRIAL = {"run", "train", "optim", "measure", "base", "classify", "model", "images", "loaders", "splits"}
 
 
 def network(backbone: str, use: str = "") -> nn.Module:
@@ -53,8 +53,8 @@ def test_the_code_of_an_arm_is_that_of_its_own_branches_and_backbone() -> None:
 def test_the_modules_behind_each_part() -> None:
     assert modules(*module.OPERATOR) >= OPERATOR
     assert not any(re.search("_cli|reference|pssa|conv|suggest", name) for name in modules(*module.OPERATOR))
-    assert modules(*module.TRIAL) >= TRIAL
-    assert not modules(*module.TRIAL) & {"check", "reuse", "content", "cifar10", "cache"}
+    assert modules(*module.TRIAL, "search.tasks.classify") >= TRIAL
+    assert not modules(*module.TRIAL) & {"refuse", "content", "cifar10", "sources", "cache"}
     assert {"branches.pssa", "branches.attention", "kernels"} <= modules("xvol.branches.pssa")
     assert not modules("xvol.branches.pssa") & {"branches.rivals", "branches.acmix", "branches.inner"}
 

@@ -11,7 +11,7 @@ import pytest
 from search.channel import Channel, opened
 from search.ledger.result import TrialResult, read_result, write_result
 from search.trial import run as module
-from search.trial.looked import LostAtLook
+from search.trial.reuse import LostAtLook
 from search.trial.run import run_trial
 
 from .conftest import Small

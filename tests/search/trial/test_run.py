@@ -15,6 +15,7 @@ from search.ledger.paths import STATE_FILE
 from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
 from search.ledger.tracker import Tracker
+from search.tasks import classify
 from search.trial import run as module
 from search.trial.reuse import LATENCY
 from search.trial.run import run_trial
@@ -103,13 +104,13 @@ def test_only_the_final_re_evaluation_reads_test_images(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: Any
 ) -> None:
     asked: list[bool] = []
-    original = module.load_data
+    original = classify.load_data
 
     def watched(config: Any, *, with_test: bool) -> Any:
         asked.append(with_test)
         return original(config, with_test=with_test)
 
-    monkeypatch.setattr(module, "load_data", watched)
+    monkeypatch.setattr(classify, "load_data", watched)
     with opened(Channel(phase=phase, is_baseline=True)):
         run_trial(small(), tmp_path)
     result = result_of(tmp_path)
@@ -330,7 +331,7 @@ def test_a_fused_form_that_is_another_network_fails_the_trial(small: Small, tmp_
 def test_secrets_reach_neither_the_ledger_nor_the_trace(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "build", raising(RuntimeError(f"cannot open postgresql://me:{SECRET}@host/x")))
+    monkeypatch.setattr(module, "prepare", raising(RuntimeError(f"cannot open postgresql://me:{SECRET}@host/x")))
     with pytest.raises(RuntimeError):
         run_trial(small(), tmp_path, [f"tracker.entity='postgresql://me:{SECRET}@host/x'"])
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -342,7 +343,9 @@ def test_secrets_reach_neither_the_ledger_nor_the_trace(
 def test_an_error_whose_text_is_not_unicode_is_recorded_as_itself(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "load_data", raising(ValueError("cannot read b\udce9.png")))  # a file's name in Latin-1
+    monkeypatch.setattr(
+        classify, "load_data", raising(ValueError("cannot read b\udce9.png"))
+    )  # a file's name in Latin-1
     with pytest.raises(ValueError, match="cannot read"):
         run_trial(small(), tmp_path)
     assert result_of(tmp_path).status == "failed"

@@ -24,9 +24,8 @@ from search.channel import Channel, Pruned, Stopped, opened
 from search.ledger.paths import STATE_FILE
 from search.ledger.result import TrialResult, read_result
 from search.trial import state as module
-from search.trial.checkpoint import load_checkpoint
 from search.trial.run import run_trial
-from search.trial.state import adopt, rng_state, set_rng_state
+from search.trial.state import adopt, load_checkpoint, rng_state, set_rng_state
 
 from .conftest import Small
 
@@ -89,7 +88,7 @@ def assert_equal_trials(one: Path, other: Path) -> None:
     assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
     assert curve(one) == curve(other)
     first, second = read_result(one / "result.json"), read_result(other / "result.json")
-    for name in ("status", "val_top1", "val_loss", "fingerprint", "epochs", "fuse_error"):
+    for name in ("status", "metrics", "fingerprint", "epochs", "fuse_error"):
         assert getattr(first, name) == getattr(second, name), name
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import astuple, replace
 from typing import Any
 
 import pytest
@@ -12,10 +11,8 @@ from torch import nn
 
 from search import slot
 from search.config import typed
-from search.data.batches import Batches
-from search.data.load import load_data
-from search.trial.model import build
 from search.trial.train import Diverged, Trainer, evaluate
+from search.trial.untrained import prepare
 
 from .conftest import Small
 
@@ -25,18 +22,14 @@ def trainer(small: Small) -> Any:
     """Make a trainer on digits from overrides."""
 
     def make(*overrides: str) -> Trainer:
-        config = typed(small("data.train_size=192", *overrides))
-        data = load_data(config.data, with_test=False)
-        model, _ = build(config, data.channels, len(data.classes), data.image_size)
-        train = Batches(data.train, data, config.data, training=True, seed=config.seed)
-        return Trainer(model, train, Batches(data.val, data, config.data, training=False), config.train)
+        return prepare(typed(small("data.train_size=192", *overrides))).trainer()
 
     return make
 
 
 def curve(trainer: Trainer) -> list[tuple[float, ...]]:
     """All that is reported of the epochs but the time they took."""
-    return [astuple(replace(epoch, seconds=0.0)) for epoch in trainer.epochs()]
+    return [tuple({**epoch.row, "seconds": 0.0}.values()) for epoch in trainer.epochs()]
 
 
 def test_one_seed_is_one_training(trainer: Any) -> None:
@@ -50,7 +43,7 @@ def test_one_seed_is_one_training(trainer: Any) -> None:
 
 def test_a_network_learns(trainer: Any) -> None:
     epochs = list(trainer("train.epochs=6", "data.train_size=512", "train.ema_decay=null").epochs())
-    assert epochs[-1].val_top1 > 60
+    assert epochs[-1].scores["val_top1"] > 60
     assert epochs[-1].train_loss < epochs[0].train_loss
     assert all(epoch.seconds > 0 for epoch in epochs)
 
@@ -102,8 +95,8 @@ def test_the_average_of_the_weights_is_what_is_evaluated(trainer: Any) -> None:
         elif value.is_floating_point():
             torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * after[name], rtol=1e-4, atol=1e-5)
     assert not torch.equal(average["conv1.weight"], after["conv1.weight"])
-    assert evaluate(made.evaluated, made._val).loss == epoch.val_loss
-    assert evaluate(made.model, made._val).loss != epoch.val_loss
+    assert evaluate(made.evaluated, made._val, made._scores()) == epoch.scores
+    assert evaluate(made.model, made._val, made._scores())["val_loss"] != epoch.scores["val_loss"]
 
 
 def test_the_average_warms_up_over_all_epochs(trainer: Any) -> None:
@@ -131,22 +124,20 @@ def test_each_part_of_a_recipe_changes_the_training(trainer: Any, override: str)
 
 
 def test_a_score_counts_each_image_once(trainer: Any, small: Small) -> None:
-    config = typed(small())
-    data = load_data(config.data, with_test=False)
     model = trainer().model
-    scores = [
-        evaluate(model, Batches(data.val, data, replace(config.data, eval_batch_size=size), training=False))
-        for size in (7, 100, 512)
-    ]
-    assert len({score.top1 for score in scores}) == 1
-    assert [score.loss for score in scores] == pytest.approx([scores[0].loss] * 3, rel=1e-5)
-    assert 0 <= scores[0].top1 <= 100
+    scores = []
+    for size in (7, 100, 512):
+        made = prepare(typed(small(f"data.eval_batch_size={size}")))
+        scores.append(evaluate(model, made.loaders.val, made.evaluator("val")))
+    assert len({score["val_top1"] for score in scores}) == 1
+    assert [score["val_loss"] for score in scores] == pytest.approx([scores[0]["val_loss"]] * 3, rel=1e-5)
+    assert 0 <= scores[0]["val_top1"] <= 100
 
 
 def test_an_evaluation_leaves_the_network_as_it_was(trainer: Any) -> None:
     made = trainer()
     before = copy.deepcopy(made.model.state_dict())
-    evaluate(made.model, made._val)
+    evaluate(made.model, made._val, made._scores())
     assert made.model.training
     assert all(torch.equal(value, made.model.state_dict()[name]) for name, value in before.items())
 
@@ -157,4 +148,4 @@ def test_a_logit_that_is_not_finite_has_no_score(trainer: Any) -> None:
         made.model.fc = nn.Linear(made.model.fc.in_features, 10)
         made.model.fc.bias[3] = math.inf
     with pytest.raises(Diverged, match="not finite"):
-        evaluate(made.model, made._val)
+        evaluate(made.model, made._val, made._scores())

@@ -15,19 +15,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from search.config import typed
-from search.data.load import load_data
 from search.recipe import ZERO_COST
-from search.trial.model import build
-from search.trial.zero_cost import SCORE_BATCH, score_batch, scores
+from search.tasks.classify import Classify
+from search.trial.untrained import prepare
+from search.trial.zero_cost import SCORE_BATCH, scores
 
 from .conftest import Small
 
-CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 1, 1, 0])
 
 
 def score(model: nn.Module, name: str, images: Tensor, labels: Tensor = LABELS, seed: int = 0) -> float:
-    return scores(model, images, labels[: len(images)], [name], seed)[name]
+    return scores(model, Classify(), (images, labels[: len(images)]), [name], seed)[name]
 
 
 def linear(*weights: list[list[float]]) -> nn.Sequential:
@@ -151,7 +150,7 @@ def test_zen_gives_back_what_a_batch_norm_takes() -> None:
 @pytest.fixture
 def network(small: Small) -> nn.Module:
     overrides = ("placement.policy=stage3", "branch.gamma=1", "backbone.kwargs.drop_rate=0.2")
-    return build(typed(small(*overrides)), 1, 10, 16)[0]
+    return prepare(typed(small(*overrides))).model
 
 
 def test_scoring_leaves_no_trace(network: nn.Module) -> None:
@@ -165,7 +164,7 @@ def test_scoring_leaves_no_trace(network: nn.Module) -> None:
     torch.manual_seed(3)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
     with torch.no_grad():
-        found = scores(network, batch, torch.arange(8), ZERO_COST, seed=0)
+        found = scores(network, Classify(), (batch, torch.arange(8)), ZERO_COST, seed=0)
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in before.items())
     assert [module.training for module in network.modules()] == modes
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -181,24 +180,27 @@ def test_scoring_leaves_no_trace(network: nn.Module) -> None:
 
 def test_one_seed_is_one_score_whatever_is_asked_beside(network: nn.Module) -> None:
     batch = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    found = scores(network, batch, torch.arange(8), ZERO_COST, seed=5)
+    found = scores(network, Classify(), (batch, torch.arange(8)), ZERO_COST, seed=5)
     torch.rand(7)
-    backwards = scores(network, batch, torch.arange(8), ZERO_COST[::-1], seed=5)
+    backwards = scores(network, Classify(), (batch, torch.arange(8)), ZERO_COST[::-1], seed=5)
     assert found == backwards
-    assert scores(network, batch, torch.arange(8), ["zen"], seed=6) != scores(network, batch, LABELS, ["zen"], seed=5)
+    assert scores(network, Classify(), (batch, torch.arange(8)), ["zen"], seed=6) != scores(
+        network, Classify(), (batch, LABELS), ["zen"], seed=5
+    )
 
 
 def test_an_unknown_score_is_refused_with_the_list(network: nn.Module) -> None:
     with pytest.raises(ValueError, match="unknown score 'grasp'; allowed are synflow, naswot"):
-        scores(network, torch.zeros(2, 1, 16, 16), LABELS, ["grasp"], seed=0)
+        scores(network, Classify(), (torch.zeros(2, 1, 16, 16), LABELS), ["grasp"], seed=0)
 
 
 def test_the_minibatch_is_drawn_by_the_seed_and_is_no_batch_of_training(small: Small) -> None:
-    config = typed(small("data.batch_size=100")).data
-    data = load_data(config, with_test=False)
-    batch, labels = score_batch(data, config, 0, CPU)
+    def batch_of(*overrides: str) -> tuple[Tensor, Tensor]:
+        return prepare(typed(small("data.batch_size=100", *overrides))).loaders.train.sample(SCORE_BATCH)
+
+    batch, labels = batch_of()
     assert batch.shape == (SCORE_BATCH, 1, 16, 16)
-    assert torch.equal(batch, score_batch(data, config, 0, CPU)[0])
-    assert not torch.equal(batch, score_batch(data, config, 1, CPU)[0])
-    assert len(score_batch(data, typed(small("data.batch_size=5")).data, 0, CPU)[1]) == 5
+    assert torch.equal(batch, batch_of()[0])
+    assert not torch.equal(batch, batch_of("seed=1")[0])
+    assert len(batch_of("data.batch_size=5")[1]) == 5
     assert labels.dtype == torch.int64

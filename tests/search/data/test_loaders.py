@@ -2,10 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from search.data.batches import Batches, crop
 from search.data.config import DataConfig
-from search.data.image_set import TensorPair
-from search.data.load import Data, load_data
+from search.data.images import DataInfo, TensorPair, load_data
+from search.data.loaders import MemoryLoader, crop, memory_loaders
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
 
@@ -16,8 +15,7 @@ def pair(count: int = 20, size: int = 5) -> TensorPair:
     return TensorPair(images, torch.arange(count))
 
 
-def data(count: int) -> Data:
-    return Data(pair(count), pair(count), None, ("one",), 3, 5, MEAN, STD, "a test", "0123456789")
+INFO = DataInfo(("one",), 3, 5, MEAN, STD, "a test", "0123456789")
 
 
 def batches(
@@ -28,9 +26,11 @@ def batches(
     seed: int = 0,
     flip: bool = False,
     crop_padding: int = 0,
-) -> Batches:
+    rank: int = 0,
+    world: int = 1,
+) -> MemoryLoader:
     config = DataConfig(batch_size=batch_size, eval_batch_size=batch_size, flip=flip, crop_padding=crop_padding)
-    return Batches(pair(count), data(count), config, training=training, seed=seed)
+    return MemoryLoader(pair(count), INFO, config, training=training, seed=seed, rank=rank, world=world)
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def test_evaluation_sees_every_image_once_in_order() -> None:
     loader = batches(training=False, flip=True, crop_padding=2)
     got = list(loader)
     assert [len(labels) for _, labels in got] == [8, 8, 4]
-    assert (len(loader), loader.images) == (3, 20)
+    assert (len(loader), loader.samples) == (3, 20)
     images = torch.cat([images for images, _ in got])
     assert images.dtype == torch.float32
     torch.testing.assert_close(images, normalised(pair().images), atol=1e-5, rtol=1e-5)
@@ -57,7 +57,7 @@ def test_evaluation_sees_every_image_once_in_order() -> None:
 def test_training_shuffles_and_drops_the_incomplete_batch() -> None:
     loader = batches()
     seen = torch.cat([labels for _, labels in loader]).tolist()
-    assert (len(loader), loader.images) == (2, 16)
+    assert (len(loader), loader.samples) == (2, 16)
     assert len(set(seen)) == len(seen) == 16
     assert seen != sorted(seen)
 
@@ -67,10 +67,9 @@ def test_images_keep_their_labels() -> None:
         torch.testing.assert_close(images, normalised(pair().images[labels]), atol=1e-5, rtol=1e-5)
 
 
-def epoch(loader: Batches, number: int, disturb: bool = False) -> Tensor:
-    loader.set_epoch(number)
+def epoch(loader: MemoryLoader, number: int, disturb: bool = False) -> Tensor:
     images = []
-    for batch, _ in loader:
+    for batch, _ in loader.at(number):
         images.append(batch)
         if disturb:
             torch.rand(7)  # a model with dropout
@@ -78,7 +77,7 @@ def epoch(loader: Batches, number: int, disturb: bool = False) -> Tensor:
 
 
 def test_seed_and_epoch_alone_decide() -> None:
-    def fresh(seed: int) -> Batches:
+    def fresh(seed: int) -> MemoryLoader:
         return batches(seed=seed, flip=True, crop_padding=2)
 
     first = epoch(fresh(5), 1)
@@ -142,42 +141,64 @@ def test_a_batch_larger_than_the_data_is_refused_in_training_only() -> None:
     assert len(batches(batch_size=21, training=False)) == 1
 
 
-def test_both_kinds_from_a_config() -> None:
+def test_all_splits_from_a_config() -> None:
     config = DataConfig(batch_size=64, eval_batch_size=100, flip=True, crop_padding=1)
+    loaders = memory_loaders(load_data(config, with_test=False), config, seed=1)
+    assert (len(loaders.train), loaders.train.samples) == (16, 1024)
+    assert [len(labels) for _, labels in loaders.val] == [100, 100, 100, 59]
+    assert loaders.test is None
+    assert loaders.info.classes == tuple("0123456789")
+    with_test = memory_loaders(load_data(config, with_test=True), config, seed=1)
+    assert with_test.test is not None
+    assert with_test.test.samples == 359
+
+
+def test_training_images_are_normalised_by_their_own_statistics() -> None:
+    config = DataConfig(batch_size=64)
     loaded = load_data(config, with_test=False)
-    training = Batches(loaded.train, loaded, config, training=True, seed=1, device=torch.device("cpu"))
-    assert (len(training), training.images) == (16, 1024)
-    validation = Batches(loaded.val, loaded, config, training=False)
-    assert [len(labels) for _, labels in validation] == [100, 100, 100, 59]
-    unchanged = Batches(loaded.train, loaded, config, training=False)
+    unchanged = MemoryLoader(loaded.train, loaded.info, config, training=False)
     assert torch.cat([images for images, _ in unchanged]).mean().item() == pytest.approx(0, abs=1e-3)
 
 
-@pytest.mark.parametrize("done", [1, 2, 3])
+@pytest.mark.parametrize("done", [0, 1, 2, 3])
 def test_an_epoch_goes_on_where_another_loader_left_it(done: int) -> None:
-    whole = batches(count=28, flip=True, crop_padding=2, seed=4)
-    whole.set_epoch(3)
-    expected = list(whole)
+    def fresh() -> MemoryLoader:
+        return batches(count=28, flip=True, crop_padding=2, seed=4)
+
+    expected = list(fresh().at(3))
     assert len(expected) == 3
-    first = batches(count=28, flip=True, crop_padding=2, seed=4)
-    first.set_epoch(3)
-    running = iter(first)
-    for _ in range(done):
-        next(running)
-    state = first.state_dict()
-    assert (state["epoch"], state["step"]) == (3, done)
-    second = batches(count=28, flip=True, crop_padding=2, seed=4)
-    second.load_state_dict(state)
-    rest = list(second)
-    assert len(rest) == 3 - done
-    for (images, labels), (other, names) in zip(rest, expected[done:], strict=True):
-        assert torch.equal(images, other)
-        assert torch.equal(labels, names)
-    second.set_epoch(3)
-    assert all(torch.equal(images, other) for (images, _), (other, _) in zip(second, expected, strict=True))
+    loader = fresh().at(3, done)
+    for _ in range(2):  # each iteration begins there
+        rest = list(loader)
+        assert len(rest) == 3 - done
+        for (images, labels), (other, names) in zip(rest, expected[done:], strict=True):
+            assert torch.equal(images, other)
+            assert torch.equal(labels, names)
+    assert all(torch.equal(images, other) for (images, _), (other, _) in zip(loader.at(3), expected, strict=True))
 
 
 def test_a_place_that_the_epoch_has_not_is_refused() -> None:
-    loader = batches()
     with pytest.raises(ValueError, match="batch 3 of an epoch of 2"):
-        loader.load_state_dict({**loader.state_dict(), "step": 3})
+        batches().at(1, 3)
+
+
+def test_a_sample_is_what_a_loader_of_that_batch_size_would_give_first() -> None:
+    images, labels = batches(batch_size=8, flip=True, crop_padding=2, seed=4).sample(5)
+    other, names = next(iter(batches(batch_size=5, flip=True, crop_padding=2, seed=4)))
+    assert torch.equal(images, other)
+    assert torch.equal(labels, names)
+    assert len(batches(batch_size=8).sample(99)[1]) == 8
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_ranks_share_each_batch(training: bool) -> None:
+    def made(**ranks: int) -> MemoryLoader:
+        return batches(training=training, flip=True, crop_padding=2, **ranks)
+
+    whole = list(made())
+    shares = [list(made(rank=rank, world=2)) for rank in (0, 1)]
+    assert {made(rank=rank, world=2).samples for rank in (0, 1)} == {made().samples}
+    for (images, labels), *parts in zip(whole, *shares, strict=True):
+        for rank, (share, names) in enumerate(parts):
+            assert torch.equal(share, images[rank::2])
+            assert torch.equal(names, labels[rank::2])

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-import xvol
+import xvol  # before timm, where torch is a CPU build: see xvol/timm_hook.py
+
+# isort: split
+import timm
+
 from search.config import Config
 from search.space.architecture import AUTO, Architecture, BackboneConfig, BranchConfig
 from xvol import BlockSpec, Site
 from xvol.suggest import nearest
 
-__all__ = ["architecture_of", "build"]
+__all__ = ["build"]
 
 PLAIN, PLAIN_LABEL = "none", "plain"
 
@@ -45,14 +49,7 @@ def build(config: Config, channels: int, classes: int, image_size: int) -> tuple
     return model.train(), Architecture.make(config.backbone.name, arguments, blocks, label)
 
 
-def architecture_of(config: Config, channels: int, classes: int, image_size: int) -> Architecture:
-    """The architecture of `config`; raises ValueError where it cannot be built."""
-    return build(config, channels, classes, image_size)[1]
-
-
 def _backbone(config: Config, channels: int, classes: int) -> nn.Module:
-    import timm
-
     name = config.backbone.name
     if not timm.is_model(name):
         near = nearest(name, timm.list_models(), 5)

@@ -9,7 +9,7 @@ from torch import nn
 
 from search.config import typed
 from search.space.architecture import Architecture
-from search.trial.model import architecture_of, build
+from search.tasks.model import build
 from xvol import XVolution2d
 
 from .conftest import Small
@@ -182,10 +182,6 @@ def test_training_from_a_trained_network_keeps_its_function(made: Any, tmp_path:
 def test_what_cannot_be_built_is_answered_with_what_is_near(made: Any, overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(*overrides)
-
-
-def test_the_architecture_can_be_had_alone(small: Small, made: Any) -> None:
-    assert architecture_of(typed(small(STAGE3)), channels=1, classes=10, image_size=16) == made(STAGE3)[1]
 
 
 def test_another_model_of_timm(made: Any) -> None:

@@ -1,0 +1,139 @@
+"""What a trial asks of its task, in the terms of `timm.task`, and the table of tasks. Importing it loads no torch.
+
+An installed package adds a task with one line, an entry point of the group `xvol.tasks` that names its class, and declares its
+metrics in the group `xvol.metrics` (see `search.ledger.metric`):
+
+    [project.entry-points."xvol.tasks"]
+    counting = "my_package.counting:Counting"
+
+It is chosen by `task=counting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from importlib.metadata import entry_points
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Protocol
+
+from search.allowed import check_choice
+from search.config import Config
+from search.ledger.metric import Metric, metrics_of
+from search.recipe import TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+    from timm.task import TrainingTask
+    from torch import nn
+
+    from search.data.images import DataInfo
+    from search.data.loaders import Loaders
+    from search.space.architecture import Architecture
+
+__all__ = ["TASKS", "Diverged", "Evaluator", "Scores", "Task", "check_task", "task_named", "task_names"]
+
+ENTRY_POINTS = "xvol.tasks"
+TASKS = {"classify": "search.tasks.classify:Classify"}
+
+
+class Diverged(RuntimeError):
+    """The loss or an output of the network is no longer finite."""
+
+
+class Evaluator(Protocol):
+    """Scores one pass over a split, as timm's `ClassificationEvaluator` does."""
+
+    def update(self, output: Any, target: Any) -> None:
+        """Take in the network's outputs for a batch. Raises Diverged where one is not finite."""
+        ...
+
+    def compute(self, distributed: bool = False) -> dict[str, float]:
+        """The metrics over all batches by name, those of all ranks with `distributed`."""
+        ...
+
+
+class Task(Protocol):
+    """What is learned, and what it is scored by; made once a trial, without arguments."""
+
+    def data(
+        self, config: Config, splits: Collection[str], device: torch.device, rank: int = 0, world: int = 1
+    ) -> Loaders:
+        """Loaders of train, val and, where `splits` has it, test; ValueError for what cannot be had."""
+        ...
+
+    def model(self, config: Config, info: DataInfo) -> tuple[nn.Module, Architecture]:
+        """The untrained network on the CPU with its blocks, and it as a value; see `search.tasks.model.build`."""
+        ...
+
+    def training(self, model: nn.Module, recipe: TrainConfig) -> TrainingTask:
+        """timm's training task around `model`: called with a batch it returns {"loss": ..., "output": ...}."""
+        ...
+
+    def evaluator(self, device: torch.device) -> Evaluator:
+        """A new evaluator of outputs on `device`, for the metrics that name none of their own."""
+        ...
+
+    def probe_input(self, info: DataInfo) -> tuple[int, int, int]:
+        """(channels, height, width) of the input that the network is counted, fused and timed with."""
+        ...
+
+
+class Scores:
+    """The evaluators of one pass over a split: the task's own, and those of metrics that packages have added to it.
+
+    Args:
+        task: of the registered `name`.
+        split: "val" or "test".
+        device: of the network's outputs.
+    """
+
+    def __init__(self, task: Task, name: str, split: str, device: torch.device) -> None:
+        self._metrics: Sequence[Metric] = [metric for metric in metrics_of(name) if split in metric.splits]
+        added = dict.fromkeys(metric.evaluator for metric in self._metrics if metric.evaluator)
+        self._evaluators: list[Evaluator] = [task.evaluator(device), *(resolve_name(target)() for target in added)]
+        self._name, self._split = name, split
+
+    @property
+    def makers(self) -> list[type]:
+        """The classes of the evaluators."""
+        return [type(evaluator) for evaluator in self._evaluators]
+
+    def update(self, output: Any, target: Any) -> None:
+        """Take in the network's outputs for a batch."""
+        for evaluator in self._evaluators:
+            evaluator.update(output, target)
+
+    def compute(self, distributed: bool = False) -> dict[str, float]:
+        """The metrics by the ledger's columns, e.g. "val_top1".
+
+        Raises:
+            ValueError: a metric is declared that no evaluator computes.
+        """
+        found: dict[str, float] = {}
+        for evaluator in self._evaluators:
+            found |= evaluator.compute(distributed)
+        missing = [metric.name for metric in self._metrics if metric.name not in found]
+        if missing:
+            raise ValueError(
+                f"task={self._name}: its evaluators compute {', '.join(found)}, and not {', '.join(missing)}, which is declared"
+            )
+        return {metric.on(self._split).column: found[metric.name] for metric in self._metrics}
+
+
+def task_names() -> tuple[str, ...]:
+    """All tasks, those of installed packages last."""
+    return tuple(dict.fromkeys([*TASKS, *(point.name for point in entry_points(group=ENTRY_POINTS))]))
+
+
+def check_task(name: str) -> None:
+    """Raise ValueError where no task has that name, or it has no metric to be judged by."""
+    check_choice("task", name, task_names())
+    if not any("val" in metric.splits for metric in metrics_of(name)):
+        raise ValueError(f"task={name}: no metric of its validation images is declared in the group xvol.metrics")
+
+
+def task_named(name: str) -> Task:
+    """The task of that name, which there is; none of an installed package takes the place of one of ours."""
+    installed = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+    task: Task = resolve_name(TASKS.get(name) or installed[name])()
+    return task

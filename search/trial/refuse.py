@@ -1,0 +1,159 @@
+"""What is wrong with a trial on the face of its config, told without torch: loading it takes longer than a slip is worth.
+
+What is refused here would be refused when data are loaded and the network is built, seconds later; what passes here may still be
+refused there. And keys that change nothing of what is trained: a sweep over them would compare copies of one network.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from search.allowed import check_choice, check_number
+from search.config import Config
+from search.ledger.tracker import check_tracker
+from search.recipe import CHECKPOINTS, check_objectives, check_once
+from search.space.architecture import AUTO, BackboneConfig, BranchConfig, PlacementConfig
+from search.tasks.base import check_task
+from xvol.registry import branch_names
+from xvol.suggest import meant
+
+__all__ = ["STAGES", "check_names", "check_values", "refuse_moot"]
+
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+STAGES = {
+    "xvol_proxy_resnet": 4,
+    "resnet18": 4,
+    "resnet34": 4,
+    "resnet50": 4,
+    "resnext50_32x4d": 4,
+    "wide_resnet50_2": 4,
+}
+"""How many stages the backbones of conf/backbone have; any other is asked when it is built."""
+
+_PLAIN = "none"
+_PARTS = re.compile(r"[+,](?![^\[]*\])")
+_STAGE = re.compile(r"stage(?:(\d+)|\[([\d\s,-]+)\])(?:\..+)?")
+_OF_THE_STUDY = ("experiment", "sampler", "pruner", "space", "design", "tracker")
+_BESIDE = ("tracker.", "checkpoint", "data.root", "data.download", "objectives", "train.state_every_seconds")
+
+
+def check_values(config: Config) -> None:
+    """Raise ValueError where a value is out of its range; imports no torch."""
+    check_task(config.task)
+    config.data.check()
+    config.train.check()
+    config.measure.check()
+    check_objectives(config.objectives, config.measure.zero_cost, config.task)
+    if config.measure.latency_repeats == 0 and any(name.startswith("latency") for name in config.objectives):
+        raise ValueError("objectives: latency is not measured with measure.latency_repeats=0; take at least 1")
+    check_tracker(config.tracker)
+    check_names(config.backbone, config.placement, config.branch)
+    check_number("threads", config.threads, low=1)
+    check_number("seed", config.seed, low=0, below=2**63)
+    check_choice("checkpoint", config.checkpoint, CHECKPOINTS)
+    if not re.fullmatch(rf"({'|'.join(DEVICES)})|({'|'.join(DEVICES[2:])}):\d+", config.device):
+        raise ValueError(
+            f"device={config.device}: allowed are {', '.join(DEVICES)}, and a number with an accelerator, e.g. cuda:1"
+            f"{meant(config.device, DEVICES)}"
+        )
+
+
+def check_names(backbone: BackboneConfig, placement: PlacementConfig, branch: BranchConfig) -> None:
+    """Raise ValueError for a branch or gamma that is not there, or a stage that the backbone does not have."""
+    if not backbone.name:
+        raise ValueError("backbone.name is empty; give a name that timm knows, e.g. resnet18, or xvol_proxy_resnet")
+    gamma = branch.gamma
+    if gamma != AUTO and (isinstance(gamma, str) or (gamma is not None and not math.isfinite(gamma))):
+        raise ValueError(f"branch.gamma={gamma}: allowed are {AUTO} and a finite number, such as 0 or 1")
+    uses = {"branch.use": branch.use, **{f"placement.at.{where}": use for where, use in placement.at.items()}}
+    for key, use in uses.items():
+        names = [name.strip() for name in str(use).split("+")]
+        if names == [_PLAIN]:
+            continue
+        check_once(names, f"{key}={use}")
+        for name in names:
+            if not name or name == _PLAIN:
+                raise ValueError(
+                    f"{key}={use}: give names of branches joined by '+', e.g. conv+pssa, or {_PLAIN} alone"
+                )
+            _check_branch(f"{key}={use}", name)
+    for name in branch.options:
+        _check_branch(f"branch.options.{name}", str(name))
+    for key, policy in (
+        ("placement.policy", placement.policy),
+        *(("placement.at", policy) for policy in placement.at),
+    ):
+        _check_stages(f"{key}={policy}", str(policy), backbone.name)
+
+
+def _check_branch(given: str, name: str) -> None:
+    known = branch_names()
+    if name not in known:
+        raise ValueError(f"{given}: no branch is named {name!r}; allowed are {', '.join(known)}{meant(name, known)}")
+
+
+def _check_stages(given: str, policy: str, backbone: str) -> None:
+    there = STAGES.get(backbone)
+    if there is None:
+        return
+    for term in (term.strip() for term in _PARTS.split(policy)):
+        match = _STAGE.fullmatch(term)
+        numbers = [int(number) for number in re.findall(r"\d+", match[1] or match[2])] if match else []
+        wrong = [number for number in numbers if not 1 <= number <= there]
+        if wrong:
+            raise ValueError(
+                f"{given}: {term!r} selects nothing, for {backbone} has no stage{wrong[0]}; it has stage1 to stage{there}"
+            )
+
+
+def refuse_moot(keys: Iterable[str], configs: Sequence[Config], swept: bool) -> None:
+    """Raise ValueError for a key that is of no effect in any of the configs.
+
+    Args:
+        keys: config keys as in overrides, e.g. "branch.options.pssa.rank" or the group "branch".
+        configs: what is trained; of a sweep, each value of each key in one of them at least.
+        swept: whether values of the keys are compared.
+    """
+    for key in keys:
+        why = _moot(key, configs) or (_beside(key) if swept else None)
+        if why:
+            raise ValueError(f"{key} has no effect: {why}")
+
+
+def _beside(key: str) -> str | None:
+    if key in _OF_THE_STUDY:
+        return "it is of the study, and a trial cannot choose it; give it one value"
+    found = key.startswith(_BESIDE) and "it changes nothing that is trained or measured; give it one value"
+    return found or None
+
+
+def _moot(key: str, configs: Sequence[Config]) -> str | None:
+    parts = key.split(".")
+    if parts[0] == "branch":
+        if not any(map(_places, configs)):
+            return "no block is placed; choose where, e.g. placement=stage3"
+        used = sorted(
+            {name for config in configs for name in _branches_of(config)}
+        )  # placed or not: elsewhere they may be
+        if parts[1:2] == ["options"] and len(parts) > 2 and parts[2] not in used:
+            return (
+                f"branch.use has no {parts[2]}, but {', '.join(used)}; give options of those, or add it to branch.use"
+            )
+    if key == "train.warmup" and all(config.train.schedule == "constant" for config in configs):
+        return "train.schedule=constant has no warm-up"
+    if key == "train.ema_warmup" and all(config.train.ema_decay is None for config in configs):
+        return "train.ema_decay=null takes no average"
+    return None
+
+
+def _places(config: Config) -> bool:
+    return config.placement.policy not in (_PLAIN, "plain") or any(
+        use != _PLAIN for use in config.placement.at.values()
+    )
+
+
+def _branches_of(config: Config) -> set[str]:
+    names = {n.strip() for use in (config.branch.use, *config.placement.at.values()) for n in str(use).split("+")}
+    return names - {_PLAIN}

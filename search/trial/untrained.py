@@ -1,0 +1,287 @@
+"""A trial before it is trained: its task, data and network, what is wrong with them, and what they will cost."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import xvol
+from search.config import Config, typed
+from search.data.config import DataConfig, channels, image_size
+from search.data.loaders import Loaders
+from search.ledger.metric import LATENCIES, SCORE_PREFIX
+from search.ledger.result import TrialResult
+from search.recipe import CHEAP_COSTS, check_costs, check_scores, sense_of
+from search.slot import idle
+from search.space.architecture import Architecture
+from search.tasks.base import Scores, Task, task_named
+from search.tasks.model import build
+from search.trial.content import Content, content_of
+from search.trial.measure import latency, train_memory_mb, usable_device
+from search.trial.optim import check_average, make_optimizer
+from search.trial.refuse import check_values
+from search.trial.train import Trainer
+from search.trial.zero_cost import SCORE_BATCH, scores
+
+__all__ = [
+    "Untrained",
+    "check_network",
+    "check_trial",
+    "facts_for_admission",
+    "network_facts",
+    "prepare",
+    "prepare_cached",
+    "score",
+    "sites_of",
+]
+
+log = logging.getLogger("xvol")
+CPU = torch.device("cpu")
+PAUSES = (2.0, 5.0, 10.0, 20.0)  # seconds between attempts at a latency that the study judges by
+ANY_CLASSES = 10  # of a network that is built to look at its backbone, without data
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A trial that is ready to be trained.
+
+    Attributes:
+        model: on the CPU, in training mode; whatever is measured is measured on copies, with random states of its own.
+    """
+
+    config: Config
+    task: Task
+    loaders: Loaders
+    model: nn.Module
+    architecture: Architecture
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one input."""
+        return self.task.probe_input(self.loaders.info)
+
+    @property
+    def content(self) -> Content:
+        """What makes its result beside its settings."""
+        learned_by = [type(self.task), *self.evaluator("val").makers]
+        return content_of(self.model, self.config.backbone.name, self.loaders.info.digest, learned_by)
+
+    def evaluator(self, split: str, device: torch.device = CPU) -> Scores:
+        """A new evaluator for one pass over a split."""
+        return Scores(self.task, self.config.task, split, device)
+
+    def trainer(
+        self,
+        device: torch.device = CPU,
+        halt: Callable[[], bool] = lambda: False,
+        val: Iterable[tuple[Tensor, Tensor]] | None = None,
+    ) -> Trainer:
+        """A trainer of a copy of the network; `val` stands for the batches of the validation split."""
+        training = self.task.training(copy.deepcopy(self.model).to(device), self.config.train)
+        scores = functools.partial(self.evaluator, "val", device)
+        val = self.loaders.val if val is None else val
+        return Trainer(training, self.loaders.train, val, scores, self.config.train, halt)
+
+    def scores(self, names: Sequence[str], device: torch.device = CPU) -> dict[str, float]:
+        """Zero-cost scores by name, on one small batch of training images."""
+        inputs, targets = (part.to(device) for part in self.loaders.train.sample(SCORE_BATCH))
+        model = copy.deepcopy(self.model).to(device)
+        return scores(model, self.task, (inputs, targets), names, self.config.seed)
+
+    def add_scores(self, result: TrialResult, names: Iterable[str]) -> None:
+        """Write the zero-cost scores of `names` to `result`, those that are not there yet."""
+        missing = [name for name in names if name not in result.zero_cost]
+        if missing:
+            found = self.scores(missing)
+            result.zero_cost |= {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+    def add_costs(
+        self, result: TrialResult, costs: Iterable[str], device: torch.device = CPU, *, judged: bool = False
+    ) -> None:
+        """Write parameters and MACs to `result`, and whatever `costs` and the objectives name beside.
+
+        Latency and memory are those of `device`; a score that is asked for before training is computed on the CPU.
+
+        Args:
+            judged: a study decides by what is measured, so that a latency counts only from an exclusive slot.
+
+        Raises:
+            ValueError: a cost that cannot be measured before training.
+            RuntimeError: a latency that is judged could not be measured in an exclusive slot, however often it was tried.
+        """
+        wanted = set(costs)
+        check_costs(sorted(wanted))
+        wanted |= {name for name in self.config.objectives if name in CHEAP_COSTS}
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            fused = xvol.fuse(self.model, self.input_size)
+            result.params, result.params_fused = xvol.count_params(self.model), xvol.count_params(fused)
+            result.macs, result.macs_fused = (
+                xvol.count_macs(self.model, self.input_size),
+                xvol.count_macs(fused, self.input_size),
+            )
+            if wanted.intersection(LATENCIES):
+                self._time(result, fused, device, judged)
+            if "train_memory_mb" in wanted:
+                batch = self.loaders.train.sample(self.config.data.batch_size)
+                result.train_memory_mb = train_memory_mb(
+                    self.model, self.task, batch, self.config.train, device, self.config.seed
+                )
+            self.add_scores(
+                result, [n.removeprefix(SCORE_PREFIX) for n in sorted(wanted) if n.startswith(SCORE_PREFIX)]
+            )
+
+    def _time(self, result: TrialResult, fused: nn.Module, device: torch.device, judged: bool) -> None:
+        wanted = self.config.measure
+        if wanted.latency_repeats < 1:
+            raise ValueError(
+                "the study asks for the latency, and measure.latency_repeats=0 measures none; take at least 1"
+            )
+        generator = torch.Generator().manual_seed(self.config.seed)
+        images: Tensor = torch.randn(wanted.latency_batch, *self.input_size, generator=generator).to(device)
+        plain, fused = copy.deepcopy(self.model).to(device).eval(), fused.to(device).eval()
+        for pause in (*PAUSES, None):
+            measured = latency(plain, fused, images, wanted.latency_repeats)
+            if measured.latency_exclusive or not judged:
+                break
+            if pause is None:
+                raise RuntimeError(
+                    f"the study judges by latency, and {len(PAUSES) + 1} attempts found no moment in which nothing else "
+                    f"ran on this machine: last {measured.latency_ms:.3g} ms; end what runs beside, or take macs"
+                )
+            log.warning("the study judges by latency: measured again in %.0f s", pause)
+            with idle():
+                time.sleep(pause)
+        for name, value in vars(measured).items():
+            setattr(result, name, value)
+        result.latency_batch = wanted.latency_batch
+
+
+def prepare(config: Config, device: torch.device = CPU, splits: Collection[str] = ("train", "val")) -> Untrained:
+    """Load the data to `device` and build the network; test data only where `splits` has them.
+
+    Raises:
+        ValueError: what of it cannot be.
+    """
+    task = task_named(config.task)
+    return _built(config, task, task.data(config, splits, device))
+
+
+def prepare_cached(config: Config) -> Untrained:
+    """`prepare` on the CPU, without test data, for what is asked of many configurations: most of them share their data."""
+    return _built(config, task_named(config.task), _loaders(config.task, json.dumps(asdict(config.data)), config.seed))
+
+
+@functools.lru_cache(maxsize=2)
+def _loaders(task: str, data: str, seed: int) -> Loaders:
+    config = Config(task=task, data=DataConfig(**json.loads(data)), seed=seed)
+    return task_named(task).data(config, ("train", "val"), CPU)
+
+
+def _built(config: Config, task: Task, loaders: Loaders) -> Untrained:
+    return Untrained(config, task, loaders, *task.model(config, loaders.info))
+
+
+def check_trial(composed: Any) -> dict[str, Any]:
+    """Load the data and build the network, so that what cannot run is told before a study starts.
+
+    Returns:
+        "arch_hash" and "arm" of the architecture, the number of "objectives", and their "senses": by the name of each,
+        in their order, "maximize" or "minimize".
+
+    Raises:
+        ValueError: what is wrong, what is allowed, and how to mend it.
+    """
+    config = typed(composed)
+    check_values(config)
+    usable_device(config.device)
+    made = prepare_cached(config)
+    check_average(config.train, config.train.epochs * len(made.loaders.train))
+    make_optimizer(made.model, config.train)
+    return {
+        "arch_hash": made.architecture.hash,
+        "arm": made.architecture.label,
+        "objectives": len(config.objectives),
+        "senses": {name: sense_of(name, config.task) for name in config.objectives},
+    }
+
+
+def check_network(config: Config) -> None:
+    """Build the network without data, so that what cannot be built or optimised is told before anything is written.
+
+    Raises:
+        ValueError: as `check_trial`, but for the data.
+    """
+    usable_device(config.device)
+    make_optimizer(_without_data(config, channels(config.data), image_size(config.data)), config.train)
+
+
+def score(composed: Any, names: Sequence[str]) -> dict[str, float]:
+    """Zero-cost scores of the untrained network of `composed`, by name; never read from test data.
+
+    Raises:
+        ValueError: an unknown score, a config that cannot run, or a network that a score is not defined for.
+    """
+    check_scores(names, "names")
+    config = typed(composed)
+    check_values(config)
+    return prepare_cached(config).scores(names, usable_device(config.device))
+
+
+def network_facts(composed: Any) -> dict[str, Any]:
+    """What the network of a config is and costs, built on the CPU.
+
+    Returns:
+        "arm", "arch_hash", "content" (digest of what makes a result of it), "params", "macs" (of one image), "sites"
+        (names of all sites of its backbone) and "chosen" (names of those with branches).
+
+    Raises:
+        ValueError: the config cannot run; the message says why.
+    """
+    config = typed(composed)
+    check_values(config)
+    made = prepare_cached(config)
+    return {
+        "arm": made.architecture.label,
+        "arch_hash": made.architecture.hash,
+        "content": made.content.digest,
+        "params": xvol.count_params(made.model),
+        "macs": xvol.count_macs(made.model, made.input_size),
+        "sites": [site.fqn for site in sites_of(config)],
+        "chosen": made.architecture.sites,
+    }
+
+
+def sites_of(config: Config) -> Sequence[xvol.Site]:
+    """The legal sites of a config's backbone, in model order, at the size of its images."""
+    return _sites(json.dumps(asdict(config.backbone)), channels(config.data), image_size(config.data))
+
+
+@functools.lru_cache(maxsize=8)
+def _sites(backbone: str, in_channels: int, size: int) -> Sequence[xvol.Site]:
+    config = Config()
+    config.backbone = replace(config.backbone, **json.loads(backbone))
+    return xvol.sites(_without_data(config, in_channels, size), input_size=(in_channels, size, size))
+
+
+def _without_data(config: Config, in_channels: int, size: int) -> nn.Module:
+    """A network of untrained weights; how many outputs it has, only the data say."""
+    plain = replace(config, backbone=replace(config.backbone, pretrained=False))
+    return build(plain, in_channels, ANY_CLASSES, size)[0]
+
+
+def facts_for_admission(result: TrialResult, names: Iterable[str]) -> dict[str, Any]:
+    """What a study admits a trial by: costs by name, not a number where a score was measured and is not finite."""
+    found = {name: result.value(name) for name in names}
+    return {
+        name: math.nan if value is None and name.startswith(SCORE_PREFIX) else value for name, value in found.items()
+    }

@@ -1,0 +1,79 @@
+"""What top-1, the loss and the chance level are, and timm's own words on them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.task import ClassificationEvaluator, ClassificationTask
+from torch import nn
+
+from search.config import typed
+from search.recipe import TrainConfig
+from search.tasks.base import Diverged
+from search.tasks.classify import Classify, ClassifyEvaluator, chance_top1
+
+from .conftest import Small
+
+CPU = torch.device("cpu")
+
+
+def batches(count: int = 3) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    draw = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(4 + number, 5, generator=draw), torch.randint(0, 5, (4 + number,), generator=draw))
+        for number in range(count)
+    ]
+
+
+def test_the_evaluator_says_what_timms_says() -> None:
+    ours, theirs = ClassifyEvaluator(CPU), ClassificationEvaluator()
+    for output, target in batches():
+        ours.update(output, target)
+        theirs.update(output, target)
+    found, expected = ours.compute(), theirs.compute()
+    assert found["top1"] == expected["top1"]
+    assert found["loss"] == pytest.approx(expected["loss"])
+
+
+def test_a_logit_that_is_not_finite_has_no_score() -> None:
+    with pytest.raises(Diverged, match="not finite"):
+        ClassifyEvaluator(CPU).update(torch.tensor([[float("inf"), 0.0]]), torch.tensor([0]))
+
+
+def test_ranks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, *parts = (ClassifyEvaluator(CPU) for _ in range(3))
+    for number, (output, target) in enumerate(batches()):
+        whole.update(output, target)
+        parts[number % 2].update(output, target)
+
+    def all_reduce(sums: torch.Tensor) -> None:
+        sums += torch.tensor([parts[1]._loss, parts[1]._correct, parts[1]._total], dtype=torch.float64)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    assert parts[0].compute(distributed=True) == pytest.approx(whole.compute())
+
+
+def test_the_loss_is_cross_entropy_in_single_precision() -> None:
+    net = nn.Linear(5, 5).bfloat16()
+    training = Classify().training(net, TrainConfig(label_smoothing=0.1))
+    assert isinstance(training, ClassificationTask)
+    output, target = batches(1)[0]
+    made = training(output.bfloat16(), target)
+    assert made["loss"].dtype == torch.float32
+    assert torch.equal(made["loss"], F.cross_entropy(net(output.bfloat16()).float(), target, label_smoothing=0.1))
+
+
+def test_chance_is_the_most_frequent_class_of_training() -> None:
+    assert chance_top1(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0, 0])) == 25.0
+
+
+def test_test_images_come_only_to_who_asks_for_them(small: Small) -> None:
+    task, config = Classify(), typed(small())
+    loaders = task.data(config, ("train", "val"), CPU)
+    assert loaders.test is None
+    assert 9 <= loaders.chance["chance_top1"] <= 12
+    with_test = task.data(config, ("train", "val", "test"), CPU).test
+    assert with_test is not None
+    assert with_test.samples == 80
+    assert task.probe_input(loaders.info) == (1, 16, 16)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+import xvol
+from search.config import typed
+from search.ledger.result import TrialResult
+from search.tasks import classify
+from search.trial import untrained as module
+from search.trial.measure import Latency, measure
+from search.trial.untrained import Untrained, check_trial, facts_for_admission, prepare, score
+
+from .conftest import Small
+
+
+def test_facts_of_a_trial_that_can_run(small: Small) -> None:
+    facts = check_trial(small("placement.policy=stage3", "objectives=[val_top1,params]"))
+    assert facts["arm"] == "stage3: conv+pssa"
+    assert len(facts["arch_hash"]) == 10
+    assert facts["objectives"] == 2
+    assert facts["senses"] == {"val_top1": "maximize", "params": "minimize"}
+
+
+def test_scores_of_an_untrained_network(small: Small) -> None:
+    found = score(small("placement.policy=stage3"), ["snip", "naswot"])
+    assert list(found) == ["snip", "naswot"]
+    assert found == score(small("placement.policy=stage3"), ["snip", "naswot"])
+    assert found != score(small(), ["snip", "naswot"])
+    closed = score(small("placement.policy=stage3", "branch.gamma=0"), ["snip", "naswot"])
+    assert closed == score(small(), ["snip", "naswot"])  # a block that starts as the plain convolution scores as one
+    with pytest.raises(ValueError, match="unknown score 'snap'"):
+        score(small(), ["snap"])
+    with pytest.raises(ValueError, match=r"train\.epochs=0"):
+        score(small("train.epochs=0"), ["snip"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.batch_size=300", r"data\.batch_size=300.*256"),
+        ("data.train_size=100000", r"data\.train_size=100000"),
+        ("data.val_size=1797", r"data\.val_size=1797"),
+        ("backbone.name=resnet5", "resnet50"),
+        ("placement.policy=stage9", "stage9"),
+        ("branch.use=psa", "pssa"),
+        ("train.opt=sdg", r"train\.opt=sdg.*sgd"),
+        ("device=xpu", "device=xpu: not usable here"),
+        ("device=nowhere", "device=nowhere: allowed are auto, cpu, cuda"),
+    ],
+)
+def test_what_data_and_network_cannot_do_is_told_before_training(small: Small, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_trial(small(override))
+
+
+def test_configurations_of_a_study_share_their_data_and_never_see_test(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module._loaders.cache_clear()
+    loads: list[bool] = []
+    original = classify.load_data
+
+    def counting(config: Any, *, with_test: bool) -> Any:
+        loads.append(with_test)
+        return original(config, with_test=with_test)
+
+    monkeypatch.setattr(classify, "load_data", counting)
+    for policy in ("none", "stage3", "all"):
+        check_trial(small(f"placement.policy={policy}"))
+    assert loads == [False]
+    check_trial(small("data.train_size=128"))
+    assert loads == [False, False]
+    module._loaders.cache_clear()
+
+
+def row() -> TrialResult:
+    return TrialResult(study="demo", trial=0, phase="search", status="interrupted", seed=0, fingerprint="0123456789")
+
+
+@pytest.fixture
+def made(small: Small) -> Any:
+    """A trial with blocks."""
+
+    def make(*overrides: str) -> Untrained:
+        return prepare(typed(small("placement.policy=stage3", *overrides)))
+
+    return make
+
+
+def test_parameters_and_macs_are_those_of_the_trained_network(made: Any) -> None:
+    trial = made("branch.gamma=0.5")
+    result = row()
+    trial.add_costs(result, (), judged=True)
+    trained = measure(trial.model, trial.input_size, trial.config.measure, seed=0)
+    for name in ("params", "params_fused", "macs", "macs_fused"):
+        assert getattr(result, name) == getattr(trained, name), name
+    assert result.params == xvol.count_params(trial.model) != result.params_fused
+    assert (result.latency_ms, result.train_memory_mb, result.zero_cost) == (None, None, {})
+
+
+def test_measuring_leaves_the_network_and_its_randomness_alone(made: Any) -> None:
+    trial = made("objectives=[train_memory_mb]")
+    before, state = copy.deepcopy(trial.model.state_dict()), torch.get_rng_state()
+    result = row()
+    trial.add_costs(result, ("latency_fused_ms", "zero_cost.zen", "params"))
+    trial.add_scores(result, ["zen", "snip"])
+    assert all(torch.equal(value, trial.model.state_dict()[name]) for name, value in before.items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in trial.model.modules())
+    assert (result.latency_ms or 0) > 0
+    assert (result.latency_fused_ms or 0) > 0
+    assert result.latency_batch == 4
+    assert (result.train_memory_mb or 0) > 0
+    assert set(result.zero_cost) == {"zen", "snip"}
+
+
+def test_a_score_is_taken_once(made: Any) -> None:
+    trial = made()
+    result = row()
+    result.zero_cost = {"snip": 7.0}
+    trial.add_scores(result, ["snip"])
+    assert result.zero_cost == {"snip": 7.0}
+
+
+def test_a_score_that_is_not_finite_is_on_record_as_none_and_told_as_no_number(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = made()
+    monkeypatch.setattr(module, "scores", lambda *_: {"zen": float("-inf")})
+    result = row()
+    trial.add_costs(result, ("zero_cost.zen",))
+    assert result.zero_cost == {"zen": None}
+    told = facts_for_admission(result, ("params", "zero_cost.zen", "zero_cost.snip"))
+    assert told["params"] == result.params
+    assert told["zero_cost.zen"] != told["zero_cost.zen"]
+
+
+def shared(times: list[bool]) -> Any:
+    """Stands for `latency`: whether each measurement had the machine for itself."""
+    return lambda *_: Latency(1.0, 2.0, 1.0, 2.0, latency_exclusive=times.pop(0))
+
+
+def test_a_latency_that_is_judged_is_measured_until_nothing_else_runs(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = made("objectives=[val_top1,latency_ms]")
+    monkeypatch.setattr(module, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(module, "latency", shared(rest := [False, True, False]))
+    result = row()
+    trial.add_costs(result, (), judged=True)  # an objective: before anything is trained
+    assert (result.latency_ms, result.latency_exclusive, result.latency_batch, rest) == (1.0, True, 4, [False])
+    monkeypatch.setattr(module, "latency", shared([False] * 3))
+    with pytest.raises(RuntimeError, match=r"judges by latency, and 3 attempts found no moment .* take macs"):
+        trial.add_costs(row(), (), judged=True)
+    monkeypatch.setattr(module, "latency", shared([False]))
+    unjudged = row()
+    trial.add_costs(unjudged, ("latency_ms",))
+    assert unjudged.latency_exclusive is False
