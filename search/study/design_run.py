@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from search.design.kinds import Cell
 from search.design.options import Facts, design_of, first_seed_of, first_seeds, written_trials
+from search.ledger.metric import CLASSIFY, chosen_by
 from search.ledger.secrets import mask
 from search.ledger.study_files import write_design
 from search.space.parameters import Space
@@ -80,7 +81,8 @@ class DesignRun:
             options = self._design = replace(options, first_seed=first_seed_of(plan.study_name, "design", there))
         written = self._written(design.cells, fixed)
         retries = plan.quota.max_retries
-        looks = claim_looks(desk, looked, Path(plan.study_dir), options, design.cells, retries)
+        metric = chosen_by(str(self._config(fixed).get("task", CLASSIFY)))
+        looks = claim_looks(desk, looked, Path(plan.study_dir), options, design.cells, retries, metric)
         _refuse_other_cells([*desk.trials(), *looked], written)
         write_design(Path(plan.study_dir), str(options.kind), design.cells, fixed, self._options.final.seed_key)
         several = f", looks at {', '.join(map(str, looks.looks))} seeds" if looks else ""
@@ -92,13 +94,13 @@ class DesignRun:
             self._phases.run(plan, lambda desk: desk.write(written))
             raise_if_nothing_worked(desk)
         else:
-            self._run_looks(look_plan(plan), at_looks, design.cells, looks)
+            self._run_looks(look_plan(plan), at_looks, design.cells, looks, metric)
             to_read = cells_to_read(at_looks.trials())
             log.info("the looks are over: test images are read, once, of %d networks", len(to_read))
             self._train(plan, desk, to_read)
         return desk
 
-    def _run_looks(self, plan: Plan, desk: Desk, cells: Sequence[Cell], looks: LookPlan) -> None:
+    def _run_looks(self, plan: Plan, desk: Desk, cells: Sequence[Cell], looks: LookPlan, metric: str) -> None:
         """Train, look, and add seeds to the rows that are undecided, until none is or no look is left."""
         counts = {cell.name: first_seeds(self._design) for cell in cells}
         while True:
@@ -107,7 +109,7 @@ class DesignRun:
             raise_if_nothing_worked(desk)
             first = self._design.first_seed
             assert first is not None
-            now = standing(desk, Path(plan.study_dir), looks, cells, first)
+            now = standing(desk, Path(plan.study_dir), looks, cells, first, metric)
             step = next_step(looks, now, first)
             log.info("%s", step.text)
             if not step.counts:

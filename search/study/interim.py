@@ -25,7 +25,6 @@ from optuna.trial import FrozenTrial
 from search.design.kinds import Cell
 from search.design.options import DesignOptions, cell_at
 from search.ledger.files import write_atomic
-from search.ledger.metric import chosen_by
 from search.ledger.study_files import LOOKS_FILE
 from search.study.queue import Desk
 from search.study.spec import Plan
@@ -87,12 +86,14 @@ def claim_looks(
     options: DesignOptions,
     cells: Sequence[Cell],
     max_retries: int,
+    metric: str,
 ) -> LookPlan | None:
     """Write down how the study is looked at, or compare with what stands there; None for a design without looks.
 
     Args:
         desk: of the final phase, where the plan is written down.
         looked: trials of the phase of the looks.
+        metric: column of the validation data that rows are compared by; no look reads test.
 
     Raises:
         ValueError: the study was planned with other looks, or without any, or is a search.
@@ -106,7 +107,7 @@ def claim_looks(
             "alpha": options.alpha,
             "spending": options.spending,
             "margin": options.margin,
-            "metric": chosen_by(),  # no look reads test
+            "metric": metric,
             "first_seed": options.first_seed,
             "max_retries": max_retries,
             "cells": sorted(cell.name for cell in cells),
@@ -162,7 +163,9 @@ class Standing:
     tried: Mapping[str, Collection[int]]
 
 
-def standing(desk: Desk, study_dir: Path, plan: LookPlan, cells: Sequence[Cell], first_seed: int) -> Standing:
+def standing(
+    desk: Desk, study_dir: Path, plan: LookPlan, cells: Sequence[Cell], first_seed: int, metric: str
+) -> Standing:
     """Look: hold the rows against the baseline by what the ledger holds.
 
     Raises:
@@ -172,7 +175,6 @@ def standing(desk: Desk, study_dir: Path, plan: LookPlan, cells: Sequence[Cell],
     from search.report.reading.load import load_study
     from search.stats.sequential import sequential_verdicts
 
-    metric = chosen_by()
     trials = desk.trials()  # before the ledger is read: what has ended here has its result there
     try:
         frame = load_study(study_dir)

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from yaml import YAMLError
 
-from search.ledger.metric import chosen_by
+from search.ledger.metric import CLASSIFY, chosen_by
 from search.ledger.paths import trial_subdir
 from search.ledger.record import seed_of
 from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result
@@ -71,7 +71,7 @@ def read_recipe(root: Path) -> Recipe:
         return Recipe(
             directions=(direction,) if isinstance(direction, str) else tuple(direction),
             space=parse_space(overrides, sweeper.get("params") or {}),
-            objectives=tuple(config.get("objectives") or [chosen_by()]),
+            objectives=tuple(config.get("objectives") or [chosen_by(str(config.get("task", CLASSIFY)))]),
             seeds_per_trial=int(sweeper.get("seeds_per_trial") or 1),
             seed_key=str(sweeper["final"]["seed_key"]),
             sampled=not sampler.endswith(("GridSampler", "BruteForceSampler")),

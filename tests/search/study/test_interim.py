@@ -127,13 +127,13 @@ def opened(folder: Path) -> Desk:
 def test_what_was_planned_stands_from_the_first_trial_on(tmp_path: Path) -> None:
     desk = opened(tmp_path)
     first, other = options(looks=[3, 9]), options(looks=[3, 5, 8])
-    assert claim_looks(desk, [], tmp_path, first, CELLS, 2) == plan_looks([3, 9])
-    assert claim_looks(desk, [], tmp_path, options(), CELLS, 2) is None  # nothing was trained yet
+    assert claim_looks(desk, [], tmp_path, first, CELLS, 2, "val_top1") == plan_looks([3, 9])
+    assert claim_looks(desk, [], tmp_path, options(), CELLS, 2, "val_top1") is None  # nothing was trained yet
     assert not (tmp_path / LOOKS_FILE).exists()
-    assert claim_looks(desk, [], tmp_path, other, CELLS, 2) == plan_looks([3, 5, 8])
+    assert claim_looks(desk, [], tmp_path, other, CELLS, 2, "val_top1") == plan_looks([3, 5, 8])
     assert read_looks(tmp_path) == (plan_looks([3, 5, 8]), "val_top1")
     looked = [create_trial(value=1.0, user_attrs={"cell": "baseline/1000"})]
-    assert claim_looks(desk, looked, tmp_path, other, list(reversed(CELLS)), 2) == plan_looks([3, 5, 8])
+    assert claim_looks(desk, looked, tmp_path, other, list(reversed(CELLS)), 2, "val_top1") == plan_looks([3, 5, 8])
     for changed, cells, retries, message in (
         (first, CELLS, 2, r"looks: there \[3, 5, 8\], now \[3, 9\]"),
         (options(looks=[3, 5, 8, 12]), CELLS, 2, r"now \[3, 5, 8, 12\]"),
@@ -145,7 +145,7 @@ def test_what_was_planned_stands_from_the_first_trial_on(tmp_path: Path) -> None
         (options(seeds=20), CELLS, 2, "looks: none are given now"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
-            claim_looks(desk, looked, tmp_path, changed, cells, retries)
+            claim_looks(desk, looked, tmp_path, changed, cells, retries, "val_top1")
         assert "hydra.sweeper.study_name=s_2, without hydra.sweeper.design.first_seed" in str(caught.value)
     assert json.loads((tmp_path / LOOKS_FILE).read_text())["looks"] == [3, 5, 8]
 
@@ -154,7 +154,7 @@ def test_looks_are_not_chosen_after_the_fact(tmp_path: Path) -> None:
     desk = opened(tmp_path)
     desk.write([{"cell": "baseline/1000", "overrides": [], "is_baseline": True}])
     with pytest.raises(ValueError, match="was begun without looks"):
-        claim_looks(desk, [], tmp_path, options(looks=[3, 9]), CELLS, 2)
+        claim_looks(desk, [], tmp_path, options(looks=[3, 9]), CELLS, 2, "val_top1")
 
 
 def test_looks_that_read_test_are_refused_in_words(tmp_path: Path) -> None:
@@ -162,13 +162,13 @@ def test_looks_that_read_test_are_refused_in_words(tmp_path: Path) -> None:
     desk.study.set_user_attr("looks", {"looks": [3, 9], "metric": "test_top1", "spending": "obrien_fleming"})
     desk.write([{"cell": "baseline/1000", "overrides": [], "is_baseline": True}])
     with pytest.raises(ValueError, match=r"whose looks read the test images.*study_name=s_2"):
-        claim_looks(desk, [], tmp_path, options(looks=[3, 9]), CELLS, 2)
+        claim_looks(desk, [], tmp_path, options(looks=[3, 9]), CELLS, 2, "val_top1")
 
 
 def test_a_search_is_no_design(tmp_path: Path) -> None:
     looked = [create_trial(value=1.0)]
     with pytest.raises(ValueError, match="holds a search; give the design another"):
-        claim_looks(opened(tmp_path), looked, tmp_path, options(looks=[3, 9]), CELLS, 2)
+        claim_looks(opened(tmp_path), looked, tmp_path, options(looks=[3, 9]), CELLS, 2, "val_top1")
 
 
 DESIGN = [
