@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TextIO
 
 from search.ledger.metric import COSTS, metric_columns, metrics_of
-from search.ledger.tracker import TrackerConfig, check_tracker
 from search.report.spec import CHOICES, PAPER
 
 EXAMPLES = """\
@@ -162,11 +161,6 @@ def check_wandb(options: argparse.Namespace) -> None:
         len(options.study) > 1
     )
     unfit += ["a file of trials"] * Path(options.study[0]).is_file()
-    if options.wandb_project is not None:
-        try:
-            check_tracker(TrackerConfig(project=options.wandb_project))
-        except ValueError as error:
-            raise ValueError(str(error).replace("tracker.project=", "--wandb-project ")) from None
     if options.wandb and unfit:
         raise ValueError(
             f"--wandb sends the table of one study, with its files: it does not go with {', '.join(unfit)}"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from search.cli.table import SPEC_OPTIONS, STATISTICS, has_spec
+from search.ledger.tracker import TrackerConfig, check_tracker
 from search.report.ablation import AblationTable, ablation_table
 from search.report.diff import diff_studies
 from search.report.effects import effects_table
@@ -49,9 +50,13 @@ def made(options: argparse.Namespace) -> Made:
         ValueError: it cannot be made of these studies.
         OSError: a file cannot be written.
     """
-    beside = (
-        Path(options.out) if options.out else None
-    )  # what belongs to no one study is written where that is asked for
+    # what belongs to no one study is written where that is asked for
+    beside = Path(options.out) if options.out else None
+    if options.wandb_project is not None:
+        try:
+            check_tracker(TrackerConfig(project=options.wandb_project))
+        except ValueError as error:
+            raise ValueError(str(error).replace("tracker.project=", "--wandb-project ")) from None
     if options.trust:
         report = trust_table(options.study, options.metric, options.phase)
         return plain_made(options, report, beside, ("txt", "csv"), "txt")
