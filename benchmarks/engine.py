@@ -1,6 +1,6 @@
 """What the search engine costs, beside Hydra's official Optuna sweeper in the same run.
 
-    python benchmarks/engine.py --rivals ~/rivals --json docs/results/engine.json       # about 25 minutes on two cores
+    python benchmarks/engine.py --rivals ~/rivals --json docs/results/engine.json       # about 35 minutes on two cores
     python benchmarks/engine.py --only cpu,busy                                         # ours alone, two sections
 
 Sections: cpu (CPU a trial of a no-op objective), growth (trial 5000 against trial 100), stored (a trial that asks its study
@@ -97,8 +97,15 @@ def _engines(args: argparse.Namespace) -> tuple[Engine, list[Engine], Row, Row]:
             continue
         versions[rival.name] = installed_versions(python)
         rivals += [
-            Engine(f"{rival.name}, {storage}", str(python), "joblib", storage, ours=False)
-            for storage in ("memory", "sqlite")
+            Engine(
+                f"{rival.name}, {storage}{', one batch' if one_batch else ''}",
+                str(python),
+                "joblib",
+                storage,
+                False,
+                one_batch,
+            )
+            for storage, one_batch in (("memory", False), ("memory", True), ("sqlite", False))
         ]
     return ours, rivals, versions, missing
 
@@ -116,7 +123,9 @@ def _sections(
         "busy": lambda: _told(
             busy([ours, *in_memory], work / "busy", [int(n) for n in args.workers.split(",")], args.each)
         ),
-        "command": lambda: _told(command_line([ours, *in_memory], work / "command", args.repeats)),
+        "command": lambda: _told(
+            command_line([ours, *(each for each in in_memory if not each.one_batch)], work / "command", args.repeats)
+        ),
     }
     return {name: every[name] for name in SECTIONS if name in args.only.split(",")}
 

@@ -49,6 +49,7 @@ class Engine:
         launcher: value of `hydra/launcher`.
         storage: "journal" (ours), "memory", or "sqlite".
         ours: whether it is this repository's sweeper.
+        one_batch: whether a sweeper that runs trials in batches gets all of them as one, in place of as many as workers.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Engine:
     launcher: str
     storage: str
     ours: bool
+    one_batch: bool = False
 
     @property
     def slug(self) -> str:
@@ -69,7 +71,7 @@ class Engine:
             f"trace={folder / 'trace'}",
             f"hydra.sweep.dir={folder / 'sweep'}",
             f"hydra.sweeper.n_trials={trials}",
-            f"hydra.sweeper.n_jobs={workers}",
+            f"hydra.sweeper.n_jobs={trials if self.one_batch else workers}",
             *self._launcher(workers),
             *self._study(folder),
         ]

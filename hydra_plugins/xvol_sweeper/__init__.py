@@ -40,6 +40,11 @@ class XvolSweeper(Sweeper):
         assert self._parts is not None, "Hydra calls setup() before sweep()"
         context, task, config = self._parts
         options, space = read_command(config, arguments, self._options, context.config_loader, task)
-        from search.study.sweeper import StudyRun  # optuna: not before all is right that can be told without it
+        # optuna: not before all is right that can be told without it
+        if options.design.kind is not None:
+            from search.study.design_run import DesignRun
 
-        return StudyRun(options, context, task, config).run(space)
+            return DesignRun(options, context, task, config).run(space)
+        from search.study.search_run import SearchRun
+
+        return SearchRun(options, context, task, config).run(space)

@@ -7,21 +7,24 @@ or, where something given beside it wins over it, never.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from search.allowed import check_choice
+from search.channel import Application
 from search.design.kinds import Cell
 from search.ledger.paths import refuse_blocked
 from search.report.words import int_ranges
 from search.space.parameters import Parameter, Space, parse_space
-from search.study.launching.compose import Composer, as_text
+from search.study.launching.compose import Composer, as_text, without_hydra
 from search.study.launching.launcher import worker_count
 from search.study.options import FinalOptions, SweeperOptions, check_options, parse_constraints, read_options
 from xvol.suggest import meant
@@ -30,7 +33,11 @@ OF_A_SEARCH = ("hydra.sweeper.n_trials", "hydra.sweeper.max_skips", "hydra.sweep
 
 
 def read_command(
-    config: DictConfig, arguments: Sequence[str], given: Mapping[str, Any], config_loader: Any, task: Any
+    config: DictConfig,
+    arguments: Sequence[str],
+    given: Mapping[str, Any],
+    config_loader: ConfigLoader,
+    task: TaskFunction,
 ) -> tuple[SweeperOptions, Space]:
     """The options and the search space of a sweep.
 
@@ -39,21 +46,21 @@ def read_command(
         arguments: the overrides of the sweep, e.g. "placement.policy=choice(none,stage3)".
         given: what stands in `hydra.sweeper`.
         config_loader: Hydra's.
-        task: its attributes are asked where it has them: `check_values`, given a trial's config, and `refuse_moot`, given keys
-            and configs of trials, raise ValueError for what is wrong on the face of it; `costs` are names for constraints.
+        task: an `Application`, or a plain task function.
 
     Raises:
         ValueError, HydraException, OmegaConfBaseException: what is wrong, what is allowed, how to mend it.
     """
+    app = Application.of(task)
     refuse_unknown_keys(config, arguments)
     options = read_options(given)
     check_options(options)
     _refuse_options_of_a_search(config, options)
-    parse_constraints(options.constraints, getattr(task, "costs", None))
+    parse_constraints(options.constraints, app.costs)
     worker_count(config.hydra.launcher, options.n_jobs)
     refuse_blocked(Path(str(config.hydra.sweep.dir)) / "tables", "hydra.sweep.dir")
-    if options.warm_start.score is not None and hasattr(task, "scores"):
-        check_choice("hydra.sweeper.warm_start.score", options.warm_start.score, task.scores)
+    if options.warm_start.score is not None and app.scores:
+        check_choice("hydra.sweeper.warm_start.score", options.warm_start.score, app.scores)
     _check_seed_key(config, options)
     space = parse_space(arguments, options.params or {}, config_loader)
     if not space.parameters and not options.custom_search_space and options.design.kind is None:
@@ -76,11 +83,9 @@ def read_command(
     _check_old_values(options, space)
     if options.design.kind is None:
         refuse_seeds_of_the_search(config, space, options.final, options.seeds_per_trial)
-    check_values, refuse_moot = getattr(task, "check_values", None), getattr(task, "refuse_moot", None)
-    if check_values is not None:
-        shared = replace(space, fixed=(*space.fixed, *options.design.overrides))
-        others = options.design.factors or options.custom_search_space  # they may give a parameter its effect
-        refuse_wrong_values(config, shared, config_loader, check_values, None if others else refuse_moot)
+    shared = replace(space, fixed=(*space.fixed, *options.design.overrides))
+    others = options.design.factors or options.custom_search_space  # they may give a parameter its effect
+    refuse_wrong_values(config, shared, config_loader, app, moot=not others)
     return options, space
 
 
@@ -94,23 +99,25 @@ def _check_seed_key(config: DictConfig, options: SweeperOptions) -> None:
         )
 
 
-def _refuse_overridden_groups(config: DictConfig, space: Space, config_loader: Any) -> None:
+def _refuse_overridden_groups(config: DictConfig, space: Space, config_loader: ConfigLoader) -> None:
     """The choice of a group of which each key that it sets is varied is made in vain."""
     lines = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(lines, list)
+    composer = Composer(config_loader, config)
     for line in lines:
         group = str(line).partition("=")[0]
         below = [p for p in space.parameters if p.name.startswith(f"{group}.")]
-        if not below or line not in space.fixed or not config_loader.repository.group_exists(group):
+        if not below or line not in space.fixed or not composer.is_group(group):
             continue
-        compose = Composer(config_loader, config).compose
         without = tuple(each for each in space.fixed if each != line)
         point = space.variations()[0]
-        varied = [as_text(_part(compose(s.overrides(point)), group)) for s in (space, replace(space, fixed=without))]
-        alone = [as_text(_part(compose(fixed), group)) for fixed in (space.fixed, without)]
+        varied = [
+            as_text(_part(composer.compose(s.overrides(point)), group)) for s in (space, replace(space, fixed=without))
+        ]
+        alone = [as_text(_part(composer.compose(fixed), group)) for fixed in (space.fixed, without)]
         if varied[0] == varied[1] and alone[0] != alone[1]:
             raise ValueError(
-                f"{line} has no effect: {below[0].name} is varied, which goes over it; leave it out, or take the parameter out "
+                f"{line} has no effect: {below[0].name} is varied, which wins over it; leave it out, or take the parameter out "
                 f"with '~hydra.sweeper.params.{below[0].name}' or space=none"
             )
 
@@ -175,41 +182,36 @@ def refuse_unknown_keys(config: DictConfig, arguments: Sequence[str]) -> None:
 
 
 def refuse_wrong_values(
-    config: DictConfig,
-    space: Space,
-    config_loader: Any,
-    check_values: Callable[[DictConfig], None],
-    refuse_moot: Callable[[Sequence[str], Sequence[DictConfig]], None] | None = None,
+    config: DictConfig, space: Space, config_loader: ConfigLoader, app: Application, moot: bool = True
 ) -> None:
-    """Raise what `check_values` raises for a level of a parameter, where no other group than the first is chosen for it.
+    """Raise what the application says of a level of a parameter, where no other group than the first is chosen for it.
 
-    Where no group is varied, the configs are those of the sweep with a few values put in, and Hydra, which takes a
-    seventh of a second for each composition, is not asked; else it composes once. Whatever stands in the way is left
-    to the check of all composed configs.
+    Hydra, which takes a seventh of a second for each composition, composes once at most. Whatever stands in the way is
+    left to the check of all composed configs.
 
     Args:
         config: the composed config of the sweep.
         space: its parameters.
         config_loader: Hydra's.
-        check_values: given a trial's config, raises ValueError for what is wrong on the face of it.
-        refuse_moot: given the parameters' names and such configs, raises ValueError for one that changes nothing in them; it is
-            believed where it does so for each choice of the groups, too.
+        moot: whether a parameter that changes nothing in these configs is refused; the application is believed where it
+            says so for each choice of the groups, too.
 
     Raises:
-        ValueError: what `check_values` or `refuse_moot` told.
+        ValueError: what the application told.
     """
     names = [parameter.name for parameter in space.parameters]
+    composer = Composer(config_loader, config)
     try:
-        configs = list(_quick_configs(config, space, config_loader))
+        configs = list(_quick_configs(config, space, composer))
         for trial in configs:
-            check_values(trial)
-        if refuse_moot is None:
+            app.check_values(trial)
+        if not moot:
             return
         try:
-            refuse_moot(names, configs)
+            app.refuse_moot(names, configs)
         except ValueError:
-            compose = Composer(config_loader, config).compose
-            refuse_moot(names, [_without_hydra(compose(space.overrides(point))) for point in space.variations()])
+            every = (composer.compose(space.overrides(point)) for point in space.variations())
+            app.refuse_moot(names, [without_hydra(trial) for trial in every])
     except (HydraException, OmegaConfBaseException):
         return
 
@@ -230,7 +232,7 @@ def refuse_dead_parameters(space: Space, points: Sequence[Mapping[str, Any]], co
         if len(points) < MAX_CHECKS and others and all(text == texts[0] for text in others):
             raise ValueError(
                 f"{parameter.name} has no effect: each of its values gives the same configuration, for what is given beside it "
-                f"goes over it ({', '.join(space.fixed) or 'nothing'}); a single key goes over the choice of its group. Leave "
+                f"wins over it ({', '.join(space.fixed) or 'nothing'}); a single key wins over the choice of its group. Leave "
                 "one of them out"
             )
 
@@ -252,7 +254,7 @@ def refuse_equal_cells(
             raise ValueError(
                 f"cells {twin} and {cell.name} of the design are the same configuration: what sets them apart "
                 f"({', '.join(cell.overrides) or 'nothing'}) is what the config says anyway, or is overridden by what is given "
-                f"for all cells ({', '.join(fixed) or 'nothing'}); a single key goes over the choice of its group"
+                f"for all cells ({', '.join(fixed) or 'nothing'}); a single key wins over the choice of its group"
             )
 
 
@@ -299,35 +301,19 @@ def _values(parameter: Parameter) -> Collection[Any]:
     return parameter.levels() or range(int(parameter.low), int(parameter.high) + 1)
 
 
-def _quick_configs(config: DictConfig, space: Space, config_loader: Any) -> Iterator[DictConfig]:
+def _quick_configs(config: DictConfig, space: Space, composer: Composer) -> Iterator[DictConfig]:
     """A trial's config for the first point, and for each other level of one parameter that is no group."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    read = OverridesParser.create().parse_overrides
     here = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(here, list)
-    late = read([line for line in space.fixed if line not in here])  # of hydra.sweeper.params
     first, *others = space.variations()[:MAX_CHECKS]
-    varied = read([parameter.override(first[parameter.name]) for parameter in space.parameters])
-    is_group = [config_loader.repository.group_exists(override.key_or_group) for override in varied]
-    names = [parameter.name for parameter, group in zip(space.parameters, is_group, strict=True) if group]
-    points = [first, *(point for point in others if all(point[name] == first[name] for name in names))]
-    if names or any(config_loader.repository.group_exists(override.key_or_group) for override in late):
-        compose = Composer(config_loader, config).compose
-        yield from (_without_hydra(compose(space.overrides(point))) for point in points)
-        return
-    base = _without_hydra(config.copy())
+    is_group = {parameter.name: composer.is_group(parameter.name) for parameter in space.parameters}
+    points = [first, *(p for p in others if all(p[name] == first[name] for name in first if is_group[name]))]
+    base = without_hydra(config.copy())
+    late = [line for line in space.fixed if line not in here]  # of hydra.sweeper.params
     for point in points:
-        trial = base.copy()
-        lines = [parameter.override(point[parameter.name]) for parameter in space.parameters]
-        config_loader._apply_overrides_to_config([*late, *read(lines)], trial)
-        yield trial
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    with open_dict(config):
-        del config["hydra"]
-    return config
+        lines = [*late, *(parameter.override(point[parameter.name]) for parameter in space.parameters)]
+        quick = None if any(is_group.values()) else composer.put_on(base, lines)
+        yield without_hydra(composer.compose(space.overrides(point))) if quick is None else quick
 
 
 def check_objectives(facts: Mapping[str, Any], directions: Sequence[str]) -> None:

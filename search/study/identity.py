@@ -23,7 +23,7 @@ from search.ledger.secrets import masked_tree
 from search.space.parameters import Parameter
 from search.study.options import SweeperOptions
 from search.study.sampling.pruning import REPORTED
-from search.study.spec import Plan, storage_of
+from search.study.spec import StudySpec, storage_of
 from search.study.trials import WORKER
 
 ATTRIBUTE = "identity"
@@ -67,13 +67,13 @@ def may_change(options: SweeperOptions) -> dict[str, Any]:
     return flatten(named)
 
 
-def is_known(plan: Plan, config: Mapping[str, Any], search: Mapping[str, Any]) -> bool:
+def is_known(spec: StudySpec, config: Mapping[str, Any], search: Mapping[str, Any]) -> bool:
     """Whether this very study stands in the storage already, so that it need not be checked again."""
-    if plan.storage is None and not (Path(plan.study_dir) / JOURNAL).exists():
+    if spec.storage is None and not (Path(spec.study_dir) / JOURNAL).exists():
         return False
-    storage = storage_of(plan)
+    storage = storage_of(spec)
     try:
-        study_id = storage.get_study_id_from_name(current_name(storage, plan.optuna_name))
+        study_id = storage.get_study_id_from_name(current_name(storage, spec.optuna_name))
     except KeyError:
         return False
     return storage.get_study_user_attrs(study_id).get(ATTRIBUTE) == _leaves(config, search)

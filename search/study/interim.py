@@ -18,34 +18,22 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from optuna.trial import FrozenTrial
 
 from search.design.kinds import Cell
 from search.design.options import DesignOptions, cell_at
 from search.ledger.files import write_atomic
 from search.ledger.study_files import LOOKS_FILE
-from search.study.queue import Desk
-from search.study.spec import Plan
+from search.report.interim import judged_arms, look_values
+from search.report.reading.load import load_study
+from search.report.words import counted, joined
+from search.stats.sequential import FOUND, GIVEN_UP, UNDECIDED, WAITING, LookPlan, plan_looks, sequential_verdicts
+from search.study.queue import TrialQueue
+from search.study.spec import StudySpec
 from search.study.trials import BASELINE, CELL, FOLDER, INTERRUPTED, LOOKED_AT, OVERRIDES, RETRY_OF
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from search.stats.sequential import LookPlan
-
-__all__ = [
-    "Standing",
-    "Step",
-    "cells_to_read",
-    "claim_looks",
-    "is_looked_at",
-    "look_plan",
-    "next_step",
-    "spare_seeds",
-    "standing",
-]
 
 ATTRIBUTE = "looks"  # of the study
 
@@ -55,13 +43,13 @@ def spare_seeds(looks: Sequence[int]) -> int:
     return max(1, looks[-1] // 4)
 
 
-def look_plan(plan: Plan) -> Plan:
+def look_spec(spec: StudySpec) -> StudySpec:
     """The phase in which a design with looks trains: it reads no test data, and keeps the weights until they are read on it.
 
     Args:
         plan: of the final phase.
     """
-    return replace(plan, optuna_name=plan.study_name, phase="search", keeps_weights=True)
+    return replace(spec, optuna_name=spec.study_name, phase="search", keeps_weights=True)
 
 
 def cells_to_read(looked: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
@@ -74,13 +62,13 @@ def cells_to_read(looked: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
     ]
 
 
-def is_looked_at(desk: Desk) -> bool:
-    """Whether a design was planned with looks; `desk` is of its final phase."""
-    return desk.study.user_attrs.get(ATTRIBUTE) is not None
+def is_looked_at(queue: TrialQueue) -> bool:
+    """Whether a design was planned with looks; `queue` is of its final phase."""
+    return queue.study.user_attrs.get(ATTRIBUTE) is not None
 
 
 def claim_looks(
-    desk: Desk,
+    queue: TrialQueue,
     looked: Sequence[FrozenTrial],
     study_dir: Path,
     options: DesignOptions,
@@ -91,14 +79,13 @@ def claim_looks(
     """Write down how the study is looked at, or compare with what stands there; None for a design without looks.
 
     Args:
-        desk: of the final phase, where the plan is written down.
+        queue: of the final phase, where the plan is written down.
         looked: trials of the phase of the looks.
         metric: column of the validation data that rows are compared by; no look reads test.
 
     Raises:
         ValueError: the study was planned with other looks, or without any, or is a search.
     """
-    from search.stats.sequential import plan_looks
 
     mine: dict[str, Any] | None = None
     if options.looks:
@@ -114,28 +101,28 @@ def claim_looks(
         }
         if any(CELL not in trial.user_attrs for trial in looked):
             raise ValueError(f"{study_dir} holds a search; give the design another hydra.sweeper.study_name")
-    with desk.lock():
-        theirs = desk.study.user_attrs.get(ATTRIBUTE)
-        if theirs != mine and not desk.trials() and not looked:  # nothing was trained by the other plan
-            desk.study.set_user_attr(ATTRIBUTE, mine)
+    with queue.lock():
+        theirs = queue.study.user_attrs.get(ATTRIBUTE)
+        if theirs != mine and not queue.trials() and not looked:  # nothing was trained by the other plan
+            queue.study.set_user_attr(ATTRIBUTE, mine)
             theirs = mine
     if theirs is None and mine is not None:
         raise ValueError(
             f"{study_dir} was begun without looks, and hydra.sweeper.design.looks={list(options.looks)} cannot be chosen "
-            f"after results may have been seen: the error rate would not hold. {_anew(desk)}"
+            f"after results may have been seen: the error rate would not hold. {_anew(queue)}"
         )
     if (
         theirs is not None and mine is not None and str(theirs.get("metric")).startswith("test_")
     ):  # before November 2026
         raise ValueError(
             f"{study_dir} was begun by an earlier version, whose looks read the test images; looks read validation images now, so "
-            f"it cannot go on. Its trials and tables stay as they are, and xvol-table reads them. {_anew(desk)}"
+            f"it cannot go on. Its trials and tables stay as they are, and xvol-table reads them. {_anew(queue)}"
         )
     if theirs is not None and theirs != mine:
         raise ValueError(
             f"{study_dir} was planned with hydra.sweeper.design.looks={theirs['looks']}, and what was planned before the first "
             f"look cannot change: the error rate would not hold.\n{_differences(theirs, mine)}\n"
-            f"Run the command that the study was begun with. {_anew(desk)}"
+            f"Run the command that the study was begun with. {_anew(queue)}"
         )
     if mine is None:
         (study_dir / LOOKS_FILE).unlink(missing_ok=True)
@@ -164,18 +151,15 @@ class Standing:
 
 
 def standing(
-    desk: Desk, study_dir: Path, plan: LookPlan, cells: Sequence[Cell], first_seed: int, metric: str
+    queue: TrialQueue, study_dir: Path, plan: LookPlan, cells: Sequence[Cell], first_seed: int, metric: str
 ) -> Standing:
     """Look: hold the rows against the baseline by what the ledger holds.
 
     Raises:
         ValueError: the application keeps no ledger, or none with the metric.
     """
-    from search.report.interim import judged_arms, look_values
-    from search.report.reading.load import load_study
-    from search.stats.sequential import sequential_verdicts
 
-    trials = desk.trials()  # before the ledger is read: what has ended here has its result there
+    trials = queue.trials()  # before the ledger is read: what has ended here has its result there
     try:
         frame = load_study(study_dir)
     except ValueError as error:
@@ -224,8 +208,6 @@ class Step:
 
 def next_step(plan: LookPlan, now: Standing, first_seed: int) -> Step:
     """Which cells get how many seeds, as a function of the plan and of the seeds that have ended."""
-    from search.report.words import counted, joined
-    from search.stats.sequential import FOUND, GIVEN_UP, UNDECIDED, WAITING
 
     looks, total = plan.looks, len(now.verdicts)
     if now.baseline is None:
@@ -306,8 +288,8 @@ def _ended(trials: Sequence[FrozenTrial]) -> set[str]:
     return {str(name) for name in own - going}
 
 
-def _anew(desk: Desk) -> str:
-    name = desk.study.study_name.partition(".")[0]
+def _anew(queue: TrialQueue) -> str:
+    name = queue.study.study_name.partition(".")[0]
     return (
         f"To start anew, on seeds that nobody has looked at: hydra.sweeper.study_name={name}_2, without "
         "hydra.sweeper.design.first_seed"

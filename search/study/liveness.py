@@ -1,11 +1,11 @@
-"""Who lives: a worker's pulse, how others see that it stopped, and whether all hosts look at one folder.
+"""Who lives: a worker's heartbeat, how others see that it stopped, and whether all hosts look at one folder.
 
 A worker is judged by its lock file in the study's folder, `workers/<host id>-<pid>-<hex>.lock`:
 
 1. On the worker's own machine (same `host_id`) by the file's lock, which the kernel frees when the process ends: at once.
-2. From another machine by the file's time, which the worker sets every `PULSE_SECONDS`. It is compared with the time of a
+2. From another machine by the file's time, which the worker sets every `BEAT_SECONDS`. It is compared with the time of a
    file written just now to the same folder, so both times come from the clock of the machine that holds the disk. Older
-   than `GRACE_SECONDS` (four missed pulses): dead. A process that is stopped, or a disk that hangs, for longer than that
+   than `GRACE_SECONDS` (four missed beats): dead. A process that is stopped, or a disk that hangs, for longer than that
    looks dead, too.
 3. Without the file, by the trial's heartbeat in the database, where there is one: older than `GRACE_SECONDS`: dead.
 4. With neither: dead once this has been so for `GRACE_SECONDS` as seen from here, since a shared disk may show a new file
@@ -28,21 +28,17 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
 
 from search.ledger.files import refuse_newer, write_atomic
 from search.ledger.paths import WORKERS
 from search.study.storage.locks import FileLock, is_held, study_lock
 
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import BaseStorage
-
-__all__ = ["GRACE_SECONDS", "PULSE_SECONDS", "Pulse", "check_shared_folder", "host_id", "is_alive"]
-
 log = logging.getLogger("xvol")
-PULSE_SECONDS = 15.0
+BEAT_SECONDS = 15.0
 GRACE_SECONDS = 60.0
 TOKEN_FILE = ".study-token"
 LAYOUT = 1  # of what a study keeps in its storage; to be raised when an older version would misread it
@@ -74,8 +70,8 @@ def _boot_id() -> str:
     return ""
 
 
-class Pulse:
-    """Held by a worker for its life, so that others see that it lives; two threads of its own keep the pulse.
+class Heartbeat:
+    """Held by a worker for its life, so that others see that it lives; two threads of its own beat.
 
     An outage of the disk or of the database costs beats and nothing else, and leaving never waits for them.
 
@@ -86,7 +82,7 @@ class Pulse:
         interval: seconds between two beats.
     """
 
-    def __init__(self, storage: BaseStorage, study_dir: Path, name: str, interval: float = PULSE_SECONDS) -> None:
+    def __init__(self, storage: BaseStorage, study_dir: Path, name: str, interval: float = BEAT_SECONDS) -> None:
         self._storage, self._interval = storage, interval
         self._lock = FileLock(study_dir / WORKERS / name)
         self._trial: int | None = None
@@ -97,7 +93,7 @@ class Pulse:
         self._trial = trial_id
         self._changed.set()
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> Heartbeat:
         self._lock.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
@@ -105,14 +101,12 @@ class Pulse:
             raise ValueError(
                 f"{self._lock.path}: cannot be locked ({error.strerror}); the study's folder must lie on a disk with file locks"
             ) from None
-        threading.Thread(target=self._beat, daemon=True, name="xvol-pulse").start()
+        threading.Thread(target=self._beat, daemon=True, name="xvol-heartbeat").start()
         if _keeps_heartbeats(self._storage):
             threading.Thread(target=self._record, daemon=True, name="xvol-heartbeat").start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._changed.set()
         with contextlib.suppress(OSError):  # the lock is freed all the same

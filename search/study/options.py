@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from search.allowed import check_choice, check_number
 from search.design.options import DesignOptions, check_design
 from xvol.suggest import meant
@@ -131,8 +133,6 @@ def read_options(options: Mapping[str, Any]) -> SweeperOptions:
     Raises:
         omegaconf.errors.OmegaConfBaseException: a key that is none of them, or a value of another type.
     """
-    from omegaconf import OmegaConf
-
     merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweeperOptions), dict(options)))
     assert isinstance(merged, SweeperOptions)
     if isinstance(merged.pruner, Mapping) and merged.pruner.get("_target_", "") is None:

@@ -39,8 +39,6 @@ from search.study.trials import (
     in_list,
 )
 
-__all__ = ["Close", "Desk", "Quota"]
-
 Close = Callable[[FrozenTrial, str, bool], None]  # a trial, why it ends, and whether it is run again
 
 _NUMBERS = re.compile(r"\d+")  # one reason may name another address, or another number of bytes
@@ -48,11 +46,11 @@ _KEPT = (CELL, OVERRIDES, BASELINE, LOOKED_AT)  # what makes a trial that was wr
 
 
 @dataclass(frozen=True)
-class Quota:
+class Budget:
     """How many trials a phase of a study runs.
 
     Attributes:
-        budget: trials that shall come to an end of their own.
+        trials: that shall come to an end of their own.
         sampled: whether new trials are made up by a sampler; otherwise all are written down beforehand.
         max_skips: proposals in a row that need no training, after which the space counts as exhausted.
         size: points of the space where they can be counted.
@@ -60,7 +58,7 @@ class Quota:
         allowed_failures: trials that may fail before no more are handed out; None for any number.
     """
 
-    budget: int
+    trials: int
     sampled: bool = True
     max_skips: int = 200
     size: int | None = None
@@ -68,7 +66,7 @@ class Quota:
     allowed_failures: int | None = None
 
 
-class LostRun(Protocol):
+class _LostRun(Protocol):
     """A run of an ended trial whose result is lost, and whether the trial must be run again."""
 
     @property
@@ -77,10 +75,10 @@ class LostRun(Protocol):
     def again(self) -> bool: ...
 
 
-L = TypeVar("L", bound=LostRun)
+L = TypeVar("L", bound=_LostRun)
 
 
-class Desk:
+class TrialQueue:
     """Where trials of one study are handed out and taken back.
 
     Args:
@@ -93,9 +91,9 @@ class Desk:
         holds: whether the last claim was refused although trials wait, since what they wait for is not there yet.
     """
 
-    def __init__(self, study: optuna.Study, storage: BaseStorage, study_dir: Path, quota: Quota) -> None:
-        self.study, self.quota = study, quota
-        self._storage, self._dir = storage, study_dir
+    def __init__(self, study: optuna.Study, storage: BaseStorage, study_dir: Path, budget: Budget) -> None:
+        self.study, self.budget = study, budget
+        self.storage, self._dir = storage, study_dir
         self._id = storage.get_study_id_from_name(study.study_name)
         self._tally = Tally()
         self.gave_up = self.holds = False
@@ -103,15 +101,15 @@ class Desk:
 
     def lock(self) -> AbstractContextManager[Any]:
         """Exclusive among all workers of the study, on all machines."""
-        return study_lock(self._storage, self._dir, self.study.study_name)
+        return study_lock(self.storage, self._dir, self.study.study_name)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials as they stand, not to be changed."""
-        return self._storage.get_all_trials(self._id, deepcopy=False)
+        return self.storage.get_all_trials(self._id, deepcopy=False)
 
     def counts(self) -> Counts:
         """How the study stands."""
-        return self._tally.read(self._get if isinstance(self._storage, JournalStorage) else in_list(self.trials()))
+        return self._tally.read(self._get if isinstance(self.storage, JournalStorage) else in_list(self.trials()))
 
     def best(self, highest: bool) -> FrozenTrial | None:
         """The complete trial with the highest, or lowest, first value; as of the last count."""
@@ -124,13 +122,13 @@ class Desk:
 
     def is_exhausted(self) -> bool:
         """Whether the sampler proposes nothing any more that needs training; as of the last count."""
-        if not self.quota.sampled:
+        if not self.budget.sampled:
             return True
-        return self._tally.streak >= self.quota.max_skips or self.is_covered()
+        return self._tally.streak >= self.budget.max_skips or self.is_covered()
 
     def is_covered(self) -> bool:
         """Whether each point of a space that can be counted was asked for; as of the last count."""
-        return bool(self._tally.streak and self.quota.size and self._tally.points >= self.quota.size)
+        return bool(self._tally.streak and self.budget.size and self._tally.points >= self.budget.size)
 
     @property
     def streak(self) -> int:
@@ -145,7 +143,7 @@ class Desk:
         """
         with self.lock():
             now = self.counts()
-            self.gave_up = self.quota.allowed_failures is not None and now.failed > self.quota.allowed_failures
+            self.gave_up = self.budget.allowed_failures is not None and now.failed > self.budget.allowed_failures
             self.holds = False
             if self.gave_up:
                 return None
@@ -154,7 +152,7 @@ class Desk:
                 self.holds = now.waiting > 0
                 return None
             if trial is None:  # `Study.ask` would look through all trials for a waiting one
-                trial = Trial(self.study, self._storage.create_new_trial(self._id))
+                trial = Trial(self.study, self.storage.create_new_trial(self._id))
             trial.set_user_attr(WORKER, {"host": host_id(), "lock": worker})
             return trial
 
@@ -162,7 +160,7 @@ class Desk:
         """The first waiting trial that is due, now running."""
         for frozen in self._tally.waiting:
             due = AWAITS not in frozen.user_attrs or is_due(frozen)
-            if due and self._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING):
+            if due and self.storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING):
                 return Trial(self.study, frozen._trial_id)
         return None
 
@@ -175,7 +173,7 @@ class Desk:
         with self.lock():
             trial.set_user_attr(AWAITS, list(awaits))
             trial.set_user_attr(WORKER, None)
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def write(self, cells: Sequence[Mapping[str, Any]]) -> int:
         """Write down a waiting trial for each of `cells` (user attributes with a unique "cell"), once ever."""
@@ -191,7 +189,7 @@ class Desk:
         with self.lock():
             now = self.counts()
             seen = {_frozen(_asked(trial)) for trial in _standing(self.trials())}
-            missing = self.quota.budget - now.finished - now.running - now.waiting
+            missing = self.budget.trials - now.finished - now.running - now.waiting
             fresh = [point for point in points if _frozen(point) not in seen][: max(0, missing)]
             for point in fresh:
                 self.study.enqueue_trial(dict(point))
@@ -213,7 +211,7 @@ class Desk:
         with self.lock():
             frozen = self._frozen(trial.number)
             tries = int(frozen.user_attrs.get(TRIES, 1))
-            again = close is None or tries <= self.quota.max_retries
+            again = close is None or tries <= self.budget.max_retries
             if not again:
                 reason = f"{reason}, {tries} times in a row"
             if close is not None:
@@ -238,7 +236,7 @@ class Desk:
             stale = [trial for trial in self._tally.running if self._is_stale(trial)]
             for frozen in stale:
                 tries = int(frozen.user_attrs.get(TRIES, 1))
-                again, reason = tries <= self.quota.max_retries or self._is_trained(frozen), "its worker died"
+                again, reason = tries <= self.budget.max_retries or self._is_trained(frozen), "its worker died"
                 if not again:
                     reason = f"its worker died, {tries} times in a row: out of memory, or killed from outside"
                 close(frozen, reason, again)
@@ -301,7 +299,7 @@ class Desk:
             and not trial.user_attrs.get(INTERRUPTED)
             and not trial.user_attrs.get(SKIPPED)
             and trial.number not in superseded
-            and int(trial.user_attrs.get(TRIES, 1)) <= self.quota.max_retries
+            and int(trial.user_attrs.get(TRIES, 1)) <= self.budget.max_retries
             and not _failed_alike(trial, trials)
         ]
 
@@ -315,7 +313,7 @@ class Desk:
         return found
 
     def _owed(self, now: Counts) -> int:
-        return self.quota.budget - now.finished - now.running - now.waiting if self.quota.sampled else 0
+        return self.budget.trials - now.finished - now.running - now.waiting if self.budget.sampled else 0
 
     def _get(self, number: int) -> FrozenTrial | None:
         """A journal is held in memory, where a trial costs nothing; a database answers best for all at once."""
@@ -325,18 +323,18 @@ class Desk:
             return None
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._id, number))
+        return self.storage.get_trial(self.storage.get_trial_id_from_study_id_trial_number(self._id, number))
 
     def _is_stale(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get(WORKER)
         if worker is None:  # claimed by someone who died inside `claim`, whose lock we hold now
             return True
-        return not is_alive(self._storage, self._dir, worker, trial._trial_id)
+        return not is_alive(self.storage, self._dir, worker, trial._trial_id)
 
     def _end(self, frozen: FrozenTrial, reason: str, interrupted: bool = True) -> None:
         if interrupted:
-            self._storage.set_trial_user_attr(frozen._trial_id, INTERRUPTED, True)
-        self._storage.set_trial_user_attr(frozen._trial_id, REASON, reason)
+            self.storage.set_trial_user_attr(frozen._trial_id, INTERRUPTED, True)
+        self.storage.set_trial_user_attr(frozen._trial_id, REASON, reason)
         self.study.tell(frozen.number, state=TrialState.FAIL)
 
     def _again(self, frozen: FrozenTrial, tries: int) -> None:

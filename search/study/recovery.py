@@ -17,32 +17,32 @@ from search.ledger.files import move
 from search.ledger.paths import ASIDE
 from search.ledger.record import Asked, close_abandoned, read_history, run_fault, seed_of
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, write_result
-from search.study.queue import Desk
-from search.study.spec import Plan
+from search.study.queue import TrialQueue
+from search.study.spec import StudySpec
 from search.study.trials import BASELINE, FOLDER, FORGOTTEN, INTERRUPTED, REASON, RETRY_OF, RUNS, SKIPPED, TRIES
 
 log = logging.getLogger("xvol")
 
 
-def recover(desk: Desk, plan: Plan) -> int:
+def recover(queue: TrialQueue, spec: StudySpec) -> int:
     """Write down again, or give up, the trials of dead workers, and close their records; return how many there were.
 
     The record comes first and the study's word last, so whoever dies in between leaves a trial that is still taken back.
     """
-    taken = desk.recover(functools.partial(close_ledger, plan))
+    taken = queue.recover(functools.partial(close_ledger, spec))
     for trial in taken:
         outcome = "it is run again" if trial.user_attrs.get(INTERRUPTED) else "it has failed"
-        log.warning("%s trial %d: %s; %s", plan.phase, trial.number, trial.user_attrs[REASON], outcome)
+        log.warning("%s trial %d: %s; %s", spec.phase, trial.number, trial.user_attrs[REASON], outcome)
     return len(taken)
 
 
-def close_ledger(plan: Plan, trial: FrozenTrial, reason: str, again: bool) -> None:
+def close_ledger(spec: StudySpec, trial: FrozenTrial, reason: str, again: bool) -> None:
     """Write the result of a trial whose process could not: interrupted where it is run again, else failed."""
-    close_record(Path(plan.study_dir), plan.study_name, plan.phase, trial, reason, again)
+    close_record(Path(spec.study_dir), spec.study_name, spec.phase, trial, reason, again)
 
 
 def close_record(study_dir: Path, name: str, phase: Phase, trial: FrozenTrial, reason: str, again: bool) -> None:
-    """`close_ledger` for whoever has no plan of the study."""
+    """`close_ledger` for whoever has no spec of the study."""
     subdir = trial.user_attrs.get(FOLDER)
     if subdir:
         status: Status = "interrupted" if again else "failed"
@@ -98,7 +98,7 @@ def find_lost(trials: Sequence[FrozenTrial], study_dir: Path, study_name: str, p
                 yield Lost(trial, folder, why, again=counted)
 
 
-def mend_lost(desk: Desk, plan: Plan) -> int:
+def mend_lost(queue: TrialQueue, spec: StudySpec) -> int:
     """Write down again, to be trained, the finished trials whose result is lost; return how many there were.
 
     Of a failed, pruned or interrupted one the result is written anew from what the study knows. Nothing is done while
@@ -111,14 +111,14 @@ def mend_lost(desk: Desk, plan: Plan) -> int:
     def find(trials: Sequence[FrozenTrial]) -> list[Lost]:
         if any(trial.state == TrialState.RUNNING for trial in trials):
             return []
-        return list(find_lost(trials, Path(plan.study_dir), plan.study_name, plan.phase))
+        return list(find_lost(trials, Path(spec.study_dir), spec.study_name, spec.phase))
 
     def close(lost: Lost) -> None:
         outcome = "it is trained again" if lost.again else "it is written anew from what the storage knows"
-        log.warning("%s trial %d: %s; %s", plan.phase, lost.trial.number, lost.why, outcome)
-        write_anew(lost, Path(plan.study_dir), plan.study_name, plan.phase)
+        log.warning("%s trial %d: %s; %s", spec.phase, lost.trial.number, lost.why, outcome)
+        write_anew(lost, Path(spec.study_dir), spec.study_name, spec.phase)
 
-    return desk.rerun(find, close)
+    return queue.rerun(find, close)
 
 
 def write_anew(lost: Lost, study_dir: Path, study_name: str, phase: Phase) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,18 @@ from optuna.storages import BaseStorage
 from search.ledger.result import Phase
 from search.space.parameters import Space
 from search.study.options import Constraint
-from search.study.queue import Desk, Quota
+from search.study.queue import Budget, TrialQueue
 from search.study.sampling.samplers import make_sampler
 from search.study.storage.opening import open_storage
 
-__all__ = ["Plan", "open_desk", "storage_of"]
-
 
 @dataclass(frozen=True)
-class Plan:
+class StudySpec:
     """One phase of a study.
 
     Attributes:
         study_name: the study's name for people; `optuna_name` is its name in the storage.
-        storage: as the user wrote it, `${oc.env:NAME}` unresolved: launchers write plans to disk, and a password must
+        storage: as the user wrote it, `${oc.env:NAME}` unresolved: launchers write specs to disk, and a password must
             not be in them.
         space: parameters and fixed overrides. Trials that are written down beforehand carry their own overrides.
         seeds_per_trial: runs of each trial, whose mean the sampler is told.
@@ -46,7 +44,7 @@ class Plan:
     directions: tuple[str, ...]
     sampler: dict[str, Any] | None
     pruner: dict[str, Any] | None
-    quota: Quota
+    budget: Budget
     stop_file: str
     constraints: tuple[Constraint, ...] = ()
     reuse: str = "all"
@@ -59,34 +57,49 @@ class Plan:
     storage: str | None = field(default=None, repr=False)
 
 
-def open_desk(plan: Plan, stream: int) -> tuple[Desk, BaseStorage]:
-    """Open, or create, the study of `plan`; `stream` keeps the samplers of different workers apart.
+def final_spec(spec: StudySpec, cells: int) -> StudySpec:
+    """The phase that trains written-down cells to their end and reads test data."""
+    return replace(
+        spec,
+        optuna_name=f"{spec.study_name}.final",
+        phase="final",
+        sampler={"_target_": "optuna.samplers.RandomSampler"},
+        pruner=None,
+        custom_search_space=None,
+        # a failed cell is shown in the table, it does not hide the others
+        budget=replace(spec.budget, trials=cells, sampled=False, allowed_failures=None),
+        seeds_per_trial=1,
+    )
+
+
+def open_queue(spec: StudySpec) -> TrialQueue:
+    """Open, or create, the study of `spec`.
 
     Raises:
         ValueError: the storage cannot be opened, or an environment variable in its URL is not set here.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = storage_of(plan)
+    storage = storage_of(spec)
     study = optuna.create_study(
-        study_name=plan.optuna_name,
+        study_name=spec.optuna_name,
         storage=storage,
-        directions=list(plan.directions),  # type: ignore[arg-type]
-        sampler=make_sampler(plan.sampler, stream),
+        directions=list(spec.directions),  # type: ignore[arg-type]
+        sampler=make_sampler(spec.sampler, stream=0),
         load_if_exists=True,
     )
-    return Desk(study, storage, Path(plan.study_dir), plan.quota), storage
+    return TrialQueue(study, storage, Path(spec.study_dir), spec.budget)
 
 
-def storage_of(plan: Plan) -> BaseStorage:
-    """The storage of `plan`, opened once in a process: a journal of thousands of trials is not read twice.
+def storage_of(spec: StudySpec) -> BaseStorage:
+    """The storage of `spec`, opened once in a process: a journal of thousands of trials is not read twice.
 
     Raises:
         ValueError: it cannot be opened, or an environment variable in its URL is not set here.
     """
-    url = resolved(plan.storage)
-    key = (os.getpid(), url, plan.study_dir, plan.patience_seconds)
+    url = resolved(spec.storage)
+    key = (os.getpid(), url, spec.study_dir, spec.patience_seconds)
     if key not in _open:
-        _open[key] = open_storage(url, Path(plan.study_dir), patience_seconds=plan.patience_seconds)
+        _open[key] = open_storage(url, Path(spec.study_dir), patience_seconds=spec.patience_seconds)
     return _open[key]
 
 

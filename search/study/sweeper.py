@@ -1,10 +1,14 @@
-"""One study, read from top to bottom: check, search, re-evaluate on fresh seeds, and write the table."""
+"""One study, read from top to bottom: what it is, whether it may go on in its storage, its phases, and its tables.
+
+A study is a search (`search_run`) or a design (`design_run`), which say what is trained.
+"""
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,62 +17,47 @@ import optuna
 from hydra.core.utils import configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from search.channel import Application
 from search.design.options import first_seed_of
 from search.ledger.files import write_atomic
 from search.ledger.paths import WORKERS
 from search.ledger.secrets import mask, mask_logs, masked_tree, note_variables
 from search.ledger.study_files import note_settings, write_objectives
-from search.space.parameters import Parameter, Space
-from search.study.command import MAX_CHECKS, check_objectives, refuse_dead_parameters, searched_seeds
-from search.study.design_run import DesignRun
+from search.space.parameters import Space
 from search.study.identity import claim_identity, current_name, grow, is_known, may_change, write_identity
-from search.study.launching.compose import Composer
+from search.study.launching.compose import Composer, without_hydra
 from search.study.launching.stopping import Interrupts
 from search.study.liveness import check_shared_folder
 from search.study.options import SweeperOptions, directions_of, parse_constraints
-from search.study.phase import PhaseRun, raise_if_nothing_worked
-from search.study.queue import Desk, Quota
+from search.study.phase import PhaseRun
+from search.study.queue import Budget, TrialQueue
 from search.study.recovery import recover
-from search.study.results import (
-    best_arms,
-    final_cells,
-    final_plan,
-    print_front,
-    seeds_there,
-    write_best,
-    write_study_tables,
-)
-from search.study.sampling.samplers import custom_space, first_points, is_grid, make_pruner, make_sampler
-from search.study.spec import Plan, open_desk
-
-__all__ = ["StudyRun"]
+from search.study.sampling.samplers import custom_space, is_grid, make_pruner, make_sampler
+from search.study.spec import StudySpec, open_queue
+from search.study.trials import CELL
 
 log = logging.getLogger("xvol")
 BASELINE_HASH = "baseline_hash"
 
 
-class StudyRun:
+class StudyRun(ABC):
     """Runs the study that the sweeper's options and a command line describe.
 
     Args:
         options: keys of `hydra.sweeper`, checked.
-        hydra_context, task, config: what Hydra hands to a sweeper. A task may have these attributes: `check`, called
-            with a composed config before the study starts; it raises ValueError for what cannot run, and returns facts
-            ("arch_hash", "arm", "objectives", "senses"). `check_values`: the same at once, for what can be told without
-            building the network. `default_of`: what a config key stands for where the config does not say it, None where
-            that is not known. `costs`: names it can state before training. `score`, called with a config and names of
-            zero-cost scores.
+        hydra_context, task, config: what Hydra hands to a sweeper; `task` is an `Application`, or a plain function.
     """
 
     def __init__(
         self, options: SweeperOptions, hydra_context: HydraContext, task: TaskFunction, config: DictConfig
     ) -> None:
-        self.options = options
-        self.context, self.task = hydra_context, task
+        self.options, self.context, self.app = options, hydra_context, Application.of(task)
         note_variables(OmegaConf.to_container(config, resolve=False))
-        self.storage = _as_written(config, options.storage)
+        # as it was written, before its environment variables were filled in
+        written = OmegaConf.to_container(config.hydra.sweeper, resolve=False).get("storage")  # type: ignore[union-attr]
+        self.storage = options.storage if written is None else str(written)
         self.config = _without_password(config, options.storage)
         self.composer = Composer(hydra_context.config_loader, self.config)
         self.study_dir = Path(str(config.hydra.sweep.dir)).absolute()
@@ -84,37 +73,19 @@ class StudyRun:
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         mask_logs()
-        design = self.options.design.kind is not None
-        plan = self._plan(space)
-        if design:
-            with Interrupts(Path(plan.stop_file), owner=True) as interrupts:
-                run = DesignRun(self.options, self.task, self._trial_config, self._phases(interrupts), self._opened)
-                desk = run.run(plan)
-                write_study_tables(self.study_dir)
-                return vars(desk.counts())
-        points = space.grid() if is_grid(self.options.sampler) else None
-        with Interrupts(Path(plan.stop_file), owner=True) as interrupts:
-            self.phases = self._phases(interrupts)
-            plan, desk = self._opened(plan, lambda: self._check(space))
-            if points is not None:
-                self.phases.run(plan, lambda desk: desk.write_points(points))
-            else:
-                self._warm_start(plan, desk)
-                self.phases.run(plan)
-            raise_if_nothing_worked(desk)
-            write_best(desk.study, self.study_dir)
-            print_front(self.study_dir)
-            if self.options.final.top_k:
-                self._re_evaluate(desk, plan)
+        spec = self._spec(space)
+        with Interrupts(Path(spec.stop_file), owner=True) as interrupts:
+            self.phases = PhaseRun(self.options, self.context, self.app, self.config, self.study_dir, interrupts)
+            queue = self.train(spec)
             write_study_tables(self.study_dir)
-            return vars(desk.counts())
+            return vars(queue.counts())
 
-    def _phases(self, interrupts: Interrupts) -> PhaseRun:
-        return PhaseRun(self.options, self.context, self.task, self.config, self.study_dir, interrupts)
+    @abstractmethod
+    def train(self, spec: StudySpec) -> TrialQueue:
+        """Open the study and run its phases; return the queue whose counts are the study's."""
 
-    def _plan(self, space: Space) -> Plan:
+    def _spec(self, space: Space) -> StudySpec:
         options = self.options
-        directions = directions_of(options)
         sampler, pruner = _plain(options.sampler), _plain(options.pruner)
         make_sampler(sampler, stream=0)
         make_pruner(pruner)
@@ -126,17 +97,17 @@ class StudyRun:
                     "down the points of hydra.sweeper.params beforehand; take another sampler"
                 )
         assert options.study_name is not None
-        return Plan(
+        return StudySpec(
             study_name=options.study_name,
             optuna_name=options.study_name,
             study_dir=str(self.study_dir),
             phase="search",
             space=space,
-            directions=tuple(directions),
+            directions=tuple(directions_of(options)),
             sampler=sampler,
             pruner=pruner,
-            quota=Quota(
-                budget=options.n_trials,
+            budget=Budget(
+                trials=options.n_trials,
                 sampled=not is_grid(sampler),
                 max_skips=options.max_skips,
                 size=None if options.custom_search_space else space.size(),
@@ -144,7 +115,7 @@ class StudyRun:
                 allowed_failures=int(options.max_failure_rate * options.n_trials),
             ),
             stop_file=str(self.study_dir / WORKERS / f".stop-{uuid.uuid4().hex[:12]}"),
-            constraints=parse_constraints(options.constraints, getattr(self.task, "costs", None)),
+            constraints=parse_constraints(options.constraints, self.app.costs),
             reuse=options.reuse,
             seeds_per_trial=options.seeds_per_trial,
             trial_seconds=None if options.trial_minutes is None else 60 * options.trial_minutes,
@@ -154,111 +125,89 @@ class StudyRun:
             storage=self.storage,
         )
 
-    def _opened(self, plan: Plan, check: Callable[[], dict[str, Any]]) -> tuple[Plan, Desk]:
+    def open(self, spec: StudySpec, check: Callable[[], dict[str, Any]]) -> tuple[StudySpec, TrialQueue]:
         """Check what is new, then open the study, or the one that it grew into."""
-        config, search = self._identity(plan.space)
-        facts = {} if is_known(plan, config, search) else check()
+        config, search = self._identity(spec.space)
+        facts = {} if is_known(spec, config, search) else check()
         self.study_dir.mkdir(parents=True, exist_ok=True)
-        desk, storage = open_desk(plan, stream=0)
-        check_shared_folder(desk.study, self.study_dir)
-        recover(desk, plan)
-        plan = replace(plan, optuna_name=current_name(storage, plan.optuna_name))
-        desk, storage = open_desk(plan, stream=0)
-        with desk.lock():
-            old_values = claim_identity(desk.study, str(self.study_dir), config, search)
+        queue = open_queue(spec)
+        check_shared_folder(queue.study, self.study_dir)
+        recover(queue, spec)
+        spec = replace(spec, optuna_name=current_name(queue.storage, spec.optuna_name))
+        queue = open_queue(spec)
+        with queue.lock():
+            old_values = claim_identity(queue.study, str(self.study_dir), config, search)
             if old_values is not None:
-                _refuse_while_running(desk, plan)
-                until_now = {**self._until_now(plan.space), **old_values, **(self.options.old_values or {})}
-                name = grow(desk.study, storage, plan.space.parameters, until_now)
-                log.info("the study takes new parameters or choices: its %d trials are kept", len(desk.trials()))
-                plan = replace(plan, optuna_name=name)
-                desk, storage = open_desk(plan, stream=0)
-                write_identity(desk.study, config, search)
+                _refuse_while_running(queue, spec)
+                until_now = {**self._until_now(spec.space), **old_values, **(self.options.old_values or {})}
+                name = grow(queue.study, queue.storage, spec.space.parameters, until_now)
+                log.info("the study takes new parameters or choices: its %d trials are kept", len(queue.trials()))
+                spec = replace(spec, optuna_name=name)
+                queue = open_queue(spec)
+                write_identity(queue.study, config, search)
             note_settings(self.study_dir, may_change(self.options))
         if len(facts.get("senses") or {}) > 1:
             write_objectives(self.study_dir, facts["senses"])
         if facts.get("arch_hash"):
-            desk.study.set_user_attr(BASELINE_HASH, facts["arch_hash"])
+            queue.study.set_user_attr(BASELINE_HASH, facts["arch_hash"])
         plain = masked_tree(OmegaConf.to_container(self.config, resolve=False))
         write_atomic(self.study_dir / "multirun.yaml", OmegaConf.to_yaml(plain))
-        return plan, desk
+        return spec, queue
 
     def _until_now(self, space: Space) -> dict[str, Any]:
         """What the earlier trials had for parameters that the config says nothing of: choices of groups, defaults of options."""
         written = self.study_dir / "multirun.yaml"
         choices = OmegaConf.select(OmegaConf.load(written), "hydra.runtime.choices") if written.is_file() else None
         found = {str(name): option for name, option in (choices or {}).items() if option is not None}
-        default_of: Callable[[str, DictConfig], Any] | None = getattr(self.task, "default_of", None)
-        if default_of is not None:
-            config = self._trial_config(space.fixed)
-            found.update({p.name: value for p in space.parameters if (value := default_of(p.name, config)) is not None})
-        return found
+        config = self.trial_config(space.fixed)
+        defaults = {parameter.name: self.app.default_of(parameter.name, config) for parameter in space.parameters}
+        return {**found, **{name: value for name, value in defaults.items() if value is not None}}
 
-    def _compose(self, overrides: tuple[str, ...] | list[str]) -> DictConfig:
-        return self.composer.compose(overrides)
-
-    def _trial_config(self, overrides: Sequence[str]) -> DictConfig:
+    def trial_config(self, overrides: Sequence[str]) -> DictConfig:
         """What a trial with these overrides is given."""
-        return _task_config(self._compose(list(overrides)))
+        return without_hydra(self.composer.compose(overrides))
 
     def _identity(self, space: Space) -> tuple[dict[str, Any], dict[str, Any]]:
-        config = OmegaConf.to_container(_task_config(self._compose(space.fixed)), resolve=True)
-        assert isinstance(config, dict)
-        search = {
+        config: Any = OmegaConf.to_container(self.trial_config(space.fixed), resolve=True)
+        distributions = {each.name: each.distribution for each in space.parameters}
+        return config, {
             "direction": directions_of(self.options),
-            "params": {p.name: _shown(p) for p in space.parameters},
+            "params": {name: optuna.distributions.distribution_to_json(each) for name, each in distributions.items()},
             "custom_search_space": self.options.custom_search_space,
             "seeds_per_trial": self.options.seeds_per_trial,
         }
-        return config, search  # type: ignore[return-value]
 
-    def _check(self, space: Space) -> dict[str, Any]:
-        """Compose, and let the task check, the baseline and each level of each parameter; return the baseline's facts."""
-        baseline = [*space.fixed, *self.options.final.baseline, *self.options.final.overrides]
-        check: Callable[[DictConfig], dict[str, Any]] | None = getattr(self.task, "check", None)
-        # without a check, one of them shows whether the keys compose
-        points = space.variations()[: MAX_CHECKS if check else 1]
-        candidates = [baseline, *(space.overrides(point) for point in points)]
-        check_values = getattr(self.task, "check_values", None)  # what can be told without building a network
-        configs: list[DictConfig] = []
-        for overrides in candidates:
-            configs.append(self._trial_config(overrides))
-            if check_values is not None:
-                check_values(configs[-1])
-        if check is None:
-            return {}
-        refuse_dead_parameters(space, points, configs[1:])
-        log.info("checking %d configurations of the study before it starts", len(configs))
-        facts = [check(config) for config in configs]
-        for fact in facts:
-            check_objectives(fact, directions_of(self.options))
-        return facts[0]
+    def fresh_seed(self, kind: str, trials: Iterable[FrozenTrial], searched: Collection[int] = ()) -> int:
+        """The first seed of a study that gives none: the one it has begun with, or seeds of its own.
 
-    def _warm_start(self, plan: Plan, desk: Desk) -> None:
-        options = self.options.warm_start
-        if options.score is None or desk.trials():
-            return
-        score = getattr(self.task, "score", None)
-        if score is None:
-            raise ValueError("hydra.sweeper.warm_start.score: this application offers no scores; leave it null")
-        composed = lambda overrides: _task_config(self._compose(overrides))  # noqa: E731
-        desk.suggest(first_points(options, plan.space, composed, score))
+        Args:
+            trials: those that are written down already, finished or not.
+            searched: seeds that a search trains on.
+        """
+        seeds = (str(trial.user_attrs.get(CELL, "")).rpartition("/")[2] for trial in trials)
+        there = {int(seed) for seed in seeds if seed.isdigit()}
+        return first_seed_of(str(self.options.study_name), kind, there, searched)
 
-    def _re_evaluate(self, search: Desk, plan: Plan) -> None:
-        options = self.options.final
-        baseline_hash = search.study.user_attrs.get(BASELINE_HASH)
-        arms = best_arms(search.study, options.top_k, baseline_hash)
-        if options.first_seed is None:
-            there = seeds_there(open_desk(final_plan(plan, 0), stream=0)[0].trials())
-            searched = searched_seeds(self.config, plan.space, options.seed_key, plan.seeds_per_trial)
-            options = replace(options, first_seed=first_seed_of(plan.study_name, "final", there, searched))
-        cells = final_cells(arms, plan.space, options, baseline_hash)
-        final = replace(final_plan(plan, len(cells)), constraints=())
-        log.info(
-            "final: %d arms, the baseline among them, on %d seeds from %d on",
-            len(cells) // options.seeds, options.seeds, options.first_seed,
-        )  # fmt: skip
-        self.phases.run(final, lambda desk: desk.write(cells))
+
+def write_study_tables(study_dir: Path) -> None:
+    """Write and print the ablation table, and the verdicts of a design with looks; then send the table to W&B.
+
+    Nothing is done for a task of another application, which keeps no ledger.
+    """
+    if not any(study_dir.glob("*/*/result.json")):
+        return
+    # pandas: not for a study without a ledger, and not before a mistake is told
+    from search.report.mirror import mirror_study
+    from search.report.render import render_text
+    from search.report.write import write_interim, write_tables
+
+    table = write_tables(study_dir)
+    print(f"\n{render_text(table)}", flush=True)
+    verdicts = write_interim(study_dir)
+    if verdicts is not None:
+        print(f"\n{render_text(verdicts)}", flush=True)
+    print(f"\nRun folder: {study_dir}\nTables:     {study_dir / 'tables'}", flush=True)
+    mirror_study(study_dir, table)  # last: what it waits for, nobody else waits for
 
 
 def _without_password(config: DictConfig, storage: str | None) -> DictConfig:
@@ -276,35 +225,17 @@ def _without_password(config: DictConfig, storage: str | None) -> DictConfig:
     return config
 
 
-def _refuse_while_running(desk: Desk, plan: Plan) -> None:
-    running = [t.number for t in desk.trials() if t.state == TrialState.RUNNING]
+def _refuse_while_running(queue: TrialQueue, spec: StudySpec) -> None:
+    running = [t.number for t in queue.trials() if t.state == TrialState.RUNNING]
     if running:
         raise ValueError(
-            f"{plan.study_dir}: the study takes new parameters or choices only while none of its trials run, but "
+            f"{spec.study_dir}: the study takes new parameters or choices only while none of its trials run, but "
             f"{', '.join(map(str, running[:5]))} do; wait for that command to end, or stop it with Ctrl-C"
         )
 
 
-def _as_written(config: DictConfig, storage: str | None) -> str | None:
-    """The storage's URL before its environment variables were filled in, where the config still has it."""
-    written = OmegaConf.to_container(config.hydra.sweeper, resolve=False).get("storage")  # type: ignore[union-attr]
-    return storage if written is None else str(written)
-
-
-def _task_config(config: DictConfig) -> DictConfig:
-    config = config.copy()
-    with open_dict(config):
-        del config["hydra"]
-    return config
-
-
 def _plain(value: Any) -> dict[str, Any] | None:
-    if value is None:
+    if not value:
         return None
-    plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else dict(value)
-    assert isinstance(plain, dict)
-    return {str(name): item for name, item in plain.items()} or None
-
-
-def _shown(parameter: Parameter) -> str:
-    return optuna.distributions.distribution_to_json(parameter.distribution)
+    plain: Any = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return {str(name): item for name, item in plain.items()}

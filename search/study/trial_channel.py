@@ -12,13 +12,15 @@ from optuna.trial import Trial
 
 from search.channel import Channel, Infeasible, InFlight, Pruned
 from search.ledger.index import Index, Run
-from search.ledger.paths import STATE_FILE, phase_folder, run_in_words, trial_subdir
+from search.ledger.paths import STATE_FILE, phase_folder, run_in_words
+from search.ledger.record import seed_of
 from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result
 from search.study.liveness import host_id, is_alive
 from search.study.options import Constraint
-from search.study.queue import Desk
+from search.study.queue import TrialQueue
+from search.study.recovery import runs_of
 from search.study.sampling.pruning import Pruning
-from search.study.spec import Plan
+from search.study.spec import StudySpec
 from search.study.trials import BASELINE, FOLDER, LOOKED_AT, RUNS, TRIES
 
 
@@ -101,7 +103,7 @@ class StudyChannel(Channel):
     """What one run of a trial may ask of its study.
 
     Args:
-        trial: of the study; it has one run for each of `plan.seeds_per_trial` seeds.
+        trial: of the study; it has one run for each of `spec.seeds_per_trial` seeds.
         seed: of this run.
         runs: what was trained, and is being trained, by whom.
         stop: tells whether the user wants the running trials to stop.
@@ -116,36 +118,36 @@ class StudyChannel(Channel):
     def __init__(
         self,
         trial: Trial,
-        plan: Plan,
+        spec: StudySpec,
         seed: int,
-        desk: Desk,
+        queue: TrialQueue,
         pruning: Pruning,
         runs: Runs,
         stop: Callable[[], bool],
     ) -> None:
         baseline = bool(trial.user_attrs.get(BASELINE))
-        super().__init__(plan.study_name, trial.number, plan.phase, baseline, plan.study_dir)
+        super().__init__(spec.study_name, trial.number, spec.phase, baseline, spec.study_dir)
         self.attempt = int(trial.user_attrs.get(TRIES, 1))
-        self.resume_from = _saved(desk, trial, plan, seed)
-        self.keeps_weights = plan.keeps_weights
+        self.resume_from = _saved(queue, trial, spec, seed)
+        self.keeps_weights = spec.keeps_weights
         looked_at = trial.user_attrs.get(LOOKED_AT)
-        self.trained_in = None if looked_at is None else str(Path(plan.study_dir) / str(looked_at))
-        self.costs = tuple(constraint.name for constraint in plan.constraints)
+        self.trained_in = None if looked_at is None else str(Path(spec.study_dir) / str(looked_at))
+        self.costs = tuple(constraint.name for constraint in spec.constraints)
         self.began = self.reused = False
         self.skip: str | None = None
         self.awaited: list[str] | None = None
-        self._trial, self._plan, self._desk = trial, plan, desk
+        self._trial, self._spec, self._queue = trial, spec, queue
         self._pruning, self._runs, self._stop, self._seed = pruning, runs, stop, seed
         self._fingerprint, self._unfit = "", set[str]()
 
     def report(self, step: int, value: float) -> None:
         """Tell the pruner, unless it compares seeds instead of epochs."""
-        if self._plan.seeds_per_trial == 1:
+        if self._spec.seeds_per_trial == 1:
             self._pruning.report(self._trial, step, value)
 
     def should_prune(self) -> bool:
         """Ask the study's pruner."""
-        return self._plan.seeds_per_trial == 1 and self._pruning.should_prune(self._trial)
+        return self._spec.seeds_per_trial == 1 and self._pruning.should_prune(self._trial)
 
     def note(self, name: str, value: Any) -> None:
         """Store the fact as a user attribute of the trial."""
@@ -158,7 +160,7 @@ class StudyChannel(Channel):
 
     def admit(self, fingerprint: str, facts: Mapping[str, Any]) -> str | None:
         """Refuse what breaks a constraint or is being trained elsewhere; find an earlier result of the same run."""
-        self._refuse(facts, self._plan.constraints)
+        self._refuse(facts, self._spec.constraints)
         self._fingerprint = fingerprint
         return self._next()
 
@@ -174,12 +176,12 @@ class StudyChannel(Channel):
 
     def standing(self) -> str:
         """Trials done, and the best so far."""
-        now = self._desk.counts()
-        text = f"{now.finished}/{self._plan.quota.budget} done"
+        now = self._queue.counts()
+        text = f"{now.finished}/{self._spec.budget.trials} done"
         words = ((now.pruned, "pruned"), (now.failed, "failed"), (now.skipped, "skipped"))
         text += "".join(f", {n} {word}" for n, word in words if n)
-        if len(self._plan.directions) == 1 and self._plan.phase == "search":
-            best = self._desk.best(self._plan.directions[0] == "maximize")
+        if len(self._spec.directions) == 1 and self._spec.phase == "search":
+            best = self._queue.best(self._spec.directions[0] == "maximize")
             if best is not None:
                 text += f", best {best.values[0]:.4g} ({best.user_attrs.get('arm', f'trial {best.number}')})"
         return text
@@ -193,7 +195,7 @@ class StudyChannel(Channel):
     def _next(self) -> str | None:
         """An earlier result, or None once the run is written down as one that is trained now."""
         folder, own = self._trial.user_attrs[FOLDER], self._finished_attempt()
-        with self._desk.lock():
+        with self._queue.lock():
             with self._runs.locked():  # of all studies: no storage is asked inside, which may be away for long
                 found = own or self._runs.find(self._fingerprint, self.phase, self._unfit)
                 if found is None:
@@ -208,18 +210,18 @@ class StudyChannel(Channel):
 
     def _finished_attempt(self) -> Path | None:
         """The result of an earlier attempt whose worker died after writing it, and before telling the study."""
-        for attempt in self._desk.attempts(self._trial):
-            path = Path(self._plan.study_dir, attempt.user_attrs.get(RUNS, {}).get(self._fingerprint, "-"), RESULT_FILE)
+        for attempt in self._queue.attempts(self._trial):
+            path = Path(self._spec.study_dir, attempt.user_attrs.get(RUNS, {}).get(self._fingerprint, "-"), RESULT_FILE)
             if str(path) not in self._unfit and _is_ok(path):
                 return path
         return None
 
     def _trained(self, found: Path) -> bool:
         """Whether an earlier attempt at this very trial trained what stands there."""
-        study = Path(self._plan.study_dir)
+        study = Path(self._spec.study_dir)
         own = {
             f"{study.name}/{folder}"
-            for attempt in self._desk.attempts(self._trial)
+            for attempt in self._queue.attempts(self._trial)
             for folder in attempt.user_attrs.get(RUNS, {}).values()
         }
         source = read_result(found).reused_from
@@ -227,7 +229,7 @@ class StudyChannel(Channel):
 
     def _refuse_known(self) -> None:
         """Raise where the run need not be trained, since it is now, or since it ended badly before."""
-        if self._plan.reuse == "none":
+        if self._spec.reuse == "none":
             return
         running = self._runs.in_flight(self._fingerprint)
         if running is not None:
@@ -238,7 +240,7 @@ class StudyChannel(Channel):
         if pruned:
             self.skip = "pruned before"
             raise Pruned(f"the same network was pruned as trial {pruned[0].trial}")
-        if len(ended) > self._plan.quota.max_retries:
+        if len(ended) > self._spec.budget.max_retries:
             self.skip = "failed before"
             last = ended[-1]
             raise Infeasible(f"the same network failed {len(ended)} times, last as trial {last.trial}: {last.reason}")
@@ -252,10 +254,10 @@ def _is_ok(path: Path) -> bool:
         return False
 
 
-def _saved(desk: Desk, trial: Trial, plan: Plan, seed: int) -> str | None:
+def _saved(queue: TrialQueue, trial: Trial, spec: StudySpec, seed: int) -> str | None:
     """The folder of the latest earlier attempt at this run that left a state to go on from."""
-    for attempt in desk.attempts(trial):
-        folder = Path(plan.study_dir) / trial_subdir(plan.phase, attempt.number, seed)
-        if (folder / STATE_FILE).exists():
-            return str(folder)
+    for attempt in queue.attempts(trial):
+        for folder in (Path(spec.study_dir, subdir) for subdir in runs_of(attempt)):
+            if seed_of(folder) == seed and (folder / STATE_FILE).exists():
+                return str(folder)
     return None

@@ -13,19 +13,18 @@ import os
 import statistics
 import time
 import uuid
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, configure_log, run_job
-from hydra.types import HydraContext, TaskFunction
+from hydra.core.utils import configure_log, run_job
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import Trial, TrialState
 
-from search.channel import Infeasible, InFlight, Pruned, Stopped, opened
+from search.channel import Application, Infeasible, InFlight, Pruned, Stopped, opened
 from search.ledger.files import is_disk_full, try_room
 from search.ledger.paths import free_subdir, trial_subdir
 from search.ledger.record import seed_of
@@ -33,16 +32,14 @@ from search.ledger.secrets import mask, mask_logs, note_variables
 from search.study.launching.compose import Composer
 from search.study.launching.job_child import progress
 from search.study.launching.stopping import Deadline, Interrupts
-from search.study.liveness import Pulse, host_id
+from search.study.liveness import Heartbeat, host_id
 from search.study.recovery import close_ledger, recover
 from search.study.sampling.pruning import Pruning
 from search.study.sampling.samplers import custom_space, make_sampler, suggest
-from search.study.spec import Plan, open_desk
+from search.study.spec import StudySpec, open_queue
 from search.study.storage.patience import Patience, StorageGone
 from search.study.trial_channel import Runs, StudyChannel
 from search.study.trials import AWAITS, FOLDER, OVERRIDES, REASON, SEEDS, SKIPPED
-
-__all__ = ["Worker", "WorkerReport"]
 
 log = logging.getLogger("xvol")
 RECOVER_SECONDS = 30.0
@@ -59,66 +56,55 @@ class WorkerReport:
 
 
 class Worker:
-    """Plays the task function of a launcher's job.
+    """Plays the task function of a launcher's job, which sends it to where it runs.
 
     Args:
-        task: the application's task function.
+        app: what trials are given to.
         config: the master config, from which each trial's is composed.
         hydra_context: Hydra's.
-        plan: the study.
+        spec: the phase of a study.
     """
 
-    def __init__(self, task: TaskFunction, config: DictConfig, hydra_context: HydraContext, plan: Plan) -> None:
-        self.task, self.config, self.hydra_context, self.plan = task, config, hydra_context, plan
+    def __init__(self, app: Application, config: DictConfig, hydra_context: HydraContext, spec: StudySpec) -> None:
+        self.app, self.config, self.context, self.spec = app, config, hydra_context, spec
+        self.study_dir = Path(spec.study_dir)
 
     def __call__(self, _: DictConfig) -> WorkerReport:
         """Claim and run trials until none is left, too many have failed, or the user wants to stop."""
-        with Interrupts(Path(self.plan.stop_file)) as interrupts:
-            shift = _Shift(self, interrupts)
-            with shift.pulse:
-                return shift.work()
-
-
-class _Shift:
-    """A worker from its first trial to its last: what it keeps open in between."""
-
-    def __init__(self, worker: Worker, interrupts: Interrupts) -> None:
-        self.task, self.context, self.plan = worker.task, worker.hydra_context, worker.plan
-        self.interrupts = interrupts
-        note_variables(OmegaConf.to_container(worker.config, resolve=False))
+        note_variables(OmegaConf.to_container(self.config, resolve=False))
         mask_logs()
-        self.composer = Composer(worker.hydra_context.config_loader, worker.config, for_jobs=True)
-        self.desk, storage = open_desk(self.plan, stream=0)
+        self.composer = Composer(self.context.config_loader, self.config, for_jobs=True)
+        self.queue = open_queue(self.spec)
         slot = HydraConfig.get().job.num
-        self.desk.study.sampler = make_sampler(self.plan.sampler, stream=len(self.desk.trials()) * 64 + slot)
-        self.pruning = Pruning(self.desk.study, self.plan.pruner)
+        self.queue.study.sampler = make_sampler(self.spec.sampler, stream=len(self.queue.trials()) * 64 + slot)
+        self.pruning = Pruning(self.queue.study, self.spec.pruner)
         self.name = f"{host_id()}-{os.getpid()}-{uuid.uuid4().hex[:6]}.lock"
-        self.runs = Runs(Path(self.plan.study_dir), self.name, self.plan.reuse)
-        self.pulse = Pulse(storage, Path(self.plan.study_dir), self.name)
+        self.runs = Runs(self.study_dir, self.name, self.spec.reuse)
+        heartbeat = Heartbeat(self.queue.storage, self.study_dir, self.name)
+        with Interrupts(Path(self.spec.stop_file)) as self.interrupts, heartbeat:
+            return self._work(heartbeat)
 
-    def work(self) -> WorkerReport:
-        own_config = HydraConfig.instance().cfg
-        hydra = own_config.hydra  # type: ignore[union-attr]
+    def _work(self, heartbeat: Heartbeat) -> WorkerReport:
+        hydra = HydraConfig.get()
         own_logging: Any = hydra.job_logging
         if own_logging:  # resolved once: it is put back after each trial
             own_logging = OmegaConf.create(OmegaConf.to_container(own_logging, resolve=True))
         ended, looked = 0, -RECOVER_SECONDS
         while not self.interrupts.requested:
             if time.monotonic() - looked >= RECOVER_SECONDS:
-                recover(self.desk, self.plan)
+                recover(self.queue, self.spec)
                 looked = time.monotonic()
-            trial = self.desk.claim(self.name, lambda waiting: not self.runs.awaits(*waiting.user_attrs[AWAITS]))
-            if trial is None and self.desk.holds:
+            trial = self.queue.claim(self.name, lambda waiting: not self.runs.awaits(*waiting.user_attrs[AWAITS]))
+            if trial is None and self.queue.holds:
                 time.sleep(POLL_SECONDS)
                 continue
             if trial is None:
-                return WorkerReport(ended, gave_up=self.desk.gave_up)
-            self.pulse.trial(trial._trial_id)
+                return WorkerReport(ended, gave_up=self.queue.gave_up)
+            heartbeat.trial(trial._trial_id)
             try:
                 self._run(trial)
             finally:
-                self.pulse.trial(None)
-                HydraConfig.instance().cfg = own_config
+                heartbeat.trial(None)
                 configure_log(own_logging, hydra.verbose)
             ended += 1
             progress()
@@ -126,73 +112,73 @@ class _Shift:
 
     def _run(self, trial: Trial) -> None:
         """Run a trial's seeds one after the other, and tell the study how it ended."""
-        values: list[tuple[float, ...]] = []
-        reused = True
-        several = self.plan.seeds_per_trial > 1
+        spec, several = self.spec, self.spec.seeds_per_trial > 1
         done: dict[str, Any] = dict(trial.user_attrs.get(SEEDS, {})) if several else {}  # before it was put back
+        values: list[tuple[float, ...]] = []
+        reused, channel = True, None
         try:
             overrides = self._overrides(trial)
-            first = int(self.composer.compose(overrides).get(self.plan.seed_key) or 0)
-            for turn, seed in enumerate(range(first, first + self.plan.seeds_per_trial)):
+            config = self.composer.compose(overrides)
+            first = int(config.get(spec.seed_key) or 0)
+            for seed in range(first, first + spec.seeds_per_trial):
                 if str(seed) not in done:
-                    lines = [*overrides, f"{self.plan.seed_key}={seed}"] if several else overrides
+                    if several:
+                        config = self.composer.compose([*overrides, f"{spec.seed_key}={seed}"])
                     channel = self._channel(trial, seed)
-                    outcome = self._run_seed(trial, lines, seed, channel)
-                    if isinstance(outcome, BaseException):
-                        if not reused:
-                            channel.skip = None  # an earlier seed was trained, and that counts
-                        self._settle(trial, outcome, channel)
-                        return
-                    done[str(seed)] = [_floats(outcome, len(self.plan.directions)), channel.reused]
+                    value = self._run_seed(trial, config, seed, channel)
+                    done[str(seed)] = [_floats(value, len(spec.directions)), channel.reused]
                     if several:
                         trial.set_user_attr(SEEDS, done)
                 values.append(tuple(done[str(seed)][0]))
                 reused = reused and done[str(seed)][1]
-                if several and turn + 1 < self.plan.seeds_per_trial and self._is_behind(trial, turn, values[-1][0]):
-                    self._mark(trial, reused)
-                    self._settle(trial, Pruned(f"behind after {turn + 1} of {self.plan.seeds_per_trial} seeds"), None)
-                    return
-        except Exception as error:  # composing, sampling, or a broken folder: this trial's fault alone
-            self._settle(trial, error, None)
+                if len(values) < spec.seeds_per_trial and self._is_behind(trial, len(values), values[-1][0]):
+                    self._note_reuse(trial, reused)
+                    raise Pruned(f"behind after {len(values)} of {spec.seeds_per_trial} seeds")
+        except Exception as error:
+            if channel is not None and not reused:
+                channel.skip = None  # an earlier seed was trained, and that counts
+            self._settle(trial, error, channel)
         except BaseException:
-            self.desk.interrupt(trial, "interrupted")
+            self.queue.interrupt(trial, "interrupted")
             raise
         else:
-            self._mark(trial, reused)
-            self.desk.study.tell(trial, [statistics.fmean(column) for column in zip(*values, strict=True)])
+            self._note_reuse(trial, reused)
+            self.queue.study.tell(trial, [statistics.fmean(column) for column in zip(*values, strict=True)])
 
-    def _mark(self, trial: Trial, reused: bool) -> None:
+    def _note_reuse(self, trial: Trial, reused: bool) -> None:
         """What trained nothing is no part of the budget; cells of a design are wanted one by one, trained or not."""
-        if reused and self.plan.quota.sampled:
+        if reused and self.spec.budget.sampled:
             trial.set_user_attr(SKIPPED, "reused")
 
     def _channel(self, trial: Trial, seed: int) -> StudyChannel:
         return StudyChannel(
-            trial, self.plan, seed, self.desk, self.pruning, self.runs, lambda: self.interrupts.requested
+            trial, self.spec, seed, self.queue, self.pruning, self.runs, lambda: self.interrupts.requested
         )
 
-    def _run_seed(self, trial: Trial, overrides: Sequence[str], seed: int, channel: StudyChannel) -> Any:
-        """Run the task once as a Hydra job of its own; return its value, or the exception that ended it."""
-        config = self.composer.compose(overrides)
+    def _run_seed(self, trial: Trial, config: DictConfig, seed: int, channel: StudyChannel) -> Any:
+        """Train once, as a Hydra job of its own; return the value, or raise what ended it."""
         subdir = self._subdir(trial, seed)
         with open_dict(config):
             config.hydra.job.num = trial.number
-            config.hydra.job.id = f"{self.plan.optuna_name}_{trial.number}"
+            config.hydra.job.id = f"{self.spec.optuna_name}_{trial.number}"
             config.hydra.sweep.subdir = subdir
         trial.set_user_attr(FOLDER, subdir)
-        with opened(channel), Deadline(self.plan.trial_seconds, lambda: self._hung(trial)):
-            job = run_job(_outcome_of(self.task), config, "hydra.sweep.dir", "hydra.sweep.subdir", self.context)
+        with opened(channel), Deadline(self.spec.trial_seconds, lambda: self._hung(trial)):
+            job = run_job(_Outcome(self.app), config, "hydra.sweep.dir", "hydra.sweep.subdir", self.context)
         if channel.began:
             self.runs.end()
-        return _value_of(job)
+        outcome = job.return_value
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def _subdir(self, trial: Trial, seed: int) -> str:
         """Where the run goes below the study's folder."""
         there = trial.user_attrs.get(FOLDER)
         if AWAITS in trial.user_attrs and there is not None and seed_of(Path(there)) == seed:
             return str(there)  # where it found that another was training the same
-        subdir = free_subdir(Path(self.plan.study_dir), self.plan.phase, trial.number, seed)
-        usual = trial_subdir(self.plan.phase, trial.number, seed)
+        subdir = free_subdir(self.study_dir, self.spec.phase, trial.number, seed)
+        usual = trial_subdir(self.spec.phase, trial.number, seed)
         if subdir != usual:
             log.warning(
                 "%s: an earlier trial of that number is there already, so the storage was put back to an earlier state; "
@@ -208,34 +194,34 @@ class _Shift:
         return self.pruning.should_prune(trial)
 
     def _hung(self, trial: Trial) -> None:
-        minutes = (self.plan.trial_seconds or 0) / 60
+        minutes = (self.spec.trial_seconds or 0) / 60
         reason = f"time limit: it hung beyond hydra.sweeper.trial_minutes={minutes:g}; its process was ended"
-        close_ledger(self.plan, self.desk.trials()[trial.number], reason, again=False)
+        close_ledger(self.spec, self.queue.trials()[trial.number], reason, again=False)
         trial.set_user_attr(REASON, reason)
-        self.desk.study.tell(trial.number, state=TrialState.FAIL)
+        self.queue.study.tell(trial.number, state=TrialState.FAIL)
 
     def _overrides(self, trial: Trial) -> list[str]:
         written = trial.user_attrs.get(OVERRIDES)
         if written is not None:
             return list(written)
-        values = {p.name: suggest(trial, p.name, p.distribution) for p in self.plan.space.parameters}
-        overrides = self.plan.space.overrides(values)
-        if self.plan.custom_search_space:
+        values = {p.name: suggest(trial, p.name, p.distribution) for p in self.spec.space.parameters}
+        overrides = self.spec.space.overrides(values)
+        if self.spec.custom_search_space:
             base = self.composer.compose(overrides)
-            custom_space(self.plan.custom_search_space)(base, trial)
+            custom_space(self.spec.custom_search_space)(base, trial)
             overrides += [f"{name}={value}" for name, value in trial.params.items() if name not in values]
         return overrides
 
     def _settle(self, trial: Trial, outcome: BaseException, channel: StudyChannel | None) -> None:
         """Tell the study why there is no value; no result of a trial may end the worker."""
-        study, name = self.desk.study, f"{self.plan.phase} {trial.number}"
+        study, name = self.queue.study, f"{self.spec.phase} {trial.number}"
         if isinstance(outcome, Stopped):
             log.info("%s: %s", name, outcome)
-            self.desk.interrupt(trial, mask(str(outcome)))
+            self.queue.interrupt(trial, mask(str(outcome)))
             return
         if isinstance(outcome, InFlight) and channel is not None and channel.awaited:
             log.info("%s: %s; it waits, to take over the result", name, outcome)
-            self.desk.put_back(trial, channel.awaited)
+            self.queue.put_back(trial, channel.awaited)
             return
         if is_disk_full(outcome):
             self._wait_for_space(trial, name, mask(f"the disk is full: {outcome}"))
@@ -257,31 +243,25 @@ class _Shift:
 
     def _wait_for_space(self, trial: Trial, name: str, reason: str) -> None:
         """Wait as long as for a storage that went away, and write the trial down again."""
-        folder = Path(self.plan.study_dir)
+        folder = self.study_dir
         log.warning("%s: %s; it goes on from its last saved state once there is room", name, reason)
-        patience = Patience(f"the disk of {folder}", self.plan.patience_seconds)
+        patience = Patience(f"the disk of {folder}", self.spec.patience_seconds)
         with contextlib.suppress(StorageGone):
             patience.call(lambda: None if self.interrupts.requested else try_room(folder))
-        self.desk.interrupt(trial, reason, functools.partial(close_ledger, self.plan))
+        self.queue.interrupt(trial, reason, functools.partial(close_ledger, self.spec))
 
 
-def _outcome_of(task: TaskFunction) -> Callable[[DictConfig], Any]:
-    """`task`, returning an exception in place of raising it, so that Hydra prints no trace of a pruned trial."""
+class _Outcome:
+    """The application, returning an exception in place of raising it, so that Hydra prints no trace of a pruned trial."""
 
-    def run(config: DictConfig) -> Any:
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    def __call__(self, config: DictConfig) -> Any:
         try:
-            return task(config)
+            return self._app(config)
         except Exception as error:
             return error
-
-    return run
-
-
-def _value_of(job: JobReturn) -> Any:
-    try:
-        return job.return_value
-    except Exception as error:
-        return error
 
 
 def _floats(outcome: Any, expected: int) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from search.study.liveness import Pulse
+from search.study.liveness import Heartbeat
 from search.study.storage.locks import study_lock
 from search.study.storage.opening import open_storage
 
@@ -64,10 +64,10 @@ def work(study: optuna.Study, folder: Path, until: int) -> None:
 
 
 def live(study: optuna.Study, folder: Path, name: str) -> None:
-    """Hold a worker's pulse, and a trial."""
-    with Pulse(study._storage, folder, name, interval=0.2) as pulse:
+    """Hold a worker's heartbeat, and a trial."""
+    with Heartbeat(study._storage, folder, name, interval=0.2) as heartbeat:
         trial = study.ask()
-        pulse.trial(trial._trial_id)
+        heartbeat.trial(trial._trial_id)
         say("lives", trial._trial_id)
         time.sleep(60)
 

@@ -172,7 +172,7 @@ def test_a_killed_worker_is_found_dead(store: Store, monkeypatch: pytest.MonkeyP
     here, elsewhere = {"host": host_id(), "lock": name}, {"host": "another-1", "lock": name}
     storage, path = study._storage, store.folder / "workers" / name
     monkeypatch.setattr(liveness, "GRACE_SECONDS", 2.0)
-    time.sleep(2.5)  # longer than the grace: it is the pulse that keeps it alive
+    time.sleep(2.5)  # longer than the grace: it is the heartbeat that keeps it alive
     assert is_alive(storage, store.folder, here, trial_id)
     assert is_alive(storage, store.folder, elsewhere, trial_id)
     worker.kill()

@@ -25,9 +25,9 @@ from search.study.check.rebuild import FINAL, read_recipe
 from search.study.identity import REBUILT
 from search.study.liveness import GRACE_SECONDS, LAYOUT, TOKEN_FILE, host_id
 from search.study.recovery import put_aside
-from search.study.storage.journal import BadLine, first_bad_line, names_of_studies
+from search.study.storage.journal import BadLine, JournalLock, first_bad_line, names_of_studies
 from search.study.storage.locks import is_held
-from search.study.storage.opening import JournalLock, journal_of
+from search.study.storage.opening import journal_of
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from search.study.check.folder import (
 from search.study.check.rebuild import FINAL, named_in, read_recipe, rebuild, storage_in, unknown_folders
 from search.study.identity import current_name
 from search.study.liveness import is_alive
-from search.study.queue import Desk, Quota
+from search.study.queue import Budget, TrialQueue
 from search.study.recovery import Lost, close_record, find_lost, put_aside, runs_of, write_anew
 from search.study.storage.opening import open_storage
 from search.study.trials import RETRY_OF, SKIPPED, WORKER
@@ -50,8 +50,8 @@ class PhaseCheck:
     def __init__(self, root: Path, name: str, phase: Phase, study: optuna.Study, storage: BaseStorage) -> None:
         self._root, self._name, self._phase = root, name, phase
         self._study, self._storage = study, storage
-        self._desk = Desk(study, storage, root, Quota(budget=0, sampled=False))
-        self._trials = self._desk.trials()
+        self._queue = TrialQueue(study, storage, root, Budget(trials=0, sampled=False))
+        self._trials = self._queue.trials()
 
     def findings(self) -> Iterator[Finding]:
         """What is wrong; what the ledger holds beyond the storage comes alone, for it gives trials their numbers."""
@@ -68,7 +68,7 @@ class PhaseCheck:
                 yield Finding(
                     f"{self._phase} trial {trial.number}: the storage says it runs, and its worker is dead",
                     "it is taken back, and the study's command runs it again",
-                    lambda: self._desk.recover(functools.partial(close_record, self._root, self._name, self._phase)),
+                    lambda: self._queue.recover(functools.partial(close_record, self._root, self._name, self._phase)),
                 )
                 break  # one recovery takes all of them back
         lost = list(find_lost(self._trials, self._root, self._name, self._phase))
@@ -81,7 +81,7 @@ class PhaseCheck:
         yield from self._notes()
 
     def _mend(self, lost: Lost) -> None:
-        self._desk.rerun(lambda _: [lost], lambda each: write_anew(each, self._root, self._name, self._phase))
+        self._queue.rerun(lambda _: [lost], lambda each: write_anew(each, self._root, self._name, self._phase))
 
     def _place(self, lost: Lost) -> str:
         return f"{lost.folder.relative_to(self._root)} ({self._phase} trial {lost.trial.number})"

@@ -18,7 +18,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 KEPT_BASES = 64
-OF_THE_SWEEP = ("sweeper", "launcher", "help", "hydra_help", "hydra_logging")  # half of Hydra's own config
+# most of Hydra's own config
+OF_THE_SWEEP = ("sweeper", "launcher", "help", "hydra_help", "hydra_logging", "runtime.config_sources")
 
 
 class Composer:
@@ -41,7 +42,7 @@ class Composer:
         self._bases: OrderedDict[tuple[str, ...], DictConfig] = OrderedDict()
         self._groups: dict[str, bool] = {}
         if for_jobs:
-            OmegaConf.register_new_resolver("xvol_sweep", lambda key: master.hydra[key], replace=True)
+            OmegaConf.register_new_resolver("xvol_sweep", lambda key: OmegaConf.select(master.hydra, key), replace=True)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The config of the trial with these overrides, a new one at each call.
@@ -57,6 +58,11 @@ class Composer:
         if config is None:
             config = self._loader.load_sweep_config(self._master, lines)
         return config
+
+    def put_on(self, config: DictConfig, overrides: Sequence[str]) -> DictConfig | None:
+        """A copy of `config` with these overrides; None where one does more than write over what is there."""
+        leaves = self._parser.parse_overrides(list(overrides))
+        return _written_over(copy.deepcopy(config), leaves) if all(map(self._is_leaf, leaves)) else None
 
     def is_group(self, key: str) -> bool:
         """Whether `key` names a config group, in the folders of the sweep."""
@@ -76,8 +82,7 @@ class Composer:
         if any(_overlap(leaf.key_or_group, key) for leaf in leaves for key in changed):
             return None
         config = self._base(tuple(str(each.input_line) for each in others))
-        for leaf in leaves:
-            OmegaConf.update(config, leaf.key_or_group, leaf.value(), merge=True)
+        _written_over(config, leaves)
         self._note_overrides(config, [each for each in parsed if not each.is_hydra_override()])
         OmegaConf.copy_cache(from_config=self._master, to_config=config)  # `${now:}` stays what it was
         return config
@@ -99,7 +104,8 @@ class Composer:
             base = self._bases[others] = self._loader.load_sweep_config(self._master, list(others))
             if self._for_jobs:
                 with read_write(base), open_dict(base):
-                    base.hydra.update({name: f"${{xvol_sweep:{name}}}" for name in OF_THE_SWEEP})
+                    for name in OF_THE_SWEEP:
+                        OmegaConf.update(base.hydra, name, f"${{xvol_sweep:{name}}}")
             if len(self._bases) > KEPT_BASES:
                 self._bases.popitem(last=False)
         self._bases.move_to_end(others)
@@ -116,6 +122,12 @@ class Composer:
         config.hydra.runtime.cwd = os.getcwd()
         named = sorted(str(each.input_line) for each in overrides if each.key_or_group not in how.exclude_keys)
         job.override_dirname = how.item_sep.join(named).replace("=", how.kv_sep)
+
+
+def _written_over(config: DictConfig, leaves: Sequence[Override]) -> DictConfig:
+    for leaf in leaves:
+        OmegaConf.update(config, leaf.key_or_group, leaf.value(), merge=True)
+    return config
 
 
 def _parent(key: str) -> str:

@@ -7,6 +7,7 @@ reads the job from the launcher and never from a file; the same pipe tells it th
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import select
@@ -18,14 +19,13 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
+import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from omegaconf import open_dict
 
 from search.study.launching.stopping import EXIT_HUNG
-
-__all__ = ["AGAIN", "DONE", "HEAD", "PROGRESS", "READY", "failed", "main", "progress"]
 
 READY, PROGRESS, DONE = b"R", b"P", b"D"  # one letter, then 8 bytes with the length of what follows
 HEAD = 9
@@ -120,10 +120,8 @@ def _run(number: int, overrides: Sequence[str], shared: bytes) -> JobReturn:
 
 def _packed(job: JobReturn) -> bytes:
     """The job's return as bytes; what cannot travel is told in words."""
-    import cloudpickle
-
-    error = job._return_value if job.status == JobStatus.FAILED else None
-    if isinstance(error, BaseException):
+    error = _error_of(job)
+    if error is not None:
         error.add_note("In the job's process:\n" + "".join(traceback.format_exception(error)).rstrip())
     try:
         data: bytes = cloudpickle.dumps(job)
@@ -131,7 +129,7 @@ def _packed(job: JobReturn) -> bytes:
             pickle.loads(data)  # an exception with a signature of its own is packed well, and then cannot be unpacked
         return data
     except Exception as trouble:
-        if isinstance(error, BaseException):
+        if error is not None:
             told = RuntimeError(f"{type(error).__name__}: {error}")
             told.__notes__ = list(error.__notes__)
         else:
@@ -141,6 +139,15 @@ def _packed(job: JobReturn) -> bytes:
             )
         plain: bytes = cloudpickle.dumps(failed(told, job.overrides or []))
         return plain
+
+
+def _error_of(job: JobReturn) -> BaseException | None:
+    with contextlib.redirect_stderr(io.StringIO()):  # where Hydra announces it
+        try:
+            job.return_value  # noqa: B018
+        except BaseException as error:
+            return error
+    return None
 
 
 def _send(handle: int, kind: bytes, body: bytes = b"") -> None:

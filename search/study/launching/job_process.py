@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from search.study.launching.job_child import DONE, HEAD, PROGRESS, READY
 from search.study.launching.slots import Slot
 
-__all__ = ["JobProcess"]
-
 CHUNK, READS = 1 << 16, 17  # a pipe holds 1 MiB at most, where nobody raised the limit
 TAIL_LINES = 20
 KILL_SECONDS = 10.0  # until the kernel has taken a killed process away

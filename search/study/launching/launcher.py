@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import cloudpickle
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 from hydra.types import HydraContext, TaskFunction
@@ -33,8 +34,6 @@ from search.study.launching.slots import (
     usable_cores,
     visible_gpus,
 )
-
-__all__ = ["LocalLauncherOptions", "launch", "worker_count"]
 
 log = logging.getLogger("xvol")
 TICK_SECONDS = 0.1
@@ -113,8 +112,6 @@ def _slots(options: LocalLauncherOptions, gpus: Sequence[Gpu] | None = None, cor
 
 
 def _packed(parts: tuple[Any, ...]) -> bytes:
-    import cloudpickle
-
     try:
         data: bytes = cloudpickle.dumps(parts)
     except Exception as error:  # whatever a user's object raises from its `__reduce__`

@@ -165,7 +165,7 @@ def _nvidia_smi(arguments: Sequence[str], timeout: float) -> str:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may keep busy: its affinity, and below that the quota of its control groups."""
+    """CPU cores that this process may keep busy: its affinity, and below that the budget of its control groups."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux
     cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
     return max(1, min(cores, int(_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
@@ -194,8 +194,8 @@ def _quota(root: Path, membership: Path) -> float:
 def _limit_of(folder: Path) -> float:
     """The limit that one group sets: `cpu.max` in version 2, `cpu.cfs_*` in version 1."""
     try:
-        quota, period = (folder / "cpu.max").read_text().split()
-        return 1e9 if quota == "max" else int(quota) / int(period)
+        budget, period = (folder / "cpu.max").read_text().split()
+        return 1e9 if budget == "max" else int(budget) / int(period)
     except (OSError, ValueError):
         pass
     try:

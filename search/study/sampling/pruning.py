@@ -18,8 +18,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.study.sampling.samplers import make_pruner
 from search.study.trials import INTERRUPTED
 
-__all__ = ["Pruning"]
-
 # A value of a study with several objectives is kept under this system attribute. As Optuna's intermediate value it would
 # break TPE, which asks a study with pruned trials for its only direction.
 REPORTED = "reported:"

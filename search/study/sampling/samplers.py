@@ -17,6 +17,7 @@ from optuna.trial import Trial
 
 from search.space.parameters import Space
 from search.study.options import WarmStartOptions
+from search.study.sampling.evolution import EvolutionSampler
 from xvol.suggest import nearest
 
 GRID = "optuna.samplers.GridSampler"
@@ -49,8 +50,6 @@ def make_sampler(config: Mapping[str, Any] | None, stream: int) -> BaseSampler:
     Raises:
         ValueError: unknown sampler or argument.
     """
-    import optuna
-
     arguments = dict(config or {"_target_": "optuna.samplers.TPESampler"})
     seed = arguments.get("seed")
     if seed is not None:
@@ -87,8 +86,6 @@ def make_pruner(config: Mapping[str, Any] | None) -> BasePruner:
     Raises:
         ValueError: unknown pruner or argument.
     """
-    import optuna
-
     if not config:
         return optuna.pruners.NopPruner()
     arguments = {
@@ -112,8 +109,6 @@ def _build(key: str, module: Any, base: type, config: Mapping[str, Any]) -> Any:
     if key.endswith(".sampler"):
         own = f", or {EVOLUTION}"
         if target in (EVOLUTION, EVOLUTION.rpartition(".")[2]):
-            from search.study.sampling.evolution import EvolutionSampler
-
             allowed[target] = EvolutionSampler
     if target not in allowed:
         names = sorted(path.rpartition(".")[2] for path in allowed)
@@ -129,18 +124,12 @@ def _build(key: str, module: Any, base: type, config: Mapping[str, Any]) -> Any:
         takes = [p for p in inspect.signature(kind).parameters if not p.startswith("_")]
         raise ValueError(f"{key}: {name} {error}; it takes {', '.join(takes) or 'no arguments'}") from None
     with warnings.catch_warnings():  # which of Optuna's own defaults are experimental is not the user's doing
-        warnings.filterwarnings("ignore", category=_experimental())
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         try:
             return kind(**arguments)
         except (TypeError, ValueError) as error:
             given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
             raise ValueError(f"{key}: {name}({given}): {error}") from None
-
-
-def _experimental() -> type[Warning]:
-    import optuna
-
-    return optuna.exceptions.ExperimentalWarning
 
 
 def suggest(trial: Trial, name: str, distribution: Any) -> Any:

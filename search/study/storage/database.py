@@ -6,29 +6,88 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import threading
 import uuid
+import warnings
 import weakref
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import optuna
 import sqlalchemy
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.study import Study, StudyDirection
-from optuna.study._frozen import FrozenStudy
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.storage.locks import ServerLock
-from search.study.storage.patience import Away, Patience, is_away
-
-__all__ = ["PatientDatabase"]
+from search.study.storage.locks import FileLock, ServerLock
+from search.study.storage.patience import CONNECT_SECONDS, Away, Patience, is_away
 
 MADE = "xvol:made"  # system attribute by which a trial is known again whose creation was not answered
+HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
+# libpq finds out within half a minute that a server's machine is gone. A database made without a locale says SQL_ASCII,
+# and the driver would hand out bytes in place of texts.
+_CONNECTION = {
+    "client_encoding": "utf8",
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+_OPENING_KEY = 0x786F_766F_6C  # of the advisory lock under which tables are made
+
+
+def open_sqlite(url: str, study_dir: Path, patience: Patience) -> PatientDatabase:
+    """Open, or create, an SQLite file."""
+    is_new, lock = not study_dir.exists(), study_dir / ".opening.lock"
+    study_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock):  # two who make the tables at once stumble over each other
+            inner = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    except Exception:  # nobody can open it: nothing is left behind
+        lock.unlink(missing_ok=True)
+        if is_new:
+            study_dir.rmdir()
+        raise
+    return PatientDatabase(inner, patience)
+
+
+def open_postgresql(url: str, driver: str, patience: Patience) -> PatientDatabase:
+    """Open a database of PostgreSQL through `driver`, and make the tables that it lacks."""
+    address = sqlalchemy.make_url(url)
+    address = address.set(drivername=f"postgresql+{driver}")
+    arguments = {name: value for name, value in _CONNECTION.items() if name not in address.query}
+    full = (
+        address.render_as_string(hide_password=False).replace("{", "%7B").replace("}", "%7D")
+    )  # Optuna fills in {...}
+    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args=arguments)
+    with engine.connect() as connection, warnings.catch_warnings():
+        # held until the connection closes: two who make the tables at once stumble over each other
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _OPENING_KEY})
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        inner = optuna.storages.RDBStorage(
+            full,
+            engine_kwargs={"pool_pre_ping": True, "connect_args": arguments},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+        )
+    return PatientDatabase(inner, patience)
+
+
+def _patient(name: str) -> Any:
+    """A method of Optuna's storage that may be called again, since a second call does no harm."""
+
+    def method(self: PatientDatabase, *arguments: Any, **named: Any) -> Any:
+        return self._patience.call(functools.partial(getattr(self._inner, name), *arguments, **named))
+
+    return method
 
 
 class PatientDatabase(BaseStorage, BaseHeartbeat):
@@ -51,10 +110,29 @@ class PatientDatabase(BaseStorage, BaseHeartbeat):
 
     def __init__(self, inner: RDBStorage, patience: Patience) -> None:
         self._rdb, self._patience = inner, patience
-        self._inner = _CachedStorage(inner)
+        self._inner: Any = get_storage(inner)  # which keeps finished trials in memory
         self._locks: dict[str, AdvisoryLock] = {}
         sqlalchemy.event.listen(inner.engine, "handle_error", _tell_broken_connections)
         weakref.finalize(self, _close, inner.engine, self._locks)
+
+    create_new_study = _patient("create_new_study")
+    set_study_user_attr = _patient("set_study_user_attr")
+    set_study_system_attr = _patient("set_study_system_attr")
+    get_study_id_from_name = _patient("get_study_id_from_name")
+    get_study_name_from_id = _patient("get_study_name_from_id")
+    get_study_directions = _patient("get_study_directions")
+    get_study_user_attrs = _patient("get_study_user_attrs")
+    get_study_system_attrs = _patient("get_study_system_attrs")
+    get_all_studies = _patient("get_all_studies")
+    set_trial_param = _patient("set_trial_param")
+    set_trial_intermediate_value = _patient("set_trial_intermediate_value")
+    set_trial_user_attr = _patient("set_trial_user_attr")
+    set_trial_system_attr = _patient("set_trial_system_attr")
+    get_trial = _patient("get_trial")
+    get_trial_id_from_study_id_trial_number = _patient("get_trial_id_from_study_id_trial_number")
+    get_all_trials = _patient("get_all_trials")
+    get_best_trial = _patient("get_best_trial")
+    _get_stale_trial_ids = _patient("_get_stale_trial_ids")
 
     def server_lock(self, study_name: str) -> ServerLock | None:
         """A lock on the server; None for SQLite, which has none."""
@@ -70,9 +148,6 @@ class PatientDatabase(BaseStorage, BaseHeartbeat):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["rdb"], state["patience"])  # type: ignore[misc]
 
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        return self._patience.call(self._inner.create_new_study, directions, study_name)
-
     def delete_study(self, study_id: int) -> None:
         def again() -> None:
             try:
@@ -81,30 +156,6 @@ class PatientDatabase(BaseStorage, BaseHeartbeat):
                 return
 
         self._patience.call(self._inner.delete_study, study_id, retry=again)
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._patience.call(self._inner.set_study_user_attr, study_id, key, value)
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._patience.call(self._inner.set_study_system_attr, study_id, key, value)
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        return self._patience.call(self._inner.get_study_id_from_name, study_name)
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        return self._patience.call(self._inner.get_study_name_from_id, study_id)
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        return self._patience.call(self._inner.get_study_directions, study_id)
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._patience.call(self._inner.get_study_user_attrs, study_id)
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._patience.call(self._inner.get_study_system_attrs, study_id)
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        return self._patience.call(self._inner.get_all_studies)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         mark = uuid.uuid4().hex
@@ -119,12 +170,6 @@ class PatientDatabase(BaseStorage, BaseHeartbeat):
 
         return self._patience.call(self._inner.create_new_trial, study_id, template, retry=again)
 
-    def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
-    ) -> None:
-        arguments = (trial_id, param_name, param_value_internal, distribution)
-        self._patience.call(self._inner.set_trial_param, *arguments)
-
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         def again() -> bool:
             try:
@@ -136,29 +181,6 @@ class PatientDatabase(BaseStorage, BaseHeartbeat):
                 raise
 
         return self._patience.call(self._inner.set_trial_state_values, trial_id, state, values, retry=again)
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        self._patience.call(self._inner.set_trial_intermediate_value, trial_id, step, intermediate_value)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._patience.call(self._inner.set_trial_user_attr, trial_id, key, value)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._patience.call(self._inner.set_trial_system_attr, trial_id, key, value)
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        return self._patience.call(self._inner.get_trial, trial_id)
-
-    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        return self._patience.call(self._inner.get_trial_id_from_study_id_trial_number, study_id, trial_number)
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        return self._patience.call(self._inner.get_all_trials, study_id, deepcopy, states)
-
-    def get_best_trial(self, study_id: int) -> FrozenTrial:
-        return self._patience.call(self._inner.get_best_trial, study_id)
 
     def remove_session(self) -> None:
         self._rdb.remove_session()
@@ -188,9 +210,6 @@ class PatientDatabase(BaseStorage, BaseHeartbeat):
 
     def get_heartbeat_stale_trial_callback(self) -> Callable[[Study, FrozenTrial], None] | None:
         return self._rdb.get_heartbeat_stale_trial_callback()
-
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        return self._patience.call(self._inner._get_stale_trial_ids, study_id)
 
 
 def _close(engine: sqlalchemy.Engine, locks: dict[str, AdvisoryLock]) -> None:

@@ -9,13 +9,10 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 from search.ledger.paths import WORKERS
 from search.study.storage.patience import Patience
-
-__all__ = ["FileLock", "StudyLock", "is_held", "study_lock"]
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # what a disk without flock answers
 
@@ -70,9 +67,7 @@ class FileLock:
         self.acquire()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def __getstate__(self) -> dict[str, Path]:
@@ -136,9 +131,7 @@ class StudyLock:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             if self._server is not None:
                 self._server.patience.before_retry.remove(self._server.ensure)

@@ -5,39 +5,19 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-
-import optuna
 
 from search.ledger.files import NewerVersion
 from search.ledger.paths import JOURNAL
 from search.ledger.secrets import mask
-from search.study.storage.journal import FileJournal, JournalLock, PatientJournal, RedisJournal, first_bad_line
-from search.study.storage.locks import FileLock
-from search.study.storage.patience import Patience, StorageGone
+from search.study.storage.journal import FileJournal, PatientJournal, RedisJournal, first_bad_line
+from search.study.storage.patience import CONNECT_SECONDS, Patience, StorageGone
 
 if TYPE_CHECKING:
     from search.study.storage.database import PatientDatabase
 
-__all__ = ["GRACE_SECONDS", "HEARTBEAT_SECONDS", "JournalLock", "journal_of", "open_storage"]
-
 log = logging.getLogger("xvol")
-HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
-CONNECT_SECONDS = 10
-# libpq finds out within half a minute that a server's machine is gone. A database made without a locale says SQL_ASCII,
-# and the driver would hand out bytes in place of texts.
-_CONNECTION = {
-    "client_encoding": "utf8",
-    "connect_timeout": CONNECT_SECONDS,
-    "keepalives": 1,
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-}
-_OPENING_KEY = 0x786F_766F_6C  # of the advisory lock under which tables are made
 _ALLOWED = (
     "Allowed are null (a journal in the study's folder), journal:PATH, sqlite:///PATH, postgresql://USER@HOST/NAME and "
     "redis://HOST:PORT"
@@ -106,11 +86,14 @@ def _opened(spec: str | None, study_dir: Path, patience: Patience) -> PatientJou
     assert spec is not None
     if spec.startswith(("redis:", "rediss:")):
         return _redis(spec, study_dir.name, patience)
-    if spec.startswith("sqlite:"):
-        return _sqlite(spec, study_dir, patience)
-    if spec.startswith(("postgresql:", "postgresql+", "postgres:")):
-        return _postgresql(spec, patience)
-    raise ValueError("no such kind of storage")
+    scheme = spec.partition(":")[0]
+    if scheme not in ("sqlite", "postgresql", "postgres") and not scheme.startswith("postgresql+"):
+        raise ValueError("no such kind of storage")
+    from search.study.storage.database import open_postgresql, open_sqlite  # SQLAlchemy: not for a journal
+
+    if scheme == "sqlite":
+        return open_sqlite(spec, study_dir, patience)
+    return open_postgresql(spec, _driver(scheme), patience)
 
 
 def _journal(path: Path, patience: Patience) -> PatientJournal:
@@ -123,57 +106,20 @@ def _journal(path: Path, patience: Patience) -> PatientJournal:
 def _redis(url: str, study: str, patience: Patience) -> PatientJournal:
     if not _is_installed("redis"):
         raise _Missing("Redis' driver is not installed: pip install 'xvol[redis]'")
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
+    import redis  # an extra, which need not be installed
 
     client = redis.Redis.from_url(
         url,
         socket_connect_timeout=CONNECT_SECONDS,
         socket_timeout=30,
         socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),  # ours knows which calls may be repeated
+        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),  # ours knows which calls may be repeated
     )
     storage = PatientJournal(RedisJournal(client, f"xvol:{study}", patience))
     with contextlib.suppress(redis.ResponseError):  # a managed server may refuse to tell
         if cast(dict[str, str], client.config_get("appendonly")).get("appendonly") == "no":
             log.warning("%s keeps no log (appendonly no): trials may be lost when it restarts", patience.what)
     return storage
-
-
-def _sqlite(url: str, study_dir: Path, patience: Patience) -> PatientDatabase:
-    from search.study.storage.database import PatientDatabase  # SQLAlchemy: not for a journal
-
-    study_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(study_dir / ".opening.lock"):  # two who make the tables at once stumble over each other
-        return PatientDatabase(
-            optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}), patience
-        )
-
-
-def _postgresql(url: str, patience: Patience) -> PatientDatabase:
-    import sqlalchemy
-
-    from search.study.storage.database import PatientDatabase  # SQLAlchemy: not for a journal
-
-    address = sqlalchemy.make_url(url)
-    address = address.set(drivername=f"postgresql+{_driver(address.drivername)}")
-    arguments = {name: value for name, value in _CONNECTION.items() if name not in address.query}
-    full = (
-        address.render_as_string(hide_password=False).replace("{", "%7B").replace("}", "%7D")
-    )  # Optuna fills in {...}
-    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args=arguments)
-    with engine.connect() as connection, warnings.catch_warnings():
-        # held until the connection closes: two who make the tables at once stumble over each other
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _OPENING_KEY})
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        inner = optuna.storages.RDBStorage(
-            full,
-            engine_kwargs={"pool_pre_ping": True, "connect_args": arguments},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-        )
-    return PatientDatabase(inner, patience)
 
 
 def _driver(name: str) -> str:

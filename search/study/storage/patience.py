@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 
 from search.ledger.secrets import mask
 
-__all__ = ["Outage", "Patience", "StorageGone", "is_away"]
-
 log = logging.getLogger("xvol")
 T = TypeVar("T")
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0  # seconds between two tries
+CONNECT_SECONDS = 10
 
 # A full disk, a disk that fails or is taken away, a file server that does not answer, locks that are not to be had now.
 _DISK_ERRORS = (

@@ -15,7 +15,7 @@ from search.report.front import front_table, fronts_of
 from search.report.reading.load import load_study
 from search.report.render import render_text, to_csv, to_html, to_latex, to_markdown
 from search.report.write import write_tables
-from search.study.results import print_front
+from search.study.search_run import print_front
 
 from .conftest import Add
 

@@ -24,8 +24,8 @@ from search.report.reading.load import load_study
 from search.space.parameters import Space
 from search.stats.sequential import FINISHED, FOUND, GIVEN_UP, LookPlan, plan_looks, sequential_verdicts
 from search.study.interim import Standing, _seeds_until, claim_looks, next_step, spare_seeds
-from search.study.queue import Desk, Quota
-from search.study.spec import Plan, open_desk
+from search.study.queue import Budget, TrialQueue
+from search.study.spec import StudySpec, open_queue
 
 from .conftest import Toy
 
@@ -116,24 +116,24 @@ def options(**given: Any) -> DesignOptions:
     return DesignOptions(**{"kind": "ladder", "first_seed": 1000} | given)
 
 
-def opened(folder: Path) -> Desk:
-    plan = Plan(
+def opened(folder: Path) -> TrialQueue:
+    plan = StudySpec(
         study_name="s", optuna_name="s.final", study_dir=str(folder), phase="final", space=Space((), ()),
-        directions=("maximize",), sampler=None, pruner=None, quota=Quota(3, sampled=False), stop_file=str(folder / "stop"),
+        directions=("maximize",), sampler=None, pruner=None, budget=Budget(3, sampled=False), stop_file=str(folder / "stop"),
     )  # fmt: skip
-    return open_desk(plan, stream=0)[0]
+    return open_queue(plan)
 
 
 def test_what_was_planned_stands_from_the_first_trial_on(tmp_path: Path) -> None:
-    desk = opened(tmp_path)
+    queue = opened(tmp_path)
     first, other = options(looks=[3, 9]), options(looks=[3, 5, 8])
-    assert claim_looks(desk, [], tmp_path, first, CELLS, 2, "val_top1") == plan_looks([3, 9])
-    assert claim_looks(desk, [], tmp_path, options(), CELLS, 2, "val_top1") is None  # nothing was trained yet
+    assert claim_looks(queue, [], tmp_path, first, CELLS, 2, "val_top1") == plan_looks([3, 9])
+    assert claim_looks(queue, [], tmp_path, options(), CELLS, 2, "val_top1") is None  # nothing was trained yet
     assert not (tmp_path / LOOKS_FILE).exists()
-    assert claim_looks(desk, [], tmp_path, other, CELLS, 2, "val_top1") == plan_looks([3, 5, 8])
+    assert claim_looks(queue, [], tmp_path, other, CELLS, 2, "val_top1") == plan_looks([3, 5, 8])
     assert read_looks(tmp_path) == (plan_looks([3, 5, 8]), "val_top1")
     looked = [create_trial(value=1.0, user_attrs={"cell": "baseline/1000"})]
-    assert claim_looks(desk, looked, tmp_path, other, list(reversed(CELLS)), 2, "val_top1") == plan_looks([3, 5, 8])
+    assert claim_looks(queue, looked, tmp_path, other, list(reversed(CELLS)), 2, "val_top1") == plan_looks([3, 5, 8])
     for changed, cells, retries, message in (
         (first, CELLS, 2, r"looks: there \[3, 5, 8\], now \[3, 9\]"),
         (options(looks=[3, 5, 8, 12]), CELLS, 2, r"now \[3, 5, 8, 12\]"),
@@ -145,24 +145,24 @@ def test_what_was_planned_stands_from_the_first_trial_on(tmp_path: Path) -> None
         (options(seeds=20), CELLS, 2, "looks: none are given now"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
-            claim_looks(desk, looked, tmp_path, changed, cells, retries, "val_top1")
+            claim_looks(queue, looked, tmp_path, changed, cells, retries, "val_top1")
         assert "hydra.sweeper.study_name=s_2, without hydra.sweeper.design.first_seed" in str(caught.value)
     assert json.loads((tmp_path / LOOKS_FILE).read_text())["looks"] == [3, 5, 8]
 
 
 def test_looks_are_not_chosen_after_the_fact(tmp_path: Path) -> None:
-    desk = opened(tmp_path)
-    desk.write([{"cell": "baseline/1000", "overrides": [], "is_baseline": True}])
+    queue = opened(tmp_path)
+    queue.write([{"cell": "baseline/1000", "overrides": [], "is_baseline": True}])
     with pytest.raises(ValueError, match="was begun without looks"):
-        claim_looks(desk, [], tmp_path, options(looks=[3, 9]), CELLS, 2, "val_top1")
+        claim_looks(queue, [], tmp_path, options(looks=[3, 9]), CELLS, 2, "val_top1")
 
 
 def test_looks_that_read_test_are_refused_in_words(tmp_path: Path) -> None:
-    desk = opened(tmp_path)
-    desk.study.set_user_attr("looks", {"looks": [3, 9], "metric": "test_top1", "spending": "obrien_fleming"})
-    desk.write([{"cell": "baseline/1000", "overrides": [], "is_baseline": True}])
+    queue = opened(tmp_path)
+    queue.study.set_user_attr("looks", {"looks": [3, 9], "metric": "test_top1", "spending": "obrien_fleming"})
+    queue.write([{"cell": "baseline/1000", "overrides": [], "is_baseline": True}])
     with pytest.raises(ValueError, match=r"whose looks read the test images.*study_name=s_2"):
-        claim_looks(desk, [], tmp_path, options(looks=[3, 9]), CELLS, 2, "val_top1")
+        claim_looks(queue, [], tmp_path, options(looks=[3, 9]), CELLS, 2, "val_top1")
 
 
 def test_a_search_is_no_design(tmp_path: Path) -> None:

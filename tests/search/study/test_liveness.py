@@ -1,4 +1,4 @@
-"""A worker's pulse is seen, its end is seen, and an outage of its disk costs nothing; a study has one folder."""
+"""A worker's heartbeat is seen, its end is seen, and an outage of its disk costs nothing; a study has one folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from search.ledger.files import NewerVersion
 from search.ledger.paths import WORKERS
 from search.study import liveness
-from search.study.liveness import TOKEN_FILE, Pulse, check_shared_folder, host_id, is_alive
+from search.study.liveness import TOKEN_FILE, Heartbeat, check_shared_folder, host_id, is_alive
 from search.study.storage.locks import FileLock, is_held
 from search.study.storage.opening import open_storage
 
@@ -42,8 +42,8 @@ def test_two_machines_of_one_name_are_two_hosts(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_pulse_locks_beats_and_leaves_no_file(tmp_path: Path) -> None:
     study, path = make(tmp_path), tmp_path / WORKERS / "w.lock"
-    with Pulse(study._storage, tmp_path, "w.lock", interval=0.05) as pulse:
-        pulse.trial(0)
+    with Heartbeat(study._storage, tmp_path, "w.lock", interval=0.05) as heartbeat:
+        heartbeat.trial(0)
         assert is_held(path)
         os.utime(path, (1, 1))
         end = time.monotonic() + 5
@@ -63,7 +63,7 @@ def test_a_disk_that_is_away_costs_beats_only(tmp_path: Path, monkeypatch: pytes
             raise OSError(errno.ESTALE, "Stale file handle")
 
     monkeypatch.setattr(FileLock, "touch", touch)
-    with Pulse(study._storage, tmp_path, "w.lock", interval=0.02):
+    with Heartbeat(study._storage, tmp_path, "w.lock", interval=0.02):
         end = time.monotonic() + 5
         while len(beats) < 6 and time.monotonic() < end:
             time.sleep(0.01)
@@ -98,13 +98,13 @@ class Database:
 def test_heartbeats_follow_the_trial_and_outlive_errors(tmp_path: Path) -> None:
     database: Any = Database()
     database.error = RuntimeError("the database is away")
-    with Pulse(database, tmp_path, "w.lock", interval=0.02) as pulse:
+    with Heartbeat(database, tmp_path, "w.lock", interval=0.02) as heartbeat:
         for trial in (5, 6):
-            pulse.trial(trial)
+            heartbeat.trial(trial)
             end = time.monotonic() + 5
             while database.beats.count(trial) < 2 and time.monotonic() < end:
                 time.sleep(0.01)
-        pulse.trial(None)
+        heartbeat.trial(None)
         time.sleep(0.1)
         beats = len(database.beats)
         time.sleep(0.1)
@@ -116,8 +116,8 @@ def test_heartbeats_follow_the_trial_and_outlive_errors(tmp_path: Path) -> None:
 def test_leaving_waits_for_no_database(tmp_path: Path) -> None:
     database: Any = Database()
     database.hang.clear()
-    with Pulse(database, tmp_path, "w.lock") as pulse:
-        pulse.trial(1)
+    with Heartbeat(database, tmp_path, "w.lock") as heartbeat:
+        heartbeat.trial(1)
         while not database.beats:
             time.sleep(0.01)
         start = time.monotonic()
@@ -163,7 +163,7 @@ def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("search.study.storage.locks.fcntl.flock", no_locks)
     database: Any = Database()
     with pytest.raises(ValueError, match=r"w\.lock: cannot be locked \(No locks available\).*disk with file locks"):
-        Pulse(database, tmp_path, "w.lock").__enter__()
+        Heartbeat(database, tmp_path, "w.lock").__enter__()
 
 
 def test_one_folder_for_all_studies_in_it(tmp_path: Path) -> None:

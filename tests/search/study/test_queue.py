@@ -8,12 +8,12 @@ import pytest
 from optuna.trial import TrialState
 
 from search.ledger.paths import WORKERS
-from search.study.queue import Desk, Quota
+from search.study.queue import Budget, TrialQueue
 from search.study.storage.locks import FileLock
 from search.study.storage.opening import open_storage
 from search.study.trials import AWAITS, CELL, INTERRUPTED, REASON, SKIPPED, WORKER
 
-MakeDesk = Callable[..., Desk]
+MakeQueue = Callable[..., TrialQueue]
 NOBODY = "nobody.lock"
 
 
@@ -22,209 +22,209 @@ def ignore(*_: object) -> None:
 
 
 @pytest.fixture
-def make_desk(tmp_path: Path) -> MakeDesk:
+def make_queue(tmp_path: Path) -> MakeQueue:
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(study_name="s", storage=storage)
 
-    def desk(budget: int = 5, **quota: object) -> Desk:
-        return Desk(study, storage, tmp_path, Quota(budget, **quota))  # type: ignore[arg-type]
+    def queue(trials: int = 5, **others: object) -> TrialQueue:
+        return TrialQueue(study, storage, tmp_path, Budget(trials, **others))  # type: ignore[arg-type]
 
-    return desk
-
-
-def states(desk: Desk) -> list[str]:
-    return [trial.state.name for trial in desk.trials()]
+    return queue
 
 
-def test_a_budget_counts_what_is_finished_and_running(make_desk: MakeDesk) -> None:
-    desk = make_desk(2)
-    first, second = desk.claim(NOBODY), desk.claim(NOBODY)
+def states(queue: TrialQueue) -> list[str]:
+    return [trial.state.name for trial in queue.trials()]
+
+
+def test_a_budget_counts_what_is_finished_and_running(make_queue: MakeQueue) -> None:
+    queue = make_queue(2)
+    first, second = queue.claim(NOBODY), queue.claim(NOBODY)
     assert first is not None
     assert second is not None
-    assert desk.claim(NOBODY) is None
-    desk.study.tell(first, 1.0)
-    assert desk.claim(NOBODY) is None
-    assert make_desk(3).claim(NOBODY) is not None
+    assert queue.claim(NOBODY) is None
+    queue.study.tell(first, 1.0)
+    assert queue.claim(NOBODY) is None
+    assert make_queue(3).claim(NOBODY) is not None
 
 
-def test_a_skipped_trial_is_replaced_until_the_space_is_exhausted(make_desk: MakeDesk) -> None:
-    desk = make_desk(2, max_skips=3)
+def test_a_skipped_trial_is_replaced_until_the_space_is_exhausted(make_queue: MakeQueue) -> None:
+    queue = make_queue(2, max_skips=3)
     for _ in range(3):
-        trial = desk.claim(NOBODY)
+        trial = queue.claim(NOBODY)
         assert trial is not None
         trial.set_user_attr(SKIPPED, "reused")
-        desk.study.tell(trial, 1.0)
-    assert desk.claim(NOBODY) is None
-    assert desk.is_exhausted()
-    assert desk.to_go() == 0
+        queue.study.tell(trial, 1.0)
+    assert queue.claim(NOBODY) is None
+    assert queue.is_exhausted()
+    assert queue.to_go() == 0
 
 
-def test_a_small_space_is_exhausted_once_each_point_was_asked_for(make_desk: MakeDesk) -> None:
-    desk = make_desk(9, size=2)
+def test_a_small_space_is_exhausted_once_each_point_was_asked_for(make_queue: MakeQueue) -> None:
+    queue = make_queue(9, size=2)
     for x in (0, 1):
-        desk.study.enqueue_trial({"x": x})
-        trial = desk.claim(NOBODY)
+        queue.study.enqueue_trial({"x": x})
+        trial = queue.claim(NOBODY)
         assert trial is not None
         trial.suggest_int("x", 0, 1)
-        desk.study.tell(trial, 1.0)
-    trial = desk.claim(NOBODY)
+        queue.study.tell(trial, 1.0)
+    trial = queue.claim(NOBODY)
     assert trial is not None
     trial.suggest_int("x", 0, 1)
     trial.set_user_attr(SKIPPED, "reused")
-    desk.study.tell(trial, 1.0)
-    assert desk.claim(NOBODY) is None
+    queue.study.tell(trial, 1.0)
+    assert queue.claim(NOBODY) is None
 
 
-def test_the_dead_are_recovered_and_the_living_left_alone(make_desk: MakeDesk, tmp_path: Path) -> None:
-    desk = make_desk(3)
+def test_the_dead_are_recovered_and_the_living_left_alone(make_queue: MakeQueue, tmp_path: Path) -> None:
+    queue = make_queue(3)
     with FileLock(tmp_path / WORKERS / "alive.lock"):
-        living, dead, elsewhere = desk.claim("alive.lock"), desk.claim("dead.lock"), desk.claim("far.lock")
+        living, dead, elsewhere = queue.claim("alive.lock"), queue.claim("dead.lock"), queue.claim("far.lock")
         assert living is not None
         assert dead is not None
         assert elsewhere is not None
         elsewhere.set_user_attr(WORKER, {"host": "another", "lock": "far.lock"})
         assert dead.suggest_int("x", 0, 100) >= 0
-        assert [trial.number for trial in desk.recover(ignore)] == [dead.number]
-    again = desk.trials()[3]
+        assert [trial.number for trial in queue.recover(ignore)] == [dead.number]
+    again = queue.trials()[3]
     assert again.state == TrialState.WAITING
     assert again.system_attrs["fixed_params"] == dead.params
-    assert desk.counts().failed == 0
-    retry = desk.claim("w.lock")
+    assert queue.counts().failed == 0
+    retry = queue.claim("w.lock")
     assert retry is not None
-    assert [trial.number for trial in desk.attempts(retry)] == [dead.number]
-    assert desk.claim("w.lock") is None
+    assert [trial.number for trial in queue.attempts(retry)] == [dead.number]
+    assert queue.claim("w.lock") is None
 
 
-def test_a_trial_that_kills_every_worker_is_given_up(make_desk: MakeDesk) -> None:
-    desk = make_desk(1, max_retries=2)
+def test_a_trial_that_kills_every_worker_is_given_up(make_queue: MakeQueue) -> None:
+    queue = make_queue(1, max_retries=2)
     for death in range(3):
-        trial = desk.claim(NOBODY)
+        trial = queue.claim(NOBODY)
         assert trial is not None
         trial.suggest_int("x", 0, 100)
-        assert [trial.number for trial in desk.recover(ignore)] == [death]
-    assert desk.claim(NOBODY) is None
-    assert desk.counts().failed == 1
-    assert desk.trials()[2].user_attrs[REASON].startswith("its worker died, 3 times in a row")
-    assert len({trial.params["x"] for trial in desk.trials()}) == 1
+        assert [trial.number for trial in queue.recover(ignore)] == [death]
+    assert queue.claim(NOBODY) is None
+    assert queue.counts().failed == 1
+    assert queue.trials()[2].user_attrs[REASON].startswith("its worker died, 3 times in a row")
+    assert len({trial.params["x"] for trial in queue.trials()}) == 1
 
 
-def test_ctrl_c_is_not_held_against_a_trial(make_desk: MakeDesk) -> None:
-    desk = make_desk(1, max_retries=0)
+def test_ctrl_c_is_not_held_against_a_trial(make_queue: MakeQueue) -> None:
+    queue = make_queue(1, max_retries=0)
     for _ in range(5):
-        trial = desk.claim(NOBODY)
+        trial = queue.claim(NOBODY)
         assert trial is not None
-        desk.interrupt(trial, "Ctrl-C")
-    assert desk.claim(NOBODY) is not None
+        queue.interrupt(trial, "Ctrl-C")
+    assert queue.claim(NOBODY) is not None
 
 
 CELLS = [{CELL: f"a/{seed}", "overrides": [f"seed={seed}"], "is_baseline": True} for seed in (1, 2)]
 
 
-def test_cells_are_written_once_and_again_after_an_interruption(make_desk: MakeDesk) -> None:
-    desk = make_desk(2, sampled=False)
-    assert desk.write(CELLS) == 2
-    assert desk.write(CELLS) == 0
-    trial = desk.claim(NOBODY)
+def test_cells_are_written_once_and_again_after_an_interruption(make_queue: MakeQueue) -> None:
+    queue = make_queue(2, sampled=False)
+    assert queue.write(CELLS) == 2
+    assert queue.write(CELLS) == 0
+    trial = queue.claim(NOBODY)
     assert trial is not None
-    desk.interrupt(trial, "Ctrl-C")
-    assert desk.write(CELLS) == 0
-    waiting = [trial for trial in desk.trials() if trial.state == TrialState.WAITING]
+    queue.interrupt(trial, "Ctrl-C")
+    assert queue.write(CELLS) == 0
+    waiting = [trial for trial in queue.trials() if trial.state == TrialState.WAITING]
     assert sorted(trial.user_attrs[CELL] for trial in waiting) == ["a/1", "a/2"]
     assert [trial.user_attrs["overrides"] for trial in waiting if trial.user_attrs[CELL] == "a/1"] == [["seed=1"]]
 
 
-def test_a_cell_is_not_lost_if_who_takes_it_back_dies_half_way(make_desk: MakeDesk) -> None:
-    desk = make_desk(2, sampled=False)
-    desk.write(CELLS)
-    trial = desk.claim(NOBODY)
+def test_a_cell_is_not_lost_if_who_takes_it_back_dies_half_way(make_queue: MakeQueue) -> None:
+    queue = make_queue(2, sampled=False)
+    queue.write(CELLS)
+    trial = queue.claim(NOBODY)
     assert trial is not None
     trial.set_user_attr(INTERRUPTED, True)
-    desk.study.tell(trial, state=TrialState.FAIL)
-    assert desk.write(CELLS) == 1
+    queue.study.tell(trial, state=TrialState.FAIL)
+    assert queue.write(CELLS) == 1
 
 
-def test_failed_cells_are_run_again_unless_they_would_fail_again(make_desk: MakeDesk) -> None:
-    desk = make_desk(2, sampled=False, max_retries=3)
-    desk.write(CELLS)
+def test_failed_cells_are_run_again_unless_they_would_fail_again(make_queue: MakeQueue) -> None:
+    queue = make_queue(2, sampled=False, max_retries=3)
+    queue.write(CELLS)
 
     def fail(reason: str) -> None:
-        trial = desk.claim(NOBODY)
+        trial = queue.claim(NOBODY)
         assert trial is not None
         trial.set_user_attr(REASON, reason)
-        desk.study.tell(trial, state=TrialState.FAIL)
+        queue.study.tell(trial, state=TrialState.FAIL)
 
     fail("no luck")
     fail("bad cell")
-    assert [trial.number for trial in desk.retry_failed(ignore)] == [0, 1]
-    assert desk.retry_failed(ignore) == []
-    assert desk.counts().failed == 0
+    assert [trial.number for trial in queue.retry_failed(ignore)] == [0, 1]
+    assert queue.retry_failed(ignore) == []
+    assert queue.counts().failed == 0
     fail("other luck")
     fail("bad cell")
-    assert [trial.number for trial in desk.retry_failed(ignore)] == [2]
-    assert desk.counts().failed == 1
+    assert [trial.number for trial in queue.retry_failed(ignore)] == [2]
+    assert queue.counts().failed == 1
 
 
-def test_a_grid_takes_the_first_points_and_goes_on_later(make_desk: MakeDesk) -> None:
+def test_a_grid_takes_the_first_points_and_goes_on_later(make_queue: MakeQueue) -> None:
     points = [{"x": x} for x in range(4)]
-    assert make_desk(2, sampled=False).write_points(points) == 2
-    desk = make_desk(9, sampled=False)
-    assert desk.write_points(points) == 2
+    assert make_queue(2, sampled=False).write_points(points) == 2
+    queue = make_queue(9, sampled=False)
+    assert queue.write_points(points) == 2
     asked = []
-    while (trial := desk.claim(NOBODY)) is not None:
+    while (trial := queue.claim(NOBODY)) is not None:
         asked.append(trial.suggest_categorical("x", [0, 1, 2, 3]))
-        desk.study.tell(trial, 0.0)
+        queue.study.tell(trial, 0.0)
     assert asked == [0, 1, 2, 3]
-    assert desk.write_points(points) == 0
+    assert queue.write_points(points) == 0
 
 
-def test_too_many_failures_end_the_handing_out(make_desk: MakeDesk) -> None:
-    desk = make_desk(9, allowed_failures=1)
+def test_too_many_failures_end_the_handing_out(make_queue: MakeQueue) -> None:
+    queue = make_queue(9, allowed_failures=1)
     for _ in range(2):
-        trial = desk.claim(NOBODY)
+        trial = queue.claim(NOBODY)
         assert trial is not None
-        desk.study.tell(trial, state=TrialState.FAIL)
-    assert desk.claim(NOBODY) is None
-    assert desk.gave_up
+        queue.study.tell(trial, state=TrialState.FAIL)
+    assert queue.claim(NOBODY) is None
+    assert queue.gave_up
 
 
-def test_a_trial_that_waits_for_a_run_elsewhere_is_the_same_one_later(make_desk: MakeDesk) -> None:
-    desk = make_desk(3)
-    trial = desk.claim(NOBODY)
+def test_a_trial_that_waits_for_a_run_elsewhere_is_the_same_one_later(make_queue: MakeQueue) -> None:
+    queue = make_queue(3)
+    trial = queue.claim(NOBODY)
     assert trial is not None
     x = trial.suggest_int("x", 0, 1000)
-    desk.put_back(trial, ["fingerprint", "other/trials/0000-s0"])
+    queue.put_back(trial, ["fingerprint", "other/trials/0000-s0"])
     due: list[bool] = [False]
 
-    def claim(desk: Desk) -> int | None:
-        claimed = desk.claim(NOBODY, lambda waiting: due[0] and waiting.user_attrs[AWAITS][0] == "fingerprint")
+    def claim(queue: TrialQueue) -> int | None:
+        claimed = queue.claim(NOBODY, lambda waiting: due[0] and waiting.user_attrs[AWAITS][0] == "fingerprint")
         return None if claimed is None else claimed.number
 
-    other = make_desk(3)
-    assert [claim(desk), claim(other), claim(desk)] == [1, 2, None]  # its place in the budget is kept
-    assert desk.holds
-    assert desk.recover(lambda *_: None) != []  # those of nobody: the one that waits is not among them
+    other = make_queue(3)
+    assert [claim(queue), claim(other), claim(queue)] == [1, 2, None]  # its place in the budget is kept
+    assert queue.holds
+    assert queue.recover(lambda *_: None) != []  # those of nobody: the one that waits is not among them
     due[0] = True
-    again = desk.claim(NOBODY, lambda _: True)
+    again = queue.claim(NOBODY, lambda _: True)
     assert again is not None
     assert (again.number, again.suggest_int("x", 0, 1000)) == (trial.number, x)
-    assert not desk.holds
+    assert not queue.holds
 
 
 def test_a_journal_is_asked_for_open_trials_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = open_storage(None, tmp_path)
     study = optuna.create_study(study_name="s", storage=storage)
-    desk = Desk(study, storage, tmp_path, Quota(60))
+    queue = TrialQueue(study, storage, tmp_path, Budget(60))
     for value in range(50):
-        trial = desk.claim(NOBODY)
+        trial = queue.claim(NOBODY)
         assert trial is not None
         study.tell(trial, float(value))
     asked: list[int] = []
     inner = storage.get_trial
     monkeypatch.setattr(storage, "get_trial", lambda number: asked.append(number) or inner(number))
     monkeypatch.setattr(storage, "get_all_trials", lambda *_, **__: pytest.fail("all trials were read"))
-    assert desk.claim(NOBODY) is not None
+    assert queue.claim(NOBODY) is not None
     assert len(asked) < 8
-    best, worst = desk.best(highest=True), desk.best(highest=False)
+    best, worst = queue.best(highest=True), queue.best(highest=False)
     assert best is not None
     assert worst is not None
-    assert (best.number, worst.number, desk.counts().finished) == (49, 0, 50)
+    assert (best.number, worst.number, queue.counts().finished) == (49, 0, 50)

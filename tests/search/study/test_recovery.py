@@ -17,26 +17,26 @@ from optuna.trial import TrialState
 from search.ledger.record import HISTORY_FILE
 from search.ledger.result import RESULT_FILE, TrialResult, checksum_of, read_result, write_result
 from search.study.recovery import recover
-from search.study.spec import open_desk
+from search.study.spec import open_queue
 from search.study.trials import BASELINE, CELL, FOLDER, OVERRIDES, RETRY_OF, TRIES
 
 from .conftest import ENDED, Toy
-from .test_spec import plan
+from .test_spec import spec
 
 
 def test_the_record_of_a_dead_workers_trial_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    desk, _ = open_desk(plan(tmp_path), stream=0)
-    trial = desk.claim("dead.lock")
+    queue = open_queue(spec(tmp_path))
+    trial = queue.claim("dead.lock")
     assert trial is not None
     trial.set_user_attr(FOLDER, "trials/0000-s3")
     folder = tmp_path / "trials" / "0000-s3"
     folder.mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
-        assert recover(desk, plan(tmp_path)) == 1
+        assert recover(queue, spec(tmp_path)) == 1
     assert "search trial 0: its worker died; it is run again" in caplog.text
     row = read_result(folder / RESULT_FILE)
     assert (row.status, row.reason, row.seed, row.attempt) == ("interrupted", "its worker died", 3, 1)
-    assert recover(desk, plan(tmp_path)) == 0
+    assert recover(queue, spec(tmp_path)) == 0
 
 
 class Died(BaseException):
@@ -59,13 +59,13 @@ def test_whoever_takes_a_trial_back_may_die_at_each_step(
     steps: int, cell: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps: the rename of the result, two attributes, the end of the trial, the new trial; then all is done."""
-    mine = plan(tmp_path)
+    mine = spec(tmp_path)
     if cell:
-        mine = replace(mine, quota=replace(mine.quota, sampled=False))
-    desk, storage = open_desk(mine, stream=0)
+        mine = replace(mine, budget=replace(mine.budget, sampled=False))
+    queue = open_queue(mine)
     cells = [{CELL: "a/3", OVERRIDES: ["seed=3"], BASELINE: True}] if cell else []
-    desk.write(cells)
-    trial = desk.claim("dead.lock")
+    queue.write(cells)
+    trial = queue.claim("dead.lock")
     assert trial is not None
     if not cell:
         trial.suggest_int("x", 0, 100)
@@ -77,10 +77,10 @@ def test_whoever_takes_a_trial_back_may_die_at_each_step(
         patch.setattr(os, "replace", mortal(os.replace, lives))
         patch.setattr(Path, "unlink", mortal(Path.unlink, lives))  # the dead clean nothing up
         for name in ("set_trial_user_attr", "set_trial_state_values", "create_new_trial"):
-            patch.setattr(storage, name, mortal(getattr(storage, name), lives))
+            patch.setattr(queue.storage, name, mortal(getattr(queue.storage, name), lives))
         with contextlib.suppress(Died):
-            recover(desk, mine)
-    another, _ = open_desk(mine, stream=1)
+            recover(queue, mine)
+    another = open_queue(mine)
     recover(another, mine)
     another.write(cells)
     first, *again = another.trials()
@@ -96,16 +96,16 @@ def test_whoever_takes_a_trial_back_may_die_at_each_step(
 
 def test_a_trial_that_was_trained_is_not_given_up(tmp_path: Path) -> None:
     """Its worker died once too often, but only after the result was written: it takes its own result over."""
-    mine = plan(tmp_path)
-    desk, _ = open_desk(replace(mine, quota=replace(mine.quota, max_retries=0)), stream=0)
-    trial = desk.claim("dead.lock")
+    mine = spec(tmp_path)
+    queue = open_queue(replace(mine, budget=replace(mine.budget, max_retries=0)))
+    trial = queue.claim("dead.lock")
     assert trial is not None
     trial.set_user_attr(FOLDER, "trials/0000-s3")
     folder = tmp_path / "trials" / "0000-s3"
     folder.mkdir(parents=True)
     write_result(folder, TrialResult(study="s", trial=0, phase="search", status="ok", seed=3))
-    recover(desk, mine)
-    assert [trial.state for trial in desk.trials()] == [TrialState.FAIL, TrialState.WAITING]
+    recover(queue, mine)
+    assert [trial.state for trial in queue.trials()] == [TrialState.FAIL, TrialState.WAITING]
     assert read_result(folder / RESULT_FILE).status == "ok"
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from search.space.parameters import Space
-from search.study.queue import Quota
-from search.study.spec import Plan, open_desk, resolved
+from search.study.queue import Budget
+from search.study.spec import StudySpec, open_queue, resolved
 
 
-def plan(folder: Path, storage: str | None = None) -> Plan:
-    return Plan(
+def spec(folder: Path, storage: str | None = None) -> StudySpec:
+    return StudySpec(
         study_name="s",
         optuna_name="s",
         study_dir=str(folder),
@@ -20,7 +20,7 @@ def plan(folder: Path, storage: str | None = None) -> Plan:
         directions=("maximize",),
         sampler=None,
         pruner=None,
-        quota=Quota(3),
+        budget=Budget(3),
         stop_file=str(folder / "stop"),
         storage=storage,
     )
@@ -32,7 +32,7 @@ def test_a_password_is_filled_in_where_the_worker_runs(tmp_path: Path, monkeypat
     assert resolved(url) == "postgresql://me:correct-horse@host/name"
     assert resolved("sqlite:///x.db") == "sqlite:///x.db"
     assert resolved(None) is None
-    travels = plan(tmp_path, url)
+    travels = spec(tmp_path, url)
     assert b"correct-horse" not in pickle.dumps(travels)
     assert "XVOL_TEST_PASSWORD" not in repr(travels)
 
@@ -43,8 +43,8 @@ def test_a_machine_without_the_variable_says_so(monkeypatch: pytest.MonkeyPatch)
         resolved("postgresql://me:${oc.env:XVOL_TEST_PASSWORD}@host/name")
 
 
-def test_a_desk_is_opened_twice_on_one_study(tmp_path: Path) -> None:
-    first, _ = open_desk(plan(tmp_path), stream=0)
-    second, _ = open_desk(plan(tmp_path), stream=1)
+def test_a_queue_is_opened_twice_on_one_study(tmp_path: Path) -> None:
+    first = open_queue(spec(tmp_path))
+    second = open_queue(spec(tmp_path))
     assert first.claim("a.lock") is not None
     assert second.counts().running == 1

@@ -19,14 +19,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.channel import Infeasible, InFlight, Pruned
 from search.ledger.paths import WORKERS, free_subdir
 from search.ledger.result import RESULT_FILE, Status, TrialResult, write_result
-from search.study.queue import Desk, Quota
+from search.study.queue import Budget, TrialQueue
 from search.study.recovery import mend_lost, recover
 from search.study.sampling.pruning import Pruning
 from search.study.storage.locks import FileLock
 from search.study.trial_channel import Runs, StudyChannel
 from search.study.trials import AWAITS, FOLDER, REASON, RETRY_OF, SKIPPED
 
-from .test_spec import plan as plan_of
+from .test_spec import spec as plan_of
 
 POINTS = 3
 PICK = st.integers(0, 5)
@@ -38,7 +38,7 @@ class Hand:
     """A worker: its lock, what it opened, and the trial it trains."""
 
     lock: FileLock
-    desk: Desk
+    queue: TrialQueue
     runs: Runs
     trial: Trial | None = None
     reads: str = ""  # the fingerprint of what it trains
@@ -92,7 +92,7 @@ class Life(RuleBasedStateMachine):
     def stop(self, pick: int) -> None:
         """The user's Ctrl-C."""
         hand, trial = self._written(pick, "interrupted")
-        hand.desk.interrupt(trial, "stopped")
+        hand.queue.interrupt(trial, "stopped")
         hand.trial = None
 
     @rule(pick=PICK, status=st.sampled_from([None, "ok"]))
@@ -108,14 +108,14 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def take_back(self) -> None:
-        recover(self._desk(), self._plan())
+        recover(self._queue(), self._plan())
 
     @rule(more=st.integers(1, 2))
     @precondition(lambda self: self.budget < MOST)
     def grow(self, more: int) -> None:
         self.budget = min(MOST, self.budget + more)
         for hand in self.living:
-            hand.desk.quota = self._quota()
+            hand.queue.budget = self._quota()
 
     @rule(pick=PICK)
     @precondition(lambda self: self.kept)
@@ -128,7 +128,7 @@ class Life(RuleBasedStateMachine):
         path.unlink()
         del self.trained[lost]
         self.lost.add(lost)
-        mend_lost(self._desk(), self._plan())
+        mend_lost(self._queue(), self._plan())
 
     @property
     def idle(self) -> list[Hand]:
@@ -147,7 +147,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def the_budget_is_kept(self) -> None:
-        now = self._desk().counts()
+        now = self._queue().counts()
         assert now.finished + now.running + now.waiting <= self.budget, now
 
     @invariant()
@@ -160,17 +160,17 @@ class Life(RuleBasedStateMachine):
         """Everybody dies; one worker resumes the study, and brings it to its end."""
         for hand in list(self.living):
             self._bury(hand)
-        recover(self._desk(), self._plan())
+        recover(self._queue(), self._plan())
         hand = self._hire()
         while self._claim(hand):
             if hand.trial is not None:
                 self._finish(hand)
-        assert not hand.desk.holds
+        assert not hand.queue.holds
         self._bury(hand)
-        now = self._desk().counts()
+        now = self._queue().counts()
         assert (now.running, now.waiting) == (0, 0)
-        desk = self._desk()
-        assert desk.counts().finished == self.budget or desk.is_exhausted()
+        queue = self._queue()
+        assert queue.counts().finished == self.budget or queue.is_exhausted()
         counted = [f"x={trial.params['x']}" for trial in self._standing() if SKIPPED not in trial.user_attrs]
         assert now.complete == len(counted) == len(set(counted))  # what is trained counts, and once
         assert set(self.trained) <= set(counted) <= set(self.trained) | self.lost
@@ -180,20 +180,20 @@ class Life(RuleBasedStateMachine):
 
     # how it is done
 
-    def _quota(self) -> Quota:
-        return Quota(self.budget, size=POINTS, max_retries=3)
+    def _quota(self) -> Budget:
+        return Budget(self.budget, size=POINTS, max_retries=3)
 
     def _plan(self):  # type: ignore[no-untyped-def]
-        return replace(plan_of(self.folder), quota=self._quota())
+        return replace(plan_of(self.folder), budget=self._quota())
 
-    def _desk(self) -> Desk:
-        return Desk(self.study, self.storage, self.folder, self._quota())
+    def _queue(self) -> TrialQueue:
+        return TrialQueue(self.study, self.storage, self.folder, self._quota())
 
     def _hire(self) -> Hand:
         lock = FileLock(self.folder / WORKERS / f"{self.count}.lock")
         lock.acquire()
         self.count += 1
-        hand = Hand(lock, self._desk(), Runs(self.folder, lock.path.name, "all"))
+        hand = Hand(lock, self._queue(), Runs(self.folder, lock.path.name, "all"))
         self.living.append(hand)
         return hand
 
@@ -213,7 +213,7 @@ class Life(RuleBasedStateMachine):
         return hand, hand.trial
 
     def _claim(self, hand: Hand) -> bool:
-        trial = hand.desk.claim(hand.name, lambda waiting: not hand.runs.awaits(*waiting.user_attrs[AWAITS]))
+        trial = hand.queue.claim(hand.name, lambda waiting: not hand.runs.awaits(*waiting.user_attrs[AWAITS]))
         if trial is not None:
             self._begin(hand, trial)
         return trial is not None
@@ -223,13 +223,13 @@ class Life(RuleBasedStateMachine):
         there = trial.user_attrs.get(FOLDER) if AWAITS in trial.user_attrs else None
         trial.set_user_attr(FOLDER, there or free_subdir(self.folder, "search", trial.number, 0))
         (self.folder / trial.user_attrs[FOLDER]).mkdir(parents=True, exist_ok=True)
-        channel = StudyChannel(trial, self._plan(), 0, hand.desk, Pruning(self.study, None), hand.runs, lambda: False)
+        channel = StudyChannel(trial, self._plan(), 0, hand.queue, Pruning(self.study, None), hand.runs, lambda: False)
         hand.trial = trial
         try:
             earlier = channel.admit(hand.reads, {})
         except InFlight:
             assert channel.awaited is not None
-            hand.desk.put_back(trial, channel.awaited)
+            hand.queue.put_back(trial, channel.awaited)
             hand.trial = None
         except (Infeasible, Pruned):
             assert channel.skip is not None

@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from search.ledger.index import INDEX_FILE
-from search.ledger.paths import WORKERS
+from search.ledger.paths import STATE_FILE, WORKERS
 from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_result
+from search.study.sampling.pruning import Pruning
+from search.study.spec import open_queue
 from search.study.storage.locks import FileLock
-from search.study.trial_channel import Runs
-from search.study.trials import SKIPPED, count
+from search.study.trial_channel import Runs, StudyChannel
+from search.study.trials import FOLDER, SKIPPED, count
 
 from .conftest import Toy
+from .test_spec import spec as spec_of
 
 
 class Worker:
@@ -185,3 +188,22 @@ def test_a_study_beside_one_that_trained_everything_trains_nothing(tmp_path: Pat
     copies = [row for row in rows if row["study"] == "b"]
     assert len(copies) > 2
     assert {row["reused_from"].partition("/")[0] for row in copies} == {"a"}
+
+
+def test_an_attempt_goes_on_from_the_folder_that_the_earlier_one_had(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    queue = open_queue(spec)
+    first = queue.claim("first.lock")
+    assert first is not None
+    first.set_user_attr(FOLDER, "trials/0000-s0.2")  # beside that of a trial which the storage has forgotten
+    for subdir in ("trials/0000-s0", "trials/0000-s0.2"):
+        (tmp_path / subdir).mkdir(parents=True)
+        (tmp_path / subdir / STATE_FILE).touch()
+    queue.interrupt(first, "stopped")
+    again = queue.claim("second.lock")
+    assert again is not None
+    runs = Runs(tmp_path, "second.lock", "none")
+    channels = [
+        StudyChannel(again, spec, seed, queue, Pruning(queue.study, None), runs, lambda: False) for seed in (0, 1)
+    ]
+    assert [channel.resume_from for channel in channels] == [str(tmp_path / "trials/0000-s0.2"), None]

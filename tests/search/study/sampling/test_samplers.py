@@ -33,7 +33,7 @@ class Workers:
     def __init__(self, name: str, folder: Path, directions: tuple[str, ...] = ("minimize",)) -> None:
         self.config, self.folder, self.directions = config_of(name), folder, directions
         self.space: Space = parse_space(COUNTED if is_grid(self.config) else MIXED, {})
-        if is_grid(self.config):  # as `Desk.write_points` writes them
+        if is_grid(self.config):  # as `TrialQueue.write_points` writes them
             study = self.study(0)
             for point in self.space.grid()[:12]:
                 study.enqueue_trial(dict(point))

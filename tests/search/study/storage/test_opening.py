@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.ledger.paths import JOURNAL
-from search.study.storage.opening import JournalLock, _driver, open_storage
+from search.study.storage.journal import JournalLock
+from search.study.storage.opening import _driver, open_storage
 
 
 def study(folder: Path) -> optuna.Study:
@@ -102,3 +103,9 @@ def test_what_is_not_supported_is_told_at_once(tmp_path: Path, url: str) -> None
     with pytest.raises(ValueError, match=r"hydra\.sweeper\.storage: cannot open") as caught:
         open_storage(url, tmp_path)
     assert "secret77" not in str(caught.value)
+
+
+def test_a_database_that_cannot_be_opened_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unable to open database file"):
+        open_storage(f"sqlite:///{tmp_path / 'no' / 'such.db'}", tmp_path / "runs")
+    assert list(tmp_path.iterdir()) == []

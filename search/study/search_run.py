@@ -1,8 +1,9 @@
-"""How a study ends: its best points, trained again on fresh seeds, and its tables."""
+"""A study that is a search: a sampler proposes trials, the best are written down, and trained again on fresh seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,80 @@ from search.ledger.secrets import masked_tree
 from search.ledger.study_files import OBJECTIVES_FILE
 from search.space.parameters import Space
 from search.stats.front import on_front
-from search.study.options import FinalOptions
-from search.study.spec import Plan
-from search.study.trials import CELL
+from search.study.command import MAX_CHECKS, check_objectives, refuse_dead_parameters, searched_seeds
+from search.study.options import FinalOptions, directions_of
+from search.study.phase import raise_if_nothing_worked
+from search.study.queue import TrialQueue
+from search.study.sampling.samplers import first_points, is_grid
+from search.study.spec import StudySpec, final_spec, open_queue
+from search.study.sweeper import BASELINE_HASH, StudyRun
 
+log = logging.getLogger("xvol")
 RESULTS_FILE = "optimization_results.yaml"
 _CHOSE = """\
 # The value chose this point among {n} finished trials, so it looks better than the point is. What it is worth on fresh
 # seeds and test images tells the re-evaluation (hydra.sweeper.final.top_k), in tables/.
 """
+
+
+class SearchRun(StudyRun):
+    """Runs `hydra.sweeper.n_trials` trials of a space, and the re-evaluation of the best."""
+
+    def train(self, spec: StudySpec) -> TrialQueue:
+        """Run, or go on with, the search."""
+        points = spec.space.grid() if is_grid(self.options.sampler) else None
+        spec, queue = self.open(spec, lambda: self._check(spec.space))
+        if points is not None:
+            self.phases.run(spec, lambda queue: queue.write_points(points))
+        else:
+            self._warm_start(spec, queue)
+            self.phases.run(spec)
+        raise_if_nothing_worked(queue)
+        write_best(queue.study, self.study_dir)
+        print_front(self.study_dir)
+        if self.options.final.top_k:
+            self._re_evaluate(queue, spec)
+        return queue
+
+    def _check(self, space: Space) -> dict[str, Any]:
+        """Compose, and let the application check, the baseline and each level of each parameter; return the baseline's facts."""
+        final = self.options.final
+        # without a check, one of them shows whether the keys compose
+        points = space.variations()[: MAX_CHECKS if self.app.checks else 1]
+        configs = [self.trial_config([*space.fixed, *final.baseline, *final.overrides])]
+        configs += [self.trial_config(space.overrides(point)) for point in points]
+        for config in configs:
+            self.app.check_values(config)
+        if not self.app.checks:
+            return {}
+        refuse_dead_parameters(space, points, configs[1:])
+        log.info("checking %d configurations of the study before it starts", len(configs))
+        facts = [self.app.check(config) for config in configs]
+        for fact in facts:
+            check_objectives(fact, directions_of(self.options))
+        return facts[0]
+
+    def _warm_start(self, spec: StudySpec, queue: TrialQueue) -> None:
+        options = self.options.warm_start
+        if options.score is None or queue.trials():
+            return
+        queue.suggest(first_points(options, spec.space, self.trial_config, self.app.score))
+
+    def _re_evaluate(self, search: TrialQueue, spec: StudySpec) -> None:
+        options = self.options.final
+        baseline_hash = search.study.user_attrs.get(BASELINE_HASH)
+        arms = best_arms(search.study, options.top_k, baseline_hash)
+        if options.first_seed is None:
+            there = open_queue(final_spec(spec, 0)).trials()
+            searched = searched_seeds(self.config, spec.space, options.seed_key, spec.seeds_per_trial)
+            options = replace(options, first_seed=self.fresh_seed("final", there, searched))
+        cells = final_cells(arms, spec.space, options, baseline_hash)
+        final = replace(final_spec(spec, len(cells)), constraints=())
+        log.info(
+            "final: %d arms, the baseline among them, on %d seeds from %d on",
+            len(cells) // options.seeds, options.seeds, options.first_seed,
+        )  # fmt: skip
+        self.phases.run(final, lambda queue: queue.write(cells))
 
 
 def write_best(study: optuna.Study, folder: Path) -> Path:
@@ -49,21 +115,6 @@ def write_best(study: optuna.Study, folder: Path) -> Path:
     text = yaml.safe_dump(masked_tree(found), sort_keys=False, allow_unicode=True)
     write_atomic(folder / RESULTS_FILE, _CHOSE.format(n=len(finished)) + text)
     return folder / RESULTS_FILE
-
-
-def final_plan(plan: Plan, cells: int) -> Plan:
-    """The phase that trains written-down cells to their end and reads test data."""
-    return replace(
-        plan,
-        optuna_name=f"{plan.study_name}.final",
-        phase="final",
-        sampler={"_target_": "optuna.samplers.RandomSampler"},
-        pruner=None,
-        custom_search_space=None,
-        # a failed cell is shown in the table, it does not hide the others
-        quota=replace(plan.quota, budget=cells, sampled=False, allowed_failures=None),
-        seeds_per_trial=1,
-    )
 
 
 def best_arms(study: optuna.Study, top_k: int, baseline_hash: str | None = None) -> list[FrozenTrial]:
@@ -93,7 +144,7 @@ def best_arms(study: optuna.Study, top_k: int, baseline_hash: str | None = None)
 def final_cells(
     arms: Sequence[FrozenTrial], space: Space, options: FinalOptions, baseline_hash: str | None
 ) -> list[dict[str, Any]]:
-    """The final trials as user attributes for `Desk.write`, all arms at one seed before the next seed.
+    """The final trials as user attributes for `TrialQueue.write`, all arms at one seed before the next seed.
 
     In that order an interrupted re-evaluation is balanced, and drift of the machine falls on all arms alike.
 
@@ -118,16 +169,10 @@ def final_cells(
     ]
 
 
-def seeds_there(trials: Sequence[FrozenTrial]) -> set[int]:
-    """The seeds of the cells that are written down already, finished or not."""
-    seeds = (str(trial.user_attrs.get(CELL, "")).rpartition("/")[2] for trial in trials)
-    return {int(seed) for seed in seeds if seed.isdigit()}
-
-
 def _overrides(trial: FrozenTrial, space: Space) -> list[str]:
-    values: Mapping[str, Any] = trial.params
     known = {parameter.name for parameter in space.parameters}
-    return [*space.overrides(values), *(f"{name}={value}" for name, value in values.items() if name not in known)]
+    others = (f"{name}={value}" for name, value in trial.params.items() if name not in known)
+    return [*space.overrides(trial.params), *others]
 
 
 def print_front(study_dir: Path) -> None:
@@ -140,23 +185,3 @@ def print_front(study_dir: Path) -> None:
 
     for front in fronts_of(load_study(study_dir), ("search",)):
         print(f"\n{render_text(front_table(front))}", flush=True)
-
-
-def write_study_tables(study_dir: Path) -> None:
-    """Write and print the ablation table, and the verdicts of a design with looks; then send the table to W&B.
-
-    Nothing is done for a task of another application, which keeps no ledger.
-    """
-    if not any(study_dir.glob("*/*/result.json")):
-        return
-    from search.report.mirror import mirror_study
-    from search.report.render import render_text
-    from search.report.write import write_interim, write_tables
-
-    table = write_tables(study_dir)
-    print(f"\n{render_text(table)}", flush=True)
-    verdicts = write_interim(study_dir)
-    if verdicts is not None:
-        print(f"\n{render_text(verdicts)}", flush=True)
-    print(f"\nRun folder: {study_dir}\nTables:     {study_dir / 'tables'}", flush=True)
-    mirror_study(study_dir, table)  # last: what it waits for, nobody else waits for

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from search.space.parameters import parse_space
 from search.study.options import FinalOptions
-from search.study.results import RESULTS_FILE, best_arms, final_cells, write_best
+from search.study.search_run import RESULTS_FILE, best_arms, final_cells, write_best
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
