@@ -17,8 +17,6 @@ from search.ledger.tracker import TrackerConfig
 from search.recipe import MeasureConfig, TrainConfig
 from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig, digest
 
-__all__ = ["OPEN_KEYS", "Config", "config_folder", "fingerprint_of", "recipe_hash", "register", "typed"]
-
 # free-form mappings: `branch.options.pssa.rank=2` needs no `+`
 OPEN_KEYS = ("backbone.kwargs", "branch.options", "placement.at")
 

@@ -10,23 +10,6 @@ from search.allowed import check_choice, check_number
 from search.ledger.metric import CLASSIFY, SCORE_PREFIX, chosen_by, metrics_of
 from xvol.suggest import meant
 
-__all__ = [
-    "CHEAP_COSTS",
-    "CHECKPOINTS",
-    "COSTS",
-    "KNOWN_COSTS",
-    "SCHEDULES",
-    "ZERO_COST",
-    "MeasureConfig",
-    "TrainConfig",
-    "check_costs",
-    "check_objectives",
-    "check_once",
-    "check_scores",
-    "sense_of",
-    "senses",
-]
-
 SCHEDULES = ("onecycle", "cosine", "constant")
 CHECKPOINTS = ("never", "final", "always")
 ZERO_COST = ("synflow", "naswot", "jacob_cov", "grad_norm", "snip", "zen")

@@ -1,9 +1,9 @@
 """Pictures decoded once: by one process, whole or not at all, kept on disk, and mapped into memory by all others."""
 
 import fcntl
+import functools
 import json
 import logging
-import os
 import shutil
 import struct
 import tempfile
@@ -16,12 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from search.ledger.files import write_atomic, write_whole
 from search.slot import idle
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 ARRAYS = ("images", "labels")
+MANIFEST = "manifest.json"
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 NAMED = 5  # broken pictures; the rest is counted
 
@@ -50,86 +52,78 @@ def cached(folder: Path, check: Callable[[Decoded], None], build: Callable[[Path
     """Read the decoded images of `folder`, or make them, safely beside other processes that want the same.
 
     Args:
-        folder: Holds `decoded/` with two .npy files and a manifest; made if absent.
-        check: Raises ValueError if the arrays are not whole.
-        build: Makes the arrays; may use the scratch folder that it is given.
+        folder: holds `decoded/` with two .npy files and a manifest; made if absent.
+        check: raises ValueError if the arrays are not whole.
+        build: makes the arrays; may use the scratch folder that it is given.
 
     Returns:
         Arrays mapped from disk, private to this process when written to.
 
     Raises:
-        ValueError: If the folder cannot be written, or from `build` and `check`.
+        ValueError: the folder cannot be written, or from `build` and `check`.
     """
     try:
-        return _read(folder, check)
+        return _read(folder / "decoded", check)
     except _UnusableError:
         pass
     with _locked(folder):
         try:
-            return _read(folder, check)  # another process made it while this one waited
+            return _read(folder / "decoded", check)  # another process made it while this one waited
         except _UnusableError as problem:
             if str(problem):
                 log.warning("The decoded images in %s are damaged (%s). Making them again.", folder, problem)
-        _make(folder, check, build)
-    return _read(folder, check)
-
-
-def _make(folder: Path, check: Callable[[Decoded], None], build: Callable[[Path], Decoded]) -> None:
-    for left_over in folder.glob(".partial-*"):  # of a process that was killed: the lock says it is not at work
-        shutil.rmtree(left_over, ignore_errors=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
-            decoded = build(Path(scratch))
+        for left_over in folder.glob(".partial-*"):  # of a process that was killed: the lock says it is not at work
+            shutil.rmtree(left_over, ignore_errors=True)
+        try:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
+                decoded = build(Path(scratch))
             check(decoded)
-            _write(folder, Path(scratch), decoded)
-    except OSError as error:
-        raise ValueError(
-            f"The images in {folder} could not be prepared ({error}). See to free space and rights there, or set "
-            "data.root to another folder."
-        ) from error
+            _write(folder / "decoded", decoded)
+        except OSError as error:
+            raise ValueError(
+                f"The images in {folder} could not be prepared ({error}). See to free space and rights there, or set "
+                "data.root to another folder."
+            ) from error
+    return _read(folder / "decoded", check)
 
 
-def _read(folder: Path, check: Callable[[Decoded], None]) -> Decoded:
-    place = folder / "decoded"
-    if not place.is_dir():
+def _read(place: Path, check: Callable[[Decoded], None]) -> Decoded:
+    if not (place / MANIFEST).exists():
         raise _UnusableError
     try:
-        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise _UnusableError(f"format {manifest['format']}, not {FORMAT}")
-        arrays = {}
-        for name in ARRAYS:
-            # Copy on write: the pages are shared with other processes, and torch is content that it may write.
-            arrays[name] = np.load(place / f"{name}.npy", mmap_mode="c", allow_pickle=False)
-            if zlib.crc32(arrays[name].data) != manifest["crc32"][name]:
-                raise _UnusableError(f"{name}.npy has another checksum than when it was written")
-        checked = manifest["crc32"]["images"], manifest["crc32"]["labels"]
-        decoded = Decoded(arrays["images"], arrays["labels"], str(manifest["source"]), checked)
+        # Copy on write: the pages are shared with other processes, and torch is content that it may write.
+        arrays = {name: np.load(place / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ARRAYS}
+        crc32 = {name: zlib.crc32(array.data) for name, array in arrays.items()}
+        if crc32 != manifest["crc32"]:
+            raise _UnusableError("an array has another checksum than when it was written")
+        decoded = Decoded(
+            arrays["images"], arrays["labels"], str(manifest["source"]), (crc32["images"], crc32["labels"])
+        )
         check(decoded)
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise _UnusableError(f"{type(error).__name__}: {error}") from error
     return decoded
 
 
-def _write(folder: Path, scratch: Path, decoded: Decoded) -> None:
-    """Write beside the place, flush to disk, then move into place in one step."""
-    new, place = scratch / "decoded", folder / "decoded"
-    new.mkdir()
+def _write(place: Path, decoded: Decoded) -> None:
+    """Write each file whole, the manifest that vouches for the others last."""
+    place.mkdir(exist_ok=True)
+    (place / MANIFEST).unlink(missing_ok=True)
     crc32 = {}
-    for name in ARRAYS:
-        array = np.ascontiguousarray(getattr(decoded, name))
-        crc32[name] = zlib.crc32(array.data)
-        with open(new / f"{name}.npy", "wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-    with open(new / "manifest.json", "w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, "source": decoded.source, "crc32": crc32}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    if place.exists():
-        os.rename(place, scratch / "damaged")  # goes with the scratch folder
-    os.rename(new, place)
+    for name, array in zip(ARRAYS, (decoded.images, decoded.labels), strict=True):
+        whole = np.ascontiguousarray(array)
+        crc32[name] = zlib.crc32(whole.data)
+        write_whole(place / f"{name}.npy", functools.partial(_save, whole))
+    manifest = {"format": FORMAT, "source": decoded.source, "crc32": crc32}
+    write_atomic(place / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def _save(array: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:  # np.save would give a path another suffix
+        np.save(file, array, allow_pickle=False)
 
 
 @contextmanager

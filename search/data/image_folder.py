@@ -12,8 +12,7 @@ from PIL import Image
 
 from search.data.cache import Decoded, cached, open_picture, refuse_unreadable
 from search.data.config import DataConfig, channels, image_size
-from search.data.images import ImageSet
-from search.data.splits import Labelled, split_labels
+from search.data.images import ImageSet, Labelled, split_labels
 from search.slot import give_way
 
 log = logging.getLogger(__name__)

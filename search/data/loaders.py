@@ -17,8 +17,6 @@ from torch.nn.functional import pad
 from search.data.config import DataConfig
 from search.data.images import Data, DataInfo, TensorPair
 
-__all__ = ["Loader", "Loaders", "MemoryLoader", "crop", "memory_loaders"]
-
 Batch = tuple[Tensor, Tensor]
 
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from search.data.loaders import Loaders
     from search.space.architecture import Architecture
 
-__all__ = ["TASKS", "Diverged", "Evaluator", "Scores", "Task", "check_task", "task_named", "task_names"]
-
 ENTRY_POINTS = "xvol.tasks"
 TASKS = {"classify": "search.tasks.classify:Classify"}
 

@@ -23,8 +23,6 @@ from search.space.architecture import Architecture
 from search.tasks.base import Diverged
 from search.tasks.model import build
 
-__all__ = ["Classify", "ClassifyEvaluator", "chance_top1"]
-
 
 class Classify:
     """See `search.tasks.base.Task`."""

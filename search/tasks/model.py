@@ -19,8 +19,6 @@ from search.space.architecture import AUTO, Architecture, BackboneConfig, Branch
 from xvol import BlockSpec, Site
 from xvol.suggest import nearest
 
-__all__ = ["build"]
-
 PLAIN, PLAIN_LABEL = "none", "plain"
 
 

@@ -22,8 +22,6 @@ from search.ledger.result import TrialResult
 from search.space.architecture import digest
 from xvol import XVolution2d
 
-__all__ = ["Content", "changes", "content_of", "on_record"]
-
 VERSIONS = ("xvol", "torch", "timm")
 BY_VERSION = ("torch", "timm")  # their code is told by their versions
 OPERATOR = (
@@ -35,9 +33,10 @@ OPERATOR = (
 TRIAL = ("search.trial.run",)
 # These refuse, word, copy or fetch, and make no figure; what a source of images comes to is in the digest of the images.
 NO_FIGURES = frozenset(
-    ["xvol.suggest", "xvol", "xvol.branches", "search.data", "search.tasks", "search.trial"]
-    + [f"search.trial.{name}" for name in ("refuse", "content")]
-    + [f"search.data.{name}" for name in ("sources", "cache")]
+    [
+        *("xvol.suggest", "xvol", "xvol.branches", "search.data", "search.tasks", "search.trial"),
+        *("search.trial.refuse", "search.trial.content", "search.data.config", "search.data.cache"),
+    ]
 )
 UNKNOWN = "unknown"
 _sources = Sources()

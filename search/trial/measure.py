@@ -25,18 +25,6 @@ from search.trial.train import autocast
 if TYPE_CHECKING:
     from timm.task import TrainingTask
 
-__all__ = [
-    "Costs",
-    "Latency",
-    "device_name",
-    "latency",
-    "measure",
-    "slot_name",
-    "synchronize",
-    "train_memory_mb",
-    "usable_device",
-]
-
 log = logging.getLogger("xvol")
 WARM_UP = 3
 LEAST_CPU_SHARE = 0.9  # of wall time: below it something else was given the processor

@@ -18,8 +18,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from search.recipe import TrainConfig
 from xvol.suggest import nearest
 
-__all__ = ["MOST_INITIAL", "check_average", "initial_share", "make_optimizer", "make_scheduler"]
-
 MOST_INITIAL = 0.05  # share of the initial weights that an average may still hold at the end
 
 

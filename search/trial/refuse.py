@@ -19,8 +19,6 @@ from search.tasks.base import check_task
 from xvol.registry import branch_names
 from xvol.suggest import meant
 
-__all__ = ["STAGES", "check_names", "check_values", "refuse_moot"]
-
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 STAGES = {
     "xvol_proxy_resnet": 4,

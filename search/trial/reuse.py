@@ -25,8 +25,6 @@ from search.trial.state import CHECKPOINT_FILE, load_checkpoint
 from search.trial.train import evaluate
 from search.trial.untrained import Untrained
 
-__all__ = ["LostAtLook", "drop_weights", "read_on_test", "take_over", "tell_outdated"]
-
 log = logging.getLogger("xvol")
 # of one measurement, so never mixed with those of another
 LATENCY = (

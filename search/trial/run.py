@@ -36,8 +36,6 @@ from search.trial.state import Saver, adopt, begin, discard, save_checkpoint
 from search.trial.train import Epoch, Halted, Trainer, evaluate
 from search.trial.untrained import Untrained, facts_for_admission, prepare
 
-__all__ = ["run_trial"]
-
 log = logging.getLogger("xvol")
 ERROR_FILE = "error.txt"
 ENDS: dict[type[BaseException], Status] = {

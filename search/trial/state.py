@@ -29,21 +29,6 @@ from search.ledger.paths import CHECKPOINT_FILE, STATE_FILE
 from search.trial.content import changes
 from search.trial.train import Trainer
 
-__all__ = [
-    "CHECKPOINT_FILE",
-    "Saver",
-    "StateRefused",
-    "adopt",
-    "begin",
-    "discard",
-    "load_checkpoint",
-    "read_state",
-    "restore",
-    "rng_state",
-    "save_checkpoint",
-    "set_rng_state",
-]
-
 log = logging.getLogger("xvol")
 NEWER_FILE = "state.newer.pt"  # a state that only a later version can continue
 LAYOUT = 1  # of the file; to be raised when what is in it changes

@@ -20,8 +20,6 @@ from search.trial.optim import make_optimizer, make_scheduler
 if TYPE_CHECKING:
     from timm.task import TrainingTask
 
-__all__ = ["Epoch", "Halted", "Trainer", "autocast", "evaluate"]
-
 CHECK_EVERY = 25  # steps between looks at the loss: a look waits for the accelerator
 
 

@@ -33,18 +33,6 @@ from search.trial.refuse import check_values
 from search.trial.train import Trainer
 from search.trial.zero_cost import SCORE_BATCH, scores
 
-__all__ = [
-    "Untrained",
-    "check_network",
-    "check_trial",
-    "facts_for_admission",
-    "network_facts",
-    "prepare",
-    "prepare_cached",
-    "score",
-    "sites_of",
-]
-
 log = logging.getLogger("xvol")
 CPU = torch.device("cpu")
 PAUSES = (2.0, 5.0, 10.0, 20.0)  # seconds between attempts at a latency that the study judges by

@@ -26,8 +26,6 @@ from search.tasks.base import Task
 if TYPE_CHECKING:
     from timm.task import TrainingTask
 
-__all__ = ["SCORE_BATCH", "scores"]
-
 SCORE_BATCH = 64  # images, as in Abdelfattah et al. 2021; fewer where the recipe's batch is smaller
 Loss = Callable[[], Tensor]  # of the network on its batch
 _RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.ELU, nn.Mish)

@@ -18,7 +18,7 @@ from search.trial import content as module
 from search.trial.content import Content, changes, content_of
 
 OPERATOR = {"block", "branches.base", "fold", "fusing", "placement", "probe", "registry", "siting", "spec", "surgery"}
-TRIAL = {"run", "train", "optim", "measure", "base", "classify", "model", "images", "loaders", "splits"}
+TRIAL = {"run", "train", "optim", "measure", "base", "classify", "model", "images", "loaders"}
 
 
 def network(backbone: str, use: str = "") -> nn.Module:
@@ -54,7 +54,7 @@ def test_the_modules_behind_each_part() -> None:
     assert modules(*module.OPERATOR) >= OPERATOR
     assert not any(re.search("_cli|reference|pssa|conv|suggest", name) for name in modules(*module.OPERATOR))
     assert modules(*module.TRIAL, "search.tasks.classify") >= TRIAL
-    assert not modules(*module.TRIAL) & {"refuse", "content", "cifar10", "sources", "cache"}
+    assert not modules(*module.TRIAL) & {"refuse", "content", "cifar10", "config", "cache"}
     assert {"branches.pssa", "branches.attention", "kernels"} <= modules("xvol.branches.pssa")
     assert not modules("xvol.branches.pssa") & {"branches.rivals", "branches.acmix", "branches.inner"}
 
