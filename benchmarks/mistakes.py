@@ -56,7 +56,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "hydra_plugins.xvol_sweeper",
     ),
     "table": ("pandas", "scipy.stats", "statsmodels.api", "search.report.table", "search.report.pivot"),
-    "late": ("optuna", "torch", "xvol", "timm", "search.planning", "search.study.sweeper"),
+    "late": ("optuna", "torch", "xvol", "timm", "search.trial.forecast", "search.study.sweeper"),
 }
 HEAVY = {"early": ("torch", "optuna", "pandas"), "table": ("torch",), "late": ()}
 SECONDS = 30.0  # then a line counts as taken

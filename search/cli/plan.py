@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from search import trial
 from search.allowed import check_number
+from search.cli.earlier import noise_of
 from search.cli.planned import PlannedStudy, Row
 from search.command_line import explain, refuse_wrong_words
 from search.config import config_folder, register, typed
@@ -246,8 +247,6 @@ class _Plan(PlannedStudy):
             )
 
     def _noise(self, runs: list[Any], baseline: str | None) -> tuple[float | None, str]:
-        from search.planning import noise_of
-
         if self.given.sd is not None:
             return self.given.sd, "as given"
         noise = noise_of(runs, baseline)

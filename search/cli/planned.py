@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from search import trial
 from search.app import application
+from search.cli.earlier import earlier_runs, seconds_of
 from search.config import fingerprint_of, recipe_hash, typed
 from search.design.kinds import Cell
 from search.design.options import Design, design_of, first_seed_of, first_seeds
@@ -115,20 +116,18 @@ class PlannedStudy:
 
     def _judge(self, row: Row) -> None:
         """Hold the row against the constraints as far as that takes no accelerator."""
-        from search.planning import costs_of, judged_costs
-
         constraints = parse_constraints(self.sweeper.get("constraints"), COSTS)
         if not constraints:
             return
         config = typed(self.compose(row.cell.overrides))
         names = [constraint.name for constraint in constraints]
-        judged = judged_costs(config, names)
+        judged = trial.judged_costs(config, names)
         row.unjudged = [name for name in names if name not in judged]
         try:
             key = (row.facts["arch_hash"], row.recipe)
             if key not in self._costs:
                 missing = [name for name in judged if name not in row.facts]
-                self._costs[key] = row.facts | (costs_of(config, missing) if missing else {})
+                self._costs[key] = row.facts | (trial.costs_of(config, missing) if missing else {})
             broken = [
                 text for each in constraints if each.name in judged and (text := each.violation(self._costs[key]))
             ]
@@ -181,15 +180,13 @@ class PlannedStudy:
 
     def find_seconds(self, rows: list[Row]) -> list[Any]:
         """Fill in seconds; return earlier runs of the baseline's recipe."""
-        from search.planning import device_kind, earlier_runs, measured_seconds, seconds_of
-
         root = self.study_dir.parent
         by_recipe: dict[str, list[Any]] = {}
         for row in rows:
             if not self.is_trained(row):
                 continue
             config = typed(self.compose(row.cell.overrides))
-            kind = device_kind(config)
+            kind = trial.device_kind(config)
             if row.recipe not in by_recipe:
                 by_recipe[row.recipe] = earlier_runs(root, row.recipe, on_cpu=kind == "cpu")
             known = seconds_of(by_recipe[row.recipe])
@@ -198,7 +195,7 @@ class PlannedStudy:
             elif row.facts["arch_hash"] in known:
                 row.seconds, row.source = known[row.facts["arch_hash"]], "earlier runs"
             elif kind == "cpu":
-                row.seconds, row.source = measured_seconds(config), "a few steps, here"
+                row.seconds, row.source = trial.measured_seconds(config), "a few steps, here"
             else:
                 row.source = f"unknown: it would run on {kind}, which a plan does not take; give --seconds"
         return by_recipe.get(rows[0].recipe, [])

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from search.cli.earlier import earlier_runs, noise_of, seconds_of
 from search.cli.plan import main
 from search.cli.planned import finished_seeds
 from search.config import config_folder, typed
 from search.design.kinds import Cell
 from search.design.options import KINDS, DesignOptions, check_design, design_of, first_seed_of, first_seeds
 from search.ledger.result import TrialResult, write_result
-from search.planning import costs_of, earlier_runs, judged_costs, measured_seconds, noise_of, seconds_of
 from search.study.options import check_options, read_options
+from search.trial.forecast import costs_of, judged_costs, measured_seconds
 from search.trial.refuse import check_values
 from search.trial.untrained import network_facts, sites_of
 
