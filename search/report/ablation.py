@@ -18,7 +18,7 @@ from search.report.effects import EffectsTable, effects_of_arms, is_factorial, o
 from search.report.front import front_of
 from search.report.judging import JUDGED, SIZES, Judging, compared_facts, judged, row_verdict
 from search.report.notes import gate, table_notes
-from search.report.table import NOTHING, Cell, Column, Row, Table, with_dtypes
+from search.report.table import NOTHING, Cell, Column, Row, Table, interval_shown, with_dtypes
 from search.report.values import arm_values, has_looks, metric_to_read, phase_to_read
 from search.report.words import (
     P_TITLES,
@@ -297,8 +297,7 @@ def displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tup
         return Cell(f"{row.mean:.{decimals}f}", "" if pd.isna(row.sd) else f"± {row.sd:.{decimals}f}")
 
     def interval(low: str, high: str) -> list[Cell]:
-        ends = zip(data[low], data[high], strict=True)
-        return [NOTHING if pd.isna(a) else Cell(f"[{signed(a, finer)}, {signed(b, finer)}]") for a, b in ends]
+        return [Cell(interval_shown(*ends, finer)) for ends in zip(data[low], data[high], strict=True)]
 
     def each(name: str, show: Callable[[Any], str]) -> list[Cell]:
         return [NOTHING if pd.isna(value) else Cell(show(value)) for value in data[name]]

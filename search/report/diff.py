@@ -16,7 +16,7 @@ from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, list_arms
 from search.report.reading.load import load_study
 from search.report.reading.pool import differing, flat, recipe_folders, recipe_settings
-from search.report.table import Cell, Column, Row, Table, with_dtypes
+from search.report.table import Column, Row, Table, interval_shown, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, interval_decimals, joined, one_line, signed
 from search.stats.paired import CONFIDENCE, difference
@@ -200,7 +200,7 @@ def displayed(data: pd.DataFrame, metric: MetricColumn) -> tuple[list[Column], l
     ]
     rows = []
     for row in lines:
-        interval = "-" if pd.isna(row.ci_low) else f"[{signed(row.ci_low, digits)}, {signed(row.ci_high, digits)}]"
+        interval = interval_shown(row.ci_low, row.ci_high, digits)
         means = ((row.mean_a, row.n_a), (row.mean_b, row.n_b))
         texts = (
             one_line(row.arm, 400),
@@ -209,5 +209,5 @@ def displayed(data: pd.DataFrame, metric: MetricColumn) -> tuple[list[Column], l
             interval + (" Welch" if pd.notna(row.ci_low) and row.n_paired == 0 else ""),
             "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
         )
-        rows.append(Row([Cell(text) for text in texts]))
+        rows.append(Row.of(texts))
     return columns, rows

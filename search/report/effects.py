@@ -13,7 +13,7 @@ import pandas as pd
 from search.ledger.metric import MetricColumn
 from search.report.arms import CONTROL, Arm, Declared, comparable, declared_by, list_arms, marked_baseline
 from search.report.judging import CORRECTIONS
-from search.report.table import Cell, Column, Row, Table
+from search.report.table import Column, Row, Table, interval_shown
 from search.report.values import arm_values, levels, metric_to_read, overrides, phase_to_read
 from search.report.words import P_TITLES, counted, interval_decimals, joined, p_is, p_shown, signed
 from search.stats.corrections import Correction, adjusted_p_values
@@ -97,7 +97,6 @@ def effects_of_arms(
     result = factorial_effects(rows, metric.column, list(factors))
     corrected = adjusted_p_values(result.terms["p_value"], correction)
     data = data_of(result, rows, corrected)
-    notes += shared_cells(kept)
     fraction = declared.design is not None and declared.design.kind == "fractional"
     columns, shown = displayed(data, metric, correction)
     return EffectsTable(
@@ -110,6 +109,7 @@ def effects_of_arms(
         notes=[
             *method_notes(result, correction, fraction, len(factors) > 2),
             *notes,
+            *shared_cells(kept),
             *(f"{note}." for note in result.notes),
         ],
         of="the effects",
@@ -133,17 +133,16 @@ def displayed(data: pd.DataFrame, metric: MetricColumn, correction: Correction) 
     rows = []
     for number, row in enumerate(lines):
         first = number == 0 or row.term != lines[number - 1].term
-        interval = "-" if pd.isna(row.ci_low) else f"[{signed(row.ci_low, digits)}, {signed(row.ci_high, digits)}]"
         f = "-" if pd.isna(row.f) else f"{row.f:.3g} ({row.df}, {row.df_error})"
         texts = (
             row.term if first else "",
             row.level if pd.isna(row.reference) else f"{row.level} against {row.reference}",
             signed(row.estimate, digits),
-            interval,
+            interval_shown(row.ci_low, row.ci_high, digits),
             f if first else "",
             ("-" if pd.isna(row.p_corrected) else p_shown(row.p_corrected)) if first else "",
         )
-        rows.append(Row([Cell(text) for text in texts]))
+        rows.append(Row.of(texts))
     return columns, rows
 
 
@@ -273,11 +272,9 @@ def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: Metri
 def method_notes(result: FactorialEffects, correction: Correction, fraction: bool, many: bool) -> list[str]:
     """Say how the numbers were made and how to read them."""
     tested = int(result.terms["p_value"].notna().sum())
-    how = (
-        "not corrected"
-        if correction == "none" or tested < 2
-        else f"corrected by {CORRECTIONS[correction]} over {counted(tested, 'term')}"
-    )
+    how = "not corrected"
+    if correction != "none" and tested > 1:
+        how = f"corrected by {CORRECTIONS[correction]} over {counted(tested, 'term')}"
     notes = [
         f"Each effect is computed within each seed, and judged by how it varies over the seeds, so it may differ from seed to "
         f"seed: {counted(result.n, 'trial')} on {counted(result.seeds, 'seed')}"
@@ -287,12 +284,8 @@ def method_notes(result: FactorialEffects, correction: Correction, fraction: boo
         f"term, against seed x term (Greenhouse and Geisser 1959), {how}.",
     ]
     if fraction:
-        notes.append(
-            "The design is a fraction of a factorial: a line stands for its aliases too, which are named below."
-        )
-    if many:
-        notes.append("Interactions of three or more factors are taken to be none.")
-    return notes
+        notes += ["The design is a fraction of a factorial: a line stands for its aliases too, which are named below."]
+    return [*notes, *["Interactions of three or more factors are taken to be none."] * many]
 
 
 def shared_cells(arms: Sequence[Arm]) -> list[str]:

@@ -16,7 +16,7 @@ from search.ledger.study_files import LOOKS_FILE
 from search.report.arms import Arm, comparable, declared_by, list_arms
 from search.report.notes import gate
 from search.report.reading.load import load_study
-from search.report.table import Cell, Column, Row, Table
+from search.report.table import Column, Row, Table, interval_shown
 from search.report.values import arm_values
 from search.report.words import counted, one_line, signed
 from search.stats.paired import AHEAD, BEHIND, BETTER, WORSE, survivors
@@ -215,7 +215,6 @@ def notes_of(
 
 def displayed(row: Any, metric: MetricColumn, plan: LookPlan, survived: str | None) -> Row:
     """Round a row for a reader; `survived` as `survived_by` has it."""
-    low, high = ("-" if pd.isna(end) else signed(end, metric.decimals) for end in (row.low, row.high))
     texts = (
         one_line(row.arm, 400),
         words_of(row, metric, survived),
@@ -224,9 +223,9 @@ def displayed(row: Any, metric: MetricColumn, plan: LookPlan, survived: str | No
         "-" if pd.isna(row.mean) else signed(row.mean, metric.decimals),
         "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
         "-" if pd.isna(row.bound) else f"{row.bound:.2g}",
-        "-" if pd.isna(row.low) else f"[{low}, {high}]",
+        interval_shown(row.low, row.high, metric.decimals),
     )
-    return Row([Cell(text) for text in texts])
+    return Row.of(texts)
 
 
 def words_of(row: Any, metric: MetricColumn, survived: str | None) -> str:

@@ -26,8 +26,8 @@ SHARES = (0.5, 0.75)  # of the epochs, after which a pruner would choose
 IN_WORDS = {0.5: "half of the epochs", 0.75: "three quarters of the epochs"}
 PHASE_NAMES = {"search": "the search phase", "final": "the final re-evaluation", "single": "the single runs"}
 EPOCHS = "train.epochs"
-
 Key = tuple[str, str | None]
+Folder = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +147,6 @@ def epoch_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[T
     expensive = ranked(trials.assign(**{shown.column: values[:, -1]}), phase, shown, end)
     cases = []
     for column, (share, epoch) in enumerate(at.items()):
-        if at.get(0.5) == epoch and share != 0.5:
-            continue  # three epochs: half and three quarters are the same one
         early = trials.assign(**{shown.column: values[:, column]})
         cheap = ranked(early, phase, shown, f"{PHASE_NAMES[phase]} after {IN_WORDS[share]}", (epoch, epoch))
         if cheap.values:
@@ -156,12 +154,7 @@ def epoch_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[T
     return cases
 
 
-def study_case(
-    cheap: str | os.PathLike[str],
-    expensive: str | os.PathLike[str],
-    metric: str | None = None,
-    phase: str | None = None,
-) -> TrustCase:
+def study_case(cheap: Folder, expensive: Folder, metric: str | None = None, phase: str | None = None) -> TrustCase:
     """Compare the rankings of two studies, by network; their recipes may differ, and the case says in what.
 
     Args:

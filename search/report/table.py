@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
+
+from search.report.words import signed
 
 Kind = Literal["words", "figure", "math", "point"]
 
@@ -47,6 +49,11 @@ class Row(NamedTuple):
     cells: Sequence[Cell]
     title: str = ""
     spans: bool = False
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Row:
+        """Make a row of texts alone."""
+        return cls([Cell(text) for text in texts])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +104,11 @@ class Table:
     of: str = ""
     beside: tuple[str, Sequence[str]] = ("", ())
     below: tuple[Table, ...] = ()
+
+
+def interval_shown(low: Any, high: Any, digits: int) -> str:
+    """Format an interval of differences, or a dash where there is none."""
+    return "-" if pd.isna(low) else f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def headings(table: Table) -> list[str]:

@@ -21,7 +21,7 @@ from search.report.rankings import (
     study_case,
 )
 from search.report.reading.load import load_study
-from search.report.table import Cell, Column, Row, Table, with_dtypes
+from search.report.table import Column, Row, Table, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, one_line
 
@@ -187,7 +187,7 @@ def displayed(case: TrustCase) -> Row:
             f"{trust.overlap_by_chance * trust.k:.1f}",
             f"{trust.regret:.{unit.decimals}f} {unit.unit}",
         ]
-    return Row([Cell(text) for text in (*sides, str(trust.n), *figures)])
+    return Row.of((*sides, str(trust.n), *figures))
 
 
 def not_compared(case: TrustCase) -> str:

@@ -164,18 +164,11 @@ def one_row(arm: pd.Series[float], baseline: pd.Series[float], n_seeds: int, opt
 
 def corrected(table: pd.DataFrame, options: RowOptions) -> pd.DataFrame:
     """Fill in what depends on how many rows there are."""
-    together = simultaneous_intervals(
-        table[["n", "mean", "sd", "p_value"]].astype(float), options.correction, alpha=options.alpha
-    )
-    tested = table["p_value"].notna()
-    filled = {
-        "p_adjusted": together["p_adjusted"],
-        "finding": together["finding"].where(tested),
-        "level": together["level"].where(tested),
-        "low_simultaneous": together["low"],
-        "high_simultaneous": together["high"],
-        "agrees": together["agrees"].where(tested),
-    }
+    figures = table[["n", "mean", "sd", "p_value"]].astype(float)
+    together = simultaneous_intervals(figures, options.correction, alpha=options.alpha)
+    names = {"low": "low_simultaneous", "high": "high_simultaneous"}
+    tested = together.where(table["p_value"].notna()).rename(columns=names)
+    filled = {str(name): column for name, column in tested.items()}
     for name in ("wilcoxon_p", "equivalence_p"):
         filled[f"{name}_adjusted"] = adjusted_p_values(table[name].astype(float), options.correction)
     for name, column in filled.items():
@@ -185,28 +178,16 @@ def corrected(table: pd.DataFrame, options: RowOptions) -> pd.DataFrame:
 
 def planned(table: pd.DataFrame, options: RowOptions) -> pd.DataFrame:
     """Fill in what the seeds can resolve, at the error that the correction leaves to each row."""
-    resolved: list[float | None] = []
-    needed: list[int | None] = []
+    smallest, target = options.smallest or options.margin, options.power
+    resolved, needed = list[float | None](), list[int | None]()
     rows: list[Any] = list(table.itertuples())
     for row in rows:
-        tested = pd.notna(row.p_value)
-        error = 1 - float(row.level) if tested else None
-        resolved.append(
-            minimum_detectable_difference(float(row.sd), int(row.n), alpha=error, target=options.power)
-            if error
-            else None
-        )
-        reckoned = options.smallest or options.margin
-        undecided = error is not None and not row.finding
-        needed.append(
-            seeds_needed(reckoned, float(row.sd), alpha=error, target=options.power)
-            if undecided and error and reckoned
-            else None
-        )
-    return table.assign(
-        mdd=pd.array(resolved, dtype="Float64"),
-        seeds_needed=pd.array(needed, dtype="Int64"),
-    )
+        error = 1 - float(row.level) if pd.notna(row.p_value) else None
+        sd = float(row.sd) if error else 0.0
+        resolved.append(minimum_detectable_difference(sd, int(row.n), alpha=error, target=target) if error else None)
+        asked = smallest if error and not row.finding else None
+        needed.append(seeds_needed(asked, sd, alpha=error, target=target) if asked and error else None)
+    return table.assign(mdd=pd.array(resolved, dtype="Float64"), seeds_needed=pd.array(needed, dtype="Int64"))
 
 
 def bootstrap_interval(
