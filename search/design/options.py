@@ -56,7 +56,7 @@ class DesignOptions:
             the next. None for the same seeds in every cell. `seeds` is then left out, or is the first of them.
         alpha: of the looks: chance of any false finding, over all looks and rows.
         spending: of the looks: how alpha is split over them: hwang_shih_decani, obrien_fleming or pocock.
-        margin: of the looks: smallest difference that matters, in points of top-1; a row that would hardly be found at
+        margin: of the looks: smallest difference that matters, in the unit of the metric; a row that would hardly be found at
             the last look even if it differed by that much gets no more seeds. None gives no row up.
         order_seed: of the order of cells inside each seed's replicate.
     """

@@ -21,9 +21,7 @@ from xvol.suggest import meant
 
 ENTRY_POINTS = "xvol.metrics"
 CLASSIFY = "classify"
-SPLITS = MappingProxyType(
-    {"test": "test images", "val": "validation images"}
-)  # in words, what is read by the last phase first
+SPLITS = MappingProxyType({"test": "test images", "val": "validation images"})  # in words; the last phase's first
 SCORE_PREFIX = "zero_cost."  # `zero_cost.synflow` names a score of the untrained network where metrics are named
 LATENCIES = ("latency_ms", "latency_fused_ms")
 NOT_ALONE = "?"
@@ -33,59 +31,58 @@ _TEST_ONCE = "; test images are read once, by the final phase"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricColumn:
-    """How one column of the ledger is read.
+class Measured:
+    """What is measured, and how it is told.
 
     Attributes:
-        column: name of the column in the ledger, e.g. "val_top1".
-        title: heading of the column in a table, with its unit.
-        unit: unit of a difference, as said in a sentence.
+        name: a lower-case identifier, e.g. "top1".
+        title: what tables call it, with its unit, e.g. "top-1 %".
+        unit: unit of a difference, as said in a sentence, e.g. "points".
         higher_is_better: which direction is an improvement.
         decimals: digits after the point where no spread says how many are worth showing.
         meaning: one sentence for the notes under a table.
         worst: the worst value there is, which a failed training counts as in a worst case; None where there is none.
-        name, split: of the metric, e.g. "top1" and "val"; the split is None where it is of the trial as a whole.
-        is_cost: no table is judged by it.
     """
 
-    column: str
+    name: str
     title: str
     unit: str
     higher_is_better: bool
-    decimals: int
-    meaning: str
+    decimals: int = 2
+    meaning: str = ""
     worst: float | None = None
-    name: str
-    split: str | None = None
-    is_cost: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """What an evaluator computes on each split that is read.
+class MetricColumn(Measured):
+    """How one column of the ledger is read.
 
     Attributes:
-        name: a lower-case identifier, e.g. "top1"; the ledger's columns are `<split>_<name>`.
-        title: what tables call it, with its unit, e.g. "top-1 %".
-        unit: unit of a difference, as said in a sentence, e.g. "points".
-        higher_is_better: which direction is an improvement.
+        split: "val" or "test"; None for what is of the trial as a whole.
+        is_cost: no table is judged by it.
+    """
+
+    split: str | None = None
+    is_cost: bool = False
+
+    @property
+    def column(self) -> str:
+        """Name of the column in the ledger, e.g. "val_top1"."""
+        return self.name if self.split is None else f"{self.split}_{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Measured):
+    """What an evaluator computes on each split that is read; in `meaning` `{images}` stands for the images of the split.
+
+    Attributes:
         splits: of "val" and "test", those that it is computed on.
-        decimals: digits after the point where no spread says how many are worth showing.
-        meaning: one sentence for the notes under a table, where `{images}` stands for the images of the split.
-        worst: the worst value there is; None where there is none.
         has_chance: it is a percent of images, and `chance_<name>` of a result says what guessing reaches.
         task: whose metric it is.
         evaluator: "module:class" of an evaluator that computes it; None where the task's own does.
     """
 
-    name: str
-    title: str
-    unit: str
-    higher_is_better: bool
     splits: tuple[str, ...] = ("val", "test")
-    decimals: int = 2
-    meaning: str = ""
-    worst: float | None = None
     has_chance: bool = False
     task: str = CLASSIFY
     evaluator: str | None = None
@@ -99,14 +96,13 @@ class Metric:
     def on(self, split: str) -> MetricColumn:
         """The column of one split."""
         return MetricColumn(
-            column=f"{split}_{self.name}",
+            name=self.name,
             title=f"{split} {self.title}",
             unit=self.unit,
             higher_is_better=self.higher_is_better,
             decimals=self.decimals,
             meaning=self.meaning.replace("{images}", SPLITS[split]) + _TEST_ONCE * (split == "test"),
             worst=self.worst,
-            name=self.name,
             split=split,
         )
 
@@ -145,25 +141,17 @@ TASK_METRICS: dict[str, tuple[Metric, ...]] = {
 """The metrics of the tasks that come with the package; the first one of a task is what it is judged by."""
 
 TRAIN_SECONDS = MetricColumn(
-    column="train_seconds",
+    name="train_seconds",
     title="training s",
     unit="seconds",
     higher_is_better=False,
     decimals=1,
     meaning="wall time of the training loop in seconds, evaluation included",
-    name="train_seconds",
 )
 
 COSTS: dict[str, MetricColumn] = {
     name: MetricColumn(
-        column=name,
-        title=title,
-        unit=unit,
-        higher_is_better=False,
-        decimals=decimals,
-        meaning=meaning,
-        name=name,
-        is_cost=True,
+        name=name, title=title, unit=unit, higher_is_better=False, decimals=decimals, meaning=meaning, is_cost=True
     )
     for name, title, unit, decimals, meaning in (
         ("params", "params", "parameters", 0, "number of parameters as trained"),

@@ -75,7 +75,7 @@ class Judging:
     Attributes:
         correction: of p-values over the rows: "holm" and "bonferroni" (family-wise error), "bh" (Benjamini-Hochberg,
             false discovery rate) or "none".
-        margin: smallest difference that matters, in the unit of the metric (points for top-1), chosen before the numbers
+        margin: smallest difference that matters, in the unit of the metric, chosen before the numbers
             are seen; rows are then tested for equivalence within it. None tests none.
         test: "wilcoxon" gives the signed-rank test beside the t test; verdicts follow the t test either way.
         interval: "bootstrap" gives a BCa bootstrap interval beside the t interval, always of the same resamples.

@@ -271,7 +271,7 @@ def equivalence(
 
     Args:
         arm, baseline: values of finished trials, indexed by seed.
-        margin: smallest difference that matters, above zero, in the unit of the metric (points for top-1). It must be
+        margin: smallest difference that matters, above zero, in the unit of the metric. It must be
             chosen before the numbers are seen.
         alpha: chance that is allowed of calling arms equivalent which differ by the margin or more.
 

@@ -278,7 +278,7 @@ def survivors(arm: ArmValues, baseline: ArmValues, worst_value: float | None) ->
 
     Args:
         arm, baseline: their numbers.
-        worst_value: the worst that the metric can be, e.g. 0 for a top-1 in percent; None where there is no such.
+        worst_value: the worst that the metric can be, e.g. 0 for a percentage; None where there is no such.
     """
     alike = np.array_equal(arm.seeds, baseline.seeds)  # of thousands of arms nearly all: set operations are slow
     paired = arm.seeds if alike else np.intersect1d(arm.seeds, baseline.seeds, assume_unique=True)
