@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from search.cli.table import parser
 from search.ledger.metric import (
@@ -24,10 +25,10 @@ from search.report.reading.load import load_study
 from search.report.values import metric_to_read
 from search.report.write import save_tidy
 
-TOP5 = """
-from search.ledger.metric import Metric
-TOP5 = Metric(name="top5", title="top-5 %", unit="points", higher_is_better=True, meaning="percent of {images} among the first five")
-"""
+DOCS = Path(__file__).parents[3] / "docs" / "ledger.md"
+TOP5 = (
+    DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+)  # what the page tells users to write
 
 
 @pytest.fixture
@@ -80,12 +81,21 @@ def test_a_metric_says_what_it_cannot_be() -> None:
 def test_a_metric_of_an_installed_package(install: Callable[[str], None]) -> None:
     install(TOP5)
     assert [metric.name for metric in metrics_of("classify")] == ["top1", "loss", "top5"]
-    assert metric_named("val_top5").meaning == "percent of validation images among the first five"
+    assert metric_named("val_top5").meaning == "percent of validation images whose class is among the first five"
     assert metrics_of("detect") == ()
 
 
+def test_the_evaluator_of_the_page_counts(install: Callable[[str], None]) -> None:
+    install(TOP5)
+    import their_metric  # type: ignore[import-not-found]  # as it was installed
+
+    evaluator = their_metric.TopFive()
+    evaluator.update(torch.arange(12.0).repeat(3, 1), torch.tensor([11, 7, 6]))
+    assert evaluator.compute() == {"top5": pytest.approx(200 / 3)}
+
+
 def test_a_name_is_declared_once(install: Callable[[str], None]) -> None:
-    install(TOP5.replace('"top5"', '"top1"'))
+    install(TOP5.replace('name="top5"', 'name="top1"'))
     with pytest.raises(ValueError, match="metric 'top1' is declared already"):
         metrics_of()
 
