@@ -150,7 +150,7 @@ def sequential_verdicts(plan: LookPlan, values: pd.DataFrame, baseline: str) -> 
     found, settled = set[str](), set[str]()  # settled: found, or given up
     for look, (n, alpha) in enumerate(zip(plan.looks, plan.alphas, strict=True), start=1):
         present = [name for name in names if name not in settled and len(paired[name]) >= n]
-        level = 1 - alpha / len(names)
+        level = 1 - alpha / max(len(names), 1)
         results = {name: difference(*first_seeds(paired[name], n), confidence=level) for name in present}
         # Holm: the most convincing row first; one that fails ends the look.
         p_values = {name: math.nan if (p := results[name].p_value) is None else p for name in present}
