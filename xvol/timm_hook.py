@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
@@ -58,4 +59,4 @@ class _Around(Loader):
 
 
 def _register_models() -> None:
-    import xvol.zoo  # noqa: F401  # timm and torch
+    resolve_name("xvol.zoo")  # by name: it builds models through the package, which imports this module

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from search.ledger.metric import COSTS, metric_columns, metrics_of
-from search.report.spec import CHOICES, PAPER
+from search.report.spec import CHOICES, PAPER, SPEC_OPTIONS, STATISTICS
 
 EXAMPLES = """\
 examples:
@@ -31,8 +31,6 @@ Reads result.json files alone; torch is never imported. Any option of the group 
 parquet, makes tables/<name>.{md,tex,html,csv,parquet}; --effects makes tables/effects.{md,tex,csv}. Exit status: 0; 2 where
 no table could be made; 1 where it was made, but W&B did not take it.
 """
-SPEC_OPTIONS = ("rows", "columns", "metrics", "show", "sort", "digits", "bold", "paper", "caption", "name")
-STATISTICS = ("correction", "margin", "test", "interval")
 OF_A_SPEC = (*SPEC_OPTIONS, "no_marks")
 
 
@@ -43,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check(options)
         from search.cli.table_made import made  # here, so that --help and refusals do not wait for pandas and SciPy
 
-        text, written, send = made(options)
+        text, written, send = made(options, has_spec(options))
     except (ValueError, OSError) as error:
         return refused(error)
     printed(text)

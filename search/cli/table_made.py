@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from search.cli.table import SPEC_OPTIONS, STATISTICS, has_spec
 from search.ledger.tracker import TrackerConfig, check_tracker
 from search.report.ablation import AblationTable, ablation_table
 from search.report.diff import diff_studies
@@ -19,7 +18,7 @@ from search.report.mirror import mirror_asked
 from search.report.pivot import PivotTable, pivot_table
 from search.report.reading.pool import load_pooled
 from search.report.render import RENDERERS
-from search.report.spec import read_spec, spec_of
+from search.report.spec import SPEC_OPTIONS, STATISTICS, read_spec, spec_of
 from search.report.table import Table
 from search.report.trust import trust_table
 from search.report.write import (
@@ -43,7 +42,7 @@ class Made(NamedTuple):
     send: Callable[[], int] | None = None
 
 
-def made(options: argparse.Namespace) -> Made:
+def made(options: argparse.Namespace, by_spec: bool) -> Made:
     """Make what the options ask for.
 
     Raises:
@@ -72,7 +71,7 @@ def made(options: argparse.Namespace) -> Made:
     if options.effects is not None:
         table = effects_table(frame, options.effects, options.metric, options.phase, options.correction or "holm")
         return plain_made(options, table, folder, TEXT_FORMATS, "txt")
-    if has_spec(options):
+    if by_spec:
         return pivot_made(options, frame, folder)
     return ablation_made(options, frame, folder)
 

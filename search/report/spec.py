@@ -18,6 +18,9 @@ import yaml
 from search.ledger.metric import column_named
 from xvol.suggest import nearest
 
+# Options of xvol-table that are fields of a spec, and of the statistics in it.
+SPEC_OPTIONS = ("rows", "columns", "metrics", "show", "sort", "digits", "bold", "paper", "caption", "name")
+STATISTICS = ("correction", "margin", "test", "interval")
 CHOICES: dict[str, tuple[str, ...]] = {
     "show": ("mean_sd", "mean", "diff", "diff_interval"),
     "sort": ("mean", "name", "order"),
