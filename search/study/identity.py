@@ -22,7 +22,7 @@ from search.ledger.paths import JOURNAL
 from search.ledger.secrets import masked_tree
 from search.space.parameters import Parameter
 from search.study.options import SweeperOptions
-from search.study.sampling.pruning import REPORTED
+from search.study.sampling.samplers import REPORTED
 from search.study.spec import StudySpec, storage_of
 from search.study.trials import WORKER
 

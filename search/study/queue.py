@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
@@ -64,18 +64,6 @@ class Budget:
     size: int | None = None
     max_retries: int = 2
     allowed_failures: int | None = None
-
-
-class _LostRun(Protocol):
-    """A run of an ended trial whose result is lost, and whether the trial must be run again."""
-
-    @property
-    def trial(self) -> FrozenTrial: ...
-    @property
-    def again(self) -> bool: ...
-
-
-L = TypeVar("L", bound=_LostRun)
 
 
 class TrialQueue:
@@ -252,20 +240,16 @@ class TrialQueue:
         except ValueError:
             return False
 
-    def rerun(self, find: Callable[[Sequence[FrozenTrial]], Sequence[L]], close: Callable[[L], None]) -> int:
-        """Write down again the finished trials that count for nothing any more; return how many runs were found.
+    def rerun(self, close_lost: Callable[[Sequence[FrozenTrial]], Sequence[FrozenTrial]]) -> None:
+        """Write down again the finished trials that count for nothing any more.
 
         Args:
-            find: the runs of trials that are lost, of all trials as they stand; called under the study's lock.
-            close: called with each of them before the study is told.
+            close_lost: given all trials as they stand, under the study's lock, closes the records of those whose result is
+                lost, and returns the trials that must be run again.
         """
         with self.lock():
-            found = find(self.trials())
-            for lost in found:
-                close(lost)
-            for frozen in {lost.trial.number: lost.trial for lost in found if lost.again}.values():
+            for frozen in {trial.number: trial for trial in close_lost(self.trials())}.values():
                 self._again(frozen, tries=1)  # nobody is to blame
-            return len(found)
 
     def _left_out(self) -> list[FrozenTrial]:
         """Interrupted trials that nobody wrote down again, but for cells that stand elsewhere; as of the last count."""

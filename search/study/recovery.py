@@ -50,7 +50,6 @@ def close_record(study_dir: Path, name: str, phase: Phase, trial: FrozenTrial, r
         close_abandoned(study_dir / subdir, name, trial.number, phase, status, reason, tries)
 
 
-log = logging.getLogger("xvol")
 _ANY: tuple[Status, ...] = ("ok", "pruned", "failed", "interrupted", "infeasible", "duplicate")
 
 
@@ -98,8 +97,8 @@ def find_lost(trials: Sequence[FrozenTrial], study_dir: Path, study_name: str, p
                 yield Lost(trial, folder, why, again=counted)
 
 
-def mend_lost(queue: TrialQueue, spec: StudySpec) -> int:
-    """Write down again, to be trained, the finished trials whose result is lost; return how many there were.
+def mend_lost(queue: TrialQueue, spec: StudySpec) -> None:
+    """Write down again, to be trained, the finished trials whose result is lost.
 
     Of a failed, pruned or interrupted one the result is written anew from what the study knows. Nothing is done while
     trials of the phase run: what another machine has just written may not be seen here yet.
@@ -108,17 +107,17 @@ def mend_lost(queue: TrialQueue, spec: StudySpec) -> int:
         NewerVersion: a result is of a later schema.
     """
 
-    def find(trials: Sequence[FrozenTrial]) -> list[Lost]:
+    def close(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         if any(trial.state == TrialState.RUNNING for trial in trials):
             return []
-        return list(find_lost(trials, Path(spec.study_dir), spec.study_name, spec.phase))
+        found = list(find_lost(trials, Path(spec.study_dir), spec.study_name, spec.phase))
+        for lost in found:
+            outcome = "it is trained again" if lost.again else "it is written anew from what the storage knows"
+            log.warning("%s trial %d: %s; %s", spec.phase, lost.trial.number, lost.why, outcome)
+            write_anew(lost, Path(spec.study_dir), spec.study_name, spec.phase)
+        return [lost.trial for lost in found if lost.again]
 
-    def close(lost: Lost) -> None:
-        outcome = "it is trained again" if lost.again else "it is written anew from what the storage knows"
-        log.warning("%s trial %d: %s; %s", spec.phase, lost.trial.number, lost.why, outcome)
-        write_anew(lost, Path(spec.study_dir), spec.study_name, spec.phase)
-
-    return queue.rerun(find, close)
+    queue.rerun(close)
 
 
 def write_anew(lost: Lost, study_dir: Path, study_name: str, phase: Phase) -> None:

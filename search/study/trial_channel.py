@@ -19,7 +19,7 @@ from search.study.liveness import host_id, is_alive
 from search.study.options import Constraint
 from search.study.queue import TrialQueue
 from search.study.recovery import runs_of
-from search.study.sampling.pruning import Pruning
+from search.study.sampling.samplers import Pruning
 from search.study.spec import StudySpec
 from search.study.trials import BASELINE, FOLDER, LOOKED_AT, RUNS, TRIES
 

@@ -34,8 +34,7 @@ from search.study.launching.job_child import progress
 from search.study.launching.stopping import Deadline, Interrupts
 from search.study.liveness import Heartbeat, host_id
 from search.study.recovery import close_ledger, recover
-from search.study.sampling.pruning import Pruning
-from search.study.sampling.samplers import custom_space, make_sampler, suggest
+from search.study.sampling.samplers import Pruning, custom_space, make_sampler, suggest
 from search.study.spec import StudySpec, open_queue
 from search.study.storage.patience import Patience, StorageGone
 from search.study.trial_channel import Runs, StudyChannel

@@ -81,7 +81,11 @@ class PhaseCheck:
         yield from self._notes()
 
     def _mend(self, lost: Lost) -> None:
-        self._queue.rerun(lambda _: [lost], lambda each: write_anew(each, self._root, self._name, self._phase))
+        def close(_: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+            write_anew(lost, self._root, self._name, self._phase)
+            return [lost.trial] if lost.again else []
+
+        self._queue.rerun(close)
 
     def _place(self, lost: Lost) -> str:
         return f"{lost.folder.relative_to(self._root)} ({self._phase} trial {lost.trial.number})"

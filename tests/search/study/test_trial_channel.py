@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from search.ledger.index import INDEX_FILE
 from search.ledger.paths import STATE_FILE, WORKERS
 from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_result
-from search.study.sampling.pruning import Pruning
+from search.study.sampling.samplers import Pruning
 from search.study.spec import open_queue
 from search.study.storage.locks import FileLock
 from search.study.trial_channel import Runs, StudyChannel
