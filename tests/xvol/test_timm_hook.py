@@ -23,17 +23,16 @@ def test_names_of_branches_are_known_without_torch() -> None:
     assert out == "True"
 
 
+FIRST = [
+    *("import xvol, torchvision, timm", "import xvol.zoo, timm", "import xvol.surgery, timm"),
+    *("import xvol.branches.timm_layers, timm", "import xvol.spec, timm, xvol.testing, xvol"),
+    "import xvol; from timm.layers import Conv2dSame; import timm",
+]
+
+
 @pytest.mark.parametrize(
     "first",
-    [
-        *("import xvol, timm", "import xvol, torchvision, timm", "import xvol.zoo, timm", "import xvol.siting, timm"),
-        *(
-            "import xvol.surgery, timm",
-            "import xvol.branches.timm_layers, timm",
-            "import xvol.spec, timm, xvol.testing, xvol",
-        ),
-        "import xvol; from timm.layers import Conv2dSame; import timm",
-    ],
+    ["import xvol, timm", "import xvol.siting, timm", *(pytest.param(each, marks=pytest.mark.slow) for each in FIRST)],
 )
 def test_timm_knows_our_models_whatever_wants_it_first(first: str) -> None:
     out = run(f"{first}\n{KNOWN}\nxvol.sites(timm.create_model('xvol_proxy_resnet'), (3, 32, 32))")
