@@ -113,11 +113,10 @@ class Published(ABC):
             ("test", labels[self.train :], self.test_per_class),
         )
         for part, found, each in parts:
-            if found.min() < 0 or found.max() >= len(self.classes):
-                raise ValueError(f"the {part} labels run from {found.min()} to {found.max()}, not within 0 to 9")
-            counts = np.bincount(found, minlength=len(self.classes))
-            if (counts != each).any():
-                raise ValueError(f"the {part} part holds {counts.tolist()} images of the classes, not {each} of each")
+            labels_there, counts = (values.tolist() for values in np.unique(found, return_counts=True))
+            if labels_there != [*range(len(self.classes))] or set(counts) != {each}:
+                there = ", ".join(f"{label}: {count}" for label, count in zip(labels_there, counts, strict=True))
+                raise ValueError(f"the {part} part holds {{{there}}} images of the classes, not {each} of each")
 
     def _build(self, folder: Path, scratch: Path, download: bool) -> Decoded:
         there = self.at_hand(folder, scratch)

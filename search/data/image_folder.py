@@ -3,8 +3,8 @@
 import hashlib
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,23 +21,11 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", "
 MODES = {1: "L", 3: "RGB"}
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The picture files of a folder, in the order train, val, test.
-
-    Attributes:
-        files: All files.
-        labels: The class index of each.
-        classes: The class names.
-        val: How many files the official validation part has, before the test part.
-        test: How many of the last files are the official test part.
-    """
+class Listing(NamedTuple):
+    """The picture files of a folder, and their labels and parts in the same order."""
 
     files: list[Path]
-    labels: list[int]
-    classes: tuple[str, ...]
-    val: int
-    test: int
+    labelled: Labelled
 
 
 def load(config: DataConfig) -> ImageSet:
@@ -45,8 +33,7 @@ def load(config: DataConfig) -> ImageSet:
     assert config.path is not None  # DataConfig.check has seen to it
     folder = Path(config.path).expanduser()
     listing = list_pictures(folder)
-    labels = np.array(listing.labels, dtype=np.int64)
-    split_labels(Labelled(labels, listing.classes, listing.val, listing.test), config)
+    split_labels(listing.labelled, config)
     return read_pictures(folder, Path(config.root).expanduser(), image_size(config), channels(config), listing)
 
 
@@ -71,18 +58,18 @@ def read_pictures(folder: Path, root: Path, size: int, channels: int, listing: L
     def check(decoded: Decoded) -> None:
         if decoded.images.shape != (len(listing.files), channels, size, size) or decoded.images.dtype != np.uint8:
             raise ValueError(f"images of shape {decoded.images.shape} for {len(listing.files)} files")
-        if decoded.labels.tolist() != listing.labels:
+        if decoded.labels.tolist() != listing.labelled.labels.tolist():
             raise ValueError("labels that do not match the folders")
 
     decoded = cached(place, check, lambda _: _decode(folder, listing, size, channels))
     return ImageSet(
         images=torch.from_numpy(decoded.images),
         labels=torch.from_numpy(decoded.labels),
-        classes=listing.classes,
+        classes=listing.labelled.classes,
         source=decoded.source,
         crc32=decoded.crc32,
-        official_val=listing.val,
-        official_test=listing.test,
+        official_val=listing.labelled.official_val,
+        official_test=listing.labelled.official_test,
     )
 
 
@@ -125,7 +112,8 @@ def list_pictures(folder: Path) -> Listing:
         counts[part] = len(files) - before
     if parts == ["train", "val"]:  # the one part that is held out is the test set
         counts = {"val": 0, "test": counts["val"]}
-    return Listing(files, labels, tuple(classes), counts["val"], counts["test"])
+    known = Labelled(np.array(labels, dtype=np.int64), tuple(classes), counts["val"], counts["test"])
+    return Listing(files, known)
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -174,8 +162,7 @@ def _decode(folder: Path, listing: Listing, size: int, channels: int) -> Decoded
         square = np.asarray(_centre_square(open_picture(file, MODES[channels]), size))
         image[:] = square.reshape(size, size, channels).transpose(2, 0, 1)
         give_way()
-    labels = np.array(listing.labels, dtype=np.int64)
-    return Decoded(images, labels, f"{len(listing.files)} pictures in the folder {folder.name}")
+    return Decoded(images, listing.labelled.labels, f"{len(listing.files)} pictures in the folder {folder.name}")
 
 
 def _centre_square(picture: Image.Image, size: int) -> Image.Image:

@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.design.options import first_seeds
+from search.ledger.metric import CLASSIFY
 from search.ledger.paths import JOURNAL
 from search.ledger.secrets import masked_tree
 from search.space.parameters import Parameter
@@ -42,6 +43,8 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _leaves(config: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str, Any]:
     leaves = {name: value for name, value in flatten(config).items() if not name.startswith(FREE)}
+    if leaves.get("task") == CLASSIFY:
+        del leaves["task"]  # studies that were begun before there were others go on
     leaves.update({f"hydra.sweeper.{name}": value for name, value in flatten(search).items()})
     plain: dict[str, Any] = json.loads(json.dumps(masked_tree(leaves), sort_keys=True, default=str))
     return plain

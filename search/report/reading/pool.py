@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from search.ledger.metric import CLASSIFY
 from search.report.reading.load import load_study
 from search.report.reading.rows import PHASES
 
@@ -26,6 +27,8 @@ def recipe_settings(folder: Path) -> dict[str, Any] | None:
     if not isinstance(config, dict):
         return None
     found = flat({part: config[part] for part in RECIPE_PARTS if part in config})
+    if config.get("task", CLASSIFY) != CLASSIFY:  # as in `recipe_hash`
+        found["task"] = config["task"]
     return {name: value for name, value in found.items() if name not in NO_RECIPE}
 
 

@@ -33,6 +33,15 @@ def test_where_it_runs_and_who_watches_makes_no_difference() -> None:
     claim_identity(study, "runs/s", changed, {"direction": ["maximize"]})
 
 
+def test_a_study_from_before_there_were_tasks_goes_on_and_another_task_is_another_study() -> None:
+    study = optuna.create_study(study_name="s")
+    claim_identity(study, "runs/s", CONFIG, {})
+    study.tell(study.ask(), 1.0)
+    assert claim_identity(study, "runs/s", {**CONFIG, "task": "classify"}, {}) is None
+    with pytest.raises(ValueError, match=r"task: there \(absent\), now counting"):
+        claim_identity(study, "runs/s", {**CONFIG, "task": "counting"}, {})
+
+
 def test_what_differs_is_named() -> None:
     study = optuna.create_study(study_name="s")
     claim_identity(study, "runs/s", CONFIG, {"direction": ["maximize"]})
