@@ -152,7 +152,6 @@ def _key_of(error: BaseException, message: str) -> str | None:
 
 def _about(key: str) -> str:
     """A sentence on the keys beside `key`, or on the type that `key` takes."""
-
     match = _HYDRA_KEY.match(key)
     if key.startswith("hydra.") and not match:
         return ""  # Hydra's own: nothing of ours stands there

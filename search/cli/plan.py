@@ -109,7 +109,6 @@ class _Plan(PlannedStudy):
         return 1 if len(feasible) < len(rows) else 0
 
     def _print_sites(self, rows: list[Row]) -> None:
-
         backbones: dict[tuple[str, str], Any] = {}
         for row in rows:
             if row.reason is None:

@@ -70,7 +70,6 @@ class PlannedStudy:
         self._costs: dict[tuple[str, str], dict[str, Any]] = {}
 
     def _asked(self) -> tuple[SweeperOptions, Space]:
-
         lines = [line for line in self.arguments if not line.lstrip("+~").startswith(("hydra.", "hydra/"))]
         return read_command(self.config, lines, self.sweeper, GlobalHydra.instance().config_loader(), application)
 
@@ -84,7 +83,6 @@ class PlannedStudy:
 
     def compose(self, overrides: Sequence[str]) -> Any:
         """The trial's config with these overrides behind those that all cells share; not to be changed."""
-
         key = tuple(overrides)
         if key not in self._configs:
             self._configs[key] = compose("config", [*_searchpath(self.given), *self.space.fixed, *key])
@@ -98,7 +96,6 @@ class PlannedStudy:
 
     def row(self, cell: Cell) -> Row:
         """Build the cell's network and hold it against the constraints."""
-
         try:
             facts = self._facts_of(cell.overrides)
             plain = self._plain(cell)
@@ -109,7 +106,6 @@ class PlannedStudy:
         return row
 
     def _plain(self, cell: Cell) -> dict[str, Any]:
-
         plain = OmegaConf.to_container(self.compose(cell.overrides), resolve=True)
         assert isinstance(plain, dict)
         return {str(name): value for name, value in plain.items()}
@@ -162,7 +158,6 @@ class PlannedStudy:
 
     def find_finished(self, rows: list[Row]) -> None:
         """Fill in which seeds of a design need no training."""
-
         seeds = self.seeds(self.design.looks[-1] if self.design.looks else None)
         for row in rows:
             if self.is_trained(row):
@@ -242,7 +237,6 @@ def _index(root: Path) -> Index:
 
 def _composed(given: argparse.Namespace) -> tuple[Any, list[str]]:
     """The master config, and the command line's overrides."""
-
     arguments = list(given.overrides)
     parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
     plain = [line for line, override in zip(arguments, parsed, strict=True) if not override.is_sweep_override()]
