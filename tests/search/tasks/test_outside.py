@@ -12,6 +12,8 @@ import pytest
 from search.ledger.record import read_history
 from search.ledger.result import RESULT_FILE, read_result
 
+pytestmark = pytest.mark.slow
+
 STRIPES = '''
 import torch
 
