@@ -107,6 +107,11 @@ class Metric(Measured):
         )
 
     @property
+    def told(self) -> tuple[str, str, bool, float | None]:
+        """What tasks must agree in that have a metric of one name."""
+        return self.title, self.unit, self.higher_is_better, self.worst
+
+    @property
     def chance(self) -> str:
         """The column of what guessing reaches on the validation images, where the metric has a chance level."""
         return f"chance_{self.name}"
@@ -192,16 +197,24 @@ def installed_metrics() -> tuple[Metric, ...]:
 
 @cache
 def metrics_of(task: str | None = CLASSIFY) -> tuple[Metric, ...]:
-    """The metrics of a task, its own first and what it is judged by before all; of all tasks with None.
+    """The metrics of a task, its own first and what it is judged by before all; with None one of each name, of all tasks.
 
     Raises:
-        ValueError: two metrics have one name, or an entry point is broken.
+        ValueError: a task has two metrics of one name, two tasks mean different things by one, or an entry point is broken.
     """
     known = [*(metric for metrics in TASK_METRICS.values() for metric in metrics), *installed_metrics()]
+    first: dict[str, Metric] = {}
     for position, metric in enumerate(known):
-        if metric.name in {other.name for other in known[:position]} | {"images"}:
+        of_task = {other.name for other in known[:position] if other.task == metric.task}
+        if metric.name in of_task | {"images"}:  # `val_images` is a column of its own
             raise ValueError(f"metric {metric.name!r} is declared already: choose another name")
-    return tuple(metric for metric in known if task in (None, metric.task))
+        other = first.setdefault(metric.name, metric)
+        if metric.told != other.told:  # a column means one thing, whatever study a table is made of
+            raise ValueError(
+                f"metric {metric.name!r} of task {metric.task} is {metric.told}, that of task {other.task} is "
+                f"{other.told} (title, unit, higher is better, worst value): let them agree, or choose another name"
+            )
+    return tuple(metric for metric in known if metric.task == task) if task is not None else tuple(first.values())
 
 
 def columns_on(split: str, task: str = CLASSIFY) -> tuple[str, ...]:

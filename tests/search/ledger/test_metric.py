@@ -100,6 +100,24 @@ def test_a_name_is_declared_once(install: Callable[[str], None]) -> None:
         metrics_of()
 
 
+LOSS = """from search.ledger.metric import Metric
+TOP5 = Metric(name="loss", task="detect", title="loss", unit="{}", higher_is_better=False)"""
+
+
+def test_tasks_may_share_a_name_that_means_the_same(install: Callable[[str], None]) -> None:
+    install(LOSS.format("nats"))
+    assert [metric.task for metric in metrics_of("detect")] == ["detect"]
+    assert [metric.name for metric in metrics_of(None)] == ["top1", "loss"]
+
+
+def test_a_column_means_one_thing_in_all_tasks(install: Callable[[str], None]) -> None:
+    install(LOSS.format("pixels"))
+    with pytest.raises(
+        ValueError, match=r"'loss' of task detect is .*'pixels'.* task classify is .*'nats'.*let them agree"
+    ):
+        metrics_of("classify")
+
+
 @pytest.mark.parametrize(
     ("source", "said"), [("TOP5 = 5", "names no Metric, but 5"), ("", "cannot be loaded: module 'their_metric' has no")]
 )
