@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from search.report.values import paired_difference
     from search.report.write import write_tables
     from search.stats.effects import factorial_effects
-    from search.stats.inference import RowOptions, equivalence, row_statistics
+    from search.stats.inference import equivalence
     from search.stats.paired import PairedDifference, verdict
     from search.stats.ranking import proxy_trust
     from search.stats.sequential import plan_looks, sequential_verdicts
@@ -40,7 +40,7 @@ _NAMES = {
     "search.report.values": ("paired_difference",),
     "search.report.write": ("write_tables",),
     "search.stats.effects": ("factorial_effects",),
-    "search.stats.inference": ("RowOptions", "equivalence", "row_statistics"),
+    "search.stats.inference": ("equivalence",),
     "search.stats.paired": ("PairedDifference", "verdict"),
     "search.stats.ranking": ("proxy_trust",),
     "search.stats.sequential": ("plan_looks", "sequential_verdicts"),
@@ -51,7 +51,6 @@ __all__ = [
     "AblationTable",
     "Judging",
     "PairedDifference",
-    "RowOptions",
     "Table",
     "TableSpec",
     "ablation_table",
@@ -64,7 +63,6 @@ __all__ = [
     "plan_looks",
     "proxy_trust",
     "render_text",
-    "row_statistics",
     "sequential_verdicts",
     "to_csv",
     "to_html",

@@ -1,4 +1,4 @@
-"""All that is said of each row of a table against the baseline: tests, intervals, corrections, effect sizes, power.
+"""What is said of a row beside its paired t test: bootstrap interval, signed ranks, equivalence.
 
 The t interval is the default. The bootstrap is a second opinion on the shape of the differences, not on their size: at the
 five or nine seeds of a usual study its 95% intervals cover the truth less often than 95% (docs/results/statistics_truth.md).
@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
 
-from search.stats.corrections import Correction, adjusted_p_values, simultaneous_intervals
-from search.stats.paired import difference, has_spread, paired_values
-from search.stats.power import effect_size, minimum_detectable_difference, seeds_needed
+from search.stats.paired import has_spread, paired_values
 
 Bootstrap = Literal["BCa", "percentile"]
 
@@ -31,163 +28,6 @@ NOT_SHOWN = "equivalence not shown"
 NO_SPREAD = "same difference on every seed: no spread to judge by"
 TOO_FEW = "too few seeds"
 FEWEST_FOR_BOOTSTRAP = 3  # two differences have three distinct resamples: no distribution to take quantiles of
-
-ROW_COLUMNS: dict[str, str] = {
-    "n": "Int64",  # seeds that both this arm and the baseline finished
-    "missing": "Int64",  # seeds that any arm finished and this pair did not
-    "mean": "Float64",  # of arm minus baseline, in the unit of the metric
-    "sd": "Float64",  # of the difference over seeds, n - 1 in the denominator
-    "low": "Float64",  # t interval of this row alone, at 1 - alpha
-    "high": "Float64",
-    "p_value": "Float64",  # paired t test, two-sided, uncorrected
-    "p_adjusted": "Float64",  # corrected over the rows that could be tested
-    "finding": "boolean",  # p_adjusted <= alpha; NA where not tested
-    "level": "Float64",  # confidence of each simultaneous interval taken alone
-    "low_simultaneous": "Float64",  # t interval that belongs to the correction
-    "high_simultaneous": "Float64",
-    "agrees": "boolean",  # simultaneous interval leaves out zero exactly where there is a finding
-    "boot_low": "Float64",  # bootstrap interval of this row alone, at 1 - alpha
-    "boot_high": "Float64",
-    "wilcoxon_p": "Float64",  # signed-rank test, two-sided, uncorrected
-    "wilcoxon_p_adjusted": "Float64",
-    "d_z": "Float64",  # mean / sd
-    "g_z": "Float64",  # d_z with Hedges' correction
-    "d_low": "Float64",  # exact interval of the true d_z, at 1 - alpha
-    "d_high": "Float64",
-    "mdd": "Float64",  # smallest true difference that n seeds find with the power asked for, at this row's level
-    "seeds_needed": "Int64",  # seeds in all that find the smallest difference that matters; NA without one, and where decided
-    "equivalence": "string",  # verdict of the two one-sided tests
-    "equivalence_p": "Float64",  # uncorrected
-    "equivalence_p_adjusted": "Float64",
-    "note": "string",  # why something above is not given
-}
-"""Name and dtype of each column of `row_statistics`; what was not asked for, or is not defined, is NA."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowOptions:
-    """What `row_statistics` computes.
-
-    Attributes:
-        correction: which error is held over the rows: "holm", "bonferroni", "bh" or "none".
-        alpha: that error, and one minus the confidence of the intervals of single rows.
-        bootstrap: "BCa" (Efron 1987), "percentile", or None for none.
-        resamples: of the bootstrap.
-        bootstrap_seed: the same seed gives the same interval, whatever the other rows are.
-        wilcoxon: whether to test signed ranks too.
-        margin: smallest difference that matters, in the unit of the metric, for the equivalence test; None for none.
-        smallest: difference that `seeds_needed` reckons with; by default the margin. Without either it is not given.
-        power: asked for in `mdd` and `seeds_needed`.
-    """
-
-    correction: Correction = "holm"
-    alpha: float = 0.05
-    bootstrap: Bootstrap | None = "BCa"
-    resamples: int = 9999
-    bootstrap_seed: int = 0
-    wilcoxon: bool = False
-    margin: float | None = None
-    smallest: float | None = None
-    power: float = 0.8
-
-
-def row_statistics(
-    values: Mapping[str, pd.Series[float]] | pd.DataFrame, baseline: str, options: RowOptions | None = None
-) -> pd.DataFrame:
-    """Compare each arm with the baseline.
-
-    Args:
-        values: for each arm its values indexed by seed, of trials that finished: failed and pruned ones must not be in
-            it (`Arm.values` leaves them out), NaN is a missing cell. All of one metric, phase and recipe.
-        baseline: name of the arm that the others are compared with.
-        options: what to compute.
-
-    Returns:
-        One row for each other arm, in the order given, indexed by its name, with the columns and dtypes `ROW_COLUMNS`.
-
-    Raises:
-        ValueError: an unknown baseline, a seed that occurs twice in an arm, or options outside their range.
-    """
-    options = options or RowOptions()
-    if options.smallest is not None and not options.smallest > 0:
-        raise ValueError(
-            f"the smallest difference that matters must be above zero, got {options.smallest}; e.g. 0.2 points"
-        )
-    arms = {str(name): series for name, series in values.items()}
-    if baseline not in arms:
-        raise ValueError(f"the baseline '{baseline}' is none of the arms: {', '.join(arms) or 'none'}")
-    seeds = {seed for series in arms.values() for seed in series.index[np.isfinite(series.to_numpy(dtype=float))]}
-    rows = {
-        name: one_row(series, arms[baseline], len(seeds), options) for name, series in arms.items() if name != baseline
-    }
-    table = pd.DataFrame(
-        {
-            column: pd.Series({name: row.get(column) for name, row in rows.items()}, dtype=dtype)
-            for column, dtype in ROW_COLUMNS.items()
-        }
-    )
-    return planned(corrected(table, options), options)
-
-
-def one_row(arm: pd.Series[float], baseline: pd.Series[float], n_seeds: int, options: RowOptions) -> dict[str, Any]:
-    """Compute what one row has without the others."""
-    result = difference(arm, baseline, confidence=1 - options.alpha)
-    size = effect_size(arm, baseline, confidence=1 - options.alpha)
-    row: dict[str, Any] = {name: getattr(result, name) for name in ("n", "mean", "sd", "low", "high", "p_value")}
-    row |= {"missing": n_seeds - result.n, "d_z": size.d_z, "g_z": size.g_z, "d_low": size.low, "d_high": size.high}
-    notes = []
-    if result.p_value is None:
-        same = "the difference is the same on every seed: there is no spread to judge it by"
-        notes.append(same if result.n > 1 else f"not tested: {result.n} shared seeds, 2 are the fewest")
-    if options.bootstrap is not None:
-        interval, why = bootstrap_interval(
-            arm,
-            baseline,
-            method=options.bootstrap,
-            confidence=1 - options.alpha,
-            resamples=options.resamples,
-            seed=options.bootstrap_seed,
-        )
-        row["boot_low"], row["boot_high"] = interval or (None, None)
-        if why and result.p_value is not None:
-            notes.append(why)
-    if options.wilcoxon:
-        row["wilcoxon_p"] = wilcoxon_p_value(arm, baseline)
-        if result.n > 1 and 2.0 ** (1 - result.n) > options.alpha:
-            notes.append(f"Wilcoxon: {result.n} seeds cannot give a p-value below {2.0 ** (1 - result.n):.4g}")
-    if options.margin is not None:
-        same_enough = equivalence(arm, baseline, options.margin, alpha=options.alpha)
-        row |= {"equivalence": same_enough.verdict, "equivalence_p": same_enough.p_value}
-    row["note"] = "; ".join(notes) or None
-    return row
-
-
-def corrected(table: pd.DataFrame, options: RowOptions) -> pd.DataFrame:
-    """Fill in what depends on how many rows there are."""
-    figures = table[["n", "mean", "sd", "p_value"]].astype(float)
-    together = simultaneous_intervals(figures, options.correction, alpha=options.alpha)
-    names = {"low": "low_simultaneous", "high": "high_simultaneous"}
-    tested = together.where(table["p_value"].notna()).rename(columns=names)
-    filled = {str(name): column for name, column in tested.items()}
-    for name in ("wilcoxon_p", "equivalence_p"):
-        filled[f"{name}_adjusted"] = adjusted_p_values(table[name].astype(float), options.correction)
-    for name, column in filled.items():
-        table[name] = column.astype(ROW_COLUMNS[name])  # type: ignore[call-overload]
-    return table
-
-
-def planned(table: pd.DataFrame, options: RowOptions) -> pd.DataFrame:
-    """Fill in what the seeds can resolve, at the error that the correction leaves to each row."""
-    smallest, target = options.smallest or options.margin, options.power
-    resolved, needed = list[float | None](), list[int | None]()
-    rows: list[Any] = list(table.itertuples())
-    for row in rows:
-        error = 1 - float(row.level) if pd.notna(row.p_value) else None
-        sd = float(row.sd) if error else 0.0
-        resolved.append(minimum_detectable_difference(sd, int(row.n), alpha=error, target=target) if error else None)
-        asked = smallest if error and not row.finding else None
-        needed.append(seeds_needed(asked, sd, alpha=error, target=target) if asked and error else None)
-    return table.assign(mdd=pd.array(resolved, dtype="Float64"), seeds_needed=pd.array(needed, dtype="Int64"))
 
 
 def bootstrap_interval(

@@ -20,10 +20,10 @@ from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.reading.load import load_study
 from search.report.render import render_text
 from search.stats.corrections import Correction
-from search.stats.inference import RowOptions, row_statistics
 from search.stats.paired import ALPHA, BETTER, WORSE, ArmValues, differences
 from search.stats.power import seeds_needed
 
+from ..stats.rows import RowOptions, row_statistics
 from .conftest import Add
 
 CORRECTIONS: tuple[Correction, ...] = ("holm", "bonferroni", "bh", "none")

@@ -14,15 +14,14 @@ from search.stats.inference import (
     EQUIVALENT,
     NO_SPREAD,
     NOT_SHOWN,
-    ROW_COLUMNS,
     TOO_FEW,
-    RowOptions,
     bootstrap_interval,
     equivalence,
-    row_statistics,
     wilcoxon_p_value,
 )
 from search.stats.power import seeds_needed
+
+from .rows import ROW_COLUMNS, RowOptions, row_statistics
 
 PLAIN = RowOptions(bootstrap=None)
 NUMBERS = ["mean", "low", "high", "p_value", "p_adjusted", "low_simultaneous", "high_simultaneous", "d_z", "mdd"]
