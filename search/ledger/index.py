@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import time
+import uuid
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from search.ledger.result import RESULT_FILE, TrialResult, read_result
 log = logging.getLogger("xvol")
 INDEX_FILE = ".index"
 DEPTH = 3  # runs_root/<study>/<trials|final>/<trial>
+HEAD_BYTES = 64
 SETTLE_SECONDS = 2.0  # a folder changed later than this before it was listed may change again under the same time stamp
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -68,7 +70,7 @@ class Index:
         self._latest: dict[str, str] = {}  # lock of a worker: place of the run that it began last
         self._studies: set[str] = set()  # folders that were looked through
         self._listed = -1  # time stamp of the root when it was listed
-        self._inode, self._offset = -1, 0
+        self._inode, self._head, self._offset = -1, b"", 0
 
     def runs(self, fingerprint: str) -> list[Run]:
         """The runs of that fingerprint, in the order in which they were begun."""
@@ -195,7 +197,9 @@ class Index:
         handle = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             size = os.fstat(handle).st_size
-            if size and os.pread(handle, 1, size - 1) != b"\n":  # whoever wrote last died in the middle
+            if not size:  # told apart by its first line: the inode of a file that was deleted is soon used again
+                lines = _line("", Run(uuid.uuid4().hex)) + lines
+            elif os.pread(handle, 1, size - 1) != b"\n":  # whoever wrote last died in the middle
                 lines = b"\n" + lines
             if os.write(handle, lines) != len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file)
@@ -213,9 +217,11 @@ class Index:
             return
         try:
             about = os.fstat(handle)
-            if about.st_ino != self._inode or about.st_size < self._offset:
+            head = os.pread(handle, HEAD_BYTES, 0)
+            if about.st_ino != self._inode or about.st_size < self._offset or not head.startswith(self._head):
                 self._forget()
                 self._inode = about.st_ino
+            self._head = head
             data = os.pread(handle, about.st_size - self._offset, self._offset)
         finally:
             os.close(handle)

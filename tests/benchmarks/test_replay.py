@@ -53,6 +53,7 @@ def test_seeds_must_be_shared(tmp_path: Path) -> None:
         replay.Table.read(path)
 
 
+@pytest.mark.slow
 def test_a_search_without_noise_reports_the_best_arm_it_saw(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     synthetic(path, seeds=2, noise=0.0)

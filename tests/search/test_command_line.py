@@ -60,6 +60,7 @@ def help_of(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "search", *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_it_is_hydras() -> None:
     ours, hydras = help_of("--help", "data=cifar10"), help_of("--help", "data=cifar10", "--config-name=config")
     assert ours.stdout == hydras.stdout

@@ -122,6 +122,7 @@ def test_a_pruner_never_judges_before_half_of_the_proxys_epochs(composed: Any, o
         study.tell(trial, 90.0 - number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_pruner_goes_with_an_experiment(composed: Any, name: str) -> None:
     for option in options("pruner"):

@@ -47,6 +47,7 @@ def test_every_result_and_every_history_is_read(runs: Path) -> None:
         assert len(read_history(file.parent)) == result.epochs
 
 
+@pytest.mark.slow
 def test_its_table_shows_the_same_means(runs: Path) -> None:
     table = runs / "schema1" / "tables" / "ablation.csv"
     before = pd.read_csv(table)
@@ -57,6 +58,7 @@ def test_its_table_shows_the_same_means(runs: Path) -> None:
         pd.testing.assert_series_equal(before[column], after[column])
 
 
+@pytest.mark.slow
 def test_it_is_found_sound_but_for_its_checksums(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check([str(runs / "schema1")]) == 0
     assert "9 result(s) without a checksum" in capsys.readouterr().out

@@ -87,6 +87,7 @@ def test_four_processes_claim_each_waiting_trial_once(store: Store) -> None:
     assert [trial.value for trial in trials] == [float(number) for number in range(12)]
 
 
+@pytest.mark.slow
 def test_the_lock_lets_one_process_in(store: Store) -> None:
     store.study()
     (store.folder / "number").write_text("0")
@@ -163,6 +164,7 @@ def test_an_outage_of_ten_seconds_loses_and_doubles_nothing(store: Store, how: s
         assert not any("secret77" in line for line in each)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_found_dead(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     study = store.study()
     name = f"{host_id()}-1-abc.lock"

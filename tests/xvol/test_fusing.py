@@ -24,6 +24,7 @@ def converted(name: str, policy: str, spec: xvol.BlockSpec, **arguments: object)
     return xvol.convert(model, {site.fqn: spec for site in chosen}, (3, 32, 32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "policy"),
     [("xvol_proxy_resnet", "all"), ("resnet18", "stage[2-3].*"), ("resnext50_32x4d", "stage[1,4].last")],
@@ -122,6 +123,7 @@ def lived(name: str, randomise: Randomise) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "left"),
     [

@@ -30,6 +30,7 @@ FIRST = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     ["import xvol, timm", "import xvol.siting, timm", *(pytest.param(each, marks=pytest.mark.slow) for each in FIRST)],

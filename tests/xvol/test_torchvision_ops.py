@@ -66,6 +66,7 @@ def test_installed_torchvision_can_be_imported_after_xvol() -> None:
     assert again == "False"
 
 
+@pytest.mark.slow
 def test_broken_torchvision_fails_without_the_mend_and_imports_with_it(fake: Path) -> None:
     out = run(
         ALONE

@@ -104,6 +104,7 @@ def test_onnx(trained: Path, network: torch.nn.Module, tmp_path: Path, capsys: p
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 def test_pt2(trained: Path, network: torch.nn.Module, tmp_path: Path) -> None:
     out = tmp_path / "model.pt2"
     assert main([str(trained), "--out", str(out)]) == 0

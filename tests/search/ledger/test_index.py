@@ -170,6 +170,18 @@ def test_whatever_becomes_of_the_file_nothing_is_lost(tmp_path: Path, damage: st
     assert [Index(tmp_path).find(f"run{n}", needs_test=False) for n in range(4)] == there
 
 
+def test_a_file_that_took_the_place_of_a_deleted_one_is_read_anew(tmp_path: Path) -> None:
+    """A disk may give it the inode of the deleted one, and by the next question it may be as long."""
+    index = Index(tmp_path)
+    train(index, "one/trials/0000-s0", "aaa")
+    os.truncate(tmp_path / INDEX_FILE, 0)  # keeps the inode
+    other = Index(tmp_path)
+    for number in range(3):
+        with other.locked():
+            other.begin("bbb", f"two/trials/{number:04d}-s0", "host", "x.lock")
+    assert len(index.runs("bbb")) == 3
+
+
 @given(cut=st.integers(0, 400), fill=st.binary(max_size=40))
 @settings(max_examples=30, deadline=None)
 def test_a_file_cut_anywhere_and_filled_with_anything(
@@ -200,7 +212,7 @@ def test_processes_that_write_at_once_tear_no_line_and_begin_each_run_once(tmp_p
         process.join(60)
         assert process.exitcode == 0
     lines = (tmp_path / INDEX_FILE).read_bytes().splitlines()
-    assert len(lines) == 200
+    assert len(lines) == 1 + 200  # the first tells the file from others
     index = Index(tmp_path)
     assert [len(index.runs(f"shared{number}")) for number in range(200)] == [1] * 200
 

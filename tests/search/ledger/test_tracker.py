@@ -121,6 +121,7 @@ def test_an_offline_run_holds_what_the_ledger_holds(tmp_path: Path, read_wandb: 
     assert wandb.run is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "exit_code"), [("failed", 1), ("pruned", 0)])
 def test_a_run_is_finished_in_every_path(tmp_path: Path, read_wandb: Read, status: Any, exit_code: int) -> None:
     tracker = tracked(tmp_path, TrackerConfig())

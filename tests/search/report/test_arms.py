@@ -82,6 +82,7 @@ def run(study: Path, add: Add, cells: list[Cell], seeds: int = 4, kind: str = "f
             )
 
 
+@pytest.mark.slow
 def test_rows_of_two_recipes_are_compared_and_named(study: Path, add: Add) -> None:
     run(study, add, factorial(FACTORS))
     table = ablation_table(load_study(study))

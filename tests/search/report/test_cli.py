@@ -76,6 +76,7 @@ def test_prints_and_writes_everything(filled: Path) -> None:
     assert again.stdout == done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "start"), [("md", "**demo"), ("tex", "% demo"), ("csv", "arm,arch_hash")])
 def test_one_format(filled: Path, tmp_path: Path, form: str, start: str) -> None:
     done = table(filled, "--format", form, "--out", tmp_path / "paper")
@@ -85,6 +86,7 @@ def test_one_format(filled: Path, tmp_path: Path, form: str, start: str) -> None
     assert not (filled / "tables").exists()
 
 
+@pytest.mark.slow
 def test_no_write(filled: Path) -> None:
     done = table(filled, "--no-write", "--metric", "test_top1", "--phase", "final", "--baseline", "stage3")
     assert (done.returncode, done.stderr) == (0, "")
@@ -117,6 +119,7 @@ def test_no_such_study(filled: Path) -> None:
     assert f"Did you mean {filled}?" in done.stderr
 
 
+@pytest.mark.slow
 def test_only_unreadable_results(filled: Path) -> None:
     for path in filled.rglob("result.json"):
         path.write_bytes(b"\x00\xff{")
@@ -125,6 +128,7 @@ def test_only_unreadable_results(filled: Path) -> None:
     assert "0000-s0" in done.stderr
 
 
+@pytest.mark.slow
 def test_some_unreadable_results_are_named_below_the_table(filled: Path) -> None:
     lost = next(iter(sorted(filled.rglob("result.json"))))
     lost.write_text('{"schema": 1}')
@@ -134,6 +138,7 @@ def test_some_unreadable_results_are_named_below_the_table(filled: Path) -> None
     assert "absent" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written(filled: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = table(filled, "--out", tmp_path / "file")
@@ -141,12 +146,14 @@ def test_a_folder_that_cannot_be_written(filled: Path, tmp_path: Path) -> None:
     assert "--out" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_signs(filled: Path) -> None:
     done = table(filled, "--no-write", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "61.0 ? 1.0" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_reader_that_closes_early(filled: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

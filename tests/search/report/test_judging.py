@@ -182,6 +182,7 @@ def test_a_row_that_correction_takes_back_is_said_to_be_no_finding(filled: Path)
     assert "5 comparisons at 5% give 0.25 false findings" in uncorrected.conclusion
 
 
+@pytest.mark.slow
 def test_seeds_are_told_for_undecided_rows_and_a_margin_alone(filled: Path) -> None:
     columns = ["seeds_needed", "seeds_low", "seeds_high"]
     table = made(filled)

@@ -140,11 +140,13 @@ def test_show_sort_digits(filled: Path) -> None:
     assert order == ["stage4: pssa", *(name for name in SHIFT if name != "stage4: pssa")]
 
 
+@pytest.mark.slow
 def test_digits_follow_the_intervals(filled: Path, add: Add) -> None:
     assert grid_of(filled).digits["test_top1"][0] == 1  # half widths near 1.4 points
     assert grid_of(filled, show="diff").digits["test_top1"][1] == 2  # those of the differences are near 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -175,6 +177,7 @@ def test_overrides_and_columns_are_factors(study: Path, add: Add) -> None:
         grid_of(study, rows="seed", columns="branch.rank")
 
 
+@pytest.mark.slow
 def test_the_paper_stands_beside_ours(filled: Path) -> None:
     grid = grid_of(filled, rows="where", columns="what", paper="stage_placement")
     assert {row.name: row.paper for row in grid.lines} == {

@@ -144,6 +144,7 @@ def test_latex_shape(table: AblationTable) -> None:
     assert "tabularx" not in to_latex(table)
 
 
+@pytest.mark.slow
 def test_latex_fits_a_page(study: Path, add: Add, tmp_path: Path) -> None:
     """The names and figures of a committed study, in the text of an article, and the paper's form in a column of two."""
     needs_latex("booktabs.sty", "siunitx.sty", "tabularx.sty")

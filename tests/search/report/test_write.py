@@ -25,6 +25,7 @@ def filled(study: Path, add: Add) -> Path:
     return study
 
 
+@pytest.mark.slow
 def test_every_form(filled: Path) -> None:
     table = write_tables(filled)
     folder = filled / "tables"

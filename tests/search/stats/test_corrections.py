@@ -71,6 +71,7 @@ def test_nothing_tested() -> None:
     assert adjusted_p_values(pd.Series([], dtype=float)).empty
 
 
+@pytest.mark.slow
 @FEW
 @given(
     st.lists(st.tuples(st.floats(-3, 3), st.floats(0.1, 3)), min_size=1, max_size=8),

@@ -34,6 +34,7 @@ def study(n: int = 6, effects: tuple[float, ...] = (0.0, 1.0, 3.0), seed: int = 
     return pd.DataFrame({"plain": base} | arms)
 
 
+@pytest.mark.slow
 def test_one_row_for_each_arm_with_the_documented_columns() -> None:
     values = study()
     table = row_statistics(values, "plain", RowOptions(wilcoxon=True, margin=2.0))
@@ -72,6 +73,7 @@ def test_order_of_arms_and_seeds_does_not_matter(arms: list[str], seeds: list[in
     assert there.loc[here.index, columns].to_numpy(dtype=float) == pytest.approx(here[columns].to_numpy(dtype=float))
 
 
+@pytest.mark.slow
 def test_holes_stay_holes() -> None:
     values = study()
     values["once"] = values["plain"].where(values.index == 2) + 1  # finished on one seed
@@ -163,6 +165,7 @@ def test_faults_of_the_caller() -> None:
         row_statistics(study(), "plain", RowOptions(smallest=0))
 
 
+@pytest.mark.slow
 def test_seeds_are_reckoned_for_the_difference_that_matters() -> None:
     """By the smallest difference that matters, else by the margin; never by the one that was measured."""
     values = study(effects=(0.5,))

@@ -81,6 +81,7 @@ def test_a_published_example() -> None:
     assert result.p_value == pytest.approx(0.00283, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     covered = 0

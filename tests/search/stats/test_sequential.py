@@ -129,6 +129,7 @@ def test_the_chance_that_is_left_is_that_of_simulated_ends() -> None:
     assert chance == pytest.approx((np.abs(means) > bound).mean(), abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_error_holds_on_simulated_tables() -> None:
     """A coarse check; benchmarks/statistics_truth.py simulates 10,000 tables."""
     plan, false = plan_looks([3, 5]), 0

@@ -44,11 +44,13 @@ def test_each_design_has_seeds_of_its_own_and_keeps_them(toy: Toy, run: Run) -> 
     assert seeds == Counter({firsts[0] + n: 3 for n in range(3)} | {firsts[1] + n: 3 for n in range(2)})
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_told_and_the_others_go_on(toy: Toy, run: Run) -> None:
     run(*DESIGN, "fault=raise", "faulty=[3]")
     assert vars(count(toy.study("toy.final").get_trials())) == {**NOTHING, "complete": 4, "failed": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -15,6 +15,7 @@ def states(toy: Toy) -> list[str]:
     return [trial.state.name for trial in toy.study().trials]
 
 
+@pytest.mark.slow
 def test_a_trial_that_meets_a_full_disk_is_run_again(toy: Toy) -> None:
     done = toy.run("fault=full", "faulty=[0,1,2,3]", "x=range(0,4)", "hydra.sweeper.n_trials=3")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -204,6 +204,7 @@ grow(optuna.load_study(study_name="s", storage=storage), storage, space(NEW), HA
 """
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_leaves_nothing_behind(spec: str, tmp_path: Path) -> None:
     storage = open_storage(spec, tmp_path)
     old = make(storage, many=15)

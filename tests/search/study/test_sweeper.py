@@ -210,6 +210,7 @@ def test_a_first_signal_lets_running_trials_save_and_the_same_command_goes_on(
     assert process.returncode != 0
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(toy: Toy) -> None:
     command = [SEARCH, "seconds=20", "stops=false"]
     process = toy.start(*command)
@@ -275,6 +276,7 @@ def test_a_result_that_was_written_before_its_worker_died_counts_once(toy: Toy, 
     assert read_result(toy.study_dir() / retry.user_attrs["run_dir"] / RESULT_FILE).reused_from is not None
 
 
+@pytest.mark.slow
 def test_a_search_ends_where_the_space_holds_nothing_new(toy: Toy) -> None:
     done = toy.run("x=choice(0,1)", "admit=true", "hydra.sweeper.n_trials=20")
     assert done.returncode == 0, done.stderr
@@ -407,6 +409,7 @@ def test_a_re_evaluation_that_was_begun_goes_on_with_its_seeds(toy: Toy, run: Ru
     assert sorted({line[3] for line in toy.trace if line[0] == "final"}) == ["1000", "1001", "1002"]
 
 
+@pytest.mark.slow
 def test_another_study_in_the_same_folder_is_refused_by_name(toy: Toy, run: Run) -> None:
     run(SEARCH, "hydra.sweeper.n_trials=1")
     done = toy.run(SEARCH, "hydra.sweeper.n_trials=1", "y=7")

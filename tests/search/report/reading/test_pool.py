@@ -110,6 +110,7 @@ def test_diff_of_other_seeds_is_welchs(two: tuple[Path, Path]) -> None:
     assert "No setting on record differs." in to_markdown(diff)
 
 
+@pytest.mark.slow
 def test_command_line(two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = map(str, two)
     assert main([a, b, "--no-write"]) == 0

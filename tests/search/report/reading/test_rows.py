@@ -58,6 +58,7 @@ def test_every_number_and_word_comes_out_again(filled: Path, tmp_path: Path, nam
         assert (theirs.title, theirs.conclusion, theirs.notes) == (ours.title, ours.conclusion, ours.notes)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_same_table_and_writes_nothing(
     filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +74,7 @@ def test_the_command_prints_the_same_table_and_writes_nothing(
     assert (tmp_path / "out" / "ablation.csv").read_bytes() == (filled / "tables" / "ablation.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_machine_is_not_named(filled: Path) -> None:
     write_tables(filled)
     shared = load_study(filled / "tables" / "trials.csv")
@@ -81,6 +83,7 @@ def test_the_machine_is_not_named(filled: Path) -> None:
     assert all("host" not in each and each["versions"]["torch"] == "2.13.0" for each in made if "versions" in each)
 
 
+@pytest.mark.slow
 def test_a_design_that_varies_the_recipe_is_declared_beside_the_file(study: Path, add: Add) -> None:
     cells = [Cell(f"lr={lr}", (f"train.lr={lr}",), {"lr": str(lr)}, is_baseline=lr == 0.1) for lr in (0.1, 0.2)]
     for seed in range(3):

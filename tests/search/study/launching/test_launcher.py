@@ -132,6 +132,7 @@ def test_an_application_in_a_package(app: App) -> None:
     assert [note["said"] for note in said] == ["from a package"] * 2
 
 
+@pytest.mark.slow
 def test_an_exception_is_the_jobs_own_and_carries_its_trace(app: App) -> None:
     done = app.run("+x=1,2,3", "+act=raise", "hydra.launcher.workers=2")
     assert done.returncode == 1
@@ -140,6 +141,7 @@ def test_an_exception_is_the_jobs_own_and_carries_its_trace(app: App) -> None:
     assert 'raise OddError("no luck", "today")' in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_started_again(app: App) -> None:
     (app.folder / "lives").write_text("2")
     done = app.run("+x=1,2", "+act=kill", "hydra.launcher.workers=1", "hydra.launcher.restarts=2")
@@ -165,6 +167,7 @@ def test_a_worker_that_dies_too_often_is_told_and_the_others_go_on(app: App) -> 
     assert "Run the same command again" in message
 
 
+@pytest.mark.slow
 def test_progress_makes_earlier_deaths_forgotten(app: App) -> None:
     (app.folder / "lives").write_text("3")
     done = app.run("+x=2", "+act=kill", "+progress=true", "hydra.launcher.restarts=1")
@@ -227,6 +230,7 @@ def test_a_second_ctrl_c_stops_at_once(app: App) -> None:
     assert not any(lives(note["pid"]) for note in starts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_handler_of_the_applications_own_is_called_too(app: App, signals: int) -> None:
     act = "wait" if signals == 1 else "stubborn"
@@ -254,6 +258,7 @@ def test_sigterm_asks_and_after_the_grace_kills(app: App) -> None:
     assert not lives(start["pid"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["wait", "stubborn"])
 def test_workers_do_not_outlive_their_launcher(app: App, act: str) -> None:
     process = app.start("+x=1,2", f"+act={act}", "hydra.launcher.workers=2", "hydra.launcher.grace_seconds=1")

@@ -164,6 +164,7 @@ def test_a_broken_constraint_loses() -> None:
     assert not parents & {0.0, 20.0, 30.0}
 
 
+@pytest.mark.slow
 def test_a_proposal_stays_cheap() -> None:
     study = optuna.create_study(sampler=EvolutionSampler(seed=0))
     rng = Random(0)

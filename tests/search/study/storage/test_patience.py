@@ -290,6 +290,7 @@ for _ in range(3):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 30, 400])
 def test_a_disk_that_is_full_for_a_while_costs_no_record(tmp_path: Path, room: int) -> None:
     """The limit on a file's size cuts a write in the middle, as a full disk does."""
