@@ -62,6 +62,9 @@ def check_names(backbone: BackboneConfig, placement: PlacementConfig, branch: Br
     """Raise ValueError for a branch or gamma that is not there, or a stage that the backbone does not have."""
     if not backbone.name:
         raise ValueError("backbone.name is empty; give a name that timm knows, e.g. resnet18, or xvol_proxy_resnet")
+    for key, value in backbone.kwargs.items():  # of timm's arguments those that it takes whatever they are
+        if "drop" in str(key) and str(key).endswith("rate") and isinstance(value, int | float):
+            check_number(f"backbone.kwargs.{key}", value, low=0, below=1)
     gamma = branch.gamma
     if gamma != AUTO and (isinstance(gamma, str) or (gamma is not None and not math.isfinite(gamma))):
         raise ValueError(f"branch.gamma={gamma}: allowed are {AUTO} and a finite number, such as 0 or 1")

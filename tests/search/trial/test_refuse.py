@@ -60,6 +60,13 @@ def test_a_backbone_that_is_not_known_is_left_to_the_network() -> None:
     checked("stage9", backbone="vgg11")
 
 
+@pytest.mark.parametrize(("name", "value"), [("drop_path_rate", 2), ("drop_rate", -0.1), ("drop_rate", 1)])
+def test_a_share_that_is_dropped_is_below_one(name: str, value: float) -> None:
+    """timm takes it and fails in the first step."""
+    with pytest.raises(ValueError, match=f"backbone.kwargs.{name}={value}: at least 0 and below 1"):
+        check_names(BackboneConfig(kwargs={name: value}), PlacementConfig(), BranchConfig())
+
+
 def test_a_branch_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match=r"branch.use=conv\+psa: no branch is named 'psa'; .*did you mean pssa"):
         checked(use="conv+psa")
