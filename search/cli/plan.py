@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from search.allowed import check_number
+from search.cli.planned import PlannedStudy
 from search.command_line import explain, refuse_wrong_words
 from search.config import config_folder, register
 
@@ -60,10 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.config_dir and not Path(given.config_dir).is_dir():
             raise ValueError(f"--config-dir {given.config_dir}: there is no such folder")
         refuse_wrong_words(given.overrides, config_folder())
-        from search.cli.plan_text import Plan  # here, so that --help and refusals do not wait for pandas and SciPy
-
         with _hydra():
-            return Plan(given).print()
+            study = PlannedStudy(given)
+            made = study.made()
+            from search.cli.plan_text import Plan  # here, so that --help and refusals do not wait for pandas and SciPy
+
+            return Plan(study, made).print()
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         print(f"xvol-plan: {explain(error)}", file=sys.stderr)
         return 2

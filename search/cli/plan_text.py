@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from search import trial
-from search.cli.earlier import noise_of
+from search.cli.earlier import earlier_runs, noise_of, seconds_of
 from search.cli.planned import PlannedStudy, Row
 from search.config import typed
 from search.design.options import Design
@@ -18,18 +18,22 @@ from search.study.launching.launcher import worker_count
 LEAST_ALPHA = 1e-9  # a look with less finds nothing that a study would show
 
 
-class Plan(PlannedStudy):
-    """A planned study that prints itself."""
+class Plan:
+    """Prints a planned study, whose cells are `made`."""
+
+    def __init__(self, study: PlannedStudy, made: Design) -> None:
+        self.study, self.cells = study, made
+        self.given, self.design, self.sweeper = study.given, study.design, study.sweeper
 
     def print(self) -> int:
         """Print it; return 1 where a cell is infeasible, else 0."""
-        made = self.made()
-        rows = [self.row(cell) for cell in made.cells]
-        self.mark_twins(rows)
+        made = self.cells
+        rows = [self.study.row(cell) for cell in made.cells]
+        self.study.mark_twins(rows)
         feasible = [row for row in rows if row.reason is None]
         if self.design.kind is not None:
-            self.find_finished(rows)
-        runs = self.find_seconds(rows)
+            self.study.find_finished(rows)
+        runs = self._find_seconds(rows)
         self._print_sites(rows)
         self._print_cells(rows, made)
         self._print_hours(rows)
@@ -41,7 +45,7 @@ class Plan(PlannedStudy):
         backbones: dict[tuple[str, str], Any] = {}
         for row in rows:
             if row.reason is None:
-                config = typed(self.compose(row.cell.overrides))
+                config = typed(self.study.compose(row.cell.overrides))
                 backbones.setdefault((config.backbone.name, str(config.backbone.kwargs)), config)
         for (name, _), config in backbones.items():
             sites = trial.sites_of(config)
@@ -90,7 +94,7 @@ class Plan(PlannedStudy):
         print()
 
     def _print_hours(self, rows: list[Row]) -> None:
-        trained = [row for row in rows if self.is_trained(row)]
+        trained = [row for row in rows if self.study.is_trained(row)]
         if self.design.kind is None:
             final = self.sweeper["final"]
             again = (final["top_k"] + 1) * final["seeds"] if final["top_k"] else 0
@@ -99,10 +103,14 @@ class Plan(PlannedStudy):
             runs = f"{search} trials of the search and at most {again} of the re-evaluation"
             self._print_time("Time", runs, [(row, each) for row in trained])
         else:
-            self._print_design_time("Time to the first look" if self.design.looks else "Time", trained, self.seeds())
+            self._print_design_time(
+                "Time to the first look" if self.design.looks else "Time", trained, self.study.seeds()
+            )
         if len(self.design.looks) > 1:
             self._print_design_time(
-                "Time at most, if every row goes to the last look", trained, self.seeds(self.design.looks[-1])
+                "Time at most, if every row goes to the last look",
+                trained,
+                self.study.seeds(self.design.looks[-1]),
             )
         if any(row.source == "a few steps, here" for row in trained):
             print(
@@ -118,7 +126,9 @@ class Plan(PlannedStudy):
         self._print_time(what, runs, counted)
 
     def _print_time(self, what: str, runs: str, counted: Sequence[tuple[Row, float]]) -> None:
-        workers = self.given.workers or worker_count(self.config.hydra.launcher, int(self.config.hydra.sweeper.n_jobs))
+        workers = self.given.workers or worker_count(
+            self.study.config.hydra.launcher, int(self.study.config.hydra.sweeper.n_jobs)
+        )
         count = round(sum(times for _, times in counted))
         needed = [(row, times) for row, times in counted if times]
         if any(row.seconds is None for row, _ in needed):
@@ -132,7 +142,7 @@ class Plan(PlannedStudy):
         )
 
     def _print_resolution(self, feasible: list[Row], runs: list[Any]) -> None:
-        seeds = len(self.seeds())
+        seeds = len(self.study.seeds())
         against = len({(row.facts["arch_hash"], row.recipe) for row in feasible}) - 1
         base = feasible[0].facts["arch_hash"] if feasible and feasible[0].cell.is_baseline else None
         sd, source = self._noise(runs, base)
@@ -181,6 +191,28 @@ class Plan(PlannedStudy):
         if noise is None:
             return None, "no earlier runs of this recipe share two seeds with the baseline; give --sd"
         return noise.sd, f"{noise.metric} of earlier runs of this recipe, {noise.degrees} degrees of freedom"
+
+    def _find_seconds(self, rows: list[Row]) -> list[Any]:
+        """Fill in seconds; return earlier runs of the baseline's recipe."""
+        root = self.study.study_dir.parent
+        by_recipe: dict[str, list[Any]] = {}
+        for row in rows:
+            if not self.study.is_trained(row):
+                continue
+            config = typed(self.study.compose(row.cell.overrides))
+            kind = trial.device_kind(config)
+            if row.recipe not in by_recipe:
+                by_recipe[row.recipe] = earlier_runs(root, row.recipe, on_cpu=kind == "cpu")
+            known = seconds_of(by_recipe[row.recipe])
+            if self.given.seconds is not None:
+                row.seconds, row.source = self.given.seconds, "as given"
+            elif row.facts["arch_hash"] in known:
+                row.seconds, row.source = known[row.facts["arch_hash"]], "earlier runs"
+            elif kind == "cpu":
+                row.seconds, row.source = trial.measured_seconds(config), "a few steps, here"
+            else:
+                row.source = f"unknown: it would run on {kind}, which a plan does not take; give --seconds"
+        return by_recipe.get(rows[0].recipe, [])
 
 
 def _smallest(sd: float, seeds: int, alpha: float, power: float) -> float:

@@ -18,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from search import trial
 from search.app import application
-from search.cli.earlier import earlier_runs, seconds_of
 from search.config import fingerprint_of, recipe_hash, typed
 from search.design.kinds import Cell
 from search.design.options import Design, design_of, first_seed_of, first_seeds
@@ -172,28 +171,6 @@ class PlannedStudy:
                     self.sweeper["reuse"],
                     bool(self.design.looks),
                 )
-
-    def find_seconds(self, rows: list[Row]) -> list[Any]:
-        """Fill in seconds; return earlier runs of the baseline's recipe."""
-        root = self.study_dir.parent
-        by_recipe: dict[str, list[Any]] = {}
-        for row in rows:
-            if not self.is_trained(row):
-                continue
-            config = typed(self.compose(row.cell.overrides))
-            kind = trial.device_kind(config)
-            if row.recipe not in by_recipe:
-                by_recipe[row.recipe] = earlier_runs(root, row.recipe, on_cpu=kind == "cpu")
-            known = seconds_of(by_recipe[row.recipe])
-            if self.given.seconds is not None:
-                row.seconds, row.source = self.given.seconds, "as given"
-            elif row.facts["arch_hash"] in known:
-                row.seconds, row.source = known[row.facts["arch_hash"]], "earlier runs"
-            elif kind == "cpu":
-                row.seconds, row.source = trial.measured_seconds(config), "a few steps, here"
-            else:
-                row.source = f"unknown: it would run on {kind}, which a plan does not take; give --seconds"
-        return by_recipe.get(rows[0].recipe, [])
 
 
 def finished_seeds(

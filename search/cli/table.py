@@ -129,7 +129,8 @@ def check_table(options: argparse.Namespace) -> None:
             raise ValueError("--format parquet has no text to print; leave out --no-write")
     if len(options.study) > 1 and not options.out and not options.no_write:
         raise ValueError(
-            "a table of several studies belongs to none of their folders; name one with --out DIR, or print it with --no-write"
+            f"a table of {', '.join(map(str, options.study))} belongs to none of their folders; name one with --out DIR, or "
+            "print it with --no-write"
         )
 
 
