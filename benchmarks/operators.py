@@ -233,7 +233,7 @@ def memory(shape: tuple[int, int], args: argparse.Namespace, compiled: bool) -> 
 
 def resnet50(args: argparse.Namespace) -> Iterator[Row]:
     """ResNet-50 with blocks at all sites of stage 3, against the plain network, at 224x224."""
-    import timm
+    import timm  # here: only this part needs it
 
     models = {"plain": timm.create_model("resnet50")}
     for name, options in OURS.items():
@@ -254,7 +254,7 @@ def resnet50(args: argparse.Namespace) -> Iterator[Row]:
 
 def onnx(shape: tuple[int, int], args: argparse.Namespace) -> Iterator[Row]:
     """ONNX Runtime on one thread: the fused blocks against the convolution with its norm folded in."""
-    import onnxruntime
+    import onnxruntime  # an extra, for this part alone
 
     channels, edge = shape
     x = torch.randn(args.batch, channels, edge, edge)

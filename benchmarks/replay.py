@@ -21,7 +21,6 @@ import csv
 import json
 import random
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ from optuna.trial import Trial, TrialState
 from replay_page import HORIZONS, render, synthetic
 
 from search.ledger.provenance import provenance
+from search.study.sampling.evolution import EvolutionSampler
 
 IN_FLIGHT = 2  # workers: as many trials are asked for before the first is told
 MAX_SKIPS = 200  # free duplicates in a row, after which a search has seen all that it will propose
@@ -151,11 +151,6 @@ def strategies() -> list[Strategy]:
         Strategy("official TPE", official, False, True),
         Strategy("TPE + dedup", lambda seed: TPESampler(seed=seed), True, False),
     ]
-    try:
-        from search.study.sampling.evolution import EvolutionSampler
-    except ImportError as error:
-        print(f"WITHOUT evolution: {error}", file=sys.stderr)
-        return found
     return [*found, Strategy("evolution", lambda seed: EvolutionSampler(seed=seed), True, False)]
 
 

@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
 
     # 3. ONNX.
     try:
-        import onnxruntime
+        import onnxruntime  # an extra, which need not be installed
         import onnxscript  # noqa: F401  # what torch writes it with
     except ImportError:
         print("model.onnx: not written, for onnxruntime or onnxscript is missing: pip install 'xvol[onnx]'")

@@ -31,9 +31,6 @@ class Trainings(Application):
     costs = COSTS
     scores = ZERO_COST
 
-    def __init__(self) -> None:
-        pass
-
     def train(self, config: DictConfig) -> float | tuple[float, ...]:
         """Run one trial in the folder that Hydra gave it; return its objectives."""
         note_variables([OmegaConf.to_container(config, resolve=False), _overrides()])

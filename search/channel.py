@@ -110,7 +110,7 @@ class Channel:
 
 
 class Application:
-    """What a study asks of the program whose trials it runs; this base class is that of a bare Hydra task function.
+    """What a study asks of the program whose trials it runs; all but `train` may be left as it is here.
 
     An application stands in the place of Hydra's task function, so Hydra calls it with a trial's composed config. Workers
     are sent it: it must be picklable.
@@ -125,13 +125,10 @@ class Application:
     costs: tuple[str, ...] | None = None
     scores: tuple[str, ...] = ()
 
-    def __init__(self, train: Callable[[DictConfig], Any]) -> None:
-        self._train = train
-
     @staticmethod
     def of(task_function: Callable[[DictConfig], Any]) -> Application:
         """The application that Hydra hands over as its task function."""
-        return task_function if isinstance(task_function, Application) else Application(task_function)
+        return task_function if isinstance(task_function, Application) else _TaskFunction(task_function)
 
     def __call__(self, config: DictConfig) -> Any:
         """Train, as Hydra asks for it."""
@@ -139,8 +136,7 @@ class Application:
 
     def train(self, config: DictConfig) -> float | tuple[float, ...]:
         """Run one trial in the folder that Hydra gave it; return its objectives, a single one bare."""
-        value: float | tuple[float, ...] = self._train(config)
-        return value
+        raise NotImplementedError
 
     def check_values(self, config: DictConfig) -> None:
         """Raise ValueError for what is wrong with a config on the face of it, at once."""
@@ -168,6 +164,16 @@ class Application:
     def score(self, config: DictConfig, names: Sequence[str]) -> dict[str, float]:
         """Zero-cost scores of the untrained network of a config, by name, of those in `scores`."""
         raise ValueError("this application offers no scores; leave hydra.sweeper.warm_start.score null")
+
+
+class _TaskFunction(Application):
+    """A bare Hydra task function, of which nothing is known but that it trains."""
+
+    def __init__(self, train: Callable[[DictConfig], Any]) -> None:
+        self._train = train
+
+    def train(self, config: DictConfig) -> Any:
+        return self._train(config)
 
 
 _current: ContextVar[Channel | None] = ContextVar("search_channel", default=None)

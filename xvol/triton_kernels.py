@@ -129,6 +129,6 @@ _shifted_product.register_autograd(_differentiate, setup_context=_save)
 @cache
 def _kernels() -> tuple[Any, dict[str, Any]]:
     """Triton, and the kernels by name, compiled for each geometry and tuned for each size on the first call."""
-    from xvol import triton_source
+    from xvol import triton_source  # which cannot be imported where Triton is not installed
 
     return triton_source.triton, triton_source.KERNELS

@@ -33,7 +33,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; return what became of them, in their order. RefusedError for options that do not fit the machine."""
-        from search.study.launching.launcher import launch
+        from search.study.launching.launcher import launch  # Hydra imports every plugin, also for its help
 
         assert self._parts is not None, "Hydra calls setup() before launch()"
         with told_compactly():

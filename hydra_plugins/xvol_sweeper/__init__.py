@@ -40,11 +40,10 @@ class XvolSweeper(Sweeper):
         assert self._parts is not None, "Hydra calls setup() before sweep()"
         context, task, config = self._parts
         options, space = read_command(config, arguments, self._options, context.config_loader, task)
-        # optuna: not before all is right that can be told without it
         if options.design.kind is not None:
-            from search.study.design_run import DesignRun
+            from search.study.design_run import DesignRun  # optuna: not before all is right that can be told without
 
             return DesignRun(options, context, task, config).run(space)
-        from search.study.search_run import SearchRun
+        from search.study.search_run import SearchRun  # optuna, as above
 
         return SearchRun(options, context, task, config).run(space)

@@ -179,6 +179,7 @@ def print_front(study_dir: Path) -> None:
     """Print the Pareto front of a search with several objectives; nothing where there is one."""
     if not (study_dir / OBJECTIVES_FILE).exists():
         return
+    # pandas: not for a search with one objective, and not before a mistake is told
     from search.report.front import front_table, fronts_of
     from search.report.reading.load import load_study
     from search.report.render import render_text

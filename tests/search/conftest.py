@@ -62,7 +62,7 @@ def read_wandb() -> Callable[[Path], WandbRun]:
 
 
 def _read_run(file: Path) -> WandbRun:
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # here: a second for the few tests that read a run
 
     def values(items: Any) -> dict[str, Any]:
         return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}

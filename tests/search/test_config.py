@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from search import config as module
@@ -27,8 +28,6 @@ def test_an_installed_wheel_carries_its_own_groups(tmp_path: Path, monkeypatch: 
 
 
 def test_the_schema_is_typed_and_open_where_it_says() -> None:
-    from hydra.core.config_store import ConfigStore
-
     register()
     register()  # twice does no harm
     node = ConfigStore.instance().load("schema.yaml").node

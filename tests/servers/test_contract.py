@@ -22,6 +22,7 @@ from search.study import liveness
 from search.study.liveness import check_shared_folder, host_id, is_alive
 from search.study.storage.locks import study_lock
 from search.study.storage.opening import open_storage
+from search.study.storage.patience import StorageGone
 
 from ..tmpfs import tmpfs
 
@@ -234,8 +235,6 @@ def test_four_processes_open_an_empty_database_at_once(postgres: Any, tmp_path: 
 
 @pytest.mark.servers
 def test_a_database_that_stays_away_is_given_up(postgres: Any, tmp_path: Path) -> None:
-    from search.study.storage.patience import StorageGone
-
     storage = open_storage(postgres.url, tmp_path, patience_seconds=1.0)
     study = optuna.create_study(study_name="s", storage=storage)
     postgres.stop()

@@ -215,7 +215,7 @@ def test_inductor_on_a_model(training: bool, randomise: Randomise) -> None:
 
 
 def check_onnx(module: nn.Module, x: Tensor, folder: Path, *sizes: tuple[int, ...], shapes: object = ANY_SIZE) -> None:
-    import onnxruntime
+    import onnxruntime  # here: half a second for the slow tests alone
 
     program = torch.onnx.export(
         module, (x,), dynamo=True, verbose=False, dynamic_shapes=shapes, input_names=["x"], output_names=["y"]

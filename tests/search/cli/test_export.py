@@ -87,7 +87,7 @@ def check(run: Callable[[torch.Tensor], torch.Tensor], network: torch.nn.Module,
     reason="needs onnx, onnxscript and onnxruntime: pip install 'xvol[onnx]'",
 )
 def test_onnx(trained: Path, network: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import onnxruntime
+    import onnxruntime  # here: half a second for the slow tests alone
 
     out = tmp_path / "model.onnx"
     assert main([str(trained), "--out", str(out)]) == 0
@@ -165,7 +165,7 @@ def test_weights_too_large_for_one_onnx_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The limit is lowered: 2 GiB of weights would take minutes."""
-    import onnxruntime
+    import onnxruntime  # here: half a second for the slow tests alone
 
     monkeypatch.setattr("search.trial.deploy.MOST_INLINE_BYTES", 1000)
     out = tmp_path / "model.onnx"

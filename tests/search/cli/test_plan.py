@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import xvol
 from search.cli.earlier import earlier_runs, noise_of, seconds_of
 from search.cli.plan import main
 from search.cli.planned import finished_seeds
-from search.config import config_folder, typed
+from search.config import config_folder, fingerprint_of, recipe_hash, typed
 from search.design.kinds import Cell
 from search.design.options import KINDS, DesignOptions, check_design, design_of, first_seed_of, first_seeds
 from search.ledger.result import TrialResult, write_result
 from search.study.options import check_options, read_options
+from search.tasks.model import build
 from search.trial.forecast import costs_of, judged_costs, measured_seconds
 from search.trial.refuse import check_values
 from search.trial.untrained import network_facts, sites_of
@@ -101,9 +103,6 @@ def test_an_experiment_of_the_paper_states_its_command_and_could_start(composed:
 
 
 def test_facts_are_those_of_the_network_that_a_trial_builds(composed: Any) -> None:
-    import xvol
-    from search.tasks.model import build
-
     config = composed("data=digits", "placement=stage3")
     facts = network_facts(config)
     model, architecture = build(typed(config), 1, 10, 16)
@@ -265,8 +264,6 @@ def test_looks_are_planned_with_their_hours_and_what_each_resolves(
 def test_results_that_are_there_need_no_training(
     composed: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from search.config import fingerprint_of, recipe_hash
-
     composition = composed("data=digits")
     facts, config = network_facts(composition), typed(composition)
     plain = OmegaConf.to_container(composition, resolve=True)

@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import search
@@ -58,8 +59,6 @@ def test_spec_fields() -> None:
 
 
 def test_tidy_files_read_back(study: Path, add: Add, tmp_path: Path) -> None:
-    import pandas as pd
-
     add('naïve, "x"', 0, test_top1=100 / 3, params=2**62, zero_cost={"zen": 1.5})
     add("stage3", 1, status="failed", reason="a\nb")
     frame = search.load_study(study)

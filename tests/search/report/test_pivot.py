@@ -20,6 +20,7 @@ from search.report.reading.load import load_study
 from search.report.render import to_html, to_latex, to_markdown
 from search.report.spec import PAPER, spec_of
 from search.report.write import save_pivot
+from search.stats.paired import differences
 
 from .conftest import Add
 
@@ -104,8 +105,6 @@ def test_corrections_differ_and_are_named(filled: Path) -> None:
 
 
 def test_pvalues_come_from_the_function_that_is_given(filled: Path) -> None:
-    from search.stats.paired import differences
-
     calls = []
 
     def compare(arms: Any, reference: Any) -> Any:

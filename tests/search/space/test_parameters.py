@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
@@ -207,8 +208,6 @@ def test_what_is_no_text_in_the_grammar_is_refused_in_the_config(value: Any) -> 
 
 
 def test_config_groups_are_searched_by_their_options(composed: Any) -> None:
-    from hydra.core.global_hydra import GlobalHydra
-
     space = parse_space(["placement=stage3,stage4"], {}, GlobalHydra.instance().config_loader())
     assert space.grid() == [{"placement": "stage3"}, {"placement": "stage4"}]
     assert composed(*space.overrides({"placement": "stage4"})).placement.policy == "stage4"

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,6 @@ class Database:
             raise self.error
 
     def heartbeat_age(self, trial_id: int) -> Any:
-        from datetime import timedelta
-
         return None if self.age is None else timedelta(seconds=self.age)
 
 

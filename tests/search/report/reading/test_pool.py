@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from scipy import stats
 
 from search.cli.table import main
 from search.report.ablation import ablation_table
@@ -100,8 +101,6 @@ def test_diff(two: tuple[Path, Path], add: Add) -> None:
 
 
 def test_diff_of_other_seeds_is_welchs(two: tuple[Path, Path]) -> None:
-    from scipy import stats
-
     diff = diff_studies(*two)
     row = diff.data.iloc[0]
     test = stats.ttest_ind([60.5, 61.5, 62.5], [60.0, 61.0, 62.0], equal_var=False)

@@ -17,6 +17,7 @@ from search.ledger.paths import CHECKPOINT_FILE, JOURNAL, STATE_FILE
 from search.ledger.record import HISTORY_FILE
 from search.ledger.result import RESULT_FILE, checksum_of
 from search.study.liveness import host_id
+from search.study.storage.locks import FileLock
 
 from ..conftest import ENDED, Toy
 
@@ -240,8 +241,6 @@ def test_a_trial_that_the_storage_has_forgotten_is_kept_and_told(
 
 
 def test_nothing_is_mended_while_the_study_runs(ended: Toy, capsys: pytest.CaptureFixture[str]) -> None:
-    from search.study.storage.locks import FileLock
-
     with FileLock(ended.study_dir() / "workers" / f"{host_id()}-{os.getpid()}-abcdef.lock"):
         assert main([str(ended.study_dir()), "--repair"]) == 2
     assert "the study is running (1 worker(s))" in capsys.readouterr().err

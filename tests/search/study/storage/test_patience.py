@@ -19,6 +19,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy.exc
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from search.ledger.paths import JOURNAL
@@ -321,8 +322,6 @@ def test_a_read_that_breaks_off_goes_on_where_it_stood(tmp_path: Path, monkeypat
     reader = optuna.load_study(study_name="s", storage=open_storage(None, tmp_path, patience_seconds=30))
     for value in range(5):
         writer.tell(writer.ask(), float(value))
-    from optuna.storages.journal import JournalFileBackend
-
     real, broken = JournalFileBackend.read_logs, []
 
     def read(backend: Any, start: int) -> Any:
