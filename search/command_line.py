@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf, open_dict
 
-from search.config import OPEN_KEYS, Config
+from search.config import OPEN_KEYS, Config, config_folder
 from search.ledger.secrets import find_secret
 from search.refusals import RefusedError
 from search.study.launching.slots import LocalLauncherOptions
@@ -161,6 +161,11 @@ def _about(key: str) -> str:
     node: Any = root
     for depth, name in enumerate(path):
         names = [field.name for field in fields(node) if not field.name.startswith("_")]
+        if depth == 0 and not match:  # what chooses parts of Hydra's configuration is no key of the schema
+            groups = {path.parent.name: _options(path.parent) for path in config_folder().glob("*/*.yaml")}
+            if name in groups and name not in names:
+                return f"{name} is a group without keys of its own: write {name}=NAME, of {', '.join(groups[name])}"
+            names += sorted(groups.keys() - set(names))
         if name not in names:
             where = prefix + ".".join(path[:depth])
             near = meant(name, names).removeprefix("; did")

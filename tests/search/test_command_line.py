@@ -100,6 +100,8 @@ def told(composed: Any, override: str) -> str:
     [
         ("train.epoch=2", ["Did you mean epochs?", "Allowed in train: epochs, opt, lr"]),
         ("trian.epochs=2", ["Did you mean train", "Allowed at the top: backbone, placement"]),
+        ("experimnt=digits_demo", ["Did you mean experiment?", "sampler"]),
+        ("experiment.seed=1", ["write experiment=NAME, of cifar10_stages, digits_demo"]),
         ("placment=stage3", ["placment", "Did you mean placement"]),
         ("branch.option.pssa.rank=2", ["Did you mean options?", "Allowed in branch: use, gamma, options"]),
         ("hydra.sweeper.n_trial=3", ["Did you mean n_trials", "Allowed in hydra.sweeper: sampler, pruner"]),
