@@ -47,7 +47,7 @@ def test_the_pulse_locks_beats_and_leaves_no_file(tmp_path: Path) -> None:
         heartbeat.trial(0)
         assert is_held(path)
         os.utime(path, (1, 1))
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while path.stat().st_mtime < 2 and time.monotonic() < end:
             time.sleep(0.01)
         assert abs(path.stat().st_mtime - time.time()) < 5
@@ -65,7 +65,7 @@ def test_a_disk_that_is_away_costs_beats_only(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(FileLock, "touch", touch)
     with Heartbeat(study._storage, tmp_path, "w.lock", interval=0.02):
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while len(beats) < 6 and time.monotonic() < end:
             time.sleep(0.01)
     assert len(beats) >= 6
@@ -100,7 +100,7 @@ def test_heartbeats_follow_the_trial_and_outlive_errors(tmp_path: Path) -> None:
     with Heartbeat(database, tmp_path, "w.lock", interval=0.02) as heartbeat:
         for trial in (5, 6):
             heartbeat.trial(trial)
-            end = time.monotonic() + 5
+            end = time.monotonic() + 60
             while database.beats.count(trial) < 2 and time.monotonic() < end:
                 time.sleep(0.01)
         heartbeat.trial(None)
@@ -120,7 +120,7 @@ def test_leaving_waits_for_no_database(tmp_path: Path) -> None:
         while not database.beats:
             time.sleep(0.01)
         start = time.monotonic()
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 20  # the database hangs for 30
     database.hang.set()
 
 

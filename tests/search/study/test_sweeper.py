@@ -197,7 +197,7 @@ def test_a_first_signal_lets_running_trials_save_and_the_same_command_goes_on(
     process = toy.start(*command)
     _wait_for(lambda: len(toy.trace) >= 3)
     os.kill(process.pid, signal_)  # the parent alone, as Slurm or `kill` do
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert "stopping: running trials save their state first" in output
     trials = toy.study().trials
     assert [trial for trial in trials if trial.state == TrialState.RUNNING] == []
@@ -212,14 +212,14 @@ def test_a_first_signal_lets_running_trials_save_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(toy: Toy) -> None:
-    command = [SEARCH, "seconds=20", "stops=false"]
+    command = [SEARCH, "seconds=100", "stops=false"]
     process = toy.start(*command)
     _wait_for(lambda: len(toy.trace) >= 1)
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=15)
+    process.communicate(timeout=60)
     assert Counter(trial.state for trial in toy.study().trials) == {TrialState.FAIL: 1, TrialState.WAITING: 1}
 
 
@@ -453,7 +453,7 @@ def test_a_storage_password_is_written_nowhere(toy: Toy) -> None:
     assert secret not in done.stdout + done.stderr
 
 
-def _wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def _wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -63,7 +63,7 @@ def test_a_broken_job_is_an_answer_and_not_a_death() -> None:
 def test_a_process_that_has_not_begun_is_ended_by_any_request_to_stop(capfd: pytest.CaptureFixture[str]) -> None:
     process = JobProcess(0, Slot(0, None, 1), b"", os.environ, grace=1)
     process.stop(signal.SIGINT)  # it has not even been fed
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     assert process.poll() == -signal.SIGTERM
