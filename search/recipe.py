@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from search.allowed import check_choice, check_number
+from search.data.config import Augmentation
 from search.ledger.metric import CLASSIFY, SCORE_PREFIX, chosen_by, metrics_of
 from xvol.suggest import meant
 
@@ -20,8 +21,8 @@ COSTS = (*KNOWN_COSTS, *CHEAP_COSTS, *(f"{SCORE_PREFIX}{name}" for name in ZERO_
 
 
 @dataclass
-class TrainConfig:
-    """The recipe, held equal between arms.
+class TrainConfig(Augmentation):
+    """The recipe, held equal between arms; with what `Augmentation` draws for each image.
 
     Attributes:
         epochs: passes over the training split.
@@ -58,6 +59,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise ValueError where a value is out of its range."""
+        super().check()
         check_number("train.epochs", self.epochs, low=1)
         check_choice("train.schedule", self.schedule, SCHEDULES)
         check_number("train.lr", self.lr, above=0)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from search.allowed import check_number
 from xvol.suggest import meant
 
 ENTRY_POINTS = "xvol.data"
@@ -53,6 +54,40 @@ def source_names() -> tuple[str, ...]:
 def source_of(name: str) -> Source:
     """The source of a name that there is; none of an installed package takes the place of one of ours."""
     return SOURCES.get(name) or _installed()[name]
+
+
+@dataclass
+class Augmentation:
+    """What is drawn for each training image beside flip and crop padding; part of the recipe, in the words of timm's train.py.
+
+    Attributes:
+        scale: smallest and largest share of the area that a random crop takes (RandomResizedCrop), e.g. [0.08, 1]; null: timm's
+            range where `ratio` is given, otherwise no such crop. With it `data.crop_padding` is of no effect.
+        ratio: smallest and largest width over height of that crop; null: timm's, 3/4 to 4/3, where `scale` is given.
+        repeats: how many times an epoch takes each of its images, one after the other and each time drawn anew (repeated
+            augmentation); the epoch's length stays, so it takes fewer images. 0 and 1: once.
+    """
+
+    scale: list[float] | None = None
+    ratio: list[float] | None = None
+    repeats: int = 0
+
+    @property
+    def crops(self) -> bool:
+        """Whether there is a random crop of random area."""
+        return self.scale is not None or self.ratio is not None
+
+    def check(self) -> None:
+        """Raise ValueError where a value is out of its range."""
+        for name, most in (("scale", 1.0), ("ratio", None)):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            if len(given) != 2 or given[0] > given[1]:
+                raise ValueError(f"train.{name}={given}: give the smallest and the largest, e.g. [0.5, 1]")
+            for end in given:
+                check_number(f"train.{name}", end, above=0, high=most)
+        check_number("train.repeats", self.repeats, low=0)
 
 
 @dataclass

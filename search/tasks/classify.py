@@ -17,7 +17,7 @@ from timm.task import ClassificationTask
 
 from search.config import Config
 from search.data.images import DataInfo, load_data
-from search.data.loaders import Loaders, memory_loaders
+from search.data.loaders import Loaders, image_loaders
 from search.recipe import TrainConfig
 from search.space.architecture import Architecture
 from search.tasks.base import Diverged
@@ -32,8 +32,10 @@ class Classify:
     ) -> Loaders:
         """Loaders over images in memory, with the top-1 of who always guesses the most frequent class."""
         data = load_data(config.data, with_test="test" in splits)
-        loaders = memory_loaders(data, config.data, seed=config.seed, device=device, rank=rank, world=world)
-        return replace(loaders, chance={"chance_top1": chance_top1(data.train.labels, data.val.labels)})
+        loaders = image_loaders(
+            data, config.data, config.train, seed=config.seed, device=device, rank=rank, world=world
+        )
+        return replace(loaders, chance={"chance_top1": chance_top1(loaders.train.labels, loaders.val.labels)})
 
     def model(self, config: Config, info: DataInfo) -> tuple[nn.Module, Architecture]:
         """The timm backbone with its blocks, and an output for each class."""

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 import xvol
 from search.config import Config, typed
-from search.data.config import DataConfig, channels, image_size
+from search.data.config import Augmentation, DataConfig, channels, image_size
 from search.data.loaders import Loaders
 from search.ledger.metric import LATENCIES, SCORE_PREFIX
 from search.ledger.result import TrialResult
-from search.recipe import CHEAP_COSTS, check_costs, check_scores, sense_of
+from search.recipe import CHEAP_COSTS, TrainConfig, check_costs, check_scores, sense_of
 from search.slot import idle
 from search.space.architecture import Architecture
 from search.tasks.base import Scores, Task, task_named
@@ -166,12 +166,14 @@ def prepare(config: Config, device: torch.device = CPU, splits: Collection[str] 
 
 def prepare_cached(config: Config) -> Untrained:
     """`prepare` on the CPU, without test data, for what is asked of many configurations: most of them share their data."""
-    return _built(config, task_named(config.task), _loaders(config.task, json.dumps(asdict(config.data)), config.seed))
+    drawn = {one.name: getattr(config.train, one.name) for one in fields(Augmentation)}
+    loaders = _loaders(config.task, json.dumps(asdict(config.data)), json.dumps(drawn), config.seed)
+    return _built(config, task_named(config.task), loaders)
 
 
 @functools.lru_cache(maxsize=2)
-def _loaders(task: str, data: str, seed: int) -> Loaders:
-    config = Config(task=task, data=DataConfig(**json.loads(data)), seed=seed)
+def _loaders(task: str, data: str, drawn: str, seed: int) -> Loaders:
+    config = Config(task=task, data=DataConfig(**json.loads(data)), train=TrainConfig(**json.loads(drawn)), seed=seed)
     return task_named(task).data(config, ("train", "val"), CPU)
 
 

@@ -60,7 +60,7 @@ import xvol
 from timm.task import TrainingTask
 
 from search.data.images import load_data
-from search.data.loaders import memory_loaders
+from search.data.loaders import image_loaders
 from search.tasks.model import build
 
 
@@ -91,7 +91,7 @@ class Counting:
 
     def data(self, config, splits, device, rank=0, world=1):
         data = load_data(config.data, with_test="test" in splits)
-        return memory_loaders(data, config.data, seed=config.seed, device=device, rank=rank, world=world)
+        return image_loaders(data, config.data, seed=config.seed, device=device, rank=rank, world=world)
 
     def model(self, config, info):
         return build(config, info.channels, 1, info.image_size)
