@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 from statistics_simulate import SD, Row, agree, line, series, study
 
-from search.stats.corrections import simultaneous_intervals
-from search.stats.inference import EQUIVALENT, bootstrap_interval, equivalence
+from search.stats.inference import (
+    Correction,
+    adjusted_p_values,
+    bootstrap_interval,
+    equivalence_p_value,
+    error_of_a_row,
+)
 from search.stats.paired import difference
-from search.stats.power import effect_size, minimum_detectable_difference, power, seeds_needed
+from search.stats.power import minimum_detectable_difference, seeds_needed
+from search.stats.power import powers as power_at
 
 __all__ = ["coverage", "equivalences", "families", "powers"]
 
@@ -34,12 +40,7 @@ def coverage(rng: np.random.Generator, studies: int) -> list[Row]:
                 held = np.concatenate([bootstrapped(chunk, method, rng) for chunk in np.array_split(deltas, 20)])
                 rows.append(line(name, f"bootstrap {method}", setting, held, target, allowed))
             if noise == "normal":
-                held = np.array(
-                    [
-                        (e.low or 0) <= 0.5 / SD <= (e.high or 0)
-                        for e in (effect_size(*series(d)) for d in deltas[:2000])
-                    ]
-                )
+                held = np.array([low <= 0.5 / SD <= high for low, high in map(effect_interval, deltas[:2000])])
                 rows.append(line(name, "effect size d_z", setting, held, target, allowed))
     return rows
 
@@ -52,10 +53,41 @@ def bootstrapped(deltas: np.ndarray, method: Any, rng: np.random.Generator) -> n
         interval = stats.bootstrap(
             (deltas,), np.mean, axis=1, method=method, n_resamples=999, rng=np.random.default_rng(seed)
         ).confidence_interval
-    ours, _ = bootstrap_interval(*series(deltas[0]), method=method, resamples=999, seed=seed)
+    ours = bootstrap_interval(deltas[0], method=method, resamples=999, seed=seed)
     if ours is not None:
         agree(list(ours), np.array([interval.low[0], interval.high[0]]))
     return (interval.low <= 0.5) & (interval.high >= 0.5)
+
+
+def effect_interval(deltas: np.ndarray) -> tuple[float, float]:
+    """Return a 95% interval of mean over sd, from the noncentral t distribution (Steiger and Fouladi 1997)."""
+    n = len(deltas)
+    t = float(deltas.mean() / deltas.std(ddof=1) * np.sqrt(n))
+    # nctdtrinc solves for the noncentrality; by symmetry both limits can be asked for at |t|, where it is well behaved.
+    near, far = special.nctdtrinc(n - 1, [0.975, 0.025], abs(t)) / np.sqrt(n)
+    return (near, far) if t >= 0 else (-far, -near)
+
+
+def simultaneous_intervals(rows: pd.DataFrame, correction: Correction, alpha: float = 0.05) -> pd.DataFrame:
+    """Compute the t intervals that belong to a correction.
+
+    Bonferroni's and Benjamini-Hochberg's (false coverage rate; Benjamini and Yekutieli 2005) leave out zero exactly where there is a
+    finding. Holm has no simultaneous two-sided intervals that are both bounded and always agree with it, so it gets Bonferroni's.
+
+    Args:
+        rows: columns "n" (seeds), "mean", "sd" (of the difference) and "p_value".
+        correction: which error is held.
+        alpha: that error, over the whole table.
+
+    Returns:
+        "finding", "low", "high", and "agrees": whether the interval leaves out zero exactly where there is a finding.
+    """
+    adjusted = adjusted_p_values(rows["p_value"], correction)
+    error, finding = error_of_a_row(adjusted, correction, alpha=alpha), adjusted <= alpha
+    margin = stats.t.ppf(1 - error / 2, rows["n"] - 1) * rows["sd"] / np.sqrt(rows["n"])
+    low, high = rows["mean"] - margin, rows["mean"] + margin
+    agrees = ((low > 0) | (high < 0)) == finding
+    return pd.DataFrame({"finding": finding, "low": low, "high": high, "agrees": agrees})
 
 
 def families(rng: np.random.Generator, studies: int) -> list[Row]:
@@ -119,12 +151,15 @@ def through_tables(frame: dict[str, np.ndarray], correction: Any) -> tuple[np.nd
 
 
 def powers(rng: np.random.Generator, studies: int) -> list[Row]:
-    """Whether power is what `power`, `minimum_detectable_difference` and `seeds_needed` say."""
+    """Whether power is what `powers`, `minimum_detectable_difference` and `seeds_needed` say."""
     rows, name = [], "power of the paired t test"
     cases = [(minimum_detectable_difference(SD, n), n, f"difference that {n} seeds resolve") for n in (3, 5, 9, 20)]
-    cases += [(1.0, seeds_needed(1.0, SD) or 0, "seeds needed for 1 point"), (1.0, 5, "1 point at 5 seeds")]
+    cases += [
+        (1.0, seeds_needed(np.array([1 / SD]))[0] or 0, "seeds needed for 1 point"),
+        (1.0, 5, "1 point at 5 seeds"),
+    ]
     for effect, n, setting in cases:
-        predicted = power(effect, SD, n)
+        predicted = float(power_at(np.array([effect / SD]), np.array([n]), 0.05)[0])
         found = stats.ttest_1samp(study(rng, np.array([effect]), n, studies)[:, 0], 0, axis=1).pvalue <= 0.05
         allowed = (predicted - 0.01, predicted + 0.01)
         rows.append(
@@ -148,7 +183,7 @@ def equivalences(rng: np.random.Generator, studies: int) -> list[Row]:
             lower = stats.ttest_1samp(deltas, -margin, axis=1, alternative="greater").pvalue
             upper = stats.ttest_1samp(deltas, margin, axis=1, alternative="less").pvalue
             shown = np.maximum(lower, upper) < 0.05
-            ours = [equivalence(*series(d), margin).verdict == EQUIVALENT for d in deltas[:100]]
+            ours = [equivalence_p_value(d, margin) < 0.05 for d in deltas[:100]]
             agree(ours, shown[:100].astype(float))
             target = ("at most 0.05", (0.0, 0.05)) if abs(effect) == margin else ("", (0.0, 1.0))
             what = f"called equivalent; true difference {effect:+.2f}, margin {margin}"

@@ -16,7 +16,7 @@ from search.report.effects import effects_table
 from search.report.judging import Judging
 from search.report.mirror import mirror_asked
 from search.report.pivot import PivotTable, pivot_table
-from search.report.reading.pool import load_pooled
+from search.report.reading.load import load_pooled
 from search.report.render import RENDERERS
 from search.report.spec import SPEC_OPTIONS, STATISTICS, read_spec, spec_of
 from search.report.table import Table

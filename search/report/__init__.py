@@ -6,9 +6,10 @@
 The names are loaded on first use, so that importing the package costs nothing.
 """
 
+# ruff: noqa: F401  (what is imported for types is what is handed out)
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,58 +23,24 @@ if TYPE_CHECKING:
     from search.report.table import Table
     from search.report.values import paired_difference
     from search.report.write import write_tables
-    from search.stats.effects import factorial_effects
-    from search.stats.inference import equivalence
-    from search.stats.paired import PairedDifference, verdict
-    from search.stats.ranking import proxy_trust
-    from search.stats.sequential import plan_looks, sequential_verdicts
 
-_NAMES = {
-    "search.report.ablation": ("AblationTable", "ablation_table"),
-    "search.report.effects": ("effects_table",),
-    "search.report.judging": ("Judging",),
-    "search.report.pivot": ("pivot_table",),
-    "search.report.reading.load": ("load_study",),
-    "search.report.render": ("render_text", "to_csv", "to_html", "to_latex", "to_markdown"),
-    "search.report.spec": ("TableSpec",),
-    "search.report.table": ("Table",),
-    "search.report.values": ("paired_difference",),
-    "search.report.write": ("write_tables",),
-    "search.stats.effects": ("factorial_effects",),
-    "search.stats.inference": ("equivalence",),
-    "search.stats.paired": ("PairedDifference", "verdict"),
-    "search.stats.ranking": ("proxy_trust",),
-    "search.stats.sequential": ("plan_looks", "sequential_verdicts"),
+_HOMES = {
+    "ablation": ("AblationTable", "ablation_table"),
+    "effects": ("effects_table",),
+    "judging": ("Judging",),
+    "pivot": ("pivot_table",),
+    "reading.load": ("load_study",),
+    "render": ("render_text", "to_csv", "to_html", "to_latex", "to_markdown"),
+    "spec": ("TableSpec",),
+    "table": ("Table",),
+    "values": ("paired_difference",),
+    "write": ("write_tables",),
 }
-_HOME = {name: module for module, names in _NAMES.items() for name in names}
-
-__all__ = [
-    "AblationTable",
-    "Judging",
-    "PairedDifference",
-    "Table",
-    "TableSpec",
-    "ablation_table",
-    "effects_table",
-    "equivalence",
-    "factorial_effects",
-    "load_study",
-    "paired_difference",
-    "pivot_table",
-    "plan_looks",
-    "proxy_trust",
-    "render_text",
-    "sequential_verdicts",
-    "to_csv",
-    "to_html",
-    "to_latex",
-    "to_markdown",
-    "verdict",
-    "write_tables",
-]
+__all__ = [name for names in _HOMES.values() for name in names]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return resolve_name(f"search.report.{home}:{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.metric import NOT_ALONE, MetricColumn
-from search.report.arms import Arm, Declared, comparable, declared_by, find_arm, list_arms, marked_baseline
+from search.report.arms import Arm
 from search.report.conclusion import conclusion, looked, seeds_added, source_of
 from search.report.effects import EffectsTable, effects_of_arms, is_factorial, own_factors
 from search.report.front import front_of
-from search.report.judging import JUDGED, SIZES, Judging, compared_facts, judged, row_verdict
+from search.report.judging import JUDGED, SIZES, Compared, Judging, compared, row_verdict
 from search.report.notes import gate, table_notes
 from search.report.table import NOTHING, Cell, Column, Row, Table, interval_shown, with_dtypes
-from search.report.values import arm_values, has_looks, metric_to_read, phase_to_read
+from search.report.values import Reading, arm_values, has_looks, read_arms
 from search.report.words import (
     P_TITLES,
     decimals_for,
@@ -31,7 +31,7 @@ from search.report.words import (
     signed,
     significant,
 )
-from search.stats.paired import ArmValues, PairedDifference, differences, survivors
+from search.stats.paired import ArmValues
 
 DATA_COLUMNS: dict[str, str] = {
     "arm": "string",
@@ -65,8 +65,6 @@ DATA_COLUMNS: dict[str, str] = {
 """Name and dtype of each column of `AblationTable.data`; the CSV has the same."""
 
 OTHER_RECIPE = "trained by another recipe: not compared"
-
-
 NARROW, PAPER = ("text",), ("latex",)  # forms that have no room for a column: there it stands below, or elsewhere
 COLUMNS = (
     Column(name="arm", title="arm", kind="words"),
@@ -129,64 +127,56 @@ def ablation_table(
 
     Args:
         frame: rows of `load_study`.
-        metric: a name in `metric_columns`; by default what its task is judged by, on test in phase "final".
-        baseline: name or architecture hash of the arm to compare with; by default the one the study marked.
-        phase: which trials to read; by default "final" where there are any, else "search", else "single".
+        metric, baseline, phase: see `read_arms`.
         judging: correction over the rows (Holm's by default), margin of equivalence, further test and interval.
 
     Raises:
         ValueError: unknown metric, arm or phase, or a metric that no finished trial of the phase has.
     """
-    phase = phase_to_read(frame, phase)
-    trials = frame[frame["phase"] == phase]
-    chosen = metric_to_read(trials, phase, metric)
-    judging, declared = judging or Judging(), declared_by(frame)
-    arms = list_arms(trials, declared)
-    reference = find_arm(arms, baseline) if baseline is not None else marked_baseline(arms)
-    measured = arm_values(arms, chosen.column)
-    absent = absent_seeds(trials, measured) if phase == "final" else [Counter[str]() for _ in arms]
-    added = phase == "final" and seeds_added(frame)
-    compared_to = compared(arms, measured, reference, chosen, judging, " (seeds added)" if added else "")
-    front = front_of(arms, frame, phase)
-    members = front.members if front else [None] * len(arms)
+    read, judging = read_arms(frame, phase, metric, baseline), judging or Judging()
+    measured = arm_values(read.arms, read.metric.column)
+    is_final = read.phase == "final"
+    absent = absent_seeds(read.trials, measured) if is_final else [Counter[str]() for _ in read.arms]
+    added = " (seeds added)" if is_final and seeds_added(frame) else ""
+    against = compared(read.arms, measured, read.reference, read.metric, judging)
+    front = front_of(read.arms, frame, read.phase)
+    members = front.members if front else [None] * len(read.arms)
     rows = (
-        row_of(arm, values, arm is reference, chosen, gone) | words | {"on_front": member}
-        for arm, values, gone, words, member in zip(arms, measured, absent, compared_to, members, strict=True)
+        row_of(read, arm, values, each, gone, judging, added) | {"on_front": member}
+        for arm, values, each, gone, member in zip(read.arms, measured, against, absent, members, strict=True)
     )
-    data = with_dtypes(sorted(rows, key=lambda row: sort_key(row, chosen)), DATA_COLUMNS)
-    studies = " + ".join(trials["study"].dropna().unique())
-    read = f"{phase} with looks" if phase != "single" and has_looks(frame) else phase
-    columns, shown = displayed(data, chosen, judging)
-    effects = effects_below(arms, measured, declared, chosen, judging)
+    data = with_dtypes(sorted(rows, key=lambda row: sort_key(row, read.metric)), DATA_COLUMNS)
+    source = f"{read.phase} with looks" if read.phase != "single" and has_looks(frame) else read.phase
+    columns, shown = displayed(data, read.metric, judging)
+    effects = effects_below(read, measured, judging)
+    said = conclusion(data, read.metric, source, judging)
     return AblationTable(
         name="ablation",
-        title=f"{studies or frame.attrs.get('path', 'study')}: {source_of(trials, frame, read)}, {chosen.title}",
+        title=f"{read.studies or frame.attrs.get('path', 'study')}: {source_of(read, source)}, {read.metric.title}",
         columns=columns,
         rows=shown,
         data=data,
         beside=("Against the baseline", verdict_lines(data, columns, shown, judging)),
         below=(effects,) if effects is not None else (),
-        metric=chosen,
-        phase=phase,
-        baseline=reference.label if reference else None,
-        conclusion=" ".join([*gate(arms, chosen), conclusion(data, chosen, read, judging), *looked(frame, phase)]),
+        metric=read.metric,
+        phase=read.phase,
+        baseline=read.reference.label if read.reference else None,
+        conclusion=" ".join([*gate(read.arms, read.metric), said, *looked(frame, read.phase)]),
         notes=[
-            *table_notes(frame, trials, arms, data, chosen, phase, judging),
-            *([declared.fault] if declared.fault else []),
+            *table_notes(read, data, judging),
+            *([read.declared.fault] if read.declared.fault else []),
             *([f"{front.title}."] if front else []),
         ],
-        arms=tuple(arms),
+        arms=tuple(read.arms),
         judging=judging,
     )
 
 
-def effects_below(
-    arms: Sequence[Arm], measured: Sequence[ArmValues], declared: Declared, metric: MetricColumn, judging: Judging
-) -> EffectsTable | None:
+def effects_below(read: Reading, measured: Sequence[ArmValues], judging: Judging) -> EffectsTable | None:
     """Estimate the effects of a factorial design; None where the study is none, or an arm finished on no two seeds."""
-    if not is_factorial(arms, declared) or any(len(each.values) < 2 for each in measured):
+    if not is_factorial(read.arms, read.declared) or any(len(each.values) < 2 for each in measured):
         return None
-    return effects_of_arms(arms, declared, own_factors(arms, declared), metric, judging.correction)
+    return effects_of_arms(read, own_factors(read.arms, read.declared), judging.correction)
 
 
 def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counter[str]]:
@@ -198,10 +188,16 @@ def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counte
 
 
 def row_of(
-    arm: Arm, measured: ArmValues, is_baseline: bool, metric: MetricColumn, absent: Counter[str]
+    read: Reading,
+    arm: Arm,
+    measured: ArmValues,
+    against: Compared,
+    absent: Counter[str],
+    judging: Judging,
+    added: str,
 ) -> dict[str, Any]:
-    """Compute one row of the table, but for what compares it with the baseline."""
-    values = measured.values
+    """Compute one row of the table; `added` stands behind verdicts that a test gave."""
+    values, metric, result, survived = measured.values, read.metric, against.result, against.survived
     n = len(values)
     mean = float(values.sum()) / n if n else None
     missing = Counter[str]()
@@ -209,21 +205,27 @@ def row_of(
         missing = Counter(status for status in measured.statuses if status != "ok") + absent
         missing[f"without {metric.column}"] += measured.statuses.count("ok") - n
     order = ("failed", "pruned", "infeasible", "interrupted", "unfinished", "absent", f"without {metric.column}")
+    words = None if read.reference is None or arm is read.reference else OTHER_RECIPE
+    if result is not None and survived is not None:
+        words = row_verdict(result, against.facts, judging, metric, survived.on_which())
+        words += added if result.p_value is not None else ""
+    same = ("params", "macs", "dose", "latency_ms", "latency_fused_ms", "latency_exclusive")
     return {
         "arm": arm.label,
         "arch_hash": arm.arch_hash,
         "recipe_hash": arm.recipe_hash,
-        "is_baseline": is_baseline,
+        "is_baseline": arm is read.reference,
         "n": n,
         "missing": ", ".join(f"{missing[what]} {what}" for what in order if missing[what]) or None,
         "mean": mean,
         "sd": None if mean is None or n < 2 else sd_about(values, mean),
-        "dose": measured.dose,
-        "params": measured.params,
-        "macs": measured.macs,
-        "latency_ms": measured.latency_ms,
-        "latency_fused_ms": measured.latency_fused_ms,
-        "latency_exclusive": measured.latency_exclusive,
+        "n_lost": survived and survived.lost,
+        "worst_diff": survived and survived.worst,
+        "correlation": result and result.correlation,
+        "variance_ratio": result and result.variance_ratio,
+        "verdict": words,
+        **against.columns(),
+        **{name: getattr(measured, name) for name in same},
     }
 
 
@@ -231,51 +233,6 @@ def sd_about(values: np.ndarray, mean: float) -> float:
     """Standard deviation with n - 1 in the denominator; `np.std` costs ten times as much on a handful of values."""
     deviations = values - mean
     return math.sqrt(float(deviations @ deviations) / (len(values) - 1))
-
-
-def compared(
-    arms: Sequence[Arm],
-    measured: Sequence[ArmValues],
-    reference: Arm | None,
-    metric: MetricColumn,
-    judging: Judging,
-    behind: str = "",
-) -> list[dict[str, Any]]:
-    """Compute, for each arm, the columns that compare it with the baseline; `behind` stands behind verdicts that a test gave."""
-    at = next((position for position, arm in enumerate(arms) if arm is reference), None)
-    results: list[PairedDifference | None] = [None] * len(arms)
-    facts: list[dict[str, Any]] = [dict.fromkeys(JUDGED) for _ in arms]
-    if at is not None:
-        both = zip(arms, differences(measured, measured[at]), strict=True)
-        results = [None if arm is arms[at] or not comparable(arm, arms[at]) else result for arm, result in both]
-        facts = judged(measured, measured[at], results, judging)
-    rows = []
-    for arm, values, result, fact in zip(arms, measured, results, facts, strict=True):
-        words: str | None = None
-        came = None if at is None or result is None else survivors(values, measured[at], metric.worst)
-        if result is not None:
-            words = row_verdict(
-                result,
-                fact,
-                judging,
-                higher_is_better=metric.higher_is_better,
-                unit=metric.unit,
-                on_which=came.on_which() if came else "",
-            )
-        elif reference is not None and arm is not reference:
-            words = OTHER_RECIPE
-        rows.append(
-            {
-                "n_lost": came.lost if came else None,
-                "worst_diff": came.worst if came else None,
-                "correlation": result.correlation if result else None,
-                "variance_ratio": result.variance_ratio if result else None,
-                "verdict": words + behind if words and result and result.p_value is not None else words,
-            }
-            | compared_facts(result)
-            | fact
-        )
-    return rows
 
 
 def sort_key(row: dict[str, Any], metric: MetricColumn) -> tuple[bool, bool, float, str]:

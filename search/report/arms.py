@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from search.ledger.study_files import DeclaredCell, DeclaredDesign, read_design
-from search.report.reading.pool import RECIPE_PARTS
-from xvol.suggest import nearest
+from search.report.reading.load import RECIPE_PARTS
+from search.report.words import did_you_mean
 
 CONTROL = "control"  # factor of a cell that stands beside the design: a plain network of the same cost
 GROUP = "the design"
@@ -99,18 +99,14 @@ def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm
     number, what = group_numbers(known)
     if not len(known):
         return []
-    ok = (known["status"] == "ok").to_numpy(dtype=bool)
-    position = np.arange(len(known))
+    ok, position = (known["status"] == "ok").to_numpy(dtype=bool), np.arange(len(known))
     # A seed counts once. The first finished trial stands for it, so that nobody picks the luckier of two; where none
     # finished, the last says how it ended.
-    seeds = known["seed"].to_numpy(dtype="int64")
-    order = np.lexsort((np.where(ok, position, -position), ~ok, seeds, number))
-    arm_of, seed_of = number[order], seeds[order]
-    keep = np.ones(len(order), dtype=bool)
-    keep[1:] = (arm_of[1:] != arm_of[:-1]) | (seed_of[1:] != seed_of[:-1])
-    kept = known.take(order[keep])
-    stops = np.searchsorted(arm_of[keep], np.arange(what), side="right").tolist()
-    trials_of = np.bincount(number, minlength=what).tolist()
+    columns = {"arm": number, "seed": known["seed"], "lost": ~ok, "place": np.where(ok, position, -position)}
+    order = pd.DataFrame(columns).sort_values([*columns]).drop_duplicates(["arm", "seed"])
+    kept = known.take(order.index.to_numpy())
+    counts = np.bincount(order["arm"], minlength=what)
+    stops, repeats = np.cumsum(counts).tolist(), (np.bincount(number, minlength=what) - counts).tolist()
     by_arm = known.groupby(number)[["arm", "arch_hash", "recipe_hash"]].first()
     marked = known["is_baseline"].fillna(False).groupby(number).any().tolist()
     facts = zip(*(by_arm[name].tolist() for name in by_arm), strict=True)
@@ -123,17 +119,15 @@ def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm
                 arch_hash=None if pd.isna(arch) else str(arch),
                 recipe_hash=None if pd.isna(recipe) else str(recipe),
                 is_baseline=bool(marked[index]),
-                repeats=trials_of[index] - (stops[index] - start),
+                repeats=repeats[index],
                 all_trials=kept,
                 start=start,
                 stop=stops[index],
             )
         )
     if declared is not None and declared.design is not None:
-        set_by: list[set[str | None]] = [set() for _ in arms]
-        for index, text in zip(number.tolist(), known["overrides"].tolist(), strict=True):
-            set_by[index].add(None if pd.isna(text) else str(text))
-        arms = laid_over(arms, declared, set_by)
+        set_by = [set(texts) for _, texts in known["overrides"].fillna("").groupby(number)]
+        arms = laid_over(arms, declared.design, set_by)
     return with_distinct_labels(arms)
 
 
@@ -197,14 +191,12 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
         if found:
             listed = ", ".join(f"'{arm.label}' ({arm.arch_hash})" for arm in found)
             raise ValueError(f"'{name}' names {len(found)} arms: {listed}. Give the whole label or hash")
-    near = nearest(name, [arm.label for arm in arms])
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    hint = did_you_mean(name, [arm.label for arm in arms], " ", "'")
     listed = ", ".join(f"'{arm.label}' ({arm.arch_hash})" for arm in arms) or "none"
     raise ValueError(f"no arm is called '{name}'.{hint} Arms: {listed}")
 
 
-@dataclass(frozen=True)
-class Declared:
+class Declared(NamedTuple):
     """The design of a study.
 
     Attributes:
@@ -214,34 +206,6 @@ class Declared:
 
     design: DeclaredDesign | None = None
     fault: str = ""
-
-    @cached_property
-    def cells(self) -> dict[str, int]:
-        """Position of each cell by what its trials set, but for the seed, as the tidy frame has it."""
-        listed = self.design.cells if self.design else ()
-        return {"; ".join(cell.overrides): position for position, cell in enumerate(listed)}
-
-    def cell_at(self, overrides: str | None) -> int | None:
-        """Return the position of the cell that a trial with these overrides belongs to; None where it is of none."""
-        if self.design is None or overrides is None:
-            return None
-        head, _, last = overrides.rpartition("; ")
-        return self.cells.get(head) if last.startswith(f"{self.design.seed_key}=") else None
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where the arms of a table stand in a design.
-
-    Attributes:
-        cells: positions of each arm's cells, in the order of the design; empty for an arm that is not of it.
-        recipe_factors: factors that set something of the recipe.
-        mixed: names of cells that were trained by more than one recipe.
-    """
-
-    cells: list[list[int]]
-    recipe_factors: list[str] = field(default_factory=list)
-    mixed: list[str] = field(default_factory=list)
 
 
 def declared_by(frame: pd.DataFrame) -> Declared:
@@ -259,7 +223,7 @@ def declared_by(frame: pd.DataFrame) -> Declared:
         return Declared(fault=f"{error}: arms that were trained by different recipes are not compared")
 
 
-def laid_over(arms: Sequence[Arm], declared: Declared, set_by: Sequence[Collection[str | None]]) -> list[Arm]:
+def laid_over(arms: Sequence[Arm], design: DeclaredDesign, set_by: Sequence[Collection[str]]) -> list[Arm]:
     """Give each arm the levels of its cell, and let arms whose recipes differ by the design's own factors be compared.
 
     An arm of several cells (a branch argument where nothing is placed builds one network) has the levels of the first.
@@ -268,50 +232,39 @@ def laid_over(arms: Sequence[Arm], declared: Declared, set_by: Sequence[Collecti
 
     Args:
         arms: of one phase.
-        declared: the study's design, which is there.
+        design: of their study.
         set_by: the overrides of each arm's trials, all of them, as the tidy frame has them.
     """
-    assert declared.design is not None
-    placed = place(arms, declared, set_by)
-    listed = declared.design.cells
-    found = []
-    for arm, positions in zip(arms, placed.cells, strict=True):
-        if not positions:
-            found.append(arm)
-            continue
-        cell = listed[positions[0]]
-        named = [f"{name}={cell.factors[name]}" for name in placed.recipe_factors if name in cell.factors]
-        found.append(
-            replace(
-                arm,
-                label=", ".join((arm.label, *named)),
-                levels=cell.factors,
-                cell_names=tuple(listed[position].name for position in positions),
-                design=None if placed.mixed else GROUP,
-                recipe_factors=tuple(placed.recipe_factors),
-                mixed=tuple(placed.mixed),
-            )
-        )
-    return found
-
-
-def place(arms: Sequence[Arm], declared: Declared, set_by: Sequence[Collection[str | None]]) -> Placed:
-    """Find the cells of each arm, and the factors that its recipe depends on."""
-    assert declared.design is not None
+    cells = design.cells
+    numbers = {
+        "; ".join(cell.overrides): number for number, cell in enumerate(cells)
+    }  # without the seed, which is last
     placed: list[list[int]] = []
     recipes: dict[int, set[str]] = {}
     for arm, texts in zip(arms, set_by, strict=True):
-        positions = [declared.cell_at(text) for text in texts]
-        known = sorted({position for position in positions if position is not None})
-        placed.append(known if None not in positions else [])
-        for position in known:
-            if arm.recipe_hash is not None:
-                recipes.setdefault(position, set()).add(arm.recipe_hash)
-    cells = declared.design.cells
-    mixed = [cells[position].name for position, found in sorted(recipes.items()) if len(found) > 1]
-    several = len(set().union(*recipes.values())) > 1 if recipes else False
-    factors = recipe_factors(cells, list(declared.design.factors)) if several and not mixed else []
-    return Placed(placed, factors, mixed)
+        split = [text.rpartition("; ") for text in texts]
+        found = {numbers.get(head) if last.startswith(f"{design.seed_key}=") else None for head, _, last in split}
+        known = sorted(number for number in found if number is not None)
+        placed.append(known if len(known) == len(found) else [])
+        for number in known if arm.recipe_hash is not None else ():
+            recipes.setdefault(number, set()).add(str(arm.recipe_hash))
+    mixed = tuple(cells[number].name for number, found_there in sorted(recipes.items()) if len(found_there) > 1)
+    several = len(set().union(*recipes.values())) > 1
+    varied = tuple(recipe_factors(cells, list(design.factors))) if several and not mixed else ()
+    return [
+        replace(
+            arm,
+            label=", ".join((arm.label, *(f"{name}={cell.factors[name]}" for name in varied if name in cell.factors))),
+            levels=cell.factors,
+            cell_names=tuple(cells[number].name for number in known),
+            design=None if mixed else GROUP,
+            recipe_factors=varied,
+            mixed=mixed,
+        )
+        if known and (cell := cells[known[0]])
+        else arm
+        for arm, known in zip(arms, placed, strict=True)
+    ]
 
 
 def recipe_factors(cells: Sequence[DeclaredCell], factors: Sequence[str]) -> list[str]:
@@ -320,17 +273,14 @@ def recipe_factors(cells: Sequence[DeclaredCell], factors: Sequence[str]) -> lis
     A factor sets a key where each of its levels goes with one value of it, in every cell.
     """
     set_by = [values(cell.overrides) for cell in cells]
-    keys = [key for key in dict.fromkeys(key for each in set_by for key in each) if key.split(".")[0] in RECIPE_PARTS]
+    keys = {key for each in set_by for key in each if key.split(".")[0] in RECIPE_PARTS}
     varying = [key for key in keys if len({each.get(key) for each in set_by}) > 1]
-    found = []
-    for factor in factors:
-        for key in varying:
-            goes_with: dict[str | None, set[str | None]] = {}
-            for cell, each in zip(cells, set_by, strict=True):
-                goes_with.setdefault(cell.factors.get(factor), set()).add(each.get(key))
-            if all(len(those) == 1 for those in goes_with.values()):
-                found.append(factor)
-                break
+
+    def sets(factor: str, key: str) -> bool:
+        pairs = {(cell.factors.get(factor), each.get(key)) for cell, each in zip(cells, set_by, strict=True)}
+        return len(pairs) == len({level for level, _ in pairs})
+
+    found = [factor for factor in factors if any(sets(factor, key) for key in varying)]
     return found or [name for name in factors if name != CONTROL]
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from search.ledger.metric import MetricColumn
 from search.report.judging import POWER, Judging, within
 from search.report.notes import changes_of
-from search.report.values import has_looks
+from search.report.values import Reading, has_looks
 from search.report.words import counted, interval_decimals, joined, p_is, signed, significant
 from search.stats.paired import (
     AFTER_CORRECTION,
@@ -203,23 +203,23 @@ def resolution(rows: list[Any], metric: MetricColumn, digits: int, judging: Judg
         judging: how they were judged.
     """
     known = [row for row in rows if pd.notna(row.mdd)]
-    if not known:
-        return []
-    smallest, largest = (rounded_up(bound(row.mdd for row in known), digits) for bound in (min, max))
-    said = [finds(smallest, largest, [row.n_paired for row in known], metric)]
-    if judging.margin is not None:
+    said = finds([(row.mdd, row.n_paired) for row in known], digits, metric)
+    if known and judging.margin is not None:
         said.append(
             f"To find {judging.margin:g} {metric.unit} with that power takes {settled(known)} (95% interval, by that of the spread)."
         )
     return said
 
 
-def finds(smallest: str, largest: str, pairs: Sequence[int], metric: MetricColumn) -> str:
-    """Say which true differences the seeds of some rows find, from the smallest to the largest of the rows' own."""
+def finds(rows: Sequence[tuple[float, int]], digits: int, metric: MetricColumn) -> list[str]:
+    """Say which true differences some rows find, each given by its smallest one and its seeds; nothing where there is no row."""
+    if not rows:
+        return []
+    smallest, largest = (rounded_up(bound(size for size, _ in rows), digits) for bound in (min, max))
+    fewest, most = (bound(seeds for _, seeds in rows) for bound in (min, max))
     size = smallest if smallest == largest else f"{smallest} to {largest}"
-    fewest, most = min(pairs), max(pairs)
     at = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    return f"By the spread measured, {at} find a true difference of {size} {metric.unit} with a power of {POWER:.0%}."
+    return [f"By the spread measured, {at} find a true difference of {size} {metric.unit} with a power of {POWER:.0%}."]
 
 
 def settled(rows: list[Any]) -> str:
@@ -249,14 +249,14 @@ def rounded_up(value: float, digits: int) -> str:
     return f"{math.ceil(round(value * scale, 6)) / scale:.{digits}f}"
 
 
-def source_of(trials: pd.DataFrame, frame: pd.DataFrame, read: str) -> str:
+def source_of(read: Reading, source: str) -> str:
     """Say, for a title, which trials were read. Of seeds that another study has shown the test scores are not fresh."""
-    if read != "final":
-        return SOURCES[read]
-    ok = trials[trials["status"] == "ok"]
-    own = {*trials["study"].dropna(), Path(str(frame.attrs.get("path", "."))).name}
+    if source != "final":
+        return SOURCES[source]
+    ok = read.trials[read.trials["status"] == "ok"]
+    own = {*read.trials["study"].dropna(), Path(str(read.frame.attrs.get("path", "."))).name}
     sources = [str(folder).rsplit("/", 2)[0] for folder in ok["reused_from"].dropna()]
-    others = [source for source in sources if source not in own]
+    others = [study for study in sources if study not in own]
     if not others:
         return "final re-evaluation on fresh seeds"
     return f"final re-evaluation, {len(others)} of {len(ok)} results taken over from {joined(sorted(set(others)))}"
@@ -264,9 +264,7 @@ def source_of(trials: pd.DataFrame, frame: pd.DataFrame, read: str) -> str:
 
 def looked(frame: pd.DataFrame, phase: str) -> list[str]:
     """Say where seeds were added after looking, since the p-values of this table reckon with one look."""
-    if phase == "single":
-        return []
-    if has_looks(frame):
+    if phase != "single" and has_looks(frame):
         return [
             "Seeds were added to undecided rows after looking at their results, which the p-values here do not reckon with: "
             "what may be claimed stands in the table of the looks."
@@ -278,6 +276,4 @@ def looked(frame: pd.DataFrame, phase: str) -> list[str]:
 
 def seeds_added(frame: pd.DataFrame) -> bool:
     """Tell whether a command of the study asked for more final seeds when final results stood, without planned looks."""
-    if has_looks(frame):
-        return False
-    return any(change.seeds_added for change in changes_of(frame))
+    return not has_looks(frame) and any(change.seeds_added for change in changes_of(frame))

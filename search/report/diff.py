@@ -14,8 +14,7 @@ from scipy import stats
 
 from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, list_arms
-from search.report.reading.load import load_study
-from search.report.reading.pool import differing, flat, recipe_folders, recipe_settings
+from search.report.reading.load import differing, flat, load_study, recipe_folders, recipe_settings
 from search.report.table import Column, Row, Table, interval_shown, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, interval_decimals, joined, one_line, signed

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.metric import MetricColumn
-from search.report.arms import CONTROL, Arm, Declared, comparable, declared_by, list_arms, marked_baseline
+from search.report.arms import CONTROL, Arm, Declared, comparable, marked_baseline
 from search.report.judging import CORRECTIONS
 from search.report.table import Column, Row, Table, interval_shown
-from search.report.values import arm_values, levels, metric_to_read, overrides, phase_to_read
+from search.report.values import Reading, arm_values, levels, overrides, read_arms
 from search.report.words import P_TITLES, counted, interval_decimals, joined, p_is, p_shown, signed
-from search.stats.corrections import Correction, adjusted_p_values
 from search.stats.effects import FactorialEffects, factorial_effects
+from search.stats.inference import Correction, adjusted_p_values
 from search.stats.paired import ALPHA, ArmValues
 
 EFFECT_COLUMNS: dict[str, str] = {
@@ -74,30 +74,21 @@ def effects_table(
     Raises:
         ValueError: no factor is known or named, a factor that no arm has, or one with fewer than two levels.
     """
-    phase = phase_to_read(frame, phase)
-    trials = frame[frame["phase"] == phase]
-    chosen = metric_to_read(trials, phase, metric)
-    declared = declared_by(frame)
-    arms = list_arms(trials, declared)
-    study = " + ".join(trials["study"].dropna().unique().tolist())
-    return effects_of_arms(arms, declared, factors or own_factors(arms, declared), chosen, correction, study)
+    read = read_arms(frame, phase, metric)
+    return effects_of_arms(read, factors or own_factors(read.arms, read.declared), correction, read.studies)
 
 
 def effects_of_arms(
-    arms: Sequence[Arm],
-    declared: Declared,
-    factors: Sequence[str],
-    metric: MetricColumn,
-    correction: Correction = "holm",
-    study: str = "",
+    read: Reading, factors: Sequence[str], correction: Correction = "holm", study: str = ""
 ) -> EffectsTable:
-    """Estimate the effects of factors over arms; arguments and errors as `effects_table`."""
-    kept, notes = of_one_kind(arms, factors)
+    """Estimate the effects of factors over arms; errors as `effects_table`."""
+    metric, design = read.metric, read.declared.design
+    kept, notes = of_one_kind(read.arms, factors)
     rows = rows_of(kept, arm_values(kept, metric.column), factors, metric)
     result = factorial_effects(rows, metric.column, list(factors))
     corrected = adjusted_p_values(result.terms["p_value"], correction)
     data = data_of(result, rows, corrected)
-    fraction = declared.design is not None and declared.design.kind == "fractional"
+    fraction = design is not None and design.kind == "fractional"
     columns, shown = displayed(data, metric, correction)
     return EffectsTable(
         name="effects",

@@ -1,9 +1,9 @@
-"""The figures of a table by its spec: mean, difference and what their marks rest on, for each arm and metric."""
+"""The figures of a table by its spec: means, differences, the marks they bear, and the legend that says what those mean."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,35 +11,38 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from search.ledger.metric import LATENCIES, NOT_ALONE, MetricColumn
+from search.ledger.metric import LATENCIES, NOT_ALONE, NOT_ALONE_MEANS, MetricColumn
 from search.report.arms import Arm, comparable
-from search.report.judging import JUDGED, Judging, judged
-from search.report.provenance import provenance_of_arms, provenance_title
-from search.report.spec import TableSpec
+from search.report.conclusion import finds
+from search.report.judging import Compared, Judging, compared, corrected_over, corrected_p_values, differences_to
+from search.report.notes import HOW_TO_READ, change_notes, gate, no_baseline, phase_notes, recipe_note, unreadable
+from search.report.provenance import odd_trials, provenance_of_arms, provenance_title
+from search.report.spec import TableSpec, paper_table
 from search.report.table import Cell
 from search.report.values import arm_values
-from search.report.words import decimals_for, scaled, signed
-from search.stats.corrections import adjusted_p_values
-from search.stats.paired import ALPHA, CONFIDENCE, ArmValues, PairedDifference, survivors
+from search.report.words import counted, decimals_for, interval_decimals, joined, scaled, signed
+from search.stats.paired import ALPHA, CONFIDENCE, ArmValues
 
-Compare = Callable[[Sequence[ArmValues], ArmValues], list[PairedDifference]]
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+SHOWN = {
+    "mean_sd": "mean ± standard deviation over seeds",
+    "mean": "mean over seeds",
+    "diff": "difference to the baseline, paired by seed (the baseline's row: its mean)",
+    "diff_interval": "difference to the baseline, paired by seed, with a 95% t interval of its own (not corrected for "
+    "the number of rows; the baseline's row: its mean)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class Figure(Compared):
     """One arm and metric, at full precision.
 
     Attributes:
         n: seeds that finished. missing: what the others came to, e.g. "1 failed"; "" where none is missing.
         mean, sd: over those seeds; NaN where not defined.
-        result: the paired difference to the baseline; None for the baseline, and where none may be taken.
-        p_corrected: its p-value, corrected over the table; NaN where there is none.
-        facts: effect size, power and equivalence, by the names of `JUDGED`; None where not asked for, or not defined.
         stars: significance, e.g. "**", and "=" where it is equivalent to the baseline within the margin.
         doubt: "?" behind a latency that was not measured in an exclusive slot, or "".
         note: letter of a footnote, or "".
-        failed: whether a training failed on a seed that it or the baseline has, so that it is not marked.
         best: the best of its metric, or not to be told from it.
         provenance: see `provenance_of_arms`.
     """
@@ -50,15 +53,23 @@ class Figure:
     missing: str
     mean: float
     sd: float
-    result: PairedDifference | None = None
-    p_corrected: float = float("nan")
-    facts: Mapping[str, Any] = field(default_factory=lambda: dict.fromkeys(JUDGED))
     stars: str = ""
     doubt: str = ""
     note: str = ""
-    failed: bool = False
     best: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a training failed on a seed that it or the baseline has, so that it is not marked."""
+        return self.survived is not None and self.survived.lost > 0
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The t interval of its difference to the baseline, where there is one."""
+        if self.result is None or self.result.low is None or self.result.high is None:
+            return None
+        return self.result.low, self.result.high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,51 +86,34 @@ class Line:
     paper: tuple[str, ...] = ()
 
 
-def figures_of(
-    arms: Sequence[Arm], metric: MetricColumn, reference: Arm | None, spec: TableSpec, compare: Compare
-) -> list[Figure]:
+def figures_of(arms: Sequence[Arm], metric: MetricColumn, reference: Arm | None, spec: TableSpec) -> list[Figure]:
     """Make the cells of one metric: means, differences, marks, and which are the best."""
     measured = arm_values(arms, metric.column)
-    is_metric = not metric.is_cost
+    judging = Judging(correction=spec.correction, margin=spec.margin)  # type: ignore[arg-type]
+    against = compared(arms, measured, None if metric.is_cost else reference, metric, judging)
+    is_latency = metric.column in LATENCIES
     cells = []
-    for arm, values, provenance in zip(arms, measured, provenance_of_arms(arms, metric.column), strict=True):
+    for arm, values, each, provenance in zip(
+        arms, measured, against, provenance_of_arms(arms, metric.column), strict=True
+    ):
         n = len(values.values)
         lost = [status for status in values.statuses if status != "ok"]
-        without = "not measured in an exclusive slot" if metric.column in LATENCIES else "without a value"
+        without = "not measured in an exclusive slot" if is_latency else "without a value"
         lost += [without] * (values.statuses.count("ok") - n)
-        cells.append(
-            Figure(
-                arm=arm,
-                metric=metric,
-                n=n,
-                missing=", ".join(f"{lost.count(what)} {what}" for what in dict.fromkeys(lost)),
-                mean=float(values.values.mean()) if n else float("nan"),
-                sd=float(values.values.std(ddof=1)) if n > 1 else float("nan"),
-                doubt=NOT_ALONE if metric.column in LATENCIES and values.latency_exclusive is False else "",
-                provenance=provenance,
-            )
+        figure = Figure(
+            **vars(each),
+            arm=arm,
+            metric=metric,
+            n=n,
+            missing=", ".join(f"{lost.count(what)} {what}" for what in dict.fromkeys(lost)),
+            mean=float(values.values.mean()) if n else math.nan,
+            sd=float(values.values.std(ddof=1)) if n > 1 else math.nan,
+            doubt=NOT_ALONE if is_latency and values.latency_exclusive is False else "",
+            provenance=provenance,
         )
-    if reference is not None and is_metric:
-        at = next(position for position, arm in enumerate(arms) if arm is reference)
-        results = compared(arms, measured, at, compare)
-        judging = Judging(correction=spec.correction, margin=spec.margin)  # type: ignore[arg-type]
-        facts = judged(measured, measured[at], results, judging)
-        survived = [survivors(values, measured[at], metric.worst) for values in measured]
-        cells = [
-            replace(
-                cell,
-                result=result,
-                p_corrected=float("nan") if fact["p_corrected"] is None else fact["p_corrected"],
-                facts=fact,
-                stars=stars_of(fact) if spec.marks and not came.lost else "",
-                failed=result is not None and came.lost > 0,
-            )
-            for cell, result, fact, came in zip(cells, results, facts, survived, strict=True)
-        ]
-    if spec.bold == "best":
-        for position in best_of(arms, measured, cells, metric, spec.correction if is_metric else None, compare):
-            cells[position] = replace(cells[position], best=True)
-    return cells
+        cells.append(replace(figure, stars=stars_of(each.facts) if spec.marks and not figure.failed else ""))
+    best = best_of(arms, measured, cells, metric, judging) if spec.bold == "best" else []
+    return [replace(cell, best=position in best) for position, cell in enumerate(cells)]
 
 
 def digits_of(cells: Sequence[Figure], metric: MetricColumn, digits: int | None) -> tuple[int, int]:
@@ -131,8 +125,7 @@ def digits_of(cells: Sequence[Figure], metric: MetricColumn, digits: int | None)
     half = [
         float(stats.t.ppf((1 + CONFIDENCE) / 2, cell.n - 1)) * cell.sd / cell.n**0.5 for cell in cells if cell.n > 1
     ]
-    results = [cell.result for cell in cells if cell.result is not None]
-    widths = [(each.high - each.low) / 2 for each in results if each.low is not None and each.high is not None]
+    widths = [(cell.interval[1] - cell.interval[0]) / 2 for cell in cells if cell.interval]
     return decimals_for(half, metric.decimals), decimals_for(widths, decimals_for(half, metric.decimals))
 
 
@@ -143,58 +136,36 @@ def stars_of(fact: Mapping[str, Any]) -> str:
     return ",".join(mark for mark in (stars, "=" if same is not None and same <= ALPHA else "") if mark)
 
 
-def compared(
-    arms: Sequence[Arm], measured: Sequence[ArmValues], at: int, compare: Compare
-) -> list[PairedDifference | None]:
-    """Compare each arm that may be with the arm at position `at`."""
-    return [
-        None if position == at or not comparable(arm, arms[at]) else result
-        for position, (arm, result) in enumerate(zip(arms, compare(measured, measured[at]), strict=True))
-    ]
-
-
-def tested(
-    arms: Sequence[Arm], measured: Sequence[ArmValues], at: int, correction: str, compare: Compare
-) -> tuple[list[PairedDifference | None], list[float]]:
-    """Compare each arm that may be with the arm at position `at`, and correct the p-values over the rows."""
-    results = compared(arms, measured, at, compare)
-    raw = [np.nan if result is None or result.p_value is None else result.p_value for result in results]
-    corrected = adjusted_p_values(pd.Series(raw, dtype="float64"), correction)  # type: ignore[arg-type]
-    return results, [float(p) for p in corrected]
-
-
 def best_of(
-    arms: Sequence[Arm],
-    measured: Sequence[ArmValues],
-    cells: Sequence[Figure],
-    metric: MetricColumn,
-    correction: str | None,
-    compare: Compare,
+    arms: Sequence[Arm], measured: Sequence[ArmValues], cells: Sequence[Figure], metric: MetricColumn, judging: Judging
 ) -> list[int]:
     """Return the positions of the best mean and of all that cannot be told from it.
 
     An arm on whose seeds a training failed is none of them: the mean of its survivors flatters it. An arm that shares fewer
     than two seeds with the best, or was trained by another recipe, cannot be compared and is not among them. A cost
-    (`correction` None) is compared as it is.
+    is compared as it is.
     """
     means = [cell.mean if metric.higher_is_better else -cell.mean for cell in cells]
-    if correction is not None:
-        means = [float("nan") if len(arm.failed) else mean for arm, mean in zip(measured, means, strict=True)]
+    if not metric.is_cost:
+        means = [math.nan if len(arm.failed) else mean for arm, mean in zip(measured, means, strict=True)]
     if np.isnan(means).all():
         return []
     best = int(np.nanargmax(means))
-    if correction is None:
+    if metric.is_cost:
         return [position for position, mean in enumerate(means) if mean == means[best]]
-    results, corrected = tested(arms, measured, best, correction, compare)
-    alike = [best]
-    for position, (result, p) in enumerate(zip(results, corrected, strict=True)):
-        if (
+    results = differences_to(arms[best], arms, measured)
+    return [
+        position
+        for position, (result, p) in enumerate(
+            zip(results, corrected_p_values(results, judging.correction), strict=True)
+        )
+        if position == best
+        or (
             result is not None
             and not len(measured[position].failed)
             and (p >= ALPHA or (result.n > 1 and result.mean == 0))
-        ):
-            alike.append(position)
-    return alike
+        )
+    ]
 
 
 def cell_of(each: Figure, spec: TableSpec, digits: int, finer: int) -> Cell:
@@ -219,10 +190,99 @@ def rounded(each: Figure, spec: TableSpec, digits: int, finer: int) -> tuple[str
     if spec.show.startswith("diff") and each.result is not None:
         if each.result.mean is None:
             return "-", ""
-        text = signed(each.result.mean, finer)
-        if spec.show == "diff" or each.result.low is None or each.result.high is None:
-            return text, ""
-        return text, f"[{signed(each.result.low, finer)}, {signed(each.result.high, finer)}]"
-    if spec.show == "mean_sd" and not math.isnan(each.sd):
-        return f"{each.mean:.{digits}f}", f"± {each.sd:.{digits}f}"
-    return f"{each.mean:.{digits}f}", ""
+        ends = [signed(end, finer) for end in each.interval or () if spec.show == "diff_interval"]
+        return signed(each.result.mean, finer), f"[{', '.join(ends)}]" if ends else ""
+    behind = f"± {each.sd:.{digits}f}" if spec.show == "mean_sd" and not math.isnan(each.sd) else ""
+    return f"{each.mean:.{digits}f}", behind
+
+
+def lettered(lines: Sequence[Line]) -> list[Line]:
+    """Give a letter to each way in which seeds of a figure are missing."""
+    ways = dict.fromkeys(each.missing for line in lines for each in line.figures if each and each.missing)
+    letters = {way: chr(ord("a") + number) if number < 26 else f"n{number}" for number, way in enumerate(ways)}
+    return [
+        replace(line, figures=[each and replace(each, note=letters.get(each.missing, "")) for each in line.figures])
+        for line in lines
+    ]
+
+
+def legend_of(
+    lines: Sequence[Line],
+    metrics: Sequence[MetricColumn],
+    reference: Arm | None,
+    spec: TableSpec,
+    frame: pd.DataFrame,
+    phase: str,
+) -> list[str]:
+    """Write the legend of a table; see `pivot_table` for what the arguments are."""
+    cells = [cell for line in lines for cell in line.figures if cell is not None]
+    judged = [metric for metric in metrics if not metric.is_cost]
+    counts = [cell.n for cell in cells if cell.metric is metrics[0]]
+    low, high = (min(counts), max(counts)) if counts else (0, 0)
+    n = counted(high, "seed") if low == high else f"{low} to {high} seeds"
+    arms = list({id(cell.arm): cell.arm for cell in cells}.values())
+    said = [f"Shown: {SHOWN[spec.show]}; n = {n}."]
+    said += [line for metric in judged[:1] for line in gate(arms, metric)]
+    said += phase_notes(frame, phase) + change_notes(frame)
+    first = [cell for cell in cells if judged and cell.metric is judged[0]]
+    if judged and reference is None:
+        said += no_baseline([cell.arm for cell in cells])
+    elif judged and reference is not None:
+        said += marks_of(cells, first, judged, reference, spec) if spec.marks else []
+        said += power_of(cells, judged)
+    if spec.bold == "best":
+        said.append("Bold: the best mean, and every arm that cannot be told from it.")
+    if any(cell.doubt for cell in cells):
+        said.append(NOT_ALONE_MEANS)
+    said += [f"{letter}: not averaged: {way}." for letter, way in {c.note: c.missing for c in cells if c.note}.items()]
+    foreign = [cell.arm.label for cell in first if reference is not None and not comparable(cell.arm, reference)]
+    if foreign:
+        said.append(f"Trained by another recipe than the baseline, not compared: {joined(foreign)}.")
+    said += recipe_note(arms) + odd_trials(arms)
+    lost = int(((frame["phase"] == phase) & (frame["status"] == "unfinished")).sum())
+    if lost:
+        said.append(f"{counted(lost, 'trial')} left no result (killed, or still running).")
+    said += paper_notes(spec.paper, lines) if spec.paper else []
+    return [*said, *unreadable(frame), HOW_TO_READ]
+
+
+def marks_of(
+    cells: Sequence[Figure], first: Sequence[Figure], metrics: Sequence[MetricColumn], reference: Arm, spec: TableSpec
+) -> list[str]:
+    """Say what stars and equals signs mean; `first` are the figures of the first of the `metrics` that are judged."""
+    words = corrected_over(spec.correction, sum(cell.result is not None for cell in first))  # type: ignore[arg-type]
+    said = [
+        f"* p < 0.05, ** p < 0.01, *** p < 0.001 against the baseline ({reference.label}): paired t tests, {words}."
+    ]
+    failed = list(dict.fromkeys(cell.arm.label for cell in cells if cell.failed))
+    if failed:
+        said.append(f"Not marked, since a training failed on some seeds: {joined(failed)}.")
+    if spec.margin is not None:
+        units = joined([metric.unit for metric in metrics])
+        said.append(f"=: equivalent to the baseline within ±{spec.margin:g} ({units}), p corrected likewise.")
+    return said
+
+
+def paper_notes(name: str, lines: Sequence[Line]) -> list[str]:
+    """Say where the published figures come from, and which of them stand beside no row of ours."""
+    paper = paper_table(name)
+    source = f"Paper: {paper.source}. Its data and networks are not ours: the order is to be compared, not the size."
+    shown = {line.paper for line in lines}
+    unmatched = [row for row, texts in paper.rows.items() if texts not in shown]
+    beside = f"Published rows that no row of ours stands for: {joined(unmatched)}."
+    return [f"{source} {paper.note}".rstrip(), *([beside] if unmatched else [])]
+
+
+def power_of(cells: Sequence[Figure], metrics: Sequence[MetricColumn]) -> list[str]:
+    """Say what the seeds of undecided cells can find."""
+    said = []
+    for metric in metrics:
+        own = [cell for cell in cells if cell.metric is metric]
+        digits = interval_decimals([cell.interval for cell in own if cell.interval], metric.decimals)
+        undecided = [
+            (cell.facts["mdd"], cell.result.n)
+            for cell in own
+            if cell.result and (cell.facts["p_corrected"] or 0) > ALPHA
+        ]
+        said += [f"{metric.title}: " * (len(metrics) > 1) + found for found in finds(undecided, digits, metric)]
+    return said

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from search.report.spec import CHOICES, check_margin
+from search.ledger.metric import MetricColumn
+from search.report.arms import Arm, comparable
+from search.report.spec import check_choice, check_margin
 from search.report.words import counted
-from search.stats.corrections import Correction, adjusted_p_values, error_of_a_row
-from search.stats.inference import bootstrap_interval, equivalence, wilcoxon_p_value
+from search.stats.inference import (
+    Correction,
+    adjusted_p_values,
+    bootstrap_interval,
+    equivalence_p_value,
+    error_of_a_row,
+    wilcoxon_p_value,
+)
 from search.stats.paired import (
     AFTER_CORRECTION,
     AHEAD,
@@ -24,6 +32,10 @@ from search.stats.paired import (
     WORSE,
     ArmValues,
     PairedDifference,
+    Survivors,
+    differences,
+    shared,
+    survivors,
     verdict,
 )
 from search.stats.power import (
@@ -32,12 +44,10 @@ from search.stats.power import (
     minimum_detectable_difference,
     powers,
     sd_interval,
-    seeds_needed_each,
+    seeds_needed,
 )
-from xvol.suggest import nearest
 
 POWER = 0.8
-RESAMPLES = 9999
 CORRECTIONS = {
     "holm": "Holm's method",
     "bonferroni": "Bonferroni's method",
@@ -66,6 +76,7 @@ JUDGED: dict[str, str] = {
     **EQUIVALENCE,
 }
 """What `judged` computes of each row, by the names of a table's columns, with their dtypes; NA where not asked for."""
+Sized = tuple[dict[str, Any], int, float, float]  # of a tested row: its facts to be filled, seeds, difference, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +102,58 @@ class Judging:
 
     def __post_init__(self) -> None:
         for name in ("correction", "test", "interval"):
-            value, allowed = getattr(self, name), CHOICES[name]
-            if value not in allowed:
-                near = nearest(str(value), allowed)
-                hint = f". Did you mean {near[0]}?" if near else ""
-                raise ValueError(f"{name}: {value!r} is not one of {', '.join(allowed)}{hint}")
+            check_choice(name, getattr(self, name))
         check_margin(self.margin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What holds an arm against the baseline; only `facts`, all of them None, where it may not be, or is the baseline itself."""
+
+    result: PairedDifference | None = None
+    survived: Survivors | None = None
+    facts: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(JUDGED))
+
+    def columns(self) -> dict[str, Any]:
+        """Return the paired difference and the facts by the names of a table's columns."""
+        names = {"n_paired": "n", "diff": "mean", "ci_low": "low", "ci_high": "high", "p_value": "p_value"}
+        return {column: getattr(self.result, name, None) for column, name in names.items()} | self.facts
+
+
+def compared(
+    arms: Sequence[Arm], measured: Sequence[ArmValues], reference: Arm | None, metric: MetricColumn, judging: Judging
+) -> list[Compared]:
+    """Hold each arm against the baseline; `reference` is one of the arms, None where there is none."""
+    if reference is None:
+        return [Compared() for _ in arms]
+    baseline = measured[position_of(reference, arms)]
+    results = differences_to(reference, arms, measured)
+    facts = judged(measured, baseline, results, judging)
+    return [
+        Compared(facts=fact)
+        if result is None
+        else Compared(result=result, survived=survivors(values, baseline, metric.worst), facts=fact)
+        for values, result, fact in zip(measured, results, facts, strict=True)
+    ]
+
+
+def position_of(reference: Arm, arms: Sequence[Arm]) -> int:
+    """Where one of the arms stands among them."""
+    return next(position for position, arm in enumerate(arms) if arm is reference)
+
+
+def differences_to(reference: Arm, arms: Sequence[Arm], measured: Sequence[ArmValues]) -> list[PairedDifference | None]:
+    """Return the paired difference of each arm to one of them; None for that one, and where recipes forbid it."""
+    results = differences(measured, measured[position_of(reference, arms)])
+    return [
+        None if arm is reference or not comparable(arm, reference) else result
+        for arm, result in zip(arms, results, strict=True)
+    ]
+
+
+def corrected_p_values(results: Sequence[PairedDifference | None], correction: Correction) -> pd.Series[float]:
+    """Correct the p-values of paired differences over the rows; NaN where there is none."""
+    return adjusted_p_values(pd.Series([each and each.p_value for each in results], dtype=float), correction)
 
 
 def judged(
@@ -111,20 +168,9 @@ def judged(
         judging: what is asked.
 
     Returns:
-        For each arm the names `JUDGED`; None where not asked for, or not defined:
-        p_corrected, of the two-sided paired t test over the rows that could be tested;
-        g_z, mean over sd of the paired differences with Hedges' correction (see `effect_size`);
-        mdd, the smallest true difference that the row's seeds find with a power of 80% at the error that the correction
-        surely leaves to a row (see `error_of_a_row`);
-        power, of a row that is a finding: the chance to find a true difference of the size measured, or of the margin
-        where that is smaller; exaggeration, by what factor such findings are too large on average (see `exaggerations`);
-        seeds_needed, where a margin is given and the row is undecided: how many seeds in all find with a power of 80% a
-        true difference of the margin, by the spread measured, and seeds_low and seeds_high by the ends of the 95% interval
-        of that spread; None above `MAX_SEEDS`;
-        wilcoxon_p, boot_low and boot_high, equivalence_p (each of its row alone), and their corrected p-values.
+        For each arm the names `JUDGED`; None where not asked for, or not defined.
     """
-    raw = pd.Series([np.nan if each is None or each.p_value is None else each.p_value for each in results], dtype=float)
-    corrected = adjusted_p_values(raw, judging.correction)
+    corrected = corrected_p_values(results, judging.correction)
     facts: list[dict[str, Any]] = [dict.fromkeys(JUDGED) for _ in results]
     error = error_of_a_row(corrected, judging.correction, alpha=ALPHA)
     for fact, result, p in zip(facts, results, corrected.tolist(), strict=True):
@@ -135,46 +181,38 @@ def judged(
             "g_z": hedges_factor(result.n - 1) * result.mean / result.sd if result.n > 2 else None,
             "mdd": minimum_detectable_difference(result.sd, result.n, alpha=error, target=POWER),
         }
-    exaggerated(facts, results, error, judging.margin)
+    sized = [
+        (fact, result.n, abs(result.mean or 0.0), result.sd or math.nan)
+        for fact, result in zip(facts, results, strict=True)
+        if result is not None and fact["p_corrected"] is not None
+    ]
+    exaggerated([row for row in sized if row[0]["p_corrected"] <= ALPHA and row[2]], error, judging.margin)
     if judging.margin is not None:
-        planned(facts, results, error, judging.margin)
+        planned([row for row in sized if row[0]["p_corrected"] > ALPHA], error, judging.margin)
     second_opinions(facts, arms, reference, results, judging)
     return facts
 
 
-def exaggerated(
-    facts: list[dict[str, Any]], results: Sequence[PairedDifference | None], error: float, margin: float | None
-) -> None:
+def exaggerated(found: Sequence[Sized], error: float, margin: float | None) -> None:
     """Fill in the power behind each finding, and by how much such findings exaggerate."""
-    found = [
-        (fact, result.n, min(abs(result.mean), margin or math.inf) / result.sd)
-        for fact, result in zip(facts, results, strict=True)
-        if result is not None and result.mean and result.sd and (fact["p_corrected"] or math.inf) <= ALPHA
-    ]
     if not found:
         return
-    n, effects = np.array([row[1] for row in found]), np.array([row[2] for row in found])
+    n = np.array([row[1] for row in found])
+    effects = np.array([min(size, margin or math.inf) / sd for _, _, size, sd in found])
     each = zip(found, powers(effects, n, error), exaggerations(effects, n, alpha=error), strict=True)
-    for (fact, _, _), power, factor in each:
+    for (fact, *_), power, factor in each:
         fact |= {"power": float(power), "exaggeration": float(factor)}
 
 
-def planned(
-    facts: list[dict[str, Any]], results: Sequence[PairedDifference | None], error: float, margin: float
-) -> None:
+def planned(undecided: Sequence[Sized], error: float, margin: float) -> None:
     """Fill in how many seeds would settle each undecided row."""
-    undecided = [
-        (fact, result.sd, result.n)
-        for fact, result in zip(facts, results, strict=True)
-        if result is not None and result.sd and fact["p_corrected"] is not None and fact["p_corrected"] > ALPHA
-    ]
     if not undecided:
         return
-    sd = np.array([row[1] for row in undecided])
-    low, high = sd_interval(sd, np.array([row[2] for row in undecided]))
+    n, sd = (np.array([row[at] for row in undecided]) for at in (1, 3))
+    low, high = sd_interval(sd, n)
     for name, spread in (("seeds_needed", sd), ("seeds_low", low), ("seeds_high", high)):
-        needed = seeds_needed_each(margin / spread, alpha=error, target=POWER)
-        for (fact, _, _), seeds in zip(undecided, needed, strict=True):
+        needed = seeds_needed(margin / spread, alpha=error, target=POWER)
+        for (fact, *_), seeds in zip(undecided, needed, strict=True):
             fact[name] = seeds
 
 
@@ -188,18 +226,18 @@ def second_opinions(
     """Fill in the tests and intervals that were asked for."""
     if judging.margin is None and judging.test == "t" and judging.interval == "t":
         return
-    baseline = by_seed(reference)
     for fact, values, result in zip(facts, arms, results, strict=True):
         if result is None:
             continue
-        arm = by_seed(values)
-        if judging.margin is not None:
-            fact["equivalence_p"] = equivalence(arm, baseline, judging.margin, alpha=ALPHA).p_value
+        _, ours, theirs = shared(values, reference)
         if judging.test == "wilcoxon":
-            fact["wilcoxon_p"] = wilcoxon_p_value(arm, baseline)
+            fact["wilcoxon_p"] = wilcoxon_p_value(ours - theirs)
+        if result.p_value is None:
+            continue
+        if judging.margin is not None:
+            fact["equivalence_p"] = equivalence_p_value(ours - theirs, judging.margin)
         if judging.interval == "bootstrap":
-            interval, _ = bootstrap_interval(arm, baseline, resamples=RESAMPLES)
-            fact["boot_low"], fact["boot_high"] = interval or (None, None)
+            fact["boot_low"], fact["boot_high"] = bootstrap_interval(ours - theirs) or (None, None)
     for name in ("wilcoxon_p", "equivalence_p"):
         corrected = adjusted_p_values(pd.Series([fact[name] for fact in facts], dtype=float), judging.correction)
         for fact, p in zip(facts, corrected.tolist(), strict=True):
@@ -217,24 +255,13 @@ def corrected_over(correction: Correction, number: int, of: str = "comparison") 
     return f"corrected over {rows} by {CORRECTIONS[correction]} ({kind})"
 
 
-def by_seed(arm: ArmValues) -> pd.Series[float]:
-    """Return the values of an arm, indexed by seed."""
-    return pd.Series(arm.values, index=arm.seeds)
-
-
 def within(margin: float, unit: str) -> str:
     """Say a verdict of equivalence."""
     return f"equivalent within ±{margin:g} {unit}"
 
 
 def row_verdict(
-    result: PairedDifference,
-    fact: dict[str, Any],
-    judging: Judging,
-    *,
-    higher_is_better: bool,
-    unit: str,
-    on_which: str = "",
+    result: PairedDifference, fact: Mapping[str, Any], judging: Judging, metric: MetricColumn, on_which: str = ""
 ) -> str:
     """Say what a row of a table allows to be said, after the correction over its rows.
 
@@ -244,19 +271,13 @@ def row_verdict(
         on_which: the seeds it rests on where a training failed on others, see `Survivors.on_which`: such an arm is ahead on
             those seeds, and never better.
     """
-    words = verdict(result, higher_is_better=higher_is_better, p_corrected=fact["p_corrected"])
+    words = verdict(result, higher_is_better=metric.higher_is_better, p_corrected=fact["p_corrected"])
     if on_which and result.n > 1:
         words = {BETTER: AHEAD, WORSE: BEHIND}.get(words, words)
     p = fact["equivalence_p_corrected"]
     if judging.margin is not None and p is not None and p <= ALPHA:
-        same = within(judging.margin, unit)
+        same = within(judging.margin, metric.unit)
         words = f"{words}, yet {same}" if words in (BETTER, WORSE, AHEAD, BEHIND) else same
     if not on_which or result.n < 2:
         return words
     return f"{words} {on_which}" if words in (AHEAD, BEHIND, UNDECIDED, AFTER_CORRECTION) else f"{words}, {on_which}"
-
-
-def compared_facts(result: PairedDifference | None) -> dict[str, Any]:
-    """Return a paired difference by the names of a table's columns; None where there is none."""
-    names = {"n_paired": "n", "diff": "mean", "ci_low": "low", "ci_high": "high", "p_value": "p_value"}
-    return {column: getattr(result, name, None) for column, name in names.items()}

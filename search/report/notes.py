@@ -20,7 +20,7 @@ from search.ledger.study_files import Change, read_changes
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
 from search.report.provenance import odd_trials
-from search.report.values import floats, geometric_mean, has_looks
+from search.report.values import Reading, floats, geometric_mean, has_looks
 from search.report.words import counted, int_ranges, joined, one_line, significant
 
 STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "duplicate", "interrupted", "unfinished")
@@ -33,40 +33,28 @@ NAMED = 4  # longer lists of arms are counted instead of named
 CHOOSE = "choose one with --baseline (baseline= in Python)"
 
 
-def table_notes(
-    frame: pd.DataFrame,
-    trials: pd.DataFrame,
-    arms: Sequence[Arm],
-    data: pd.DataFrame,
-    metric: MetricColumn,
-    phase: str,
-    judging: Judging,
-) -> list[str]:
-    """Write the notes of a table.
-
-    Args:
-        frame: every trial of the study, as `load_study` gives them.
-        trials: the ones the table was made of.
-        arms: `trials` in arms.
-        data: the rows of the table.
-        metric: what the rows measure.
-        phase: phase of `trials`.
-        judging: how the rows were judged.
-    """
+def table_notes(read: Reading, data: pd.DataFrame, judging: Judging) -> list[str]:
+    """Write the notes of an ablation table; `data` are its rows."""
+    frame, trials, phase = read.frame, read.trials, read.phase
     notes = trial_counts(frame, phase)
-    if phase == "final" and metric.column.startswith("val_") and not has_looks(frame):
+    if phase == "final" and read.metric.column.startswith("val_") and not has_looks(frame):
         notes.append("The seeds are fresh, but the validation images are the ones that chose the arms.")
     notes += phase_notes(frame, phase)
-    notes += baseline_notes(arms, data, judging)
+    notes += baseline_notes(read.arms, data, judging)
     notes += second_notes(data, judging)
     notes += change_notes(frame)
-    notes += recipe_note(arms)
+    notes += recipe_note(read.arms)
     notes += latency_note(trials)
-    notes += gaps(trials, arms, data)
-    notes += odd_trials(arms)
+    notes += gaps(trials, read.arms, data)
+    notes += odd_trials(read.arms)
     notes += disagreement(trials)
-    notes += [f"Unreadable, left out: {message}" for message in frame.attrs.get("unreadable", [])]
-    return [*notes, f"{made_of(trials, arms)} {HOW_TO_READ}"]
+    notes += unreadable(frame)
+    return [*notes, f"{made_of(trials, read.arms)} {HOW_TO_READ}"]
+
+
+def unreadable(frame: pd.DataFrame) -> list[str]:
+    """Name the results that could not be read."""
+    return [f"Unreadable, left out: {message}" for message in frame.attrs.get("unreadable", [])]
 
 
 def phase_notes(frame: pd.DataFrame, phase: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,15 +9,13 @@ from typing import Any
 import pandas as pd
 
 from search.ledger.metric import MetricColumn, column_named
-from search.report.arms import Arm, declared_by, find_arm, list_arms, marked_baseline
-from search.report.figures import Compare, Figure, Line, cell_of, digits_of, figures_of
-from search.report.judging import EQUIVALENCE, SIZES, compared_facts
-from search.report.legend import footnotes, legend_of
+from search.report.arms import Arm
+from search.report.figures import Figure, Line, cell_of, digits_of, figures_of, legend_of, lettered
+from search.report.judging import EQUIVALENCE, SIZES
 from search.report.spec import PaperTable, TableSpec, paper_table
 from search.report.table import Cell, Column, Row, Table, with_dtypes
-from search.report.values import levels, metric_to_read, phase_to_read
+from search.report.values import levels, read_arms
 from search.report.words import one_line
-from search.stats.paired import differences
 
 NO_TRIAL = "no trial of this combination"
 
@@ -86,56 +83,44 @@ class PivotTable(Table):
 
 
 def pivot_table(
-    frame: pd.DataFrame,
-    spec: TableSpec,
-    compare: Compare = differences,
-    digits: Mapping[str, tuple[int, int]] | None = None,
+    frame: pd.DataFrame, spec: TableSpec, digits: Mapping[str, tuple[int, int]] | None = None
 ) -> PivotTable:
     """Make the table that a spec asks for.
 
     Args:
         frame: rows of `load_study`, or of `load_pooled`.
         spec: what to show.
-        compare: gives the paired difference of each arm to one arm.
         digits: of some metrics, as `PivotTable.digits`, in place of those that the spec or the intervals say.
 
     Raises:
         ValueError: as `ablation_table`; a factor no arm has; two arms in one cell.
     """
-    phase = phase_to_read(frame, spec.phase)
-    trials = frame[frame["phase"] == phase]
-    names = spec.metrics or (metric_to_read(trials, phase, None).column,)
-    metrics = [column_named(name) for name in names]
-    ok = trials[trials["status"] == "ok"]
-    empty = [name for name in names if name not in ok or (len(ok) and not ok[name].notna().any())]
-    if empty:
-        raise ValueError(f"no finished trial of phase '{phase}' has {', '.join(empty)}")
-    arms = list_arms(trials, declared_by(frame))
-    reference = find_arm(arms, spec.baseline) if spec.baseline is not None else marked_baseline(arms)
-    if reference is None and spec.show.startswith("diff"):
-        raise ValueError(f"show={spec.show} needs a baseline and none, or more than one, is marked; set baseline")
-    columns = {metric.column: figures_of(arms, metric, reference, spec, compare) for metric in metrics}
-    groups, lines = arranged(arms, columns, metrics, reference, spec)
-    paper = paper_table(spec.paper) if spec.paper else None
-    if paper is not None:
-        lines = [replace(line, paper=published(line, paper)) for line in lines]
-    notes = footnotes([each for line in lines for each in line.figures if each is not None])
-    lines = [
-        replace(line, figures=[each and replace(each, note=notes.get(each.missing, "")) for each in line.figures])
-        for line in lines
+    read = read_arms(frame, spec.phase, baseline=spec.baseline)
+    metrics = [column_named(name) for name in spec.metrics] or [read.metric]
+    ok = read.trials[read.trials["status"] == "ok"]
+    empty = [
+        each.column for each in metrics if each.column not in ok or (len(ok) and not ok[each.column].notna().any())
     ]
+    if empty:
+        raise ValueError(f"no finished trial of phase '{read.phase}' has {', '.join(empty)}")
+    if read.reference is None and spec.show.startswith("diff"):
+        raise ValueError(f"show={spec.show} needs a baseline and none, or more than one, is marked; set baseline")
+    columns = {metric.column: figures_of(read.arms, metric, read.reference, spec) for metric in metrics}
+    groups, lines = arranged(read.arms, columns, metrics, read.reference, spec)
+    paper = paper_table(spec.paper) if spec.paper else None
+    lines = lettered([replace(line, paper=published(line, paper)) for line in lines] if paper else lines)
     shown_digits = {metric.column: digits_of(columns[metric.column], metric, spec.digits) for metric in metrics}
     shown_digits |= digits or {}
-    studies = trials["study"].dropna().unique().tolist()
-    title = f"{' + '.join(studies) or frame.attrs.get('path', 'study')}: phase {phase}, {', '.join(m.title for m in metrics)}"
     headings = paper.columns if paper else ()
+    studies = read.studies or frame.attrs.get("path", "study")
+    title = f"{studies}: phase {read.phase}, {', '.join(metric.title for metric in metrics)}"
     return PivotTable(
         name=spec.name,
         title=spec.caption or title,
         columns=displayed_columns(spec, groups, metrics, headings),
         rows=[displayed(line, spec, shown_digits, len(groups) * len(metrics)) for line in lines],
         data=with_dtypes(data_rows(placed(lines, groups, metrics), headings), PIVOT_COLUMNS),
-        notes=legend_of(lines, metrics, reference, spec, notes, paper, frame, trials),
+        notes=legend_of(lines, metrics, read.reference, spec, frame, read.phase),
         spec=spec,
         metrics=metrics,
         groups=groups,
@@ -256,17 +241,11 @@ def data_rows(figures: Sequence[tuple[Line, str, Figure]], paper: Sequence[str])
                 "is_baseline": row.is_baseline,
                 "n": cell.n,
                 "missing": cell.missing or None,
-                "mean": number(cell.mean),
-                "sd": number(cell.sd),
-                **compared_facts(cell.result),
-                **cell.facts,
+                "mean": cell.mean,
+                "sd": cell.sd,
+                **cell.columns(),
                 "best": cell.best,
                 "paper": "; ".join(f"{title}: {text}" for title, text in pairs if text != "-") or None,
             }
         )
     return rows
-
-
-def number(value: float) -> float | None:
-    """Return None for what is not defined."""
-    return None if math.isnan(value) else float(value)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from search.ledger.metric import column_named
-from xvol.suggest import nearest
+from search.report.words import did_you_mean
 
 # Options of xvol-table that are fields of a spec, and of the statistics in it.
 SPEC_OPTIONS = ("rows", "columns", "metrics", "show", "sort", "digits", "bold", "paper", "caption", "name")
@@ -81,9 +81,8 @@ class TableSpec:
         if len(set(self.metrics)) < len(self.metrics):
             raise ValueError(f"metrics: {', '.join(self.metrics)} names one twice")
         for field in ("show", "sort", "bold", "correction", "phase"):
-            value, allowed = getattr(self, field), CHOICES[field]
-            if value not in allowed and not (field == "phase" and value is None):
-                raise ValueError(f"{field}: {value!r} is not one of {', '.join(allowed)}")
+            if field != "phase" or self.phase is not None:
+                check_choice(field, getattr(self, field))
         if self.digits is not None and (type(self.digits) is not int or not 0 <= self.digits <= 8):
             raise ValueError(
                 f"digits: {self.digits!r} is no whole number from 0 to 8; leave it out to let them be chosen"
@@ -103,6 +102,13 @@ class TableSpec:
             paper_table(self.paper)
 
 
+def check_choice(field: str, value: Any) -> None:
+    """Raise ValueError for a value that is none of `CHOICES`."""
+    allowed = CHOICES[field]
+    if value not in allowed:
+        raise ValueError(f"{field}: {value!r} is not one of {', '.join(allowed)}{did_you_mean(value, allowed, '. ')}")
+
+
 def check_margin(margin: Any) -> None:
     """Raise ValueError for a margin that is no number above zero; None is none."""
     if margin is not None and not (type(margin) in (int, float) and 0 < margin < math.inf):
@@ -117,9 +123,9 @@ def spec_of(values: Mapping[str, Any]) -> TableSpec:
     known = [field.name for field in fields(TableSpec)]
     for name in values:
         if name not in known:
-            near = nearest(str(name), known)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"'{name}' is no field of a table spec; fields: {', '.join(known)}.{hint}")
+            raise ValueError(
+                f"'{name}' is no field of a table spec; fields: {', '.join(known)}.{did_you_mean(name, known)}"
+            )
     metrics = values.get("metrics", ())
     listed = (
         (metrics,) if isinstance(metrics, str) else tuple(metrics) if isinstance(metrics, list | tuple) else metrics
@@ -217,8 +223,6 @@ PAPER: dict[str, PaperTable] = {
 
 def paper_table(name: str) -> PaperTable:
     """Return a published table; ValueError lists the names and the near match."""
-    if name in PAPER:
-        return PAPER[name]
-    near = nearest(name, PAPER)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise ValueError(f"paper table '{name}' is not one of {', '.join(PAPER)}.{hint}")
+    if name not in PAPER:
+        raise ValueError(f"paper table '{name}' is not one of {', '.join(PAPER)}.{did_you_mean(name, PAPER)}")
+    return PAPER[name]

@@ -18,6 +18,7 @@ An arm without the factor (the plain network has no branches) has None: it gets 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,67 @@ import pandas as pd
 
 from search.ledger.metric import LATENCIES, MetricColumn, metric_columns, metric_named, metrics_of
 from search.ledger.study_files import LOOKS_FILE
-from search.report.arms import Arm, comparable, declared_by, find_arm, list_arms
+from search.report.arms import Arm, Declared, comparable, declared_by, find_arm, list_arms, marked_baseline
 from search.stats.paired import ArmValues, PairedDifference, difference
 
 COLUMN_FACTORS = ("study", "backbone", "branches", "sites", "data_source", "arch_hash", "recipe_hash", "epochs_planned")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a table is made of.
+
+    Attributes:
+        frame: every trial of the study, as `load_study` gives them.
+        trials: those of one `phase`.
+        metric: what the phase is judged by, or what was asked for.
+        declared: the design of the study.
+        arms: `trials` in arms.
+        reference: the arm to compare with; None where none, or more than one, is marked and none was named.
+    """
+
+    frame: pd.DataFrame
+    phase: str
+    trials: pd.DataFrame
+    metric: MetricColumn
+    declared: Declared
+    arms: list[Arm]
+    reference: Arm | None
+
+    @property
+    def studies(self) -> str:
+        """Names of the studies that the trials are of; "" where none is on record."""
+        return " + ".join(self.trials["study"].dropna().unique())
+
+
+def read_arms(
+    frame: pd.DataFrame, phase: str | None = None, metric: str | None = None, baseline: str | None = None
+) -> Reading:
+    """Read the arms of one phase.
+
+    Args:
+        frame: rows of `load_study`.
+        phase: by default "final" where there are any trials of it, else "search", else "single".
+        metric: a name in `metric_columns`; by default what its task is judged by, on test in phase "final".
+        baseline: name or architecture hash of the arm to compare with; by default the one the study marked.
+
+    Raises:
+        ValueError: unknown metric, arm or phase, or a metric that no finished trial of the phase has.
+    """
+    phase = phase_to_read(frame, phase)
+    trials = frame[frame["phase"] == phase]
+    chosen = metric_to_read(trials, phase, metric)
+    declared = declared_by(frame)
+    arms = list_arms(trials, declared)
+    return Reading(
+        frame=frame,
+        phase=phase,
+        trials=trials,
+        metric=chosen,
+        declared=declared,
+        arms=arms,
+        reference=find_arm(arms, baseline) if baseline is not None else marked_baseline(arms),
+    )
 
 
 def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:

@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from xvol.suggest import nearest
+
 P_TITLES = {"holm": "p (Holm)", "bonferroni": "p (Bonferroni)", "bh": "p (BH)", "none": "p"}
 
 
@@ -81,6 +83,12 @@ def joined(items: Sequence[str]) -> str:
 def counted(number: int, what: str) -> str:
     """Say a number of things: "1 seed", "5 seeds"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def did_you_mean(given: object, allowed: Iterable[str], opening: str = " ", quote: str = "") -> str:
+    """Say the name that `given` comes nearest to; "" where there is none."""
+    near = nearest(given, allowed)
+    return f"{opening}Did you mean {quote}{near[0]}{quote}?" if near else ""
 
 
 def int_ranges(numbers: Iterable[int], limit: int = 12) -> str:

@@ -59,7 +59,7 @@ class ArmValues:
     latency_exclusive: bool | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PairedDifference:
     """Arm minus baseline, over the seeds that both finished. What is not defined is None.
 
@@ -109,21 +109,62 @@ def paired_values(arm: pd.Series[float], baseline: pd.Series[float]) -> pd.DataF
     return pairs[np.isfinite(pairs.to_numpy()).all(axis=1)].sort_index()
 
 
-def has_spread(pairs: pd.DataFrame) -> bool:
-    """Tell whether the differences of `paired_values` differ from seed to seed by more than floating-point rounding."""
-    deltas = (pairs["arm"] - pairs["baseline"]).to_numpy()
-    return len(deltas) > 1 and float(deltas.std(ddof=1)) > 1e-12 * float(np.abs(pairs.to_numpy()).max())
+def difference(
+    arm: pd.Series[float], baseline: pd.Series[float], *, confidence: float = CONFIDENCE
+) -> PairedDifference:
+    """Compare two series that are indexed by seed, on the seeds both have.
+
+    Args:
+        arm, baseline: as in `paired_values`.
+        confidence: of the interval, between 0 and 1.
+    """
+    first, second = paired_values(arm, baseline).to_numpy().T.copy()
+    return compared(first[None], second[None], confidence)[0]
+
+
+def shared(arm: ArmValues, reference: ArmValues) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the seeds that both finished, ascending, and the values of each there."""
+    if np.array_equal(arm.seeds, reference.seeds):  # of thousands of arms nearly all: set operations are slow
+        return arm.seeds, arm.values, reference.values
+    seeds, ours, theirs = np.intersect1d(arm.seeds, reference.seeds, assume_unique=True, return_indices=True)
+    return seeds, arm.values[ours], reference.values[theirs]
+
+
+def differences(arms: Sequence[ArmValues], reference: ArmValues) -> list[PairedDifference]:
+    """Compare each arm with `reference` on the seeds both finished; arms that share the same seeds are tested together."""
+    pairs = [shared(arm, reference) for arm in arms]
+    together: dict[bytes, list[int]] = {}
+    for position, (seeds, _, _) in enumerate(pairs):
+        together.setdefault(seeds.tobytes(), []).append(position)
+    found: dict[int, PairedDifference] = {}
+    for group in together.values():
+        first, second = (np.stack([pairs[position][side] for position in group]) for side in (1, 2))
+        found |= zip(group, compared(first, second), strict=True)
+    return [found[position] for position in range(len(arms))]
+
+
+def compared(first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE) -> list[PairedDifference]:
+    """Compare row by row two arrays of shape (arms, seeds)."""
+    deltas = first - second
+    n_arms, n = deltas.shape
+    means = deltas.mean(axis=1) if n else np.full(n_arms, np.nan)
+    sds = np.full(n_arms, np.nan)
+    figures = np.full((5, n_arms), np.nan)
+    if n > 1:
+        sds = deltas.std(axis=1, ddof=1)
+        varies = sds > 1e-12 * np.abs(np.concatenate([first, second], axis=1)).max(axis=1)  # else it is rounding
+        sds = np.where(varies, sds, 0.0)
+        if varies.any():
+            test = stats.ttest_rel(first[varies], second[varies], axis=1)
+            interval = test.confidence_interval(confidence)
+            bought = pairing(first[varies], second[varies])
+            figures[:, varies] = interval.low, interval.high, test.pvalue, *bought
+    rows = np.vstack([means, sds, figures]).T.tolist()
+    return [PairedDifference(n, *(None if math.isnan(value) else value for value in row)) for row in rows]
 
 
 def pairing(arm: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute what pairing by seed bought; see `PairedDifference`.
-
-    Args:
-        arm, baseline: values of the shared seeds, float64 (rows, seeds).
-
-    Returns:
-        Correlation and ratio of variances, each (rows,); NaN below 3 seeds, and where a row has no spread in one of them.
-    """
+    """Compute what pairing by seed bought, of arrays (rows, seeds): correlation and ratio of variances, see `PairedDifference`."""
     rows, n = arm.shape
     if n < 3:
         return np.full(rows, np.nan), np.full(rows, np.nan)
@@ -134,96 +175,6 @@ def pairing(arm: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarr
         correlation = (variances[0] + variances[1] - variances[2]) / 2 / np.sqrt(variances[0] * variances[1])
         ratio = (variances[0] + variances[1]) / variances[2]
     return np.where(spread, np.clip(correlation, -1, 1), np.nan), np.where(spread, ratio, np.nan)
-
-
-def difference(
-    arm: pd.Series[float], baseline: pd.Series[float], *, confidence: float = CONFIDENCE
-) -> PairedDifference:
-    """Compare two series that are indexed by seed, on the seeds both have.
-
-    Args:
-        arm, baseline: as in `paired_values`.
-        confidence: of the interval, between 0 and 1.
-    """
-    pairs = paired_values(arm, baseline)
-    deltas = (pairs["arm"] - pairs["baseline"]).to_numpy()
-    n = len(deltas)
-    mean = float(deltas.mean()) if n else None
-    sd = float(deltas.std(ddof=1)) if n > 1 else None
-    if not has_spread(pairs):
-        return PairedDifference(n=n, mean=mean, sd=None if sd is None else 0.0, low=None, high=None, p_value=None)
-    test = stats.ttest_rel(pairs["arm"].to_numpy(), pairs["baseline"].to_numpy())
-    interval = test.confidence_interval(confidence)
-    bought = (each[0] for each in pairing(pairs[["arm"]].to_numpy().T, pairs[["baseline"]].to_numpy().T))
-    correlation, ratio = (None if np.isnan(value) else float(value) for value in bought)
-    return PairedDifference(
-        n=n,
-        mean=mean,
-        sd=sd,
-        low=float(interval.low),
-        high=float(interval.high),
-        p_value=float(test.pvalue),
-        correlation=correlation,
-        variance_ratio=ratio,
-    )
-
-
-def differences(arms: Sequence[ArmValues], reference: ArmValues) -> list[PairedDifference]:
-    """Compare each arm with `reference` on the seeds both finished, as `difference` does.
-
-    Arms that share the same seeds with the reference are tested together.
-    """
-    results: list[PairedDifference | None] = [None] * len(arms)
-    together: dict[bytes, list[int]] = {}
-    pairs: list[tuple[np.ndarray, np.ndarray]] = []
-    for position, arm in enumerate(arms):
-        if np.array_equal(arm.seeds, reference.seeds):
-            seeds, first, second = arm.seeds, arm.values, reference.values
-        else:
-            seeds, ours, theirs = np.intersect1d(arm.seeds, reference.seeds, assume_unique=True, return_indices=True)
-            first, second = arm.values[ours], reference.values[theirs]
-        pairs.append((first, second))
-        together.setdefault(seeds.tobytes(), []).append(position)
-    for group in together.values():
-        first = np.stack([pairs[position][0] for position in group])  # (arms, seeds)
-        second = np.stack([pairs[position][1] for position in group])
-        for position, result in zip(group, compared(first, second), strict=True):
-            results[position] = result
-    return [result for result in results if result is not None]
-
-
-def compared(first: np.ndarray, second: np.ndarray) -> list[PairedDifference]:
-    """Compare row by row two arrays of shape (arms, seeds)."""
-    deltas = first - second
-    n = deltas.shape[1]
-    if n == 0:
-        return [PairedDifference(n=0, mean=None, sd=None, low=None, high=None, p_value=None)] * len(deltas)
-    means = deltas.mean(axis=1)
-    if n == 1:
-        return [PairedDifference(n=1, mean=float(mean), sd=None, low=None, high=None, p_value=None) for mean in means]
-    sds = deltas.std(axis=1, ddof=1)
-    constant = sds <= 1e-12 * np.abs(np.concatenate([first, second], axis=1)).max(axis=1)
-    lows = highs = p_values = np.full(len(deltas), np.nan)
-    if not constant.all():
-        test = stats.ttest_rel(first[~constant], second[~constant], axis=1)
-        interval = test.confidence_interval(CONFIDENCE)
-        lows, highs, p_values = (np.full(len(deltas), np.nan) for _ in range(3))
-        lows[~constant], highs[~constant], p_values[~constant] = interval.low, interval.high, test.pvalue
-    correlations, ratios = pairing(first, second)
-    unpaired = constant | np.isnan(correlations)
-    return [
-        PairedDifference(
-            n=n,
-            mean=float(means[row]),
-            sd=0.0 if constant[row] else float(sds[row]),
-            low=None if constant[row] else float(lows[row]),
-            high=None if constant[row] else float(highs[row]),
-            p_value=None if constant[row] else float(p_values[row]),
-            correlation=None if unpaired[row] else float(correlations[row]),
-            variance_ratio=None if unpaired[row] else float(ratios[row]),
-        )
-        for row in range(len(deltas))
-    ]
 
 
 def verdict(result: PairedDifference, *, higher_is_better: bool = True, p_corrected: float | None = None) -> str:
@@ -253,24 +204,19 @@ class Survivors:
     Attributes:
         tried: seeds that both have, and on which each finished or failed.
         lost: those of them on which the arm or the baseline failed.
-        by_arm: those on which the arm did.
-        by_baseline: those on which the baseline did.
+        who: of whom the others are the survivors: "it", "the baseline" or "both".
         worst: mean difference over the pairs and the seeds that the arm lost and the baseline finished, where the arm's
             value there is the worst there is; None where it lost none, or the metric has no worst value.
     """
 
     tried: int
-    lost: int
-    by_arm: int
-    by_baseline: int
-    worst: float | None
+    lost: int = 0
+    who: str = ""
+    worst: float | None = None
 
     def on_which(self) -> str:
         """Say on which seeds a verdict rests: "on the 4 of 5 seeds it survived"; "" where none was lost."""
-        if not self.lost:
-            return ""
-        who = "it" if not self.by_baseline else "both" if self.by_arm else "the baseline"
-        return f"on the {self.tried - self.lost} of {self.tried} seeds {who} survived"
+        return f"on the {self.tried - self.lost} of {self.tried} seeds {self.who} survived" if self.lost else ""
 
 
 def survivors(arm: ArmValues, baseline: ArmValues, worst_value: float | None) -> Survivors:
@@ -280,19 +226,15 @@ def survivors(arm: ArmValues, baseline: ArmValues, worst_value: float | None) ->
         arm, baseline: their numbers.
         worst_value: the worst that the metric can be, e.g. 0 for a percentage; None where there is no such.
     """
-    alike = np.array_equal(arm.seeds, baseline.seeds)  # of thousands of arms nearly all: set operations are slow
-    paired = arm.seeds if alike else np.intersect1d(arm.seeds, baseline.seeds, assume_unique=True)
-    if not len(arm.failed) and not len(baseline.failed):
-        return Survivors(tried=len(paired), lost=0, by_arm=0, by_baseline=0, worst=None)
-    by_arm = np.intersect1d(arm.failed, np.union1d(baseline.seeds, baseline.failed))
-    by_baseline = np.intersect1d(baseline.failed, np.union1d(arm.seeds, arm.failed))
-    lost = len(np.union1d(by_arm, by_baseline))
-    alone = np.intersect1d(by_arm, baseline.seeds)
+    seeds, ours, theirs = shared(arm, baseline)
+    by_arm = np.intersect1d(arm.failed, [*baseline.seeds, *baseline.failed]) if len(arm.failed) else arm.failed
+    by_baseline = np.intersect1d(baseline.failed, [*arm.seeds, *arm.failed]) if len(baseline.failed) else by_arm[:0]
+    lost = len({*by_arm.tolist(), *by_baseline.tolist()})
+    if not lost:
+        return Survivors(tried=len(seeds))
+    who = "it" if not len(by_baseline) else "both" if len(by_arm) else "the baseline"
+    alone = baseline.values[np.isin(baseline.seeds, by_arm)]
     worst = None
     if len(alone) and worst_value is not None:
-        differences = [
-            arm.values[np.isin(arm.seeds, paired)] - baseline.values[np.isin(baseline.seeds, paired)],
-            worst_value - baseline.values[np.isin(baseline.seeds, alone)],
-        ]
-        worst = float(np.concatenate(differences).mean())
-    return Survivors(tried=len(paired) + lost, lost=lost, by_arm=len(by_arm), by_baseline=len(by_baseline), worst=worst)
+        worst = float(np.concatenate([ours - theirs, worst_value - alone]).mean())
+    return Survivors(tried=len(seeds) + lost, lost=lost, who=who, worst=worst)

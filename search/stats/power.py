@@ -7,38 +7,16 @@ than the truth on average, however honest each test is (type M error, Gelman and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import pandas as pd
 from scipy import special, stats
 from scipy.optimize import brentq
 from statsmodels.stats.power import ttest_power
 
-from search.stats.paired import CONFIDENCE, has_spread, paired_values
-
 MAX_SEEDS = 10_000
 """Beyond this many seeds `seeds_needed` says None: the difference is too small to be settled by training."""
 NODES = 128  # of the quadrature over the spread that a study happens to measure; more change the fifth digit at most
-
-
-def power(difference: float, sd: float, n: int, *, alpha: float = 0.05) -> float:
-    """Return the chance that n paired seeds find a true difference, by a two-sided t test at `alpha`.
-
-    Args:
-        difference: true mean difference, in the unit of the metric.
-        sd: standard deviation of the paired difference over seeds, above zero, in the same unit.
-        n: number of paired seeds, at least 2.
-        alpha: error of the test; for m rows under Holm, alpha / m is the cautious choice.
-
-    Raises:
-        ValueError: n < 2, an sd that is not above zero, or an alpha outside 0 to 1.
-    """
-    check(sd, alpha)
-    if n < 2:
-        raise ValueError(f"a paired t test needs at least 2 seeds, got {n}")
-    return float(powers(np.array([abs(difference) / sd]), np.array([float(n)]), alpha)[0])
 
 
 def powers(d_z: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
@@ -78,9 +56,12 @@ def minimum_detectable_difference(sd: float, n: int, *, alpha: float = 0.05, tar
         2.9 times the one measured.
 
     Raises:
-        ValueError: as in `power`, or a target that is no power.
+        ValueError: an sd that is not above zero, n < 2, an alpha outside 0 to 1, or a target that is no power.
     """
-    check(sd, alpha)
+    if not (sd > 0 and math.isfinite(sd)):
+        raise ValueError(f"the standard deviation of the difference must be a number above zero, got {sd}")
+    if n < 2:
+        raise ValueError(f"a paired t test needs at least 2 seeds, got {n}")
     check_target(alpha, target)
     return sd * detectable_effect(n, alpha, target)
 
@@ -88,32 +69,31 @@ def minimum_detectable_difference(sd: float, n: int, *, alpha: float = 0.05, tar
 @cache
 def detectable_effect(n: int, alpha: float, target: float) -> float:
     """Compute the detectable difference in units of the sd; the rows of a table mostly share it."""
+
+    def missing(d_z: float) -> float:
+        return float(powers(np.array([d_z]), np.array([float(n)]), alpha)[0]) - target
+
     high = 1.0
-    while power(high, 1.0, n, alpha=alpha) < target:
+    while missing(high) < 0:
         high *= 2
-    return float(brentq(lambda d_z: power(d_z, 1.0, n, alpha=alpha) - target, 0.0, high, xtol=1e-10))
+    return float(brentq(missing, 0.0, high, xtol=1e-10))
 
 
-def seeds_needed(difference: float, sd: float, *, alpha: float = 0.05, target: float = 0.8) -> int | None:
-    """Return the fewest paired seeds that find a true difference with power `target`; None above `MAX_SEEDS`.
-
-    Args:
-        difference: the smallest one that would matter to the reader, in the unit of the metric; None is returned where
-            it is zero. Never the measured one: a row is undecided because that number is mostly noise, and what would be
-            needed at 5 seeds for a true 92 comes out between 9 and 6,875.
-        sd: standard deviation of the paired difference over seeds, above zero.
-        alpha: error of the two-sided test.
-        target: power asked for, between alpha and 1.
-    """
-    check(sd, alpha)
-    return seeds_needed_each(np.array([difference / sd]), alpha=alpha, target=target)[0]
-
-
-def seeds_needed_each(d_z: np.ndarray, *, alpha: float = 0.05, target: float = 0.8) -> list[int | None]:
-    """Return `seeds_needed` for many rows at once, each given by its difference in units of its sd; None for NaN.
+def seeds_needed(d_z: np.ndarray, *, alpha: float = 0.05, target: float = 0.8) -> list[int | None]:
+    """Return for each row the fewest paired seeds that find a true difference with power `target`.
 
     The search starts at the number that normal theory gives, which is near, and steps out from there: large effects at
     thousands of seeds, where the noncentral t distribution cannot be computed, are never asked for.
+
+    Args:
+        d_z: the smallest difference that would matter to the reader, in units of the sd of the paired difference. Never the
+            measured one: a row is undecided because that number is mostly noise, and what would be needed at 5 seeds for a true
+            92 comes out between 9 and 6,875.
+        alpha: error of the two-sided test.
+        target: power asked for, between alpha and 1.
+
+    Returns:
+        None above `MAX_SEEDS`, and for a difference of zero or NaN.
     """
     check_target(alpha, target)
     effects = np.abs(np.asarray(d_z, dtype=float))
@@ -153,16 +133,10 @@ def sd_interval(sd: np.ndarray, n: np.ndarray, *, confidence: float = 0.95) -> t
     return np.sqrt(squares / stats.chi2.isf(tail, degrees)), np.sqrt(squares / stats.chi2.ppf(tail, degrees))
 
 
-def check(sd: float, alpha: float) -> None:
-    """Refuse what has no power."""
-    if not (sd > 0 and math.isfinite(sd)):
-        raise ValueError(f"the standard deviation of the difference must be a number above zero, got {sd}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}; 0.05 is usual")
-
-
 def check_target(alpha: float, target: float) -> None:
     """Refuse a power that is trivial or never reached."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}; 0.05 is usual")
     if not alpha < target < 1:
         raise ValueError(f"the power asked for must lie between alpha ({alpha}) and 1, got {target}; 0.8 is usual")
 
@@ -204,55 +178,9 @@ def exaggerations(d_z: np.ndarray, n: np.ndarray, *, alpha: float = 0.05) -> np.
     return np.asarray((size @ weights) / (found @ weights) / shift[:, 0], dtype=float)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EffectSize:
-    """Standardised paired difference, in standard deviations of the difference. What is not defined is None.
-
-    Attributes:
-        n: seeds that both finished.
-        d_z: mean of the differences over their standard deviation (Cohen 1988, section 2.3.5).
-        g_z: d_z times Hedges' factor, which takes out its bias at few seeds (Hedges 1981); None at n < 3, where d_z has
-            no expectation to correct.
-        low, high: interval of the true d_z, from the noncentral t distribution (Steiger and Fouladi 1997): exact where
-            differences are normal. It holds zero exactly where the t interval of the mean does.
-    """
-
-    n: int
-    d_z: float | None
-    g_z: float | None
-    low: float | None
-    high: float | None
-
-
 def hedges_factor(degrees: int) -> float:
     """Return Hedges' exact correction for `degrees` (at least 2) degrees of freedom (Hedges 1981, equation 6e)."""
     if degrees < 2:
         raise ValueError(f"Hedges' factor needs at least 2 degrees of freedom (3 seeds), got {degrees}")
     half = degrees / 2
     return float(np.exp(special.gammaln(half) - special.gammaln(half - 0.5)) / np.sqrt(half))
-
-
-def effect_size(arm: pd.Series[float], baseline: pd.Series[float], *, confidence: float = CONFIDENCE) -> EffectSize:
-    """Compute the standardised paired difference of two series that are indexed by seed.
-
-    All is None but n where there are fewer than two shared seeds, or where every seed shows the same difference.
-    """
-    pairs = paired_values(arm, baseline)
-    n = len(pairs)
-    if not has_spread(pairs):
-        return EffectSize(n=n, d_z=None, g_z=None, low=None, high=None)
-    deltas = (pairs["arm"] - pairs["baseline"]).to_numpy()
-    d_z = float(deltas.mean() / deltas.std(ddof=1))
-    tail = (1 - confidence) / 2
-    t = d_z * np.sqrt(n)
-    # nctdtrinc solves for the noncentrality; by symmetry both limits can be asked for at |t|, where it is well behaved.
-    near, far = special.nctdtrinc(n - 1, [1 - tail, tail], abs(t)) / np.sqrt(n)
-    low, high = (near, far) if t >= 0 else (-far, -near)
-    defined = bool(np.isfinite(low) and np.isfinite(high))
-    return EffectSize(
-        n=n,
-        d_z=d_z,
-        g_z=hedges_factor(n - 1) * d_z if n > 2 else None,
-        low=float(low) if defined else None,
-        high=float(high) if defined else None,
-    )

@@ -16,7 +16,6 @@ FEWEST_ARMS = 5
 """Below this many arms a bootstrap over arms has too few distinct resamples to give an interval."""
 MANY_ARMS, FEWEST_RESAMPLES = 200, 200  # above so many arms fewer resamples do: the work grows with the arms' square
 BATCH = 500  # resamples at a time
-NO_ORDER = ("tau", "low", "high", "p_value", "overlap", "overlap_by_chance", "overlap_p", "regret")  # None without one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +39,16 @@ class ProxyTrust:
     """
 
     n: int
-    tau: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
+    tau: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
     k: int
-    top_k: tuple[str, ...]
-    overlap: float | None
-    overlap_by_chance: float | None
-    overlap_p: float | None
-    regret: float | None
+    top_k: tuple[str, ...] = ()
+    overlap: float | None = None
+    overlap_by_chance: float | None = None
+    overlap_p: float | None = None
+    regret: float | None = None
     note: str
 
 
@@ -77,7 +76,12 @@ def proxy_trust(
     Raises:
         ValueError: an arm that occurs twice, or k below 1.
     """
-    check(cheap, expensive, k)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    for name, ranking in (("cheap", cheap), ("expensive", expensive)):
+        if not ranking.index.is_unique:
+            twice = sorted(set(ranking.index[ranking.index.duplicated()].map(str)))
+            raise ValueError(f"the {name} ranking has more than one value for {', '.join(twice)}: keep one of them")
     both = pd.concat({"cheap": cheap, "expensive": expensive}, axis=1, join="outer").astype(float)
     finite = np.isfinite(both.to_numpy()).all(axis=1)
     notes = [f"{int((~finite).sum())} arms are in one ranking only"] if not finite.all() else []
@@ -87,22 +91,28 @@ def proxy_trust(
     if n < 2 or both.nunique().min() == 1:
         why_not = "all arms are tied in one ranking: there is no order to compare"
         why_not = f"{n} shared arms: 2 are the fewest to rank" if n < 2 else why_not
-        return ProxyTrust(n=n, k=k, top_k=(), note="; ".join([*notes, why_not]), **dict.fromkeys(NO_ORDER))
+        return ProxyTrust(n=n, k=k, note="; ".join([*notes, why_not]))
     test = stats.kendalltau(both["cheap"], both["expensive"])
     tau = float(np.clip(test.statistic, -1, 1))
-    interval, why = tau_interval(both, tau, confidence, resamples, seed)
-    notes += [why] if why else []
-    best = [set(both[name].sort_values(ascending=False, kind="stable").index[:k]) for name in ("cheap", "expensive")]
-    for name in ("cheap", "expensive"):
-        ordered = np.sort(both[name].to_numpy())[::-1]
-        if k < n and ordered[k - 1] == ordered[k]:
+    low = high = None
+    if n < FEWEST_ARMS:
+        notes.append(f"no interval of tau: {n} arms, {FEWEST_ARMS} are the fewest to resample")
+    elif math.isclose(abs(tau), 1):
+        notes.append("no interval of tau: the rankings agree (or disagree) in every pair, so every resample does too")
+    else:
+        low, high = tau_interval(both, confidence, resamples, seed)
+    best = []
+    for name, ranking in both.items():
+        ordered = ranking.sort_values(ascending=False, kind="stable")
+        best.append(set(ordered.index[:k]))
+        if k < n and ordered.iloc[k - 1] == ordered.iloc[k]:
             notes.append(f"a tie at place {k} of the {name} ranking was broken by name")
     shared = best[0] & best[1]
     return ProxyTrust(
         n=n,
         tau=tau,
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
+        low=low,
+        high=high,
         p_value=float(test.pvalue),
         k=k,
         top_k=tuple(sorted(map(str, shared))),
@@ -114,24 +124,8 @@ def proxy_trust(
     )
 
 
-def check(cheap: pd.Series[float], expensive: pd.Series[float], k: int) -> None:
-    """Refuse rankings with two values for one arm, and a k that looks at none."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    for name, ranking in (("cheap", cheap), ("expensive", expensive)):
-        if not ranking.index.is_unique:
-            twice = sorted(set(ranking.index[ranking.index.duplicated()].map(str)))
-            raise ValueError(f"the {name} ranking has more than one value for {', '.join(twice)}: keep one of them")
-
-
-def tau_interval(
-    both: pd.DataFrame, tau: float, confidence: float, resamples: int, seed: int
-) -> tuple[tuple[float, float] | None, str | None]:
-    """Resample arms with SciPy; return the interval, or the reason why there is none."""
-    if len(both) < FEWEST_ARMS:
-        return None, f"no interval of tau: {len(both)} arms, {FEWEST_ARMS} are the fewest to resample"
-    if math.isclose(abs(tau), 1):
-        return None, "no interval of tau: the rankings agree (or disagree) in every pair, so every resample does too"
+def tau_interval(both: pd.DataFrame, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
+    """Resample arms with SciPy."""
     cheap, expensive = both["cheap"].to_numpy(), both["expensive"].to_numpy()
     resamples = min(resamples, max(FEWEST_RESAMPLES, resamples * MANY_ARMS // len(both)))
     # Arms are resampled, not values: a resample is how often each arm was drawn, and tau-b over all resamples is three
@@ -159,4 +153,4 @@ def tau_interval(
         ).bootstrap_distribution
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    return (max(float(low), -1.0), min(float(high), 1.0)), None
+    return max(float(low), -1.0), min(float(high), 1.0)

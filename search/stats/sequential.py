@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from search.stats.paired import PairedDifference, difference
+from search.stats.paired import PairedDifference, compared
 
 Spending = Literal["hwang_shih_decani", "obrien_fleming", "pocock"]
 GAMMA = -2.0  # of Hwang, Shih and De Cani
@@ -142,8 +142,11 @@ def sequential_verdicts(plan: LookPlan, values: pd.DataFrame, baseline: str) -> 
     """
     if baseline not in values.columns:
         raise ValueError(f"the baseline '{baseline}' is none of the arms: {', '.join(map(str, values.columns))}")
+    if not values.index.is_unique:
+        raise ValueError("a seed occurs twice in the frame: keep one line for each seed")
     names = [str(name) for name in values.columns if name != baseline]
-    paired = {name: finished_pairs(values, name, baseline) for name in names}
+    both = {name: values[[name, baseline]].to_numpy(dtype=float) for name in names}
+    paired = {name: pairs[np.isfinite(pairs).all(axis=1)] for name, pairs in both.items()}  # (seeds, arm and baseline)
     rows: dict[str, dict[str, Any]] = {
         name: {"verdict": WAITING, "seeds_to_add": max(plan.looks[0] - len(paired[name]), 0)} for name in names
     }
@@ -151,7 +154,8 @@ def sequential_verdicts(plan: LookPlan, values: pd.DataFrame, baseline: str) -> 
     for look, (n, alpha) in enumerate(zip(plan.looks, plan.alphas, strict=True), start=1):
         present = [name for name in names if name not in settled and len(paired[name]) >= n]
         level = 1 - alpha / max(len(names), 1)
-        results = {name: difference(*first_seeds(paired[name], n), confidence=level) for name in present}
+        first_n = {name: paired[name][:n].T.copy() for name in present}
+        results = {name: compared(arm[None], base[None], level)[0] for name, (arm, base) in first_n.items()}
         # Holm: the most convincing row first; one that fails ends the look.
         p_values = {name: math.nan if (p := results[name].p_value) is None else p for name in present}
         going, last = True, look == len(plan.looks)
@@ -201,16 +205,3 @@ def chance_left(plan: LookPlan, so_far: PairedDifference, rows: int) -> float | 
     truths = np.array([plan.margin, -plan.margin, so_far.mean])
     means = (n * so_far.mean + (total - n) * truths) / total
     return float((stats.norm.sf((bound - means) / spread) + stats.norm.cdf((-bound - means) / spread)).max())
-
-
-def finished_pairs(values: pd.DataFrame, name: str, baseline: str) -> pd.DataFrame:
-    """Return the seeds that both arms finished, in the order in which they were run."""
-    if not values.index.is_unique:
-        raise ValueError("a seed occurs twice in the frame: keep one line for each seed")
-    pairs = values[[name, baseline]].astype(float)
-    return pairs[np.isfinite(pairs.to_numpy()).all(axis=1)]
-
-
-def first_seeds(pairs: pd.DataFrame, n: int) -> tuple[pd.Series[float], pd.Series[float]]:
-    """Return arm and baseline on the first n seeds."""
-    return pairs.iloc[:n, 0], pairs.iloc[:n, 1]

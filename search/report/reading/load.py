@@ -1,33 +1,37 @@
-"""From a study's folder to a data frame: one row for each trial, with fixed columns and dtypes."""
+"""From the folders of studies to a data frame: one row for each trial, with fixed columns and dtypes."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
+from search.ledger.metric import CLASSIFY
+from search.ledger.paths import NO_TRIALS_INSIDE
 from search.ledger.result import RESULT_FILE
-from search.report.reading.cache import CACHE_FROM, Cache, file_key, read_cache, scan, settled, write_cache
+from search.report.reading.cache import CACHE_FROM, file_key, read_cache, write_cache
 from search.report.reading.rows import COLUMNS, PHASES, is_extra, read_trials_file, result_row, unfinished_row
 from xvol.suggest import nearest
 
-OWN_COLUMNS = {"place": "string", "scores": "string"}  # the trial's folder, and the names of its scores: not handed out
-PHASE_ORDER = {phase: position for position, phase in enumerate(PHASES)}
+# Not handed out: the trial's folder, the key of its result where its row may be kept, and the names of its scores.
+OWN_COLUMNS = {"place": "string", "key": "string", "scores": "string"}
+RECIPE_PARTS = ("backbone", "data", "train", "measure")  # what `recipe_hash` of search/config.py is made of
+NO_RECIPE = frozenset({"data.root", "data.download", "train.state_every_seconds", "measure.zero_cost"})
+Folder = str | os.PathLike[str]
 
 
-def load_study(path: str | os.PathLike[str], *, cache: bool = True) -> pd.DataFrame:
+def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:
     """Read every trial below a study's folder.
 
     A folder in which Hydra started a run (it holds `.hydra/`) but that has no result is a trial that was killed or is
     still running: it becomes a row with status "unfinished". A result that cannot be read stops nothing: it is left
-    out and named in `frame.attrs["unreadable"]`.
-
-    A large study leaves what was read in its folder (`.table_cache`), and the next call reads only results that are
-    new or have changed; see `search/report/reading/cache.py`.
+    out and named in `frame.attrs["unreadable"]`. A large study leaves what was read in its folder, see `cache.py`.
 
     Args:
         path: `runs/<study>`, `runs/single`, the folder of one trial, or a file of trials (`tables/trials.csv`).
@@ -48,7 +52,7 @@ def load_study(path: str | os.PathLike[str], *, cache: bool = True) -> pd.DataFr
     if not root.is_dir():
         raise ValueError(f"{root} does not exist. {studies_beside(root)}")
     unreadable: list[str] = []
-    frame = read_trials(str(root), unreadable, read_cache(root) if cache else Cache(), save=cache)
+    frame = read_trials(root, unreadable, cache)
     if not len(frame) and not unreadable:
         raise ValueError(f"{root} holds no trial: looked for **/{RESULT_FILE} below it. {studies_beside(root)}")
     finished = frame[frame["study"].notna()].drop_duplicates("study")
@@ -56,57 +60,67 @@ def load_study(path: str | os.PathLike[str], *, cache: bool = True) -> pd.DataFr
         places = sorted(zip(finished["study"], finished["place"], strict=True))
         found = ", ".join(f"{study} (as in {root / place})" for study, place in places)
         raise ValueError(f"{root} holds {len(places)} studies: {found}. Give the folder of one of them")
-    frame = in_order(frame.drop(columns=list(OWN_COLUMNS)))
+    phase = frame["phase"].map(PHASES.index).astype("int64")
+    order = frame.assign(phase=phase).sort_values(["phase", "trial", "seed", "run_dir"]).index
+    frame = frame.drop(columns=list(OWN_COLUMNS)).loc[order].reset_index(drop=True)
     frame.attrs = {"path": str(root), "unreadable": unreadable}
     return frame
 
 
-def read_trials(root: str, unreadable: list[str], known: Cache, save: bool) -> pd.DataFrame:
-    """Read the trials below `root` in the order of their folders, from the cache where it still tells the truth.
+def trial_folders(root: str, unreadable: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Find the trials below a study, parents first, names in order; a trial's own folder holds no other one.
 
-    Returns:
-        The frame of `load_study`, not yet sorted, with the columns `OWN_COLUMNS` more.
+    Yields:
+        The folder relative to `root`, "" for itself, and the `file_key` of its result; None where it left none.
     """
-    folders = scan(root, known.folders, unreadable)
-    kept: list[int] = []
-    fresh: list[dict[str, Any]] = []
-    kept_at: list[int] = []
-    fresh_at: list[int] = []
+    waiting = [""]
+    while waiting:
+        place = waiting.pop()
+        key = file_key(os.path.join(root, place, RESULT_FILE))
+        if key is not None:
+            yield place, key
+            if place:
+                continue
+        try:
+            with os.scandir(os.path.join(root, place)) as entries:
+                inside = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+        except OSError as error:
+            unreadable.append(f"{error.filename}: {error.strerror}")
+            continue
+        if place and ".hydra" in inside:
+            yield place, None
+        waiting += [os.path.join(place, name) for name in sorted(inside - NO_TRIALS_INSIDE, reverse=True)]
+
+
+def read_trials(root: Path, unreadable: list[str], use_cache: bool) -> pd.DataFrame:
+    """Read the trials below `root` in the order of their folders, with the columns `OWN_COLUMNS` more."""
+    known = read_cache(root) if use_cache else pd.DataFrame()
+    there = {place: (key, row) for row, (place, key) in enumerate(known.reindex(columns=["place", "key"]).to_numpy())}
+    kept: dict[int, int] = {}
+    fresh: dict[int, dict[str, Any]] = {}
     provenances: dict[str, str] = {}
-    keys: dict[str, tuple[int, ...]] = {}
-    for position, folder in enumerate(folders):
-        if folder.finished:
-            key = file_key(os.path.join(root, folder.place, RESULT_FILE))
-            cached = known.rows.get(folder.place)
-            if cached is not None and cached[0] == key:
-                kept.append(cached[1])
-                kept_at.append(position)
-            else:
-                try:
-                    fresh.append(result_row(root, folder.place, provenances) | {"place": folder.place})
-                except ValueError as error:
-                    unreadable.append(str(error))
-                    continue
-                fresh_at.append(position)
-            # The key was taken before the file was read: a change since then shows at the next load as another key.
-            if key is not None and settled(key):
-                keys[folder.place] = key
-        elif folder.started:
-            fresh.append(unfinished_row(root, folder.place) | {"place": folder.place})
-            fresh_at.append(position)
-    frame = frame_of(fresh)
+    for at, (place, key) in enumerate(trial_folders(str(root), unreadable)):
+        then, row = there.get(place, (None, 0))
+        if key and key == then:
+            kept[at] = row
+            continue
+        try:
+            found = unfinished_row(str(root), place) if key is None else result_row(str(root), place, provenances)
+        except ValueError as error:
+            unreadable.append(str(error))
+        else:
+            fresh[at] = found | {"place": place, "key": key or None}
+    frame = frame_of(list(fresh.values()))
     if kept:
-        old = known.frame.take(np.asarray(kept))
+        old = known.take(list(kept.values()))
         frame = pd.concat([old, frame], ignore_index=True) if len(frame) else old.reset_index(drop=True)
         # A score is a column only while a trial that has it is there.
         scores = {name for names in frame["scores"].dropna().unique() for name in json.loads(names)}
         frame = frame[[*COLUMNS, *OWN_COLUMNS, *sorted(scores)]]
-        frame = frame.iloc[np.argsort(np.asarray(kept_at + fresh_at), kind="stable")].reset_index(drop=True)
-    news = {place: key for place, (key, _) in known.rows.items()} != keys or any(
-        folder.changed != (0, 0) and known.folders.get(folder.place) != folder for folder in folders
-    )
-    if save and len(frame) >= CACHE_FROM and news:
-        write_cache(Path(root), folders, keys, frame)
+        frame = frame.iloc[np.argsort([*kept, *fresh], kind="stable")].reset_index(drop=True)
+    news = len(kept) < len(known) or any(row["key"] for row in fresh.values())
+    if use_cache and len(frame) >= CACHE_FROM and news:
+        write_cache(root, frame[frame["key"].notna()].reset_index(drop=True))
     return frame
 
 
@@ -122,28 +136,123 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     )
 
 
-def in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """Sort by phase, trial, seed and folder."""
-    keys = frame[["trial", "seed", "run_dir"]].assign(phase=frame["phase"].map(PHASE_ORDER).astype("int64"))
-    order = keys.sort_values(["phase", "trial", "seed", "run_dir"]).index
-    return frame.loc[order].reset_index(drop=True)
-
-
 def studies_beside(root: Path) -> str:
     """Say which studies the parent folder (and `runs/`) holds, the nearest name first."""
     parents = [root.parent] if root.parent.name == "runs" else [root.parent, root.parent / "runs"]
-    found = [
-        folder for parent in parents if parent.is_dir() for folder in sorted(parent.iterdir()) if has_trials(folder)
-    ]
-    found = [folder for folder in found if folder != root]
+    there = [folder for parent in parents if parent.is_dir() for folder in sorted(parent.iterdir()) if folder != root]
+    found = {
+        folder.name: folder for folder in there if any(any(folder.glob(f"{up}{RESULT_FILE}")) for up in ("*/", "*/*/"))
+    }
     if not found:
         return f"No study was found in {' or '.join(map(str, parents))}; a study is made by `python -m search -m ...`"
-    names = {folder.name: folder for folder in found}
-    near = nearest(root.name, names)
-    hint = f"Did you mean {names[near[0]]}? " if near else ""
-    return f"{hint}Studies that exist: {', '.join(map(str, found))}"
+    near = nearest(root.name, found)
+    hint = f"Did you mean {found[near[0]]}? " if near else ""
+    return f"{hint}Studies that exist: {', '.join(map(str, found.values()))}"
 
 
-def has_trials(folder: Path) -> bool:
-    """Tell whether a folder looks like a study: a result lies one or two folders below it."""
-    return any(next(folder.glob(f"{depth}/{RESULT_FILE}"), None) for depth in ("*", "*/*"))
+def load_pooled(paths: Sequence[Folder], phase: str | None = None) -> pd.DataFrame:
+    """Load one study, or several whose recipe hashes agree.
+
+    Args:
+        paths: folders of studies.
+        phase: the phase that will be read; by default "final" where any study has it, else "search", else "single".
+
+    Returns:
+        The rows of `load_study`, study after study; of several studies only those of `phase`, with `run_dir` relative
+        to the working folder instead of to the study's. Where an arm and seed were run by two studies, the table
+        counts the first that finished, in the order of `paths`.
+
+    Raises:
+        ValueError: a folder is given twice, a study lacks the phase, or the recipes do not agree; the message names
+            the settings that differ.
+    """
+    frames = [load_study(path) for path in paths]
+    if len(frames) == 1:
+        return frames[0]
+    places = [Path(path).resolve() for path in paths]
+    twice = sorted({str(path) for path, place in zip(paths, places, strict=True) if places.count(place) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is given more than once: each trial would count twice; give it once")
+    present = {name for frame in frames for name in frame["phase"].dropna()}
+    phase = phase or next(name for name in ("final", "search", "single") if name in present)
+    pooled = []
+    for path, frame in zip(paths, frames, strict=True):
+        trials = frame[frame["phase"] == phase]
+        if not len(trials):
+            has = ", ".join(frame["phase"].dropna().unique())
+            raise ValueError(
+                f"{path} has no trial of phase '{phase}' (it has: {has}), so it cannot be pooled with the others; leave "
+                "it out, or choose a phase that all have with --phase"
+            )
+        pooled.append(trials)
+    refuse_other_recipes(paths, pooled)
+    pooled = [
+        trials.assign(run_dir=(f"{Path(path)}/" + trials["run_dir"]).astype("string"))
+        for path, trials in zip(paths, pooled, strict=True)
+    ]
+    whole = pd.concat(pooled, ignore_index=True)
+    unreadable = [message for frame in frames for message in frame.attrs["unreadable"]]
+    whole.attrs = {"path": ", ".join(map(str, paths)), "unreadable": unreadable}
+    return whole
+
+
+def refuse_other_recipes(paths: Sequence[Folder], frames: Sequence[pd.DataFrame]) -> None:
+    """Raise ValueError where the studies were not all trained by the same recipes."""
+    folders = [recipe_folders(path, frame) for path, frame in zip(paths, frames, strict=True)]
+    if all(found.keys() == folders[0].keys() for found in folders):
+        return
+    said = "; ".join(
+        f"{path} has {', '.join(sorted(found)) or 'none on record'}" for path, found in zip(paths, folders, strict=True)
+    )
+    by_recipe = {recipe: folder for found in folders for recipe, folder in found.items()}
+    settings = {recipe: recipe_settings(folder) for recipe, folder in by_recipe.items()}
+    known = {recipe: values for recipe, values in settings.items() if values is not None}
+    keys = differing(list(known.values()))
+    if keys:
+        each = "; ".join(f"{name} ({' against '.join(map(repr, values))})" for name, values in keys.items())
+        why = f"Settings that differ, for recipes {', '.join(known)}: {each}"
+    elif len(known) < len(settings):
+        unread = [str(folder) for recipe, folder in by_recipe.items() if recipe not in known]
+        why = f"The settings cannot be compared: no readable .hydra/config.yaml in {', '.join(unread)}"
+    else:
+        why = "Their .hydra/config.yaml do not differ: the hashes were made by different versions of the code"
+    raise ValueError(
+        f"the studies were not trained by one recipe and cannot be pooled: {said}. {why}. Compare two of them with "
+        "--diff"
+    )
+
+
+def recipe_folders(path: Folder, frame: pd.DataFrame) -> dict[str, Path]:
+    """Return, for each recipe hash of a study, the folder of the first trial that has it."""
+    first = frame.dropna(subset=["recipe_hash", "run_dir"]).drop_duplicates("recipe_hash")
+    return {recipe: Path(path) / place for recipe, place in zip(first["recipe_hash"], first["run_dir"], strict=True)}
+
+
+def recipe_settings(folder: Path) -> dict[str, Any] | None:
+    """Return what one trial held equal between arms, by dotted name; None where its folder holds no readable config."""
+    try:
+        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    if not isinstance(config, dict):
+        return None
+    found = flat({part: config[part] for part in RECIPE_PARTS if part in config})
+    if config.get("task", CLASSIFY) != CLASSIFY:  # as in `recipe_hash`
+        found["task"] = config["task"]
+    return {name: value for name, value in found.items() if name not in NO_RECIPE}
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name each leaf of nested mappings by its path: {"train": {"lr": 1}} is {"train.lr": 1}."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping) and value
+        leaves |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return leaves
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the names whose values are not equal in all of `settings`, each with its values; "absent" where none."""
+    names = list(dict.fromkeys(name for each in settings for name in each))
+    values = {name: [each.get(name, "absent") for each in settings] for name in names}
+    return {name: given for name, given in values.items() if any(value != given[0] for value in given)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from search.report.render.csv import to_csv
 from search.report.render.html import to_html
 from search.report.render.latex import to_latex
 from search.report.render.markdown import to_markdown
@@ -12,6 +11,12 @@ from search.report.render.text import render_text
 from search.report.table import Table
 
 __all__ = ["RENDERERS", "render_text", "to_csv", "to_html", "to_latex", "to_markdown"]
+
+
+def to_csv(table: Table) -> str:
+    """Format the numbers of a table at full precision, one line for each row of its `data`."""
+    return table.data.to_csv(index=False, lineterminator="\n")
+
 
 RENDERERS: dict[str, Callable[[Table], str]] = {
     "txt": render_text,

@@ -19,7 +19,7 @@ from search.report.conclusion import conclusion
 from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.reading.load import load_study
 from search.report.render import render_text
-from search.stats.corrections import Correction
+from search.stats.inference import Correction
 from search.stats.paired import ALPHA, BETTER, WORSE, ArmValues, differences
 from search.stats.power import seeds_needed
 
@@ -129,7 +129,7 @@ def test_interval_verdict_and_conclusion_never_contradict(
     metric = metric_named("test_top1")
     rows: list[dict[str, Any]] = [dict.fromkeys(DATA_COLUMNS) | {"arm": "plain", "is_baseline": True, "n": 4}]
     for number, (result, fact) in enumerate(zip(results[1:], facts[1:], strict=True)):
-        words = row_verdict(result, fact, judging, higher_is_better=True, unit=metric.unit)
+        words = row_verdict(result, fact, judging, metric)
         excludes_zero = result.low is not None and result.high is not None and (result.low > 0 or result.high < 0)
         found = words.startswith((BETTER, WORSE))
         assert found == (excludes_zero and fact["p_corrected"] <= ALPHA)
@@ -196,7 +196,7 @@ def test_seeds_are_told_for_undecided_rows_and_a_margin_alone(filled: Path) -> N
         assert low < needed < high
         deltas = pd.Series(NOISE[arm][:5])
         ends = deltas.std() * np.sqrt(4 / stats.chi2.ppf([0.975, 0.025], 4))
-        assert [low, high] == [seeds_needed(0.5, sd, alpha=0.05 / 5) for sd in ends]
+        assert [low, high] == seeds_needed(0.5 / ends, alpha=0.05 / 5)
 
 
 @pytest.mark.slow

@@ -9,10 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.stats.corrections import Correction, adjusted_p_values, simultaneous_intervals
-from search.stats.inference import Bootstrap, bootstrap_interval, equivalence, wilcoxon_p_value
-from search.stats.paired import difference
-from search.stats.power import effect_size, minimum_detectable_difference, seeds_needed
+from search.stats.inference import (
+    Correction,
+    adjusted_p_values,
+    bootstrap_interval,
+    equivalence_p_value,
+    error_of_a_row,
+    wilcoxon_p_value,
+)
+from search.stats.paired import difference, paired_values
+from search.stats.power import hedges_factor, minimum_detectable_difference, seeds_needed
 
 ROW_COLUMNS: dict[str, str] = {
     "n": "Int64",  # seeds that both this arm and the baseline finished
@@ -25,23 +31,16 @@ ROW_COLUMNS: dict[str, str] = {
     "p_adjusted": "Float64",  # corrected over the rows that could be tested
     "finding": "boolean",  # p_adjusted <= alpha; NA where not tested
     "level": "Float64",  # confidence of each simultaneous interval taken alone
-    "low_simultaneous": "Float64",  # t interval that belongs to the correction
-    "high_simultaneous": "Float64",
-    "agrees": "boolean",  # simultaneous interval leaves out zero exactly where there is a finding
     "boot_low": "Float64",  # bootstrap interval of this row alone, at 1 - alpha
     "boot_high": "Float64",
     "wilcoxon_p": "Float64",  # signed-rank test, two-sided, uncorrected
     "wilcoxon_p_adjusted": "Float64",
     "d_z": "Float64",  # mean / sd
     "g_z": "Float64",  # d_z with Hedges' correction
-    "d_low": "Float64",  # exact interval of the true d_z, at 1 - alpha
-    "d_high": "Float64",
     "mdd": "Float64",  # smallest true difference that n seeds find with the power asked for, at this row's level
     "seeds_needed": "Int64",  # seeds in all that find the smallest difference that matters; NA without one, and where decided
-    "equivalence": "string",  # verdict of the two one-sided tests
     "equivalence_p": "Float64",  # uncorrected
     "equivalence_p_adjusted": "Float64",
-    "note": "string",  # why something above is not given
 }
 """Name and dtype of each column of `row_statistics`; what was not asked for, or is not defined, is NA."""
 
@@ -53,7 +52,7 @@ class RowOptions:
     Attributes:
         correction: which error is held over the rows: "holm", "bonferroni", "bh" or "none".
         alpha: that error, and one minus the confidence of the intervals of single rows.
-        bootstrap: "BCa" (Efron 1987), "percentile", or None for none.
+        bootstrap: whether to compute an interval.
         resamples: of the bootstrap.
         bootstrap_seed: the same seed gives the same interval, whatever the other rows are.
         wilcoxon: whether to test signed ranks too.
@@ -64,7 +63,7 @@ class RowOptions:
 
     correction: Correction = "holm"
     alpha: float = 0.05
-    bootstrap: Bootstrap | None = "BCa"
+    bootstrap: bool = True
     resamples: int = 9999
     bootstrap_seed: int = 0
     wilcoxon: bool = False
@@ -114,47 +113,33 @@ def row_statistics(
 def one_row(arm: pd.Series[float], baseline: pd.Series[float], n_seeds: int, options: RowOptions) -> dict[str, Any]:
     """Compute what one row has without the others."""
     result = difference(arm, baseline, confidence=1 - options.alpha)
-    size = effect_size(arm, baseline, confidence=1 - options.alpha)
+    pairs = paired_values(arm, baseline)
+    deltas = (pairs["arm"] - pairs["baseline"]).to_numpy()
     row: dict[str, Any] = {name: getattr(result, name) for name in ("n", "mean", "sd", "low", "high", "p_value")}
-    row |= {"missing": n_seeds - result.n, "d_z": size.d_z, "g_z": size.g_z, "d_low": size.low, "d_high": size.high}
-    notes = []
-    if result.p_value is None:
-        same = "the difference is the same on every seed: there is no spread to judge it by"
-        notes.append(same if result.n > 1 else f"not tested: {result.n} shared seeds, 2 are the fewest")
-    if options.bootstrap is not None:
-        interval, why = bootstrap_interval(
-            arm,
-            baseline,
-            method=options.bootstrap,
-            confidence=1 - options.alpha,
-            resamples=options.resamples,
-            seed=options.bootstrap_seed,
-        )
-        row["boot_low"], row["boot_high"] = interval or (None, None)
-        if why and result.p_value is not None:
-            notes.append(why)
+    row["missing"] = n_seeds - result.n
     if options.wilcoxon:
-        row["wilcoxon_p"] = wilcoxon_p_value(arm, baseline)
-        if result.n > 1 and 2.0 ** (1 - result.n) > options.alpha:
-            notes.append(f"Wilcoxon: {result.n} seeds cannot give a p-value below {2.0 ** (1 - result.n):.4g}")
+        row["wilcoxon_p"] = wilcoxon_p_value(deltas)
+    if result.p_value is None:
+        return row
+    row["d_z"] = result.mean / result.sd  # type: ignore[operator]
+    row["g_z"] = hedges_factor(result.n - 1) * row["d_z"] if result.n > 2 else None
+    if options.bootstrap:
+        interval = bootstrap_interval(deltas, resamples=options.resamples, seed=options.bootstrap_seed)
+        row["boot_low"], row["boot_high"] = interval or (None, None)
     if options.margin is not None:
-        same_enough = equivalence(arm, baseline, options.margin, alpha=options.alpha)
-        row |= {"equivalence": same_enough.verdict, "equivalence_p": same_enough.p_value}
-    row["note"] = "; ".join(notes) or None
+        row["equivalence_p"] = equivalence_p_value(deltas, options.margin)
     return row
 
 
 def corrected(table: pd.DataFrame, options: RowOptions) -> pd.DataFrame:
     """Fill in what depends on how many rows there are."""
-    figures = table[["n", "mean", "sd", "p_value"]].astype(float)
-    together = simultaneous_intervals(figures, options.correction, alpha=options.alpha)
-    names = {"low": "low_simultaneous", "high": "high_simultaneous"}
-    tested = together.where(table["p_value"].notna()).rename(columns=names)
-    filled = {str(name): column for name, column in tested.items()}
-    for name in ("wilcoxon_p", "equivalence_p"):
-        filled[f"{name}_adjusted"] = adjusted_p_values(table[name].astype(float), options.correction)
-    for name, column in filled.items():
-        table[name] = column.astype(ROW_COLUMNS[name])  # type: ignore[call-overload]
+    tested = table["p_value"].notna()
+    for name in ("p_value", "wilcoxon_p", "equivalence_p"):
+        adjusted = adjusted_p_values(table[name].astype(float), options.correction)
+        table[f"{name.removesuffix('_value')}_adjusted"] = adjusted.astype("Float64")
+    table["finding"] = (table["p_adjusted"] <= options.alpha).where(tested)
+    error = error_of_a_row(table["p_adjusted"].astype(float), options.correction, alpha=options.alpha)
+    table["level"] = pd.Series(1 - error, index=table.index, dtype="Float64").where(tested)
     return table
 
 
@@ -168,5 +153,5 @@ def planned(table: pd.DataFrame, options: RowOptions) -> pd.DataFrame:
         sd = float(row.sd) if error else 0.0
         resolved.append(minimum_detectable_difference(sd, int(row.n), alpha=error, target=target) if error else None)
         asked = smallest if error and not row.finding else None
-        needed.append(seeds_needed(asked, sd, alpha=error, target=target) if asked and error else None)
+        needed.append(seeds_needed(np.array([asked / sd]), alpha=error, target=target)[0] if asked and error else None)
     return table.assign(mdd=pd.array(resolved, dtype="Float64"), seeds_needed=pd.array(needed, dtype="Int64"))

@@ -14,7 +14,7 @@ from scipy import stats
 from search.cli.table import main
 from search.report.ablation import ablation_table
 from search.report.diff import DIFF_COLUMNS, diff_studies
-from search.report.reading.pool import load_pooled
+from search.report.reading.load import load_pooled
 from search.report.render import to_markdown
 
 from ..conftest import Add, rewrite
