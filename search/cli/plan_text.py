@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from search import trial
-from search.cli.earlier import earlier_runs, noise_of, seconds_of
-from search.cli.planned import PlannedStudy, Row
+from search.cli.planned import PlannedStudy, Row, earlier_runs, noise_of, seconds_of
 from search.config import typed
 from search.design.options import Design
 from search.stats.power import minimum_detectable_difference

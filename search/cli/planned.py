@@ -1,13 +1,16 @@
-"""The cells of a command line, looked at from outside: composed as Hydra would, built, timed, and compared."""
+"""The cells of a command line, looked at from outside: composed as Hydra would, built, compared, and what earlier runs tell."""
 
 from __future__ import annotations
 
 import argparse
 import functools
+import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
@@ -22,13 +25,14 @@ from search.config import fingerprint_of, recipe_hash, typed
 from search.design.kinds import Cell
 from search.design.options import Design, design_of, first_seed_of, first_seeds
 from search.ledger.index import Index
-from search.ledger.paths import CHECKPOINT_FILE
+from search.ledger.metric import metrics_of
+from search.ledger.paths import CHECKPOINT_FILE, NO_TRIALS_INSIDE
 from search.ledger.record import seeds_below
-from search.ledger.result import Phase
+from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result
 from search.recipe import COSTS
 from search.space.parameters import Space
 from search.study.command import read_command
-from search.study.options import SweeperOptions, parse_constraints
+from search.study.options import parse_constraints
 
 
 @dataclass
@@ -60,17 +64,21 @@ class PlannedStudy:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
-        self.config, self.arguments = _composed(given)
+        loader = GlobalHydra.instance().config_loader()
+        parsed = OverridesParser.create(loader).parse_overrides(list(given.overrides))
+        plain = [line for line, each in zip(given.overrides, parsed, strict=True) if not each.is_sweep_override()]
+        self.config = compose("config", [*self._searchpath(), *plain], return_hydra_config=True)
         self.sweeper: Mapping[str, Any] = self.config.hydra.sweeper
-        options, self.space = self._asked()
+        lines = [line for line in given.overrides if not line.lstrip("+~").startswith(("hydra.", "hydra/"))]
+        options, self.space = read_command(self.config, lines, self.sweeper, loader, application)
         self.design = options.design
         self._facts: dict[tuple[str, ...], dict[str, Any]] = {}
         self._configs: dict[tuple[str, ...], Any] = {}
         self._costs: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def _asked(self) -> tuple[SweeperOptions, Space]:
-        lines = [line for line in self.arguments if not line.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        return read_command(self.config, lines, self.sweeper, GlobalHydra.instance().config_loader(), application)
+    def _searchpath(self) -> list[str]:
+        folder = self.given.config_dir
+        return [f"hydra.searchpath=['file://{Path(folder).absolute()}']"] if folder else []
 
     def made(self) -> Design:
         """The design's cells; of a search its baseline, first point and levels. ValueError where nothing varies."""
@@ -84,7 +92,7 @@ class PlannedStudy:
         """The trial's config with these overrides behind those that all cells share; not to be changed."""
         key = tuple(overrides)
         if key not in self._configs:
-            self._configs[key] = compose("config", [*_searchpath(self.given), *self.space.fixed, *key])
+            self._configs[key] = compose("config", [*self._searchpath(), *self.space.fixed, *key])
         return self._configs[key]
 
     def _facts_of(self, overrides: Sequence[str]) -> dict[str, Any]:
@@ -212,21 +220,82 @@ def _index(root: Path) -> Index:
     return Index(root, writes=False)
 
 
-def _composed(given: argparse.Namespace) -> tuple[Any, list[str]]:
-    """The master config, and the command line's overrides."""
-    arguments = list(given.overrides)
-    parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
-    plain = [line for line, override in zip(arguments, parsed, strict=True) if not override.is_sweep_override()]
-    config = compose("config", [*_searchpath(given), *plain], return_hydra_config=True)
-    return config, arguments
-
-
-def _searchpath(given: argparse.Namespace) -> list[str]:
-    return [f"hydra.searchpath=['file://{Path(given.config_dir).absolute()}']"] if given.config_dir else []
-
-
 def _levels(space: Space) -> list[Cell]:
     """The first point of a search space, and each other level (of an interval: its ends) of one parameter at a time."""
     first, *others = (tuple(p.override(point[p.name]) for p in space.parameters) for point in space.variations())
     changed = [next(line for line, old in zip(lines, first, strict=True) if line != old) for lines in others]
     return [Cell("first point", first), *map(Cell, changed, others)]
+
+
+def earlier_runs(runs_root: Path, recipe: str, on_cpu: bool) -> list[TrialResult]:
+    """Finished trials below `runs_root` of that recipe hash, trained (not reused) on a CPU, or not on a CPU."""
+    found = []
+    for path in sorted(runs_root.glob(f"*/*/*/{RESULT_FILE}")):
+        if NO_TRIALS_INSIDE.intersection(path.relative_to(runs_root).parts):
+            continue
+        try:
+            result = read_result(path)
+        except ValueError:
+            continue  # torn or foreign: it can tell nothing
+        if (
+            result.status == "ok"
+            and result.recipe_hash == recipe
+            and result.reused_from is None
+            and result.epochs == result.epochs_planned
+            and (result.provenance.get("device") == "cpu") == on_cpu
+        ):
+            found.append(result)
+    return found
+
+
+def seconds_of(runs: Iterable[TrialResult]) -> dict[str, float]:
+    """Median seconds of a trial by architecture hash, from the first line of its record to the last."""
+    taken: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        seconds = _wall(run)
+        if seconds is not None and run.arch_hash is not None:
+            taken[run.arch_hash].append(seconds)
+    return {arch: statistics.median(values) for arch, values in taken.items()}
+
+
+class Noise(NamedTuple):
+    """How much a paired difference to the baseline varies over seeds, pooled over arms: sd in points of `metric`."""
+
+    sd: float
+    degrees: int  # of freedom
+    metric: str
+
+
+def noise_of(runs: Sequence[TrialResult], baseline: str | None) -> Noise | None:
+    """The pooled sd of paired differences in earlier runs; None where no arm shares two seeds with the baseline.
+
+    Args:
+        runs: of one recipe.
+        baseline: architecture hash of the baseline.
+    """
+    judged_by = metrics_of(runs[0].task)[0].columns if runs else ()
+    for metric in (column.column for column in judged_by):  # of test data first
+        values: dict[str | None, dict[int, float]] = defaultdict(dict)
+        for run in runs:
+            value = run.value(metric)
+            if value is not None:
+                values[run.arch_hash].setdefault(run.seed, value)
+        base = values.get(baseline, {})
+        squares, degrees = 0.0, 0
+        for arch, by_seed in values.items():
+            shared = sorted(set(by_seed) & set(base))
+            if arch != baseline and len(shared) > 1:
+                squares += (len(shared) - 1) * statistics.variance(by_seed[seed] - base[seed] for seed in shared)
+                degrees += len(shared) - 1
+        if degrees and squares > 0:
+            return Noise((squares / degrees) ** 0.5, degrees, metric)
+    return None
+
+
+def _wall(run: TrialResult) -> float | None:
+    if run.attempt == 1 and run.started_at and run.finished_at:
+        try:
+            return (datetime.fromisoformat(run.finished_at) - datetime.fromisoformat(run.started_at)).total_seconds()
+        except ValueError:
+            return run.train_seconds
+    return run.train_seconds

@@ -12,10 +12,11 @@ Tables read those modules too, so they import no torch at their top; what comput
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
+from typing import Any
 
 from xvol.suggest import meant
 
@@ -95,16 +96,10 @@ class Metric(Measured):
 
     def on(self, split: str) -> MetricColumn:
         """The column of one split."""
-        return MetricColumn(
-            name=self.name,
-            title=f"{split} {self.title}",
-            unit=self.unit,
-            higher_is_better=self.higher_is_better,
-            decimals=self.decimals,
-            meaning=self.meaning.replace("{images}", SPLITS[split]) + _TEST_ONCE * (split == "test"),
-            worst=self.worst,
-            split=split,
-        )
+        said: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(Measured)}
+        said["title"] = f"{split} {self.title}"
+        said["meaning"] = self.meaning.replace("{images}", SPLITS[split]) + _TEST_ONCE * (split == "test")
+        return MetricColumn(**said, split=split)
 
     @property
     def told(self) -> tuple[str, str, bool, float | None]:

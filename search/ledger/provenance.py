@@ -235,7 +235,7 @@ class Sources:
             return _unknown(name, f"cannot be read ({error.strerror})")
         try:
             is_package = spec.submodule_search_locations is not None
-            return _Reader(name if is_package else name.rpartition(".")[0]).read(ast.parse(content), is_package)
+            return _described(ast.parse(content), name if is_package else name.rpartition(".")[0], is_package)
         except (SyntaxError, ValueError, RecursionError):  # compiled, or beyond this reader: its bytes count
             plain = hashlib.sha256(content).hexdigest()
             return _Source(plain, plain)
@@ -305,76 +305,64 @@ def _unknown(name: str, why: str) -> _Source:
     return _Source(None, None)
 
 
-class _Reader:
-    """Writes a tree down such that equal code is equal text, whatever version of Python parses it, and takes its imports."""
-
-    def __init__(self, package: str) -> None:
-        self._package = package
-        self.text: list[str] = []
-        self.imports: dict[tuple[str, str | None], None] = {}
-        self.gives: dict[str, tuple[str, str]] = {}
-        self.stars: list[str] = []
-        self._bound: dict[str, str] = {}  # name in the file: the package or module it stands for
-        self._attributes: list[ast.Attribute] = []
-
-    def read(self, tree: ast.Module, with_parent: bool) -> _Source:
-        """Describe a module; `as_parent` is worked out for packages alone."""
-        self._node(tree)
-        for attribute in self._attributes:
-            self.imports |= dict.fromkeys(_uses(attribute, self._bound))
-        as_parent = ""
-        if with_parent:
-            rest = _Reader(self._package)
-            tree.body = [node for node in tree.body if not _only_names(node)]
-            rest._node(tree)
-            as_parent = rest.digest()
-        return _Source(self.digest(), as_parent, tuple(self.imports), self.gives, tuple(self.stars))
-
-    def digest(self) -> str:
-        """Of what was written down."""
-        return hashlib.sha256("".join(self.text).encode("utf-8", "backslashreplace")).hexdigest()
-
-    def _node(self, node: ast.AST) -> None:
-        take = self.text.append
-        take(f"({type(node).__name__}")
-        if isinstance(node, ast.Attribute):
-            self._attributes.append(node)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            self._import(node)
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if value is None or value == [] or name in _NO_CODE:
-                continue
-            take(f" {name}=")
-            if isinstance(value, ast.AST):
-                self._node(value)
-            elif isinstance(value, list):
-                documented = name == "body" and isinstance(node, _DOCUMENTED) and _is_docstring(value[0])
-                for part in value[1:] if documented else value:
-                    if isinstance(part, ast.AST):
-                        self._node(part)
-                    else:
-                        take(f"{part!r},")
-            else:
-                take(f"{type(value).__name__} {value!r}")
-        take(")")
-
-    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+def _described(tree: ast.Module, package: str, is_package: bool) -> _Source:
+    """A module as its tree says; `as_parent` is worked out for packages alone."""
+    imports: dict[tuple[str, str | None], None] = {}
+    gives: dict[str, tuple[str, str]] = {}
+    stars: list[str] = []
+    bound: dict[str, str] = {}  # name in the file: the package or module it stands for
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                self.imports[alias.name, None] = None
+                imports[alias.name, None] = None
                 top = alias.name.partition(".")[0]
-                self._bound[alias.asname or top] = alias.name if alias.asname else top
-            return
-        base = resolve_name("." * node.level + (node.module or ""), self._package)
-        for alias in node.names:
-            if alias.name == "*":
-                self.stars.append(base)
-                self.imports[base, None] = None
-            else:
-                self.imports[base, alias.name] = None
-                self.gives[alias.asname or alias.name] = (base, alias.name)
-                self._bound.setdefault(alias.asname or alias.name, f"{base}.{alias.name}")
+                bound[alias.asname or top] = alias.name if alias.asname else top
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            for alias in node.names:
+                if alias.name == "*":
+                    stars.append(base)
+                    imports[base, None] = None
+                else:
+                    imports[base, alias.name] = None
+                    gives[alias.asname or alias.name] = (base, alias.name)
+                    bound.setdefault(alias.asname or alias.name, f"{base}.{alias.name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            imports |= dict.fromkeys(_uses(node, bound))
+    whole, as_parent = _digest(tree), ""
+    if is_package:
+        tree.body = [node for node in tree.body if not _only_names(node)]
+        as_parent = _digest(tree)
+    return _Source(whole, as_parent, tuple(imports), gives, tuple(stars))
+
+
+def _digest(tree: ast.Module) -> str:
+    text: list[str] = []
+    _write(tree, text.append)
+    return hashlib.sha256("".join(text).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def _write(node: ast.AST, take: Callable[[str], None]) -> None:
+    """Write a tree down such that equal code is equal text, whatever version of Python parses it."""
+    take(f"({type(node).__name__}")
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if value is None or value == [] or name in _NO_CODE:
+            continue
+        take(f" {name}=")
+        if isinstance(value, ast.AST):
+            _write(value, take)
+        elif isinstance(value, list):
+            documented = name == "body" and isinstance(node, _DOCUMENTED) and _is_docstring(value[0])
+            for part in value[1:] if documented else value:
+                if isinstance(part, ast.AST):
+                    _write(part, take)
+                else:
+                    take(f"{part!r},")
+        else:
+            take(f"{type(value).__name__} {value!r}")
+    take(")")
 
 
 def _uses(node: ast.Attribute, bound: dict[str, str]) -> list[tuple[str, str]]:

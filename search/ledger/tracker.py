@@ -298,19 +298,8 @@ def attempt(config: TrackerConfig, table: StudyTable, limit: float) -> Sent:
     """Send a table by a process of its own."""
     run_id = run_id_of(table)
     staging = table.folder / "wandb" / f"staging-{run_id}" / uuid.uuid4().hex[:8]
-    job = {
-        "path": sys.path,
-        "tracker": asdict(config),
-        "limit": limit,
-        "id": run_id,
-        "artifact": artifact_name(table),
-        **{name: getattr(table, name) for name in ("study", "name")},
-        "folder": str(table.folder),
-        "tables": {name: asdict(rows) for name, rows in table.tables.items()},
-        "files": [str(path.absolute()) for path in table.files],
-        "config": masked_tree(dict(table.config)),
-        "summary": masked_tree(dict(table.summary)),
-    }
+    hidden = {"config": masked_tree(dict(table.config)), "summary": masked_tree(dict(table.summary))}
+    job = {"path": sys.path, "tracker": asdict(config), "limit": limit, "table": asdict(table) | hidden}
     # Offline, W&B keeps a copy of an artifact's files for `wandb sync`: with the study, unless the user has a place for it.
     environment = {"WANDB_DATA_DIR": str(staging), **os.environ}
     for name in ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID"):
@@ -325,7 +314,7 @@ def attempt(config: TrackerConfig, table: StudyTable, limit: float) -> Sent:
     )
     late = ""
     try:
-        out, errors = process.communicate(json.dumps(job, allow_nan=False).encode(), timeout=limit)
+        out, errors = process.communicate(json.dumps(job, allow_nan=False, default=str).encode(), timeout=limit)
     except subprocess.TimeoutExpired:
         late = f"no end after {limit:.0f} s"
         end(process)
@@ -382,35 +371,35 @@ def write_run(job: Mapping[str, Any]) -> dict[str, str]:
     """Start the run, log the tables and the artifact, finish."""
     import wandb  # here: only the process that sends a table needs it
 
-    config = TrackerConfig(**job["tracker"])
+    config, sent = TrackerConfig(**job["tracker"]), StudyTable(**job["table"])
     online = config.mode == "online"
     run = start_run(
         config,
-        Path(job["folder"]),
-        job["study"],
-        f"{job['study']}-table" if job["name"] == "ablation" else f"{job['study']}-table-{job['name']}",
-        dict(job["config"]),
+        Path(sent.folder),
+        sent.study,
+        f"{sent.study}-table" if sent.name == "ablation" else f"{sent.study}-table-{sent.name}",
+        dict(sent.config),
         init_timeout=min(INIT_TIMEOUT, job["limit"]),
-        id=job["id"],
+        id=run_id_of(sent),
         job_type="table",
         resume="allow" if online else None,  # offline there is nothing to resume, and W&B says so on stderr
     )
     tables = {}
     shown = functools.cache(mask)  # the trials of a study repeat most of their texts
-    for name, rows in job["tables"].items():
+    for name, rows in job["table"]["tables"].items():
         types = [TYPES[dtype] for dtype in rows["columns"].values()]
         table = wandb.Table(columns=list(rows["columns"]), data=[], dtype=types, optional=True)
         # Not through the constructor, which checks each cell: 3 s of 10,000 trials, whose columns have their types already.
         table.data.extend([shown(value) if isinstance(value, str) else value for value in row] for row in rows["rows"])
         tables[name] = table
     run.log(tables)
-    artifact = wandb.Artifact(job["artifact"], type=ARTIFACT_TYPE, metadata=dict(job["config"]))
-    for path in job["files"]:
+    artifact = wandb.Artifact(artifact_name(sent), type=ARTIFACT_TYPE, metadata=dict(sent.config))
+    for path in sent.files:
         artifact.add_file(path, name=Path(path).name, skip_cache=True)
     logged = run.log_artifact(artifact)
     if online:
         logged.wait(timeout=math.ceil(job["limit"]))  # else a server that refuses it would go unnoticed
-    run.summary.update(dict(job["summary"]))
+    run.summary.update(dict(sent.summary))
     answer = {"folder": str(Path(run.dir).parent), "url": str(run.url or "")}
     run.finish()
     return answer

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/torchvision_ops.py
+import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/timm_hook.py
 
 # isort: split
 import timm

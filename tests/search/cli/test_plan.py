@@ -11,9 +11,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import xvol
-from search.cli.earlier import earlier_runs, noise_of, seconds_of
 from search.cli.plan import main
-from search.cli.planned import finished_seeds
+from search.cli.planned import earlier_runs, finished_seeds, noise_of, seconds_of
 from search.config import config_folder, fingerprint_of, recipe_hash, typed
 from search.design.kinds import Cell
 from search.design.options import KINDS, DesignOptions, check_design, design_of, first_seed_of, first_seeds

@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import xvol  # noqa: F401  # before anything imports timm: see xvol/torchvision_ops.py
+import xvol  # noqa: F401  # before anything imports timm: see xvol/timm_hook.py
 from search import slot
 from search.config import Config, register
 from search.trial import measure
