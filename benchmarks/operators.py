@@ -29,14 +29,13 @@ from operators_page import KINDS, page
 from torch import Tensor, nn
 
 import xvol
-from xvol.kernels import Execution, set_execution
-from xvol.reference import product_shifted, ungroup
+from xvol.branches.attention import shifted
+from xvol.branches.pssa import Execution, set_execution
 
 SHAPES = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels, edge: the four stages of a ResNet at 224x224
 BASE, R1, QUARTER = "conv3x3 + BN", "pssa R=1", "pssa quarter"
 OURS = {R1: {}, QUARTER: {"embed_ratio": 0.25}}
 RIVALS = ("softmax_global", "acmix", "halo", "lambda_layer")
-OFFSETS = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if (row, column) != (0, 0)]
 RESNET_N = 2
 
 Row = dict[str, Any]
@@ -53,17 +52,21 @@ def targets(name: str, channels: int) -> dict[str, float]:
 
 
 class NaiveShifted(nn.Module):
-    """A PSSA branch computed by shifted copies with a dense matrix for each direction: `xvol.reference`."""
+    """A PSSA branch computed by shifted copies with a dense matrix for each direction, one after the other."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.branch = xvol.branch_class("pssa")(channels, channels)
-        self.project_DOE = nn.Parameter(torch.randn(len(OFFSETS), channels, channels) / channels)
+        self.project_DOE = nn.Parameter(torch.randn(8, channels, channels) / channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        query, key = (ungroup(getattr(self.branch, name).weight, 1) for name in ("query", "key"))
-        return product_shifted(x, query, None, key, self.project_DOE, OFFSETS)
+        q, k = self.branch.query(x), self.branch.key(x)
+        copies = shifted(k, directions=8, shift=1, stride=1, border="zero")
+        y = torch.zeros_like(x)
+        for project_OE, copy in zip(self.project_DOE, copies, strict=True):
+            y = y + torch.einsum("oe,behw->bohw", project_OE, q * copy)
+        return y
 
 
 class Sum(nn.Module):
@@ -92,16 +95,14 @@ def block(channels: int, options: dict[str, Any], execution: Execution | None = 
     return built
 
 
-def contestants(channels: int, *, triton: bool = False, plain: bool = False) -> dict[str, nn.Module]:
+def contestants(channels: int, *, triton: bool = False) -> dict[str, nn.Module]:
     """Everything that is timed at one shape, by name."""
     found: dict[str, nn.Module] = {BASE: conv_norm(channels)}
     for name, options in OURS.items():
         found[name] = block(channels, options)
         found[f"{name}, recompute"] = block(channels, options, Execution(recompute=True))
-        if plain:
-            found[f"{name}, plain operations"] = block(channels, options, Execution(recompute=False))
         if triton:
-            found[f"{name}, Triton"] = block(channels, options | {"triton": True}, Execution(recompute=False))
+            found[f"{name}, Triton"] = block(channels, options | {"triton": True})
     found["shifted copies, dense"] = Sum(channels, NaiveShifted(channels))
     for rival in RIVALS:
         if rival in xvol.branch_names():
@@ -214,7 +215,7 @@ def memory(shape: tuple[int, int], args: argparse.Namespace, compiled: bool) -> 
     channels, edge = shape
     x = torch.randn(args.batch, channels, edge, edge, device=args.device, requires_grad=True)
     base = 0
-    for name, model in contestants(channels, plain=True).items():
+    for name, model in contestants(channels).items():
         if compiled and name != BASE and "recompute" not in name:
             continue
         model.to(args.device)

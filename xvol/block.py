@@ -5,7 +5,7 @@ B = batch, C = channels (I = in, O = out), H, W = height, width, g = groups, k =
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xvol.branches.base import Branch, Geometry
 from xvol.deploy_form import FusedXVolution2d, add_to, as_conv, refuse_dynamic, refuse_other_form
-from xvol.fold import Kernel, Norm, bias_only, dilate, norm_at_rest, pad_to_centre, sum_parallel
+from xvol.fold import Kernel, Norm, bias_only, norm_at_rest, sum_parallel
 from xvol.registry import branch_class
 from xvol.spec import CONV, BlockSpec
 
@@ -58,17 +58,8 @@ class XVolution2d(nn.Module):
         self.branches = nn.ModuleDict()
         self.norms = nn.ModuleDict()
         for name in spec.branches:
-            branch = branch_class(name)(
-                in_chs,
-                out_chs,
-                kernel_size=kernel_size,
-                stride=stride,
-                dilation=dilation,
-                groups=groups,
-                device=device,
-                dtype=dtype,
-                **spec.branch_options(name),
-            )
+            options = spec.branch_options(name) | self.geometry.window
+            branch = branch_class(name)(in_chs, out_chs, device=device, dtype=dtype, **options)
             norm = branch.new_norm(eps=eps, momentum=momentum, device=device, dtype=dtype)
             if name != CONV:
                 nn.init.constant_(norm.weight, spec.initial_gamma)
@@ -176,17 +167,7 @@ class XVolution2d(nn.Module):
         Raises:
             ValueError: a branch is no convolution of a fixed size.
         """
-        kernels, biases = [], []
-        for _, branch, norm in self.parts():
-            kernel, bias_O = branch.dynamic_kernel(x_BCHW)
-            scale_O, shift_O = norm_at_rest(norm)
-            kernels.append((kernel * scale_O[:, None, None, None]).flatten(0, 2))
-            biases.append(bias_O * scale_O + shift_O)
-            places = kernel.shape[:3]
-        size = max(kernel.shape[-1] for kernel in kernels)
-        grown = [pad_to_centre(kernel.flatten(0, 1), kernel.new_zeros(()), size)[0] for kernel in kernels]
-        total = torch.stack(grown).sum(0).unflatten(0, (*places, self.geometry.out_chs))
-        return total, torch.stack(biases).sum(0)
+        return self._summed([branch.dynamic_kernel(x_BCHW) for _, branch, _ in self.parts()])
 
     def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The one standard convolution that the block is for each sample, in eval mode (ours).
@@ -200,35 +181,24 @@ class XVolution2d(nn.Module):
         Raises:
             ValueError: a branch changes from pixel to pixel; the message names it.
         """
-        kernels, biases = [], []
-        for name, branch, norm in self.parts():
-            scale_O, shift_O = norm_at_rest(norm)
-            kernel_BOIkk, bias_O = self._sample_kernel_of(name, branch, x_BCHW)
-            kernels.append(kernel_BOIkk * scale_O[:, None, None, None])
-            biases.append(bias_O * scale_O + shift_O)
-        size = max(kernel.shape[-1] for kernel in kernels)
-        grown = [pad_to_centre(kernel.flatten(0, 1), kernel.new_zeros(()), size)[0] for kernel in kernels]
-        total_BOIkk = torch.stack(grown).sum(0).unflatten(0, (x_BCHW.shape[0], self.geometry.out_chs))
-        return total_BOIkk, torch.stack(biases).sum(0)
+        for name, branch, _ in self.parts():
+            if not branch.has_sample_kernel:
+                raise ValueError(
+                    f"branch {name!r} is another convolution at each pixel, so the block is no single one for a sample: "
+                    "dynamic_kernel(x) gives them all, fuse() the deploy form"
+                )
+        return self._summed([branch.sample_kernel(x_BCHW) for _, branch, _ in self.parts()])
 
-    def _sample_kernel_of(self, name: str, branch: Branch, x_BCHW: Tensor) -> Kernel:
-        if branch.has_sample_kernel:
-            return branch.sample_kernel(x_BCHW)
-        folded = branch.fold(_no_norm(self.geometry.out_chs, x_BCHW), None)
-        if folded.static is None or folded.dynamic is not None:
-            raise ValueError(
-                f"branch {name!r} is another convolution at each pixel, so the block is no single one for a sample: "
-                "dynamic_kernel(x) gives them all, fuse() the deploy form"
-            )
-        kernel_OIkk, bias_O = dilate(*folded.static, self.geometry.dilation)
-        return kernel_OIkk.expand(x_BCHW.shape[0], *kernel_OIkk.shape), bias_O
+    def _summed(self, kernels: Sequence[Kernel]) -> Kernel:
+        """The sum over the branches of (..., O, I / g, k, k) and (O,), each with its norm folded in."""
+        places = kernels[0][0].shape[:-3]
+        scaled = []
+        for (kernel, bias_O), (*_, norm) in zip(kernels, self.parts(), strict=True):
+            scale_O, shift_O = norm_at_rest(norm)
+            scaled.append(((kernel * scale_O[:, None, None, None]).flatten(0, -4), bias_O * scale_O + shift_O))
+        total, bias_O = sum_parallel(*scaled)
+        return total.unflatten(0, places), bias_O
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
         refuse_other_form(self.form, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-def _no_norm(channels: int, like: Tensor) -> nn.BatchNorm2d:
-    """A norm that, at rest, changes nothing."""
-    norm = nn.BatchNorm2d(channels, eps=0.0, affine=False, device=like.device, dtype=like.dtype)
-    return norm.eval()

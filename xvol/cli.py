@@ -10,7 +10,6 @@ from functools import cache
 from typing import NamedTuple
 
 import timm
-import torch
 from torch import nn
 
 from xvol.block import XVolution2d
@@ -121,16 +120,8 @@ def _cost(name: str, geometry: Geometry, in_size: tuple[int, int]) -> Cost | str
     if name == CONV:
         return Cost(0, 0)
     try:
-        block = XVolution2d(
-            geometry.in_chs,
-            geometry.out_chs,
-            kernel_size=geometry.kernel_size,
-            stride=geometry.stride,
-            dilation=geometry.dilation,
-            groups=geometry.groups,
-            spec=BlockSpec.make([name]),
-            device=torch.device("meta"),
-        )
+        spec = BlockSpec.make([name])
+        block = XVolution2d(geometry.in_chs, geometry.out_chs, spec=spec, device="meta", **geometry.window)
         return Cost(count_params(block), count_macs(block, (geometry.in_chs, *in_size)))
     except ValueError as error:
         return str(error)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,37 +21,29 @@ from xvol.fold import Kernel
 
 FORM_KEYS = {"train": ("branches.", "norms."), "deploy": ("static.", "dynamic.")}
 _CONV_KEYS = ("weight", "bias")
-
-
-class _Keys(NamedTuple):
-    """How to say what was found, and what to do about it."""
-
-    found: str
-    remedy: str
-
-
+# by the form of the module and what the state dict is of: how to say what was found, and what to do about it
 _REMEDIES = {
-    ("train", "deploy"): _Keys(
+    ("train", "deploy"): (
         "the fused (deploy) form",
         "folding cannot be undone: load it into the fused model, xvol.fuse(model), or load the state dict of the train form",
     ),
-    ("train", "conv"): _Keys(
+    ("train", "conv"): (
         "one plain convolution",
         "is it of the plain backbone, load it before xvol.convert; is it of the fused form, load it into xvol.fuse(model)",
     ),
-    ("deploy", "train"): _Keys(
+    ("deploy", "train"): (
         "the train form",
         "load it into the train form, the model as it was before xvol.fuse, and fuse that",
     ),
-    ("deploy", "conv"): _Keys(
+    ("deploy", "conv"): (
         "one plain convolution",
         "build the model with the blocks it was saved with: its own were fused to a convolution, or it had none",
     ),
-    ("conv", "train"): _Keys(
+    ("conv", "train"): (
         "an X-volution block in the train form",
         "load it into the train form, the model as it was before xvol.fuse (or, is the model plain, after xvol.convert)",
     ),
-    ("conv", "deploy"): _Keys(
+    ("conv", "deploy"): (
         "an X-volution block in the fused (deploy) form",
         "build the model with the blocks it was saved with: xvol.convert, then xvol.fuse",
     ),
@@ -166,9 +158,9 @@ def other_form(form: str, keys: Iterable[str], fqn: str = "") -> str | None:
         found = ["conv"]
     if not found or form in found:
         return None
-    told = _REMEDIES[form, found[0]]
+    what, remedy = _REMEDIES[form, found[0]]
     names = {"train": "a block in the train form", "deploy": "a block in the fused (deploy) form", "conv": "a Conv2d"}
-    return f"at {fqn or 'the top'!r} stands {names[form]}, the state dict holds {told.found}: {told.remedy}"
+    return f"at {fqn or 'the top'!r} stands {names[form]}, the state dict holds {what}: {remedy}"
 
 
 def load_state_dict(model: nn.Module, state: Mapping[str, Any], strict: bool = True) -> Any:

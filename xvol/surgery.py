@@ -82,19 +82,9 @@ def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
 def _build(site: Site, spec: BlockSpec, seed: int, norm: nn.BatchNorm2d) -> XVolution2d:
     """Build on the CPU, so that the numbers drawn are the same on every device."""
     with _own_stream(seed, site.fqn):
-        block = XVolution2d(
-            site.in_chs,
-            site.out_chs,
-            kernel_size=site.kernel,
-            stride=site.stride,
-            dilation=site.dilation,
-            groups=site.groups,
-            spec=spec,
-            eps=norm.eps,
-            momentum=norm.momentum,
-            device="cpu",
-            dtype=torch.float32,
-        )
+        norms: dict[str, Any] = {"eps": norm.eps, "momentum": norm.momentum}
+        factory: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
+        block = XVolution2d(site.in_chs, site.out_chs, spec=spec, **site.geometry.window, **norms, **factory)
     for name, branch, _ in block.parts():
         with _own_stream(seed, site.fqn, name):
             branch.reset_parameters()

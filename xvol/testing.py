@@ -15,16 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from xvol.block import XVolution2d
 from xvol.branches.base import Branch, Folded, Geometry
 from xvol.fold import Norm
-from xvol.reference import apply_dynamic_kernel, apply_sample_kernel
 from xvol.registry import branch_class, branch_options
 from xvol.spec import BlockSpec
 
 __all__ = [
     "accepts",
+    "apply_dynamic_kernel",
+    "apply_sample_kernel",
     "cases",
     "check_branch",
     "check_copies",
@@ -128,6 +130,43 @@ def randomise(module: nn.Module) -> nn.Module:
         elif isinstance(part, nn.Conv2d) and part.bias is not None:
             nn.init.normal_(part.bias)
     return module
+
+
+def apply_dynamic_kernel(x_BCHW: Tensor, kernel_BHWOIkk: Tensor, bias_O: Tensor, *, stride: int, groups: int) -> Tensor:
+    """Apply to each output pixel its own kernel, centred, with a zero border and dilation 1.
+
+    Args:
+        x_BCHW: (B, I, H, W).
+        kernel_BHWOIkk: (B, H', W', O, I / g, k, k).
+        bias_O: (O,).
+        stride, groups: of the convolution.
+
+    Returns:
+        (B, O, H', W').
+    """
+    batch, height, width, out_chs, _, size, _ = kernel_BHWOIkk.shape
+    patches = functional.unfold(x_BCHW, size, padding=size // 2, stride=stride)
+    patches_BgIkkHW = patches.view(batch, groups, -1, size, size, height, width)
+    kernel = kernel_BHWOIkk.unflatten(3, (groups, out_chs // groups))
+    y_BgOHW = torch.einsum("bhwgoimn,bgimnhw->bgohw", kernel, patches_BgIkkHW)
+    return y_BgOHW.flatten(1, 2) + bias_O[:, None, None]
+
+
+def apply_sample_kernel(x_BCHW: Tensor, kernel_BOIkk: Tensor, bias_O: Tensor, *, stride: int, groups: int) -> Tensor:
+    """Apply to each sample its own convolution, centred, with a zero border and dilation 1.
+
+    Args:
+        x_BCHW: (B, I, H, W).
+        kernel_BOIkk: (B, O, I / g, k, k).
+        bias_O: (O,).
+        stride, groups: of the convolution.
+
+    Returns:
+        (B, O, H', W').
+    """
+    padding = kernel_BOIkk.shape[-1] // 2
+    samples = zip(x_BCHW.split(1), kernel_BOIkk, strict=True)
+    return torch.cat([functional.conv2d(x, kernel, bias_O, stride, padding, 1, groups) for x, kernel in samples])
 
 
 def check_geometries(name: str) -> None:
@@ -300,7 +339,7 @@ def _apply(folded: Folded, geometry: Geometry, x: Tensor) -> Tensor:
     if folded.static is not None:
         padding = geometry.dilation * (folded.static[0].shape[-1] - 1) // 2
         stride, dilation, groups = geometry.stride, geometry.dilation, geometry.groups
-        terms.append(nn.functional.conv2d(x, *folded.static, stride, padding, dilation, groups))
+        terms.append(functional.conv2d(x, *folded.static, stride, padding, dilation, groups))
     assert terms, "fold gives neither a static nor a dynamic part"
     return sum(terms[1:], terms[0])
 

@@ -100,7 +100,7 @@ def test_a_spec_is_rebuilt_from_its_canonical_form(
         ({"branches": ["conv", "conv"]}, "'conv' is named twice"),
         (
             {"options": {"pssa": {"rnak": 2}}},
-            "'pssa' has no option 'rnak': did you mean 'rank'\\? Allowed: rank, embed",
+            "'pssa' has no option 'rnak': did you mean 'rank'\\? Allowed: rank, triton, shift",
         ),
         ({"branches": ["conv"], "options": {"pssa": {}}}, "'pssa', which the block lacks"),
         ({"options": {"pssa": {"rank": 0}}}, "rank=0 must be a whole number"),

@@ -15,7 +15,7 @@ from torch import nn
 from xvol import registry
 from xvol.branches.base import Branch, factory_of
 from xvol.registry import register_branch
-from xvol.testing import check_branch
+from xvol.testing import apply_dynamic_kernel, apply_sample_kernel, check_branch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +89,25 @@ def test_what_a_branch_does_not_keep_is_named(cls: type[Branch], message: str) -
     register_branch("wrong")(cls)
     with pytest.raises(AssertionError, match=f"(?s){message}"):
         check_branch("wrong")
+
+
+@pytest.mark.parametrize(("stride", "groups", "size"), [(1, 1, 3), (2, 2, 5), (3, 4, 1)])
+def test_a_constant_kernel_is_a_convolution(stride: int, groups: int, size: int) -> None:
+    conv = nn.Conv2d(4, 8, size, stride=stride, padding=size // 2, groups=groups, dtype=torch.float64)
+    x = torch.randn(2, 4, 6, 7, dtype=torch.float64)
+    y = conv(x)
+    kernel = conv.weight.expand(2, *y.shape[2:], *conv.weight.shape)
+    torch.testing.assert_close(apply_dynamic_kernel(x, kernel, conv.bias, stride=stride, groups=groups), y)
+
+
+@pytest.mark.parametrize(("stride", "groups", "size"), [(1, 1, 3), (2, 2, 5), (3, 4, 1)])
+def test_a_kernel_for_each_sample_is_a_convolution_of_each(stride: int, groups: int, size: int) -> None:
+    convs = [nn.Conv2d(4, 8, size, stride=stride, padding=size // 2, groups=groups, bias=False) for _ in range(2)]
+    x = torch.randn(2, 4, 6, 7)
+    expected = torch.cat([conv(sample) for conv, sample in zip(convs, x.split(1), strict=True)])
+    kernel, bias = torch.stack([conv.weight for conv in convs]), torch.arange(8.0)
+    y = apply_sample_kernel(x, kernel, bias, stride=stride, groups=groups)
+    torch.testing.assert_close(y, expected + bias[:, None, None])
 
 
 @pytest.mark.network

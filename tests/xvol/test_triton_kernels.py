@@ -11,7 +11,7 @@ import torch
 
 from xvol import BlockSpec, XVolution2d, branch_options
 from xvol.branches import pssa
-from xvol.kernels import Execution, set_execution
+from xvol.branches.pssa import Execution, set_execution
 from xvol.triton_kernels import _plain, shifted_product, triton_runs_on
 
 CASES = [  # batch, embedding, rank, (H, W), stride, shift, padding, dtype

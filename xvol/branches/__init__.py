@@ -8,7 +8,7 @@ BRANCHES = {
     "bottleneck_attn": "xvol.branches.timm_layers:Bottleneck",
     "conv": "xvol.branches.conv:Conv",
     "dbb": "xvol.branches.rivals:DiverseBranch",
-    "gap_query": "xvol.branches.gap_query:GAPQuery",
+    "gap_query": "xvol.branches.pssa:GAPQuery",
     "halo": "xvol.branches.timm_layers:Halo",
     "identity": "xvol.branches.conv:Identity",
     "involution": "xvol.branches.rivals:Involution",

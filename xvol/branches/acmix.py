@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import Folded, Geometry, Host, factory_of
-from xvol.branches.options import ODD, WHOLE, among
+from xvol.branches.base import ODD, WHOLE, Folded, Geometry, Host, among, factory_of
 from xvol.branches.rivals import RivalBranch
 from xvol.fold import Kernel, Norm, dilate, norm_at_rest, pad_to_centre
 
@@ -61,14 +60,7 @@ class ACmix(RivalBranch):
         **host: Unpack[Host],
     ) -> None:
         super().__init__(
-            in_chs,
-            out_chs,
-            heads=heads,
-            window=window,
-            kernel=kernel,
-            position=position,
-            border=border,
-            **host,
+            in_chs, out_chs, heads=heads, window=window, kernel=kernel, position=position, border=border, **host
         )
         factory = factory_of(host)
         self.heads, self.window, self.border = heads, window, border

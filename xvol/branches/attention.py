@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import Branch, Folded, Geometry
-from xvol.branches.options import NORM, ODD, RATIO, WHOLE, Rule, among
+from xvol.branches.base import NORM, ODD, RATIO, WHOLE, Branch, Folded, Geometry, Rule, among, factory_of
 from xvol.fold import Kernel, Norm, bias_only, fold_norm, product_static_part, sum_parallel
 
 # Directions as positions in a 3x3 window read row by row; position 4 is the centre.
@@ -156,8 +155,17 @@ def mixed_kernel(kernel_BHWZIkk: Tensor, project: Tensor, groups: int, stride: i
 class AttentionBranch(Branch):
     """A branch P z(x) with 1x1 embeddings of x and an m x m map P: (B, Z, H', W') -> (B, O, H', W').
 
-    Subclasses set `name` (their registered one), `query`, `key` and `project`, and give `embeddings`. Every map keeps
-    the variance of its input as it starts; a query bias starts at zero.
+    Subclasses set `name` (their registered one), `query`, `key` and `project`, and name their own options alone: those of
+    the classes above them are theirs too. Embeddings are 1x1 convolutions with the groups of the host; only the query may
+    have a bias. Every map keeps the variance of its input as it starts; a query bias starts at zero.
+
+    Args:
+        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host. The reach of the branch is its own, whatever
+            the host's kernel and dilation.
+        embed_ratio: E / out_chs, above 0; E is rounded to whole channels in each group, at least one.
+        mix_kernel: m, odd: P is an m x m convolution of what the branch gives at the output pixels around, with zeros
+            outside of the map.
+        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
     """
 
     name: ClassVar[str]
@@ -167,10 +175,32 @@ class AttentionBranch(Branch):
     key: nn.Conv2d
     project: nn.Conv2d
 
-    def __init__(self, in_chs: int, out_chs: int, *, embed_ratio: float, mix_kernel: int, **rest: Any) -> None:
-        super().__init__(in_chs, out_chs, embed_ratio=embed_ratio, mix_kernel=mix_kernel, **rest)
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        embed_ratio: float = 1.0,
+        mix_kernel: int = 1,
+        norm: str = "batch",
+        **rest: Any,
+    ) -> None:
+        super().__init__(in_chs, out_chs, embed_ratio=embed_ratio, mix_kernel=mix_kernel, norm=norm, **rest)
         self.embed_chs = embedding_chs(embed_ratio, self.geometry)
         self.mix_kernel = mix_kernel
+
+    @classmethod
+    def option_defaults(cls) -> dict[str, Any]:
+        """Options and their defaults, of this class and of the attention classes that it is built on."""
+        found: dict[str, Any] = {}
+        for each in cls.__mro__:
+            if issubclass(each, AttentionBranch):
+                found |= {
+                    name: default
+                    for name, default in super(AttentionBranch, each).option_defaults().items()
+                    if name not in found
+                }
+        return found
 
     def _embed(self, embed_chs: int, *, stride: int = 1, bias: bool = False, **factory: Any) -> nn.Conv2d:
         geo = self.geometry
@@ -181,13 +211,9 @@ class AttentionBranch(Branch):
         around = size // 2 if padding is None else padding
         return nn.Conv2d(chs, geo.out_chs, size, padding=around, groups=geo.groups, bias=False, **factory)
 
-    @abstractmethod
-    def embeddings(self) -> tuple[nn.Conv2d, ...]:
-        """The 1x1 convolutions of x, the query first."""
-
     def reset_parameters(self) -> None:
         """Draw all weights normal, each map preserving the variance of its input; the query bias starts at zero."""
-        for conv in (*self.embeddings(), self.project):
+        for conv in (part for part in self.children() if isinstance(part, nn.Conv2d)):
             nn.init.normal_(conv.weight, std=conv.weight[0].numel() ** -0.5)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
@@ -232,15 +258,35 @@ class AttentionBranch(Branch):
 class ShiftedBranch(AttentionBranch):
     """An attention branch that sees the shifted 3x3 window about each pixel, with a border of its own.
 
+    Embed first, pad after. Under a stride the query and the window are strided, and the rest sees full resolution.
     Subclasses give `_products`; the dynamic kernel follows.
+
+    Args:
+        shift: L in pixels of the input, at least 1.
+        directions: 4 (up, left, right, down), 8 (with the diagonals) or 9 (with the centre).
+        border: what the embeddings but the query are outside of the image: "zero", or "replicate" their nearest pixel.
+        q_bias: give the query a bias.
+        rest: as in `AttentionBranch`.
     """
 
     has_dynamic_kernel = True
     rules = AttentionBranch.rules | WINDOW
 
-    def __init__(self, in_chs: int, out_chs: int, *, shift: int, directions: int, border: str, **rest: Any) -> None:
-        super().__init__(in_chs, out_chs, shift=shift, directions=directions, border=border, **rest)
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        shift: int = 1,
+        directions: int = 8,
+        border: str = "zero",
+        q_bias: bool = False,
+        **rest: Any,
+    ) -> None:
+        super().__init__(in_chs, out_chs, shift=shift, directions=directions, border=border, q_bias=q_bias, **rest)
         self.shift, self.directions, self.border = shift, directions, border
+        self.query = self._embed(self.embed_chs, stride=self.geometry.stride, bias=q_bias, **factory_of(rest))
+        self.key = self._embed(self.embed_chs, **factory_of(rest))
 
     def _window(self) -> dict[str, Any]:
         stride = self.geometry.stride

@@ -1,4 +1,4 @@
-"""What every branch of an X-volution block can do.
+"""What every branch of an X-volution block can do, and the rules that values of its options keep.
 
 B = batch, C = channels (I = in, O = out), H, W = height, width, g = groups, k = kernel size.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from xvol.branches.options import FLAG, Rule
-from xvol.fold import Kernel, Norm, bias_only, new_norm, norm_at_rest
+from xvol.fold import NORMS, Kernel, Norm, bias_only, new_norm, norm_at_rest
 
 
 class Host(TypedDict, total=False):
@@ -33,7 +34,7 @@ class Host(TypedDict, total=False):
 GEOMETRY_ARGUMENTS = frozenset(Host.__annotations__)
 
 
-def factory_of(host: Host) -> dict[str, Any]:
+def factory_of(host: Mapping[str, object]) -> dict[str, Any]:
     """Where the weights live, as torch's layers take it."""
     return {"device": host.get("device"), "dtype": host.get("dtype")}
 
@@ -62,6 +63,11 @@ class Geometry:
     def same_padding(self) -> int:
         """Padding that puts output (i, j) over input (stride * i, stride * j)."""
         return self.dilation * (self.kernel_size - 1) // 2
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """What convolutions, branches and blocks take beside the channels, by name."""
+        return {name: getattr(self, name) for name in ("kernel_size", "stride", "dilation", "groups")}
 
     def check(self) -> None:
         """Refuse what no branch can stand in for.
@@ -105,6 +111,47 @@ class Folded:
     dynamic: Branch | None
 
 
+@dataclass(frozen=True)
+class Rule:
+    """What the values of one option must be.
+
+    Attributes:
+        must: in words, as in "rank=0 must be WORDS".
+        holds: tells whether a value is so.
+    """
+
+    must: str
+    holds: Callable[[object], bool]
+
+    def or_none(self, stands_for: str) -> Rule:
+        """The same, but None is allowed too, which stands for something."""
+        return Rule(f"{self.must}, or None for {stands_for}", lambda value: value is None or self.holds(value))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_ratio(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def among(values: Iterable[object]) -> Rule:
+    """One of a few values."""
+    allowed = tuple(values)
+    said = f"one of {', '.join(map(repr, allowed))}"
+    return Rule(said, lambda value: not isinstance(value, bool) and value in allowed)
+
+
+WHOLE = Rule("a whole number of at least 1", _is_whole)
+ODD = Rule("an odd whole number of at least 1", lambda value: _is_whole(value) and value % 2 == 1)  # type: ignore[operator]
+RATIO = Rule("a number above 0, such as 0.25", _is_ratio)
+FLAG = Rule("True or False", lambda value: isinstance(value, bool))
+NORM = Rule(
+    f"one of {', '.join(map(repr, NORMS))}: a norm whose statistics are those of the sample at hand is no fixed map in eval mode, so "
+    "it folds into no convolution",
+    lambda value: value in NORMS,
+)
 # What is asked of an option that has no rule of its own, by the type of its default.
 _KINDS = {
     bool: FLAG,
@@ -268,7 +315,7 @@ class Branch(nn.Module, ABC):
 
         Returns:
             kernel_BHWOIkk: (B, H', W', O, I / g, k, k), of dilation 1, to be applied with a zero border at the branch's
-                stride (`xvol.reference.apply_dynamic_kernel`).
+                stride (`xvol.testing.apply_dynamic_kernel`).
             bias_O: (O,).
 
         Raises:
@@ -287,7 +334,7 @@ class Branch(nn.Module, ABC):
 
         Returns:
             kernel_BOIkk: (B, O, I / g, k, k), of dilation 1, to be applied with a zero border at the branch's stride
-                (`xvol.reference.apply_sample_kernel`).
+                (`xvol.testing.apply_sample_kernel`).
             bias_O: (O,).
 
         Raises:
@@ -316,9 +363,7 @@ class Scaled(Branch):
     """
 
     def __init__(self, branch: Branch, scale: Tensor, shift: Tensor | None) -> None:
-        geo = branch.geometry
-        shape = {name: getattr(geo, name) for name in ("kernel_size", "stride", "dilation", "groups")}
-        super().__init__(geo.in_chs, geo.out_chs, **shape)
+        super().__init__(branch.geometry.in_chs, branch.geometry.out_chs, **branch.geometry.window)
         self.branch = branch
         self.scale = nn.Parameter(scale.detach().clone())
         self.shift = None if shift is None else nn.Parameter(shift.detach().clone())

@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Unpack
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import Branch, Folded, Geometry, Host, factory_of
-from xvol.branches.options import NORM, ODD, RATIO
+from xvol.branches.base import NORM, ODD, RATIO, Branch, Folded, Geometry, Host, factory_of
 from xvol.fold import Kernel, Norm, average_kernel, chain_pointwise, dilate, fold_norm, norm_at_rest
 
 
@@ -25,14 +24,29 @@ def average(x_BCHW: Tensor, size: int, *, stride: int, dilation: int, padding: i
     return functional.conv2d(x_BCHW, mean, stride=stride, padding=padding, dilation=dilation, groups=chs)
 
 
-def static_dynamic_kernel(kernel: Kernel, geometry: Geometry, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """A static kernel as a dynamic one, which is the same at each pixel; its dilation is written out as zeros."""
-    kernel_OIkk, bias_O = dilate(*kernel, geometry.dilation)
-    height, width = ((size - 1) // geometry.stride + 1 for size in x_BCHW.shape[2:])
-    return kernel_OIkk.expand(x_BCHW.shape[0], height, width, -1, -1, -1, -1), bias_O
+class StaticBranch(Branch):
+    """A branch that is one convolution of the host's stride, dilation and groups, whatever its input: see `_kernel`."""
+
+    has_dynamic_kernel = has_sample_kernel = True
+
+    @abstractmethod
+    def _kernel(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        """That convolution, (O, I / g, k, k) and (O,) or no bias, made of the dtype and device of `like` if it has no weights."""
+
+    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
+        """All of it is static."""
+        weight, bias = self._kernel(norm_at_rest(norm)[0])
+        return Folded(static=fold_norm(weight.detach(), None if bias is None else bias.detach(), norm), dynamic=None)
+
+    def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The same kernel for each sample, its dilation written out as zeros; in eval mode."""
+        weight, bias = self._kernel(x_BCHW)
+        bias_O = weight.new_zeros(self.geometry.out_chs) if bias is None else bias
+        kernel_OIkk, _ = dilate(weight, bias_O, self.geometry.dilation)
+        return kernel_OIkk.expand(x_BCHW.shape[0], -1, -1, -1, -1), bias_O
 
 
-class Conv(Branch):
+class Conv(StaticBranch):
     """A k x k convolution, centred, with a zero border.
 
     Args:
@@ -42,23 +56,10 @@ class Conv(Branch):
     """
 
     name = "conv"
-    has_dynamic_kernel = True
     rules: ClassVar = {"kernel": ODD.or_none("the host's")}
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        *,
-        kernel: int | None = None,
-        **host: Unpack[Host],
-    ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            kernel=kernel,
-            **host,
-        )
+    def __init__(self, in_chs: int, out_chs: int, *, kernel: int | None = None, **host: Unpack[Host]) -> None:
+        super().__init__(in_chs, out_chs, kernel=kernel, **host)
         size = kernel or self.geometry.kernel_size
         self.conv = self._centred(in_chs, out_chs, size, **factory_of(host))
         self.reset_parameters()
@@ -80,19 +81,11 @@ class Conv(Branch):
         self.conv = host
         return True
 
-    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
-        """All of it is static."""
-        bias = None if self.conv.bias is None else self.conv.bias.detach()
-        return Folded(static=fold_norm(self.conv.weight.detach(), bias, norm), dynamic=None)
-
-    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The same kernel at each pixel, its dilation written out as zeros."""
-        weight = self.conv.weight
-        bias_O = weight.new_zeros(self.geometry.out_chs) if self.conv.bias is None else self.conv.bias
-        return static_dynamic_kernel((weight, bias_O), self.geometry, x_BCHW)
+    def _kernel(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.conv.weight, self.conv.bias
 
 
-class SecondConv(Branch):
+class SecondConv(StaticBranch):
     """W x, or W_2 (W_1 x) with a k x k map W_1 to M channels and a 1x1 map W_2 (ours): no attention, as many weights.
 
     A further convolution of the host's stride, dilation and groups beside the first one, with its own norm. All of it
@@ -111,7 +104,6 @@ class SecondConv(Branch):
     """
 
     name = "second_conv"
-    has_dynamic_kernel = True
     later_options = frozenset({"norm"})
     rules: ClassVar = {
         "kernel": ODD.or_none("the host's"),
@@ -129,14 +121,7 @@ class SecondConv(Branch):
         norm: str = "batch",
         **host: Unpack[Host],
     ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            kernel=kernel,
-            width_ratio=width_ratio,
-            norm=norm,
-            **host,
-        )
+        super().__init__(in_chs, out_chs, kernel=kernel, width_ratio=width_ratio, norm=norm, **host)
         factory = factory_of(host)
         size, groups = kernel or self.geometry.kernel_size, self.geometry.groups
         middle = out_chs if width_ratio is None else max(1, round(width_ratio * out_chs / groups)) * groups
@@ -169,25 +154,14 @@ class SecondConv(Branch):
         y_BCHW = self.conv(x_BCHW)
         return y_BCHW if self.widen is None else self.widen(y_BCHW)
 
-    def _kernel(self) -> Kernel:
+    def _kernel(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.widen is None:
-            return self.conv.weight, self.conv.weight.new_zeros(self.geometry.out_chs)
+            return self.conv.weight, None
         return chain_pointwise(self.conv.weight, self.widen.weight, self.geometry.groups)
 
-    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
-        """All of it is static."""
-        weight, bias_O = self._kernel()
-        return Folded(static=fold_norm(weight.detach(), bias_O, norm), dynamic=None)
 
-    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The same kernel at each pixel, its dilation written out as zeros."""
-        return static_dynamic_kernel(self._kernel(), self.geometry, x_BCHW)
-
-
-class _Weightless(Branch):
+class _Weightless(StaticBranch):
     """A fixed map of each channel to itself: no parameters, (B, C, H, W) -> (B, C, H', W')."""
-
-    has_dynamic_kernel = True
 
     @classmethod
     def check(cls, geometry: Geometry, **options: Any) -> None:
@@ -198,19 +172,6 @@ class _Weightless(Branch):
                 f"{cls.__name__.lower()}: in_chs={geometry.in_chs} and out_chs={geometry.out_chs} differ, and the branch "
                 "maps each channel to itself: place it where they are equal, or take second_conv with kernel=1"
             )
-
-    @abstractmethod
-    def _kernel(self, like: Tensor) -> Kernel:
-        """The convolution that the map is, of the dtype and device of `like`."""
-
-    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
-        """All of it is static."""
-        scale_O, _ = norm_at_rest(norm)
-        return Folded(static=fold_norm(*self._kernel(scale_O), norm), dynamic=None)
-
-    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The same kernel at each pixel, its dilation written out as zeros."""
-        return static_dynamic_kernel(self._kernel(x_BCHW), self.geometry, x_BCHW)
 
 
 class Identity(_Weightless):
@@ -247,20 +208,8 @@ class Pool(_Weightless):
     name = "pool"
     rules: ClassVar = {"kernel": ODD.or_none("the host's")}
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        *,
-        kernel: int | None = 3,
-        **host: Unpack[Host],
-    ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            kernel=kernel,
-            **host,
-        )
+    def __init__(self, in_chs: int, out_chs: int, *, kernel: int | None = 3, **host: Unpack[Host]) -> None:
+        super().__init__(in_chs, out_chs, kernel=kernel, **host)
         self.kernel = kernel or self.geometry.kernel_size
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

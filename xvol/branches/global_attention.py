@@ -6,15 +6,14 @@ c = embedding channels of one head.
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from xvol.branches.attention import AttentionBranch, heads_in_group
-from xvol.branches.base import Geometry, Host, factory_of
-from xvol.branches.options import WHOLE
+from xvol.branches.base import WHOLE, Geometry, factory_of
 from xvol.fold import dilate
 
 
@@ -23,8 +22,12 @@ class _GlobalAttention(AttentionBranch):
 
     rules = AttentionBranch.rules | {"heads": WHOLE}
 
-    def _build(self, heads: int, embed_ratio: float, q_bias: bool, factory: dict[str, Any]) -> None:
-        self.heads = heads_in_group(self.name, heads, embed_ratio, self.geometry) * self.geometry.groups
+    def __init__(self, in_chs: int, out_chs: int, *, heads: int = 1, **rest: Any) -> None:
+        super().__init__(in_chs, out_chs, heads=heads, **rest)
+        self.heads = (
+            heads_in_group(self.name, heads, rest.get("embed_ratio", 1.0), self.geometry) * self.geometry.groups
+        )
+        factory, q_bias = factory_of(rest), rest.get("q_bias", False)
         self.query = self._embed(self.embed_chs, stride=self.geometry.stride, bias=q_bias, **factory)
         self.key = self._embed(self.embed_chs, **factory)
         self.value = self._embed(self.embed_chs, **factory)
@@ -36,10 +39,6 @@ class _GlobalAttention(AttentionBranch):
         """Refuse heads that do not divide the embedding, and what the class docstring does not allow."""
         super().check(geometry, **options)
         heads_in_group(cls.name, options.get("heads", 1), options.get("embed_ratio", 1.0), geometry)
-
-    def embeddings(self) -> tuple[nn.Conv2d, ...]:
-        """Q, K and V."""
-        return self.query, self.key, self.value
 
     def _by_head(self, map_BEHW: Tensor) -> Tensor:
         """(B, E, H, W) -> (B, h, c, N)."""
@@ -55,39 +54,12 @@ class LinearGlobal(_GlobalAttention):
     groups of the host, without biases. Under a stride Q is strided; K and V see full resolution.
 
     Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host; the branch sees the whole image whatever
-            the host's kernel and dilation.
         heads: heads in each group, at least 1; must divide the group's embedding channels.
-        embed_ratio: E / out_chs, above 0, of q, k and v; E is rounded to whole channels in each group, at least one.
-        mix_kernel: m, odd: P is an m x m convolution of what the branch gives at the output pixels around, with zeros
-            outside of the map.
-        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
+        rest: as in `AttentionBranch`.
     """
 
     name = "linear_global"
     has_dynamic_kernel = has_sample_kernel = True
-
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        *,
-        heads: int = 1,
-        embed_ratio: float = 1.0,
-        mix_kernel: int = 1,
-        norm: str = "batch",
-        **host: Unpack[Host],
-    ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            heads=heads,
-            embed_ratio=embed_ratio,
-            mix_kernel=mix_kernel,
-            norm=norm,
-            **host,
-        )
-        self._build(heads, embed_ratio, False, factory_of(host))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W')."""
@@ -128,41 +100,15 @@ class SoftmaxGlobal(_GlobalAttention):
     is strided; K and V see full resolution.
 
     Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host; the branch sees the whole image whatever
-            the host's kernel and dilation.
         heads: heads in each group, at least 1; must divide the group's embedding channels.
-        embed_ratio: E / out_chs, above 0, of q, k and v; E is rounded to whole channels in each group, at least one.
-        q_bias: give q a bias.
-        mix_kernel: m, odd: P is an m x m convolution of what the branch gives at the output pixels around, with zeros
-            outside of the map.
-        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
+        q_bias: give the query a bias.
+        rest: as in `AttentionBranch`.
     """
 
     name = "softmax_global"
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        *,
-        heads: int = 1,
-        embed_ratio: float = 1.0,
-        q_bias: bool = False,
-        mix_kernel: int = 1,
-        norm: str = "batch",
-        **host: Unpack[Host],
-    ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            heads=heads,
-            embed_ratio=embed_ratio,
-            q_bias=q_bias,
-            mix_kernel=mix_kernel,
-            norm=norm,
-            **host,
-        )
-        self._build(heads, embed_ratio, q_bias, factory_of(host))
+    def __init__(self, in_chs: int, out_chs: int, *, q_bias: bool = False, **rest: Any) -> None:
+        super().__init__(in_chs, out_chs, q_bias=q_bias, **rest)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W')."""

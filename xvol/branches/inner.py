@@ -6,15 +6,14 @@ g = groups, h = heads of one group, c = embedding channels of one head.
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from xvol.branches.attention import ShiftedBranch, embedding_chs, heads_in_group, pad_edges, shifted, tap_window
-from xvol.branches.base import Geometry, Host, factory_of
-from xvol.branches.options import RATIO, WHOLE
+from xvol.branches.base import RATIO, WHOLE, Geometry, factory_of
 
 
 class PSSAInner(ShiftedBranch):
@@ -27,18 +26,9 @@ class PSSAInner(ShiftedBranch):
     first, pad after; K and V have no bias. Under a stride Q and the shifted copies are strided.
 
     Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host. The reach of the branch is its own `shift`,
-            whatever the host's kernel and dilation.
         heads: heads in each group; must divide the group's embedding channels. None gives each channel its own.
-        embed_ratio: E / out_chs, above 0, of q and k; E is rounded to whole channels in each group, at least one.
-        shift: L in pixels of the input, at least 1.
-        directions: 4 (up, left, right, down), 8 (with the diagonals) or 9 (with the centre).
-        border: what k and v are outside of the image: "zero", or "replicate" their nearest pixel.
-        q_bias: give q a bias.
-        value_ratio: V / out_chs, above 0, rounded likewise; the heads must divide it. None takes `embed_ratio`.
-        mix_kernel: m, odd: P is an m x m convolution of what the branch gives at the output pixels around, with zeros
-            outside of the map.
-        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
+        value_ratio: V / out_chs, above 0, rounded as E is; the heads must divide it. None takes `embed_ratio`.
+        rest: as in `ShiftedBranch`.
     """
 
     name = "pssa_inner"
@@ -49,43 +39,16 @@ class PSSAInner(ShiftedBranch):
     }
 
     def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        *,
-        heads: int | None = 1,
-        embed_ratio: float = 1.0,
-        shift: int = 1,
-        directions: int = 8,
-        border: str = "zero",
-        q_bias: bool = False,
-        value_ratio: float | None = None,
-        mix_kernel: int = 1,
-        norm: str = "batch",
-        **host: Unpack[Host],
+        self, in_chs: int, out_chs: int, *, heads: int | None = 1, value_ratio: float | None = None, **rest: Any
     ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            heads=heads,
-            embed_ratio=embed_ratio,
-            shift=shift,
-            directions=directions,
-            border=border,
-            q_bias=q_bias,
-            value_ratio=value_ratio,
-            mix_kernel=mix_kernel,
-            norm=norm,
-            **host,
-        )
-        self.value_chs = embedding_chs(embed_ratio if value_ratio is None else value_ratio, self.geometry)
-        self.heads = heads_in_group(self.name, heads, embed_ratio, self.geometry) * self.geometry.groups
+        super().__init__(in_chs, out_chs, heads=heads, value_ratio=value_ratio, **rest)
+        ratio = rest.get("embed_ratio", 1.0)
+        self.value_chs = embedding_chs(ratio if value_ratio is None else value_ratio, self.geometry)
+        self.heads = heads_in_group(self.name, heads, ratio, self.geometry) * self.geometry.groups
         self.head_chs = self.embed_chs // self.heads
-        factory = factory_of(host)
-        self.query = self._embed(self.embed_chs, stride=self.geometry.stride, bias=q_bias, **factory)
-        self.key = self._embed(self.embed_chs, **factory)
+        factory = factory_of(rest)
         self.value = self._embed(self.value_chs, **factory)
-        self.taps = nn.Parameter(torch.empty(self.heads, directions, **factory))
+        self.taps = nn.Parameter(torch.empty(self.heads, self.directions, **factory))
         self.project = self._projection(self.value_chs, **factory)
         self.reset_parameters()
 
@@ -101,10 +64,6 @@ class PSSAInner(ShiftedBranch):
                 f"{cls.name}: value_ratio={ratio} gives {values} value channels (of each group), which the {heads} heads "
                 "do not divide: choose another, or fewer heads"
             )
-
-    def embeddings(self) -> tuple[nn.Conv2d, ...]:
-        """Q, K and V."""
-        return self.query, self.key, self.value
 
     def reset_parameters(self) -> None:
         """Draw all weights normal: maps preserving the variance of their inputs, taps of variance 1."""

@@ -5,19 +5,48 @@ B = batch, C = channels (I = in, E = embedding, O = out), R = rank, D = directio
 
 from __future__ import annotations
 
-from typing import Unpack
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from xvol.branches.attention import ShiftedBranch, pad_edges, shifted, tap_window
-from xvol.branches.base import Geometry, Host, factory_of
-from xvol.branches.options import WHOLE
-from xvol.fold import Kernel
-from xvol.kernels import Execution, one_pass_is_faster, pssa_one_pass
+from xvol.branches.attention import WINDOW, AttentionBranch, ShiftedBranch, pad_edges, shifted, tap_window
+from xvol.branches.base import WHOLE, Geometry, factory_of
+from xvol.fold import Kernel, compose_taps
 from xvol.triton_kernels import shifted_product, triton_runs_on
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a PSSA branch computes, not what: no part of its options, so of no architecture's hash.
+
+    Attributes:
+        recompute: save only the input for the backward pass, and compute q, k and the neighbours again there.
+    """
+
+    recompute: bool = False
+
+
+def set_execution(model: nn.Module, execution: Execution) -> int:
+    """Set how all PSSA branches of a model compute; returns how many there are.
+
+    Raises:
+        ValueError: the model has none.
+
+    Example:
+        >>> import xvol
+        >>> set_execution(xvol.XVolution2d(8, 8), Execution(recompute=True))
+        1
+    """
+    branches = [module for module in model.modules() if isinstance(module, PSSA)]
+    if not branches:
+        raise ValueError(f"{type(model).__name__} has no pssa branch whose execution could be set")
+    for branch in branches:
+        branch.execution = execution
+    return len(branches)
 
 
 class PSSA(ShiftedBranch):
@@ -33,23 +62,15 @@ class PSSA(ShiftedBranch):
     it, of no stated size. The branch stays one dynamic convolution, whose kernel then depends on the queries around.
 
     Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host. The reach of the branch is its own `shift`,
-            whatever the host's kernel and dilation.
         rank: R, at least 1.
-        embed_ratio: E / out_chs, above 0; E is rounded to whole channels in each group, at least one.
-        shift: L in pixels of the input, at least 1.
-        directions: 4 (up, left, right, down), 8 (with the diagonals) or 9 (with the centre).
-        border: what k is outside of the image: "zero", or "replicate" its nearest pixel.
-        q_bias: give q a bias. Beside a convolution that has room for it, it folds away where `mix_kernel` is 1 and the
-            border zero.
-        mix_kernel: m, odd: P is an m x m convolution of the products, with zeros outside of the map.
-        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
         triton: multiply and sum the neighbours in one Triton kernel, which no GPU has measured yet. Where it cannot run
             (no GPU, no Triton) and with `Execution(recompute=True)`, the branch computes without it, the same up to
             rounding.
+        rest: as in `ShiftedBranch`. Beside a convolution that has room for it, a query bias folds away where `mix_kernel`
+            is 1 and the border zero.
 
     Attributes:
-        execution: how to compute, e.g. with less memory (`xvol.kernels.set_execution`). Results agree up to rounding,
+        execution: how to compute, e.g. with less memory (`set_execution`). Results agree up to rounding,
             so it is no option, and no architecture's hash knows it.
     """
 
@@ -57,48 +78,13 @@ class PSSA(ShiftedBranch):
     later_options = ShiftedBranch.later_options | {"triton"}
     rules = ShiftedBranch.rules | {"rank": WHOLE}
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        *,
-        rank: int = 1,
-        embed_ratio: float = 1.0,
-        shift: int = 1,
-        directions: int = 8,
-        border: str = "zero",
-        q_bias: bool = False,
-        mix_kernel: int = 1,
-        norm: str = "batch",
-        triton: bool = False,
-        **host: Unpack[Host],
-    ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            rank=rank,
-            embed_ratio=embed_ratio,
-            shift=shift,
-            directions=directions,
-            border=border,
-            q_bias=q_bias,
-            mix_kernel=mix_kernel,
-            norm=norm,
-            triton=triton,
-            **host,
-        )
+    def __init__(self, in_chs: int, out_chs: int, *, rank: int = 1, triton: bool = False, **rest: Any) -> None:
+        super().__init__(in_chs, out_chs, rank=rank, triton=triton, **rest)
         self.rank, self.triton = rank, triton
-        factory = factory_of(host)
-        self.query = self._embed(self.embed_chs, stride=self.geometry.stride, bias=q_bias, **factory)
-        self.key = self._embed(self.embed_chs, **factory)
-        self.taps = nn.Parameter(torch.empty(self.embed_chs * rank, directions, **factory))
-        self.project = self._projection(self.embed_chs * rank, **factory)
+        self.taps = nn.Parameter(torch.empty(self.embed_chs * rank, self.directions, **factory_of(rest)))
+        self.project = self._projection(self.embed_chs * rank, **factory_of(rest))
         self.execution = Execution()
         self.reset_parameters()
-
-    def embeddings(self) -> tuple[nn.Conv2d, ...]:
-        """Q and K."""
-        return self.query, self.key
 
     def reset_parameters(self) -> None:
         """Draw all weights normal, each map preserving the variance of its input; the query bias starts at zero."""
@@ -111,9 +97,7 @@ class PSSA(ShiftedBranch):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W'), for any H, W from 1 up."""
-        if self._takes_one_pass(x_BCHW):
-            return self._one_pass(x_BCHW)
-        if self._recomputes():  # one pass has a 1x1 projection
+        if self.execution.recompute and torch.is_grad_enabled() and not torch.compiler.is_exporting():
             result: Tensor = checkpoint(self._plain, x_BCHW, use_reentrant=False, preserve_rng_state=False)
             return result
         return self._plain(x_BCHW)
@@ -142,52 +126,28 @@ class PSSA(ShiftedBranch):
         return self.project(q_BCHW * neighbours_BCHW)
 
     def _embed_both(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Q x + b_q and K x; where it pays, by one convolution, which reads x once and sums its gradient at once."""
-        narrow = self.embed_chs < self.geometry.in_chs and self.geometry.stride == self.geometry.groups == 1
-        if not (narrow and self._may_bypass_modules(x_BCHW)):
-            return self.query(x_BCHW), self.key(x_BCHW)
-        bias_E = None if self.query.bias is None else functional.pad(self.query.bias, (0, self.embed_chs))
-        both_BCHW = functional.conv2d(x_BCHW, torch.cat([self.query.weight, self.key.weight]), bias_E)
-        q_BCHW, k_BCHW = both_BCHW.chunk(2, dim=1)
-        return q_BCHW, k_BCHW
+        """Q x + b_q and K x; where it pays, by one convolution, which reads x once and sums its gradient at once.
 
-    def _takes_one_pass(self, x_BCHW: Tensor) -> bool:
-        if self.mix_kernel > 1:
-            return False
-        if self.execution.recompute is None:
-            pixels = x_BCHW.shape[2] * x_BCHW.shape[3] if self._may_bypass_modules(x_BCHW) else 0
-            return pixels > 0 and one_pass_is_faster(self.embed_chs * self.rank, pixels)
-        return self._recomputes()
-
-    def _recomputes(self) -> bool:
-        return bool(self.execution.recompute) and torch.is_grad_enabled() and not torch.compiler.is_exporting()
-
-    def _may_bypass_modules(self, x_BCHW: Tensor) -> bool:
-        """Eager mode on a CPU, where nobody watches or replaced the 1x1 convolutions."""
-        return (
-            isinstance(x_BCHW, Tensor)  # and no torch.fx.Proxy
+        That is in eager mode on a CPU, where nobody watches or replaced the two convolutions.
+        """
+        pays = (
+            self.embed_chs < self.geometry.in_chs
+            and self.geometry.stride == self.geometry.groups == 1
+            and isinstance(x_BCHW, Tensor)  # and no torch.fx.Proxy
             and x_BCHW.device.type == "cpu"
             and not torch.compiler.is_compiling()
             and not torch.jit.is_tracing()
             and all(
                 type(conv) is nn.Conv2d and not conv._forward_hooks and not conv._forward_pre_hooks
-                for conv in (self.query, self.key, self.project)
+                for conv in (self.query, self.key)
             )
         )
-
-    def _one_pass(self, x_BCHW: Tensor) -> Tensor:
-        return pssa_one_pass(
-            x_BCHW,
-            self.query.weight.flatten(1),
-            self.query.bias,
-            self.key.weight.flatten(1),
-            self.taps,
-            self.project.weight.flatten(1),
-            self.project.bias,
-            stride=self.geometry.stride,
-            shift=self.shift,
-            replicate=self.border == "replicate",
-        )
+        if not pays:
+            return self.query(x_BCHW), self.key(x_BCHW)
+        bias_E = None if self.query.bias is None else functional.pad(self.query.bias, (0, self.embed_chs))
+        both_BCHW = functional.conv2d(x_BCHW, torch.cat([self.query.weight, self.key.weight]), bias_E)
+        q_BCHW, k_BCHW = both_BCHW.chunk(2, dim=1)
+        return q_BCHW, k_BCHW
 
     def _take_static_part(self, static: Geometry) -> Kernel | None:
         """The query bias's part, a convolution where the borders of k and of the products are that of x."""
@@ -218,59 +178,17 @@ class PSSADense(ShiftedBranch):
     The paper's text: embed, shift the map in some directions, multiply each copy with the unshifted map, take a weighted
     sum, by one 1x1 convolution over all copies. Each P_d is a dense matrix (within the host's groups), which `pssa`
     reaches at rank D; per output pixel it costs 2 I E + D E + D E O multiply-accumulates, and D maps of memory.
-    The embeddings are 1x1 convolutions with the groups of the host; embed first, pad after; K has no bias. Under a
-    stride Q and the shifted copies are strided and K sees full resolution.
 
     Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host. The reach of the branch is its own `shift`,
-            whatever the host's kernel and dilation.
-        embed_ratio: E / out_chs, above 0; E is rounded to whole channels in each group, at least one.
-        shift: L in pixels of the input, at least 1.
-        directions: 4 (up, left, right, down), 8 (with the diagonals) or 9 (with the centre).
-        border: what k is outside of the image: "zero", or "replicate" its nearest pixel.
-        q_bias: give q a bias.
-        mix_kernel: m, odd: P is an m x m convolution of what the branch gives at the output pixels around, with zeros
-            outside of the map.
-        norm: after the branch in a block: "batch", or "none" for a scale and a shift of each channel.
+        rest: as in `ShiftedBranch`.
     """
 
     name = "pssa_dense"
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        *,
-        embed_ratio: float = 1.0,
-        shift: int = 1,
-        directions: int = 8,
-        border: str = "zero",
-        q_bias: bool = False,
-        mix_kernel: int = 1,
-        norm: str = "batch",
-        **host: Unpack[Host],
-    ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            embed_ratio=embed_ratio,
-            shift=shift,
-            directions=directions,
-            border=border,
-            q_bias=q_bias,
-            mix_kernel=mix_kernel,
-            norm=norm,
-            **host,
-        )
-        factory = factory_of(host)
-        self.query = self._embed(self.embed_chs, stride=self.geometry.stride, bias=q_bias, **factory)
-        self.key = self._embed(self.embed_chs, **factory)
-        self.project = self._projection(self.embed_chs * directions, **factory)
+    def __init__(self, in_chs: int, out_chs: int, **rest: Any) -> None:
+        super().__init__(in_chs, out_chs, **rest)
+        self.project = self._projection(self.embed_chs * self.directions, **factory_of(rest))
         self.reset_parameters()
-
-    def embeddings(self) -> tuple[nn.Conv2d, ...]:
-        """Q and K."""
-        return self.query, self.key
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W'), for any H, W from 1 up."""
@@ -299,3 +217,94 @@ class PSSADense(ShiftedBranch):
     def elementwise_macs(self, out_size: tuple[int, int]) -> int:
         """One product for each embedding channel and direction."""
         return self.embed_chs * self.directions * out_size[0] * out_size[1]
+
+
+class GAPQuery(AttentionBranch):
+    """sum_r P^r (q * DW_{a^r}(k)) with q = Q mean(x) + b_q, k = K x: (B, I, H, W) -> (B, O, H', W') (ours).
+
+    `pssa` with the query of the whole image, its global average pool, in place of each pixel's own. So each sample has
+    exactly one convolution, of kernel P_d diag(q) K at tap d (`sample_kernel`), and with a conv branch beside it the
+    block is one standard convolution for each sample. The border is zero, because with another it would be none. The
+    embeddings are 1x1 convolutions with the groups of the host; K has no bias. Under a stride the depthwise stage is
+    strided and K sees full resolution.
+
+    Args:
+        rank: R, at least 1.
+        shift, directions, q_bias: as in `ShiftedBranch`.
+        rest: as in `AttentionBranch`; outside of the map a larger P sees the products of an image grown by zeros, so that
+            the branch stays one convolution for each sample.
+    """
+
+    name = "gap_query"
+    rules = AttentionBranch.rules | WINDOW | {"rank": WHOLE}
+    has_dynamic_kernel = has_sample_kernel = True
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        *,
+        rank: int = 1,
+        shift: int = 1,
+        directions: int = 8,
+        q_bias: bool = False,
+        **rest: Any,
+    ) -> None:
+        super().__init__(in_chs, out_chs, rank=rank, shift=shift, directions=directions, q_bias=q_bias, **rest)
+        self.rank, self.shift, self.directions = rank, shift, directions
+        factory = factory_of(rest)
+        self.query = self._embed(self.embed_chs, bias=q_bias, **factory)
+        self.key = self._embed(self.embed_chs, **factory)
+        self.taps = nn.Parameter(torch.empty(self.embed_chs * rank, directions, **factory))
+        self.project = self._projection(self.embed_chs * rank, padding=0, **factory)
+        self.reset_parameters()
+
+    @property
+    def reach(self) -> int:
+        """Pixels of the input that the branch sees on each side: of the shift, and of P's window of output pixels."""
+        return self.shift + self.geometry.stride * (self.mix_kernel // 2)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights normal, each map preserving the variance of its input; the query bias starts at zero."""
+        super().reset_parameters()
+        nn.init.normal_(self.taps, std=self.directions**-0.5)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Attend: (B, I, H, W) -> (B, O, H', W'), for any H, W from 1 up."""
+        neighbours_BCHW = functional.conv2d(
+            self.key(x_BCHW),
+            tap_window(self.taps),
+            stride=self.geometry.stride,
+            padding=self.reach,
+            dilation=self.shift,
+            groups=self.embed_chs,
+        )
+        return self.project(self._query(x_BCHW).repeat_interleave(self.rank, dim=1) * neighbours_BCHW)
+
+    def _query(self, x_BCHW: Tensor) -> Tensor:
+        """One query for each sample: (B, E, 1, 1)."""
+        return self.query(x_BCHW.mean((2, 3), keepdim=True))
+
+    def _take_static_part(self, static: Geometry) -> Kernel | None:
+        """The query bias's part: sum_r P^r diag(a^r_d) diag(b_q) K at tap d, whatever the size of P."""
+        return self._take_query_bias(tap_window(self.taps), self.shift, static)
+
+    def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """P_d diag(Q mean(x) + b_q) K at tap d, for each sample (ours); the shift is written out as zeros."""
+        groups, embed = self.geometry.groups, self.embed_chs // self.geometry.groups
+        taps_BgoImmkk = torch.einsum(
+            "gocrtu,gcrmn,bgc,gci->bgoitumn",
+            self.project.weight.view(groups, -1, embed, self.rank, *self.project.weight.shape[2:]),
+            tap_window(self.taps).view(groups, embed, self.rank, 3, 3),
+            self._query(x_BCHW).view(-1, groups, embed),
+            self.key.weight.view(groups, embed, -1),
+        )
+        return compose_taps(taps_BgoImmkk.flatten(1, 2), self.geometry.stride, self.shift), self._projection_bias()
+
+    def elementwise_macs(self, out_size: tuple[int, int]) -> int:
+        """One product for each embedding and rank, less the taps outside of `directions`: zero by construction.
+
+        With a larger P both are wanted at the output pixels around the map as well.
+        """
+        height, width = (size + self.mix_kernel - 1 for size in out_size)
+        return self.embed_chs * self.rank * (1 - (9 - self.directions)) * height * width

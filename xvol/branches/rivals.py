@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import Branch, Folded, Geometry, Host, factory_of
-from xvol.branches.conv import average, static_dynamic_kernel
-from xvol.branches.options import ODD, WHOLE
+from xvol.branches.base import ODD, WHOLE, Branch, Folded, Geometry, Host, factory_of
+from xvol.branches.conv import StaticBranch, average
 from xvol.fold import (
     Kernel,
     Norm,
@@ -123,14 +122,7 @@ class Involution(RivalBranch):
         group_chs: int = 16,
         **host: Unpack[Host],
     ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            window=window,
-            reduction=reduction,
-            group_chs=group_chs,
-            **host,
-        )
+        super().__init__(in_chs, out_chs, window=window, reduction=reduction, group_chs=group_chs, **host)
         factory = factory_of(host)
         self.window = window
         self.sharing = out_chs // math.gcd(out_chs, group_chs)
@@ -182,7 +174,7 @@ class Involution(RivalBranch):
         return self.geometry.out_chs * self.window**2 * out_size[0] * out_size[1]
 
 
-class DiverseBranch(Branch):
+class DiverseBranch(StaticBranch):
     """BN(W x) + BN(W_1 x) + BN(W_3 BN(W_2 x)) + BN(mean(BN(W_4 x))): (B, I, H, W) -> (B, O, H', W').
 
     Diverse Branch Block: Building a Convolution as an Inception-like Unit, arXiv 2103.13425: k x k, 1x1, 1x1 then k x k,
@@ -196,23 +188,10 @@ class DiverseBranch(Branch):
     """
 
     name = "dbb"
-    has_dynamic_kernel = True
     rules: ClassVar = {"kernel": ODD.or_none("the host's")}
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        *,
-        kernel: int | None = None,
-        **host: Unpack[Host],
-    ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            kernel=kernel,
-            **host,
-        )
+    def __init__(self, in_chs: int, out_chs: int, *, kernel: int | None = None, **host: Unpack[Host]) -> None:
+        super().__init__(in_chs, out_chs, kernel=kernel, **host)
         factory = factory_of(host)
         self.kernel = kernel or self.geometry.kernel_size
         point: dict[str, Any] = {"groups": self.geometry.groups, "bias": False, **factory}
@@ -255,7 +234,7 @@ class DiverseBranch(Branch):
         border_C11 = norm_at_rest(norm)[1][:, None, None].to(y_BCHW.dtype)
         return functional.pad(y_BCHW - border_C11, [self.padding] * 4) + border_C11
 
-    def _kernel(self) -> Kernel:
+    def _kernel(self, like: Tensor) -> Kernel:
         groups, chs = self.geometry.groups, self.geometry.out_chs
         chain_first = fold_norm(self.chain_first.weight, None, self.chain_norm)
         mean_first = fold_norm(self.mean_first.weight, None, self.mean_norm)
@@ -268,15 +247,6 @@ class DiverseBranch(Branch):
         )
         norms = [norm for norm in self.norms if isinstance(norm, nn.BatchNorm2d)]
         return sum_parallel(*(fold_norm(*kernel, norm) for kernel, norm in zip(kernels, norms, strict=True)))
-
-    def fold(self, norm: Norm, static: Geometry | None) -> Folded:
-        """All of it is static."""
-        weight, bias_O = self._kernel()
-        return Folded(static=fold_norm(weight.detach(), bias_O.detach(), norm), dynamic=None)
-
-    def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The same kernel at each pixel, its dilation written out as zeros; in eval mode."""
-        return static_dynamic_kernel(self._kernel(), self.geometry, x_BCHW)
 
     def elementwise_macs(self, out_size: tuple[int, int]) -> int:
         """Pooling counts nothing, as is the custom: a dilated one, which torch sees as a convolution, is taken away."""

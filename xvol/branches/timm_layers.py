@@ -15,8 +15,7 @@ from timm.layers.lambda_layer import LambdaLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import Geometry, Host, factory_of
-from xvol.branches.options import ODD, RATIO, WHOLE
+from xvol.branches.base import ODD, RATIO, WHOLE, Geometry, Host, factory_of
 from xvol.branches.rivals import RivalBranch
 
 
@@ -111,13 +110,7 @@ class Bottleneck(TimmBranch):
         **host: Unpack[Host],
     ) -> None:
         super().__init__(
-            in_chs,
-            out_chs,
-            heads=heads,
-            feat_size=feat_size,
-            qk_ratio=qk_ratio,
-            qkv_bias=qkv_bias,
-            **host,
+            in_chs, out_chs, heads=heads, feat_size=feat_size, qk_ratio=qk_ratio, qkv_bias=qkv_bias, **host
         )
         self.feat_size = feat_size
         layer: Any = _AnySizeBottleneck(
@@ -175,13 +168,7 @@ class Halo(TimmBranch):
         **host: Unpack[Host],
     ) -> None:
         super().__init__(
-            in_chs,
-            out_chs,
-            heads=heads,
-            block_size=block_size,
-            halo_size=halo_size,
-            qk_ratio=qk_ratio,
-            **host,
+            in_chs, out_chs, heads=heads, block_size=block_size, halo_size=halo_size, qk_ratio=qk_ratio, **host
         )
         self.block_size = block_size
         self.layer = HaloAttn(
@@ -243,23 +230,9 @@ class Lambda(TimmBranch):
     rules: ClassVar = {"heads": WHOLE, "window": ODD, "qk_ratio": RATIO}
 
     def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        *,
-        heads: int = 4,
-        window: int = 9,
-        qk_ratio: float = 1.0,
-        **host: Unpack[Host],
+        self, in_chs: int, out_chs: int, *, heads: int = 4, window: int = 9, qk_ratio: float = 1.0, **host: Unpack[Host]
     ) -> None:
-        super().__init__(
-            in_chs,
-            out_chs,
-            heads=heads,
-            window=window,
-            qk_ratio=qk_ratio,
-            **host,
-        )
+        super().__init__(in_chs, out_chs, heads=heads, window=window, qk_ratio=qk_ratio, **host)
         factory = factory_of(host)
         shape: dict[str, Any] = {"num_heads": heads, "dim_head": None, "r": window, "qk_ratio": qk_ratio}
         layer: Any = LambdaLayer(in_chs, out_chs, stride=self.geometry.stride, **shape, **factory)

@@ -15,10 +15,8 @@ from torch.nn import functional
 import xvol
 from xvol import BlockSpec, XVolution2d, branch_class
 from xvol.branches.attention import AttentionBranch, joined_edges, pad_edges
-from xvol.branches.gap_query import GAPQuery
-from xvol.branches.pssa import PSSA
+from xvol.branches.pssa import PSSA, Execution, GAPQuery
 from xvol.fold import norm_at_rest
-from xvol.kernels import Execution
 
 DOUBLE = torch.float64
 NAMES = ["pssa", "pssa_dense", "pssa_inner", "linear_global", "softmax_global"]

@@ -8,7 +8,9 @@ from torch import nn
 
 import xvol
 from xvol.branches.global_attention import LinearGlobal, SoftmaxGlobal
-from xvol.reference import apply_sample_kernel, attend_globally, ungroup
+from xvol.testing import apply_sample_kernel
+
+from ..oracles import attend_globally, ungroup
 
 geometries = {
     "stride": st.integers(1, 3),
@@ -21,7 +23,9 @@ geometries = {
 
 
 def written_out(branch: LinearGlobal | SoftmaxGlobal, x: torch.Tensor) -> torch.Tensor:
-    query, key, value = (ungroup(conv.weight, branch.geometry.groups) for conv in branch.embeddings())
+    query, key, value = (
+        ungroup(conv.weight, branch.geometry.groups) for conv in (branch.query, branch.key, branch.value)
+    )
     return attend_globally(
         x,
         query,

@@ -1,6 +1,7 @@
 """The product form against its naive shifted form, in float64, and what it refuses."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 import xvol
 from xvol.branches.base import Geometry
-from xvol.branches.pssa import PSSA, PSSADense
-from xvol.reference import product_shifted, ungroup
+from xvol.branches.pssa import PSSA, Execution, GAPQuery, PSSADense, set_execution
+
+from ..oracles import product_shifted, ungroup
 
 OFFSETS = {
     4: [(-1, 0), (0, -1), (0, 1), (1, 0)],
@@ -214,3 +216,154 @@ def test_a_query_bias_that_fits_leaves_the_dynamic_part(shift: int, dilation: in
     folded = branch.fold(nn.BatchNorm2d(4).eval(), Geometry(in_chs=4, out_chs=4, dilation=dilation))
     assert (folded.dynamic.query.bias is None) == leaves
     assert branch.query.bias is not None
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    stride=st.integers(1, 3),
+    shift=st.integers(1, 4),
+    directions=st.sampled_from([4, 8, 9]),
+    rank=st.integers(1, 3),
+    groups=st.sampled_from([1, 2, 4]),
+    q_bias=st.booleans(),
+    embed_ratio=st.sampled_from([0.1, 1.0]),
+    height=st.integers(1, 8),
+    width=st.integers(1, 8),
+)
+def test_is_the_shifted_form_with_the_mean_for_a_query(height: int, width: int, groups: int, **options: object) -> None:
+    branch = GAPQuery(8, 12, groups=groups, dtype=torch.float64, **options)
+    if branch.query.bias is not None:
+        nn.init.normal_(branch.query.bias)
+    rank, embed = branch.rank, branch.embed_chs
+    project_ORE = ungroup(branch.project.weight, groups).view(-1, embed, rank).transpose(1, 2)
+    taps_DRE = branch.taps.view(embed, rank, branch.directions).permute(2, 1, 0)
+    x = torch.randn(2, 8, height, width, dtype=torch.float64)
+    expected = [
+        product_shifted(
+            sample,
+            torch.zeros(embed, 8, dtype=torch.float64),
+            branch.query(sample.mean((2, 3), keepdim=True)).flatten(),
+            ungroup(branch.key.weight, groups),
+            torch.einsum("ore,dre->doe", project_ORE, taps_DRE),
+            [(branch.shift * down, branch.shift * right) for down, right in OFFSETS[branch.directions]],
+            stride=branch.geometry.stride,
+        )
+        for sample in x.split(1)
+    ]
+    torch.testing.assert_close(branch(x), torch.cat(expected), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("directions", [4, 8, 9])
+def test_costs_one_embedding_less_than_the_product_form(rank: int, directions: int) -> None:
+    """Ci Ce + R ((D + 1) Ce + Ce Co) MACs per pixel, and Ci Ce once for the image."""
+    branch = GAPQuery(16, 32, rank=rank, directions=directions, embed_ratio=0.25)
+    pixel = 16 * 8 + rank * ((directions + 1) * 8 + 8 * 32)
+    assert xvol.count_macs(branch, (16, 5, 7)) == 35 * pixel + 16 * 8
+    assert xvol.count_params(branch) == 2 * 16 * 8 + rank * (directions * 8 + 8 * 32)
+
+
+@pytest.mark.parametrize(("shift", "dilation", "leaves"), [(1, 1, True), (2, 1, False), (2, 2, True), (1, 2, False)])
+def test_a_bias_of_the_image_s_query_that_fits_leaves_the_dynamic_part(shift: int, dilation: int, leaves: bool) -> None:
+    branch = GAPQuery(4, 4, q_bias=True, shift=shift)
+    folded = branch.fold(nn.BatchNorm2d(4).eval(), Geometry(in_chs=4, out_chs=4, dilation=dilation))
+    assert (folded.dynamic.query.bias is None) == leaves
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rank": 0}, "gap_query: rank=0 must be a whole number of at least 1"),
+        ({"q_bias": "yes"}, "gap_query: q_bias='yes' must be True or False"),
+    ],
+)
+def test_the_image_s_query_refuses(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GAPQuery(4, 4, **wrong)
+
+
+RECOMPUTED = [
+    {},
+    {"q_bias": True, "rank": 3},
+    {"groups": 2, "stride": 2, "directions": 4},
+    {"border": "replicate", "shift": 2, "rank": 2},
+    {"embed_ratio": 0.25, "shift": 3},
+]
+
+
+@pytest.mark.parametrize("options", RECOMPUTED, ids=str)
+def test_recomputing_is_the_same_to_the_second_derivative(options: dict[str, object]) -> None:
+    branch, results = PSSA(8, 12, dtype=torch.float64, **options), []
+    x = torch.randn(2, 8, 5, 3, dtype=torch.float64, requires_grad=True)
+    for recompute in (False, True):
+        set_execution(branch, Execution(recompute=recompute))
+        y = branch(x)
+        once = torch.autograd.grad((y * y.detach().cos()).sum(), (x, *branch.parameters()), create_graph=True)
+        twice = torch.autograd.grad(once[0].square().sum(), (x, branch.taps))
+        results.append((y, *once, *twice))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def saved_activations(run: Callable[[], Tensor], model: nn.Module) -> int:
+    """Bytes kept for the backward pass, each storage once, parameters and buffers aside."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = run()
+    assert y.requires_grad
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_recomputing_keeps_half_as_much_again_as_a_convolution(compiled: bool) -> None:
+    """The input, and what each of the two norms takes; compiled likewise."""
+    x = torch.randn(4, 16, 24, 24, requires_grad=True)
+    conv = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
+    block = xvol.XVolution2d(16, 16)
+    set_execution(block, Execution(recompute=True))
+    base = saved_activations(lambda: conv(x), conv)
+    run = torch.compile(block, fullgraph=True, backend="aot_eager") if compiled else block
+    assert saved_activations(lambda: run(x), block) <= 1.51 * base
+    set_execution(block, Execution(recompute=False))
+    assert saved_activations(lambda: block(x), block) >= 3 * base
+
+
+def test_execution_is_no_part_of_the_architecture() -> None:
+    block = xvol.XVolution2d(8, 8)
+    before, keys = block.spec.canonical(), set(block.state_dict())
+    assert set_execution(block, Execution(recompute=True)) == 1
+    assert block.spec.canonical() == before
+    assert set(block.state_dict()) == keys
+    with pytest.raises(ValueError, match="no pssa branch"):
+        set_execution(nn.Conv2d(4, 4, 3), Execution())
+
+
+def test_recomputing_in_low_precision_under_autocast() -> None:
+    branch = PSSA(8, 8)
+    branch.execution = Execution(recompute=True)
+    x = torch.randn(2, 8, 6, 6)
+    y = branch(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = branch(x)
+    low.float().sum().backward()
+    assert low.dtype == torch.bfloat16
+    assert (low.float() - y).norm() < 0.05 * y.norm()
+    assert all(
+        parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in branch.parameters()
+    )
+
+
+def test_watched_convolutions_are_called() -> None:
+    """Hooks on the 1x1 convolutions see their input: no form that was not asked for bypasses them then."""
+    branch, seen = PSSA(8, 16, embed_ratio=0.25), []
+    for conv in (branch.query, branch.key, branch.project):
+        conv.register_forward_hook(lambda module, took, gave: seen.append(module))
+    branch(torch.randn(1, 8, 4, 4))
+    assert seen == [branch.query, branch.key, branch.project]

@@ -4,23 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from xvol.reference import (
-    apply_dynamic_kernel,
-    apply_sample_kernel,
-    attend_globally,
-    inner_shifted,
-    product_shifted,
-    ungroup,
-)
-
-
-@pytest.mark.parametrize(("stride", "groups", "size"), [(1, 1, 3), (2, 2, 5), (3, 4, 1)])
-def test_a_constant_kernel_is_a_convolution(stride: int, groups: int, size: int) -> None:
-    conv = nn.Conv2d(4, 8, size, stride=stride, padding=size // 2, groups=groups, dtype=torch.float64)
-    x = torch.randn(2, 4, 6, 7, dtype=torch.float64)
-    y = conv(x)
-    kernel = conv.weight.expand(2, *y.shape[2:], *conv.weight.shape)
-    torch.testing.assert_close(apply_dynamic_kernel(x, kernel, conv.bias, stride=stride, groups=groups), y)
+from .oracles import attend_globally, inner_shifted, product_shifted, ungroup
 
 
 def test_ungrouped_weight_is_the_grouped_convolution() -> None:
@@ -42,16 +26,6 @@ def test_shifts_look_where_they_say(border: str) -> None:
                 row, column = max(row, 0), min(column, 3)
             seen = x[0, 0, row, column].item() if 0 <= row < 3 and 0 <= column < 4 else 0.0
             assert y[0, 0, i, j].item() == pytest.approx(x[0, 0, i, j].item() * seen)
-
-
-@pytest.mark.parametrize(("stride", "groups", "size"), [(1, 1, 3), (2, 2, 5), (3, 4, 1)])
-def test_a_kernel_for_each_sample_is_a_convolution_of_each(stride: int, groups: int, size: int) -> None:
-    convs = [nn.Conv2d(4, 8, size, stride=stride, padding=size // 2, groups=groups, bias=False) for _ in range(2)]
-    x = torch.randn(2, 4, 6, 7)
-    expected = torch.cat([conv(sample) for conv, sample in zip(convs, x.split(1), strict=True)])
-    kernel, bias = torch.stack([conv.weight for conv in convs]), torch.arange(8.0)
-    y = apply_sample_kernel(x, kernel, bias, stride=stride, groups=groups)
-    torch.testing.assert_close(y, expected + bias[:, None, None])
 
 
 def test_inner_products_weigh_the_shifted_values() -> None:

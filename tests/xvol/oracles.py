@@ -1,7 +1,6 @@
-"""Oracles for tests: slow, written from the formulas, sharing no code with the branches. Never a deploy path.
+"""Oracles: slow, written from the formulas, sharing no code with the branches.
 
-B = batch, C = channels (I = in, E = embedding, O = out), D = directions, H, W = height, width, g = groups, k = kernel
-size.
+B = batch, C = channels (I = in, E = embedding, O = out), D = directions, H, W = height, width, g = groups.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def product_shifted(
@@ -141,40 +139,3 @@ def _shift(map_BCHW: Tensor, down: int, right: int, border: str) -> Tensor:
 def ungroup(weight: Tensor, groups: int) -> Tensor:
     """The dense matrix (O, I) of a grouped 1x1 convolution's weight (O, I / g, 1, 1)."""
     return torch.block_diag(*weight.flatten(1).chunk(groups))
-
-
-def apply_dynamic_kernel(x_BCHW: Tensor, kernel_BHWOIkk: Tensor, bias_O: Tensor, *, stride: int, groups: int) -> Tensor:
-    """Apply to each output pixel its own kernel, centred, with a zero border and dilation 1.
-
-    Args:
-        x_BCHW: (B, I, H, W).
-        kernel_BHWOIkk: (B, H', W', O, I / g, k, k).
-        bias_O: (O,).
-        stride, groups: of the convolution.
-
-    Returns:
-        (B, O, H', W').
-    """
-    batch, height, width, out_chs, _, size, _ = kernel_BHWOIkk.shape
-    patches = functional.unfold(x_BCHW, size, padding=size // 2, stride=stride)
-    patches_BgIkkHW = patches.view(batch, groups, -1, size, size, height, width)
-    kernel = kernel_BHWOIkk.unflatten(3, (groups, out_chs // groups))
-    y_BgOHW = torch.einsum("bhwgoimn,bgimnhw->bgohw", kernel, patches_BgIkkHW)
-    return y_BgOHW.flatten(1, 2) + bias_O[:, None, None]
-
-
-def apply_sample_kernel(x_BCHW: Tensor, kernel_BOIkk: Tensor, bias_O: Tensor, *, stride: int, groups: int) -> Tensor:
-    """Apply to each sample its own convolution, centred, with a zero border and dilation 1.
-
-    Args:
-        x_BCHW: (B, I, H, W).
-        kernel_BOIkk: (B, O, I / g, k, k).
-        bias_O: (O,).
-        stride, groups: of the convolution.
-
-    Returns:
-        (B, O, H', W').
-    """
-    padding = kernel_BOIkk.shape[-1] // 2
-    samples = zip(x_BCHW.split(1), kernel_BOIkk, strict=True)
-    return torch.cat([functional.conv2d(x, kernel, bias_O, stride, padding, 1, groups) for x, kernel in samples])
