@@ -89,7 +89,7 @@ def mend() -> bool:
     compiled = FileFinder(package, (ExtensionFileLoader, EXTENSION_SUFFIXES)).find_spec("_C")
     if compiled is not None and compiled.origin is not None:
         try:
-            with os.add_dll_directory(package) if sys.platform == "win32" else nullcontext():
+            with getattr(os, "add_dll_directory", nullcontext)(package):  # Windows alone has it
                 torch.ops.load_library(compiled.origin)
         except (ImportError, OSError):
             pass

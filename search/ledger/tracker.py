@@ -395,7 +395,7 @@ def write_run(job: Mapping[str, Any]) -> dict[str, str]:
     run.log(tables)
     artifact = wandb.Artifact(artifact_name(sent), type=ARTIFACT_TYPE, metadata=dict(sent.config))
     for path in sent.files:
-        artifact.add_file(path, name=Path(path).name, skip_cache=True)
+        artifact.add_file(str(path), name=Path(path).name, skip_cache=True)
     logged = run.log_artifact(artifact)
     if online:
         logged.wait(timeout=math.ceil(job["limit"]))  # else a server that refuses it would go unnoticed

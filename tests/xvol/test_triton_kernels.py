@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from xvol import BlockSpec, XVolution2d, branch_options
-from xvol.branches import pssa
-from xvol.branches.pssa import Execution, set_execution
-from xvol.triton_kernels import _plain, shifted_product, triton_runs_on
+from xvol.branches.pssa import PSSA, triton_runs_on
 
 CASES = [  # batch, embedding, rank, (H, W), stride, shift, padding, dtype
     (2, 3, 1, (5, 7), 1, 1, 1, "float32"),
@@ -31,6 +29,8 @@ CASES = [  # batch, embedding, rank, (H, W), stride, shift, padding, dtype
 def compare(
     batch: int, embed: int, rank: int, size: list[int], stride: int, shift: int, padding: int, dtype: str
 ) -> None:
+    from xvol.triton_kernels import _plain, shifted_product  # in the process that has the interpreter
+
     torch.manual_seed(0)
     reach = [(edge + 2 * padding - 2 * shift - 1) // stride + 1 for edge in size]
     shapes = [(batch, embed, *reach), (batch, embed, *size), (embed * rank, 1, 3, 3)]
@@ -61,23 +61,26 @@ BLOCKS = [  # options of the branch, of the host, (H, W), dtype
 
 def compare_block(options: dict[str, object], host: dict[str, int], size: list[int], dtype: str) -> None:
     """A whole block, forward and backward: every gradient against plain operations in float64."""
+    from xvol import triton_kernels
+
     torch.manual_seed(0)
     ours, oracle = (
         XVolution2d(8, 16, spec=BlockSpec.make(options={"pssa": options | {"triton": triton}}, gamma=1.0), **host)
         for triton in (True, False)
     )
     oracle.load_state_dict(ours.to(getattr(torch, dtype)).state_dict())
-    for block in (ours, oracle.double()):
-        set_execution(block, Execution(recompute=False))
-    calls, kernel = [], pssa.shifted_product
-    pssa.shifted_product = lambda *arguments: (calls.append(1), kernel(*arguments))[1]  # it must not fall back
+    oracle.double()
+    calls, kernel = [], triton_kernels.shifted_product
+    triton_kernels.shifted_product = lambda *arguments: (calls.append(1), kernel(*arguments))[
+        1
+    ]  # it must not fall back
     x = torch.randn(2, 8, *size).to(getattr(torch, dtype))
     results = []
     for block, image in ((ours, x.clone()), (oracle, x.double())):
         image.requires_grad_()
         y = block(image)
         results.append((y, *torch.autograd.grad(y.double().cos().sum(), (image, *block.parameters()))))
-    pssa.shifted_product = kernel
+    triton_kernels.shifted_product = kernel
     assert calls == [1]
     # A norm over few pixels makes small errors large, and cancels in some gradients: both scaled by the largest.
     tolerance = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 0.1}[dtype]
@@ -88,6 +91,8 @@ def compare_block(options: dict[str, object], host: dict[str, int], size: list[i
 
 def compare_second_derivatives() -> None:
     """By finite differences: all three arguments, and only one that wants a gradient."""
+    from xvol.triton_kernels import shifted_product
+
     torch.manual_seed(0)
     shapes = [(1, 2, 2, 3), (1, 2, 4, 5), (4, 1, 3, 3)]
     for wanted in ((0, 1, 2), (1,)):
@@ -117,14 +122,11 @@ here.compare_second_derivatives()
 
 def test_falls_back_to_the_plain_form_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    q, k, window = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.randn(6, 1, 3, 3)
-    assert not triton_runs_on(q)
-    assert torch.equal(shifted_product(q, k, window, 1, 1, 1), _plain(q, k, window, 1, 1, 1))
-
-
-def test_second_derivatives_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    compare_second_derivatives()
+    x, branch = torch.randn(2, 3, 4, 4), PSSA(3, 6, rank=2, triton=True)
+    assert not triton_runs_on(x)
+    y = branch(x)
+    branch.triton = False
+    assert torch.equal(branch(x), y)
 
 
 def test_is_an_option_of_the_branch_off_by_default() -> None:
@@ -137,4 +139,4 @@ def test_is_an_option_of_the_branch_off_by_default() -> None:
 
 def test_xvol_works_without_loading_triton() -> None:
     XVolution2d(4, 4)(torch.randn(1, 4, 3, 3))
-    assert "xvol.triton_source" not in sys.modules
+    assert "xvol.triton_kernels" not in sys.modules

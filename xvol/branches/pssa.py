@@ -5,7 +5,9 @@ B = batch, C = channels (I = in, E = embedding, O = out), R = rank, D = directio
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 from xvol.branches.attention import WINDOW, AttentionBranch, ShiftedBranch, pad_edges, shifted, tap_window
 from xvol.branches.base import WHOLE, Geometry, factory_of
 from xvol.fold import Kernel, compose_taps
-from xvol.triton_kernels import shifted_product, triton_runs_on
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,13 @@ def set_execution(model: nn.Module, execution: Execution) -> int:
     for branch in branches:
         branch.execution = execution
     return len(branches)
+
+
+def triton_runs_on(tensor: Tensor) -> bool:
+    """Tell whether the kernel can run on the tensor: Triton installed, and a GPU or the interpreter (on any device)."""
+    if find_spec("triton") is None or tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        return False
+    return tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class PSSA(ShiftedBranch):
@@ -108,9 +116,10 @@ class PSSA(ShiftedBranch):
         if self.border == "replicate":
             k_BCHW, padding = pad_edges(k_BCHW, padding), 0
         if self.triton and triton_runs_on(q_BCHW):
-            return self.project(
-                shifted_product(q_BCHW, k_BCHW, self.window(), self.geometry.stride, self.shift, padding)
-            )
+            from xvol.triton_kernels import shifted_product  # Triton need not be installed
+
+            how = (self.geometry.stride, self.shift, padding)
+            return self.project(shifted_product(q_BCHW, k_BCHW, self.window(), *how))
         neighbours_BCHW = functional.conv2d(
             k_BCHW,
             self.window(),
