@@ -18,7 +18,7 @@ from search.recipe import MeasureConfig, TrainConfig
 from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig, digest
 
 # free-form mappings: `branch.options.pssa.rank=2` needs no `+`
-OPEN_KEYS = ("backbone.kwargs", "branch.options", "placement.at")
+OPEN_KEYS = ("backbone.kwargs", "branch.options", "placement.at", "train.opt_kwargs")
 
 
 @dataclass
@@ -83,7 +83,44 @@ def _refuse_unknown(node: Any, kind: Any, path: str) -> None:
 
 
 # what changes no number that arms are compared by: where data lie, when state is saved, what is recorded beside
-_NO_RECIPE = {"data": ("root", "download"), "train": ("state_every_seconds",), "measure": ("zero_cost",)}
+_NO_RECIPE = {
+    "data": ("root", "download"),
+    "train": ("state_every_seconds", "eval_every"),
+    "measure": ("zero_cost",),
+}
+# the keys of the first version: one that came later counts where it is not its default, so that hashes and studies of before stay
+_FIRST = {
+    "backbone": ("name", "pretrained", "kwargs"),
+    "data": (
+        *(
+            "name",
+            "root",
+            "path",
+            "download",
+            "image_size",
+            "channels",
+            "train_size",
+            "val_size",
+            "test_size",
+            "split_seed",
+        ),
+        *("flip", "crop_padding", "batch_size", "eval_batch_size"),
+    ),
+    "train": (
+        *("epochs", "opt", "lr", "momentum", "weight_decay", "schedule", "warmup", "label_smoothing"),
+        *("ema_decay", "ema_warmup", "clip_grad", "amp", "state_every_seconds"),
+    ),
+    "measure": ("latency_batch", "latency_repeats", "fuse_tolerance", "zero_cost"),
+}
+
+
+def is_late_default(key: str, value: Any) -> bool:
+    """Whether a key, e.g. "train.accumulate", came after the first version, and has its default: as if it were not there."""
+    part, _, name = key.partition(".")
+    if part not in _FIRST or name.partition(".")[0] in _FIRST[part]:
+        return False
+    default = getattr(getattr(Config(), part), name, None)
+    return bool(default == value)
 
 
 def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
@@ -94,8 +131,12 @@ def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
         anywhere: of whatever folder: for who compares the images themselves.
     """
     parts = {
-        part: {name: value for name, value in plain[part].items() if name not in _NO_RECIPE.get(part, ())}
-        for part in ("backbone", "data", "train", "measure")
+        part: {
+            name: value
+            for name, value in plain[part].items()
+            if name not in _NO_RECIPE.get(part, ()) and not is_late_default(f"{part}.{name}", value)
+        }
+        for part in _FIRST
     }
     if anywhere:
         parts["data"]["path"] = None

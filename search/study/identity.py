@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, dist
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.config import is_late_default
 from search.design.options import first_seeds
 from search.ledger.metric import CLASSIFY
 from search.ledger.paths import JOURNAL
@@ -42,7 +43,11 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _leaves(config: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str, Any]:
-    leaves = {name: value for name, value in flatten(config).items() if not name.startswith(FREE)}
+    leaves = {
+        name: value
+        for name, value in flatten(config).items()
+        if not name.startswith(FREE) and not is_late_default(name, value)
+    }
     if leaves.get("task") == CLASSIFY:
         del leaves["task"]  # studies that were begun before there were others go on
     leaves.update({f"hydra.sweeper.{name}": value for name, value in flatten(search).items()})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/timm_hook.py
 
 # isort: split
+from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
+from timm.loss import create_classification_loss
 from timm.task import ClassificationTask
 
 from search.config import Config
@@ -42,12 +46,8 @@ class Classify:
         return build(config, info.channels, len(info.classes), info.image_size)
 
     def training(self, model: nn.Module, recipe: TrainConfig) -> ClassificationTask:
-        """Cross-entropy in nats, in single precision whatever the network computes in."""
-
-        def criterion(output: Tensor, target: Tensor) -> Tensor:
-            return F.cross_entropy(output.float(), target, label_smoothing=recipe.label_smoothing)
-
-        return ClassificationTask(model, criterion, verbose=False)
+        """The recipe's loss in nats, on images that are erased and mixed as it says."""
+        return ClassifyTraining(model, recipe)
 
     def evaluator(self, device: torch.device) -> ClassifyEvaluator:
         """Top-1 and loss."""
@@ -56,6 +56,59 @@ class Classify:
     def probe_input(self, info: DataInfo) -> tuple[int, int, int]:
         """One image."""
         return info.channels, info.image_size, info.image_size
+
+
+class ClassifyTraining(ClassificationTask):
+    """timm's task, with what its train.py does to a batch before: erasing, then mixup or cutmix. It changes the batch in place.
+
+    Args:
+        model: on the device of the images; with timm's `num_classes` where the recipe mixes.
+    """
+
+    def __init__(self, model: nn.Module, recipe: TrainConfig) -> None:
+        super().__init__(model, criterion(recipe), verbose=False)
+        device = next(model.parameters()).device
+        self._off_epoch = recipe.mixup_off_epoch
+        self._erase = RandomErasing(recipe.reprob, mode=recipe.remode, max_count=recipe.recount, device=device)
+        self._mix = None
+        if recipe.mixes:
+            self._mix = Mixup(
+                recipe.mixup,
+                recipe.cutmix,
+                prob=recipe.mixup_prob,
+                switch_prob=recipe.mixup_switch_prob,
+                mode=recipe.mixup_mode,
+                label_smoothing=recipe.label_smoothing,
+                num_classes=model.num_classes,
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Mix in the first `mixup_off_epoch` epochs alone, where it is not 0; targets stay shares of classes."""
+        if self._mix is not None:
+            self._mix.mixup_enabled = not 0 < self._off_epoch <= epoch
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Loss and output for normalised images (B, C, H, W) and labels (B,)."""
+        if self._erase.probability:
+            input = self._erase(input)
+        if self._mix is not None:
+            input, target = self._mix(input, target)
+        return super().forward(input, target)
+
+
+def criterion(recipe: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of logits (B, K) against labels (B,) or shares of classes (B, K), in single precision."""
+    loss: nn.Module
+    if recipe.loss == "ce" and not recipe.mixes:  # timm's smoothing has other last bits than results so far
+        loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    else:
+        bce: dict[str, Any] = (
+            {"bce_target_thresh": recipe.target_threshold, "bce_sum": recipe.bce_sum} if recipe.loss == "bce" else {}
+        )
+        loss = create_classification_loss(
+            recipe.loss, smoothing=recipe.label_smoothing, soft_targets=recipe.mixes, **bce
+        )
+    return lambda output, target: loss(output.float(), target)
 
 
 class ClassifyEvaluator:

@@ -9,6 +9,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 
@@ -65,7 +66,8 @@ def measured_seconds(config: Config, steps: int = STEPS, most_seconds: float = M
         RuntimeError: its training diverges at once.
     """
     torch.set_num_threads(config.threads)
-    made = prepare_cached(config)
+    recipe = replace(config.train, compile=False)  # which takes longer than what is asked
+    made = prepare_cached(replace(config, train=recipe))
     loaders, few = made.loaders, list(itertools.islice(made.loaders.val, 1))
     stamps: list[float] = []
 
@@ -82,8 +84,9 @@ def measured_seconds(config: Config, steps: int = STEPS, most_seconds: float = M
     taken = [later - earlier for earlier, later in itertools.pairwise(stamps)]
     step = statistics.median(taken[1:] or taken or [0.0])
     start = time.perf_counter()
-    evaluate(made.model, few, made.evaluator("val"), amp=config.train.amp)
+    evaluate(made.model, few, made.evaluator("val"), recipe.amp_type)
     image = (time.perf_counter() - start) / len(few[0][1])
     timed = 2 * (WARM_UP + config.measure.latency_repeats) * config.measure.latency_batch
-    scored = config.train.epochs * loaders.val.samples + (timed if config.measure.latency_repeats else 0)
-    return config.train.epochs * len(loaders.train) * step + scored * image
+    passes = -(-recipe.epochs // recipe.eval_every)
+    scored = passes * loaders.val.samples + (timed if config.measure.latency_repeats else 0)
+    return recipe.epochs * len(loaders.train) * step + scored * image

@@ -20,7 +20,7 @@ from search.recipe import MeasureConfig, TrainConfig
 from search.slot import WAIT_SECONDS, Lease, turnstile
 from search.tasks.base import Task
 from search.trial.optim import make_optimizer
-from search.trial.train import autocast
+from search.trial.train import autocast, formed
 
 if TYPE_CHECKING:
     from timm.task import TrainingTask
@@ -196,7 +196,7 @@ def train_memory_mb(
             torch.cuda.synchronize(device)
             torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device) if cuda else 0
-        kept = _step(task.training(copy.deepcopy(model).to(device).train(), config), batch, config, device)
+        kept = _step(task.training(formed(copy.deepcopy(model).train(), config, device), config), batch, config, device)
         if cuda:
             kept = torch.cuda.max_memory_allocated(device) - before
             torch.cuda.empty_cache()
@@ -215,7 +215,7 @@ def _step(training: TrainingTask, batch: tuple[Tensor, Tensor], config: TrainCon
         saved.append(tensor.detach())  # held until they are counted, so that no address is given to another
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor), autocast(device, config.amp):
+    with saved_tensors_hooks(keep, lambda tensor: tensor), autocast(device, config.amp_type):
         loss = training(inputs, targets)["loss"]
     resident = _storages([*model.parameters(), *model.buffers()])
     kept = sum((_storages(saved) | resident).values())

@@ -11,14 +11,17 @@ import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/t
 
 # isort: split
 from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR
 
 from search.recipe import TrainConfig
-from xvol.suggest import nearest
+from xvol.suggest import meant, nearest
 
 MOST_INITIAL = 0.05  # share of the initial weights that an average may still hold at the end
+OWN_KEYS = ("opt", "lr", "momentum", "weight_decay", "layer_decay")  # of the recipe, so not among its `opt_kwargs`
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -26,7 +29,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
 
     Raises:
         ValueError: timm knows no such optimiser, its package is not installed, it needs second derivatives, or it takes
-            no such learning rate, momentum or weight decay.
+            no such learning rate, momentum, weight decay or further argument.
     """
     known = [str(name) for name in list_optimizers()]
     if config.opt not in known:
@@ -43,8 +46,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         raise ValueError(
             f"train.opt={config.opt} is of the package {package}, which is not installed; install it, or take another"
         )
-    arguments = _momentum(get_optimizer_class(config.opt, bind_defaults=False), config.momentum)
+    opt_class = get_optimizer_class(config.opt, bind_defaults=False)
+    arguments = _momentum(opt_class, config.momentum) | _further(config, opt_class, info.has_eps, info.has_betas)
     rates: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.layer_decay is not None:
+        rates["layer_decay"] = config.layer_decay
     try:
         optimizer = create_optimizer_v2(model, opt=config.opt, **rates, **arguments)
     except (TypeError, ValueError) as error:
@@ -64,23 +70,54 @@ def _momentum(opt_class: Any, momentum: float) -> dict[str, Any]:
     return {"momentum": momentum, **plain}
 
 
-def make_scheduler(optimizer: Optimizer, config: TrainConfig, steps: int) -> LRScheduler:
-    """The schedule over `steps` optimiser steps; to be stepped after each of them."""
+def _further(config: TrainConfig, opt_class: Any, has_eps: bool, has_betas: bool) -> dict[str, Any]:
+    """The recipe's `opt_kwargs`; ValueError for one that timm would leave out or the optimiser does not know."""
+    known = [inspect.signature(taker).parameters.values() for taker in (opt_class, create_optimizer_v2)]
+    takes = {one.name for each in known for one in each if one.kind is not one.VAR_KEYWORD}
+    takes -= {*OWN_KEYS, "params", "model_or_params", "param_group_fn"}
+    takes -= {name for name, has in (("eps", has_eps), ("betas", has_betas)) if not has}
+    for name in config.opt_kwargs:
+        if name in OWN_KEYS:
+            raise ValueError(f"train.opt_kwargs.{name}: write train.{name}, which is a key of its own")
+        if name not in takes:
+            raise ValueError(
+                f"train.opt_kwargs.{name}: train.opt={config.opt} takes no {name}; it takes {', '.join(sorted(takes))}"
+                f"{meant(name, takes)}"
+            )
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in config.opt_kwargs.items()}
+
+
+class OneCycle(OneCycleLR):
+    """torch's, called as timm's schedules are."""
+
+    def step_update(self, num_updates: int) -> None:
+        """After each update; `num_updates` is counted by torch itself."""
+        self.step()
+
+
+def make_scheduler(optimizer: Optimizer, config: TrainConfig, steps: int) -> OneCycle | Scheduler:
+    """The schedule over `steps` updates; `step_update(number)` is to be called after each of them, with how many there were."""
     if config.schedule == "onecycle" and steps > 1:
+        rates = [config.lr * group.get("lr_scale", 1.0) for group in optimizer.param_groups]  # by layer
         # momentum stays as configured: cycling it would need another key for each family of optimisers
-        return OneCycleLR(
-            optimizer, max_lr=config.lr, total_steps=steps, pct_start=config.warmup or 1e-8, cycle_momentum=False
+        return OneCycle(
+            optimizer, max_lr=rates, total_steps=steps, pct_start=config.warmup_share or 1e-8, cycle_momentum=False
         )
-    if config.schedule == "constant" or steps <= 1:
-        return LambdaLR(optimizer, lambda step: 1.0)
-    warm = round(config.warmup * steps)
-
-    def cosine(step: int) -> float:
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-    return LambdaLR(optimizer, cosine)
+    cosine = config.schedule == "cosine" and steps > 1
+    warm = round(config.warmup_share * steps) if cosine else 0
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        "cosine" if cosine else "constant",
+        num_epochs=max(1, steps - warm) if config.warmup_prefix else steps,  # its epochs are our updates
+        warmup_epochs=warm,
+        warmup_prefix=config.warmup_prefix,
+        warmup_lr=config.lr / (warm + 1) if config.warmup_lr is None else config.warmup_lr,
+        min_lr=config.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    assert isinstance(scheduler, Scheduler)
+    return scheduler
 
 
 def initial_share(decay: float, warmup: bool, updates: int) -> float:

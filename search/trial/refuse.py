@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from search.allowed import check_choice, check_number
 from search.config import Config
 from search.ledger.tracker import check_tracker
-from search.recipe import CHECKPOINTS, check_objectives, check_once
+from search.recipe import CHECKPOINTS, TrainConfig, check_objectives, check_once
 from search.space.architecture import AUTO, BackboneConfig, BranchConfig, PlacementConfig
 from search.tasks.base import check_task
 from xvol.registry import branch_names
@@ -34,7 +34,21 @@ _PLAIN = "none"
 _PARTS = re.compile(r"[+,](?![^\[]*\])")
 _STAGE = re.compile(r"stage(?:(\d+)|\[([\d\s,-]+)\])(?:\..+)?")
 _OF_THE_STUDY = ("experiment", "sampler", "pruner", "space", "design", "tracker")
-_BESIDE = ("tracker.", "checkpoint", "data.root", "data.download", "objectives", "train.state_every_seconds")
+_BESIDE = (
+    *("tracker.", "checkpoint", "data.root", "data.download", "objectives"),
+    *("train.state_every_seconds", "train.eval_every"),
+)
+_MOOT_OF_RECIPE: tuple[tuple[tuple[str, ...], Callable[[TrainConfig], bool], str], ...] = (
+    (("warmup", "warmup_epochs"), lambda t: t.schedule == "constant", "train.schedule=constant has no warm-up"),
+    (("warmup",), lambda t: t.warmup_epochs is not None, "train.warmup_epochs says how long the warm-up is"),
+    (("warmup_lr", "warmup_prefix", "min_lr"), lambda t: t.schedule != "cosine", "it is of train.schedule=cosine"),
+    (("ema_warmup",), lambda t: t.ema_decay is None, "train.ema_decay=null takes no average"),
+    (("target_threshold", "bce_sum"), lambda t: t.loss != "bce", "it is of train.loss=bce"),
+    (("mixup_prob", "mixup_mode", "mixup_off_epoch"), lambda t: not t.mixes, "train.mixup and train.cutmix are 0"),
+    (("mixup_switch_prob",), lambda t: not (t.mixup and t.cutmix), "not both of train.mixup and train.cutmix are on"),
+    (("remode", "recount"), lambda t: t.reprob == 0, "train.reprob=0 erases nothing"),
+    (("clip_mode",), lambda t: t.clip_grad is None, "train.clip_grad=null clips nothing"),
+)
 
 
 def check_values(config: Config) -> None:
@@ -42,6 +56,7 @@ def check_values(config: Config) -> None:
     check_task(config.task)
     config.data.check()
     config.train.check()
+    config.train.check_batch(config.data.batch_size)
     config.measure.check()
     check_objectives(config.objectives, config.measure.zero_cost, config.task)
     if config.measure.latency_repeats == 0 and any(name.startswith("latency") for name in config.objectives):
@@ -142,10 +157,10 @@ def _moot(key: str, configs: Sequence[Config]) -> str | None:
             return (
                 f"branch.use has no {parts[2]}, but {', '.join(used)}; give options of those, or add it to branch.use"
             )
-    if key == "train.warmup" and all(config.train.schedule == "constant" for config in configs):
-        return "train.schedule=constant has no warm-up"
-    if key == "train.ema_warmup" and all(config.train.ema_decay is None for config in configs):
-        return "train.ema_decay=null takes no average"
+    if parts[0] == "train":
+        for names, is_moot, why in _MOOT_OF_RECIPE:
+            if parts[1] in names and all(is_moot(config.train) for config in configs):
+                return why
     return None
 
 

@@ -101,7 +101,7 @@ def read_on_test(made: Untrained, device: torch.device, record: Record, channel:
         log.warning("%s: its network cannot be read on test (%s): it is trained again", folder, reason)
         return False
     _copy_figures(earlier, history, folder, record, channel)
-    test, amp = made.loaders.test, made.config.train.amp
+    test, amp = made.loaders.test, made.config.train.amp_type
     record.result.metrics |= evaluate(network.to(device), test, made.evaluator("test", device), amp)
     record.result.test_images = test.samples
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import re
 import traceback
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from search.trial.optim import check_average
 from search.trial.refuse import check_values
 from search.trial.reuse import drop_weights, read_on_test, take_over, tell_outdated
 from search.trial.state import Saver, adopt, begin, discard, save_checkpoint
-from search.trial.train import Epoch, Halted, Trainer, evaluate
+from search.trial.train import Epoch, Halted, Trainer, evaluate, unformed
 from search.trial.untrained import Untrained, facts_for_admission, prepare
 
 log = logging.getLogger("xvol")
@@ -205,10 +206,10 @@ class _Trial:
         self.tracker = Tracker(config.tracker, self.folder, self.channel.study, self.name, self.plain)
         result.wandb_id = self.tracker.run_id
         self.made.add_scores(result, config.measure.zero_cost)
-        network = self.train().evaluated
+        network = unformed(self.train().evaluated, config.train)
         if loaders.test is not None:
             result.metrics |= evaluate(
-                network, loaders.test, self.made.evaluator("test", self.device), config.train.amp
+                network, loaders.test, self.made.evaluator("test", self.device), config.train.amp_type
             )
             result.test_images = loaders.test.samples
         if self.device.type == "cuda":
@@ -232,6 +233,9 @@ class _Trial:
         loaders, made_by = made.loaders, on_record(result)
         assert result.fingerprint is not None
         check_average(config.train, config.train.epochs * len(loaders.train))
+        if config.train.compile:  # a compilation that is killed spoils the cache: not that of other studies
+            cache = Path(self.channel.study_dir or self.folder) / "inductor"
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
 
         def anew() -> Trainer:
             return made.trainer(self.device, self.channel.stop_requested)
@@ -286,9 +290,9 @@ class _Trial:
     def progress(self, epoch: Epoch) -> str:
         """The line of an epoch."""
         standing = self.channel.standing()
-        score = _score(self.result, chosen_by(self.config.task))
+        score = f"{_score(self.result, chosen_by(self.config.task))} " if epoch.scores else ""
         line = (
-            f"epoch {epoch.epoch}/{self.config.train.epochs} {score} loss {epoch.train_loss:.3f} ({epoch.seconds:.1f}s)"
+            f"epoch {epoch.epoch}/{self.config.train.epochs} {score}loss {epoch.train_loss:.3f} ({epoch.seconds:.1f}s)"
         )
         return f"{line} | {standing}" if standing else line
 

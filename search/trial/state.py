@@ -12,7 +12,6 @@ import contextlib
 import errno
 import logging
 import math
-import random
 import re
 import shutil
 import time
@@ -20,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +29,7 @@ from search.trial.train import Trainer
 
 log = logging.getLogger("xvol")
 NEWER_FILE = "state.newer.pt"  # a state that only a later version can continue
-LAYOUT = 1  # of the file; to be raised when what is in it changes
+LAYOUT = 2  # of the file; to be raised when what is in it changes
 
 
 def save_checkpoint(network: nn.Module, folder: Path) -> Path:
@@ -99,16 +97,14 @@ class Saver:
         Returns:
             Whether the state is on the disk.
         """
-        device = next(trainer.model.parameters()).device
         state = {
             "layout": LAYOUT,
             "torch": str(torch.__version__),
-            "device": device.type,
+            "device": next(trainer.model.parameters()).device.type,
             "fingerprint": self._fingerprint,
             "made_by": self._made_by,
             "history": [dict(epoch) for epoch in history],
             "trainer": trainer.state_dict(),
-            "rng": rng_state(device),
         }
         self._last = time.monotonic()
         try:
@@ -166,7 +162,6 @@ def begin(
     """
     if not (folder / STATE_FILE).is_file():
         return make(), None
-    fresh = rng_state(device)
     try:
         state = read_state(folder, fingerprint, made_by, device)
         trainer = make()
@@ -174,7 +169,6 @@ def begin(
     except StateRefused as reason:
         log.warning("the saved state of the trial is refused, since %s: the trial starts anew", reason)
         discard(folder)
-        set_rng_state(fresh, device)
         return make(), None
     except NewerVersion as reason:
         aside = folder / NEWER_FILE
@@ -210,43 +204,13 @@ def read_state(folder: Path, fingerprint: str, made_by: Mapping[str, Any], devic
 
 
 def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Put `trainer` and the random generators where `state` was taken.
+    """Put `trainer` where `state` was taken.
 
     Raises:
         StateRefused: it does not fit; the trainer and its model are then spoiled.
     """
     try:
         trainer.load_state_dict(state["trainer"])
-        set_rng_state(state["rng"], next(trainer.model.parameters()).device)
     except Exception as error:  # torch raises what it likes
         reason = str(error).splitlines()[0] if str(error) else ""
         raise StateRefused(f"it does not fit ({type(error).__name__}: {reason})") from None
-
-
-def rng_state(device: torch.device) -> dict[str, Any]:
-    """Every global generator that a step may draw from: torch's on the CPU and on `device`, Python's, numpy's."""
-    version, words, gauss = random.getstate()
-    numpy: Any = np.random.get_state(legacy=False)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "python": [version, list(words), gauss],
-        "numpy": {
-            "key": [int(word) for word in numpy["state"]["key"]],
-            "pos": int(numpy["state"]["pos"]),
-            "has_gauss": int(numpy["has_gauss"]),
-            "gauss": float(numpy["gauss"]),
-        },
-    }
-
-
-def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Put the global generators where `rng_state` found them."""
-    version, words, gauss = state["python"]
-    numpy = state["numpy"]
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    random.setstate((version, tuple(words), gauss))
-    key = np.array(numpy["key"], dtype=np.uint32)
-    np.random.set_state(("MT19937", key, numpy["pos"], numpy["has_gauss"], numpy["gauss"]))

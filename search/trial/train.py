@@ -6,11 +6,19 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
+import torch.distributed
+
+import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/timm_hook.py
+
+# isort: split
+from timm.layers import convert_sync_batchnorm
+from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
+from search.data.keyed import key, reseed, restored
 from search.data.loaders import Loader
 from search.recipe import TrainConfig
 from search.slot import clock, give_way
@@ -31,12 +39,21 @@ class Halted(Exception):
         self.epoch, self.step = epoch, step
 
 
+@runtime_checkable
+class CountsEpochs(Protocol):
+    """A training task that does not learn alike in all epochs, e.g. mixes images in the first ones only."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Told before each epoch, counted from 0."""
+        ...
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One finished epoch; `epoch` counts from 1, `lr` is that of the last step.
 
     Attributes:
-        scores: of the validation images, by the ledger's columns.
+        scores: of the validation images, by the ledger's columns; none where the recipe does not evaluate this epoch.
         seconds: of training and evaluation, without waiting while another worker measured.
     """
 
@@ -56,11 +73,15 @@ class Epoch:
 class Trainer:
     """Trains a network by one recipe, an epoch at a time; what is learned is its task's alone.
 
+    Whatever a step draws from a global generator (mixing, erasing, dropout) hangs on seed, epoch, step and part alone: not on
+    what was drawn before it, so that no arm shifts another's, and a training that goes on needs no generator's state.
+
     Args:
-        training: the task around the network, on the device it is trained on.
-        train: batches of the training split.
+        training: the task around the network, on the device it is trained on, in the recipe's form (see `formed`).
+        train: batches of the training split, one for each update.
         val: batches of the validation split.
         scores: makes a new evaluator for a pass over the validation split, with the ledger's columns.
+        seed: of what steps draw.
         halt: asked before the first step of an epoch and after each step; True ends the training with `Halted`.
     """
 
@@ -71,10 +92,11 @@ class Trainer:
         val: Iterable[tuple[Tensor, Tensor]],
         scores: Callable[[], Evaluator],
         config: TrainConfig,
+        seed: int = 0,
         halt: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = cast(nn.Module, training.get_trainable_module())
-        self.config = config
+        self.config, self._seed = config, seed
         self._training, self._train, self._val, self._scores, self._halt = training, train, val, scores, halt
         self._device = next(self.model.parameters()).device
         self._optimizer = make_optimizer(self.model, config)
@@ -83,6 +105,9 @@ class Trainer:
             # The statistics of batch norms are the network's own, not averaged: they are an average already, and averaged
             # once more they lag so far behind that a short training is evaluated near chance.
             training.setup_ema(config.ema_decay, use_warmup=config.ema_warmup, exclude_buffers=True)
+        if config.compile:
+            training.compile()  # around `model`, which stays as it is and is what is evaluated and saved
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.amp_type == "float16")
         self._done = self._steps = 0  # finished epochs; steps of the running one
         self._total = torch.zeros((), device=self._device)  # of the running epoch's losses
         self._seconds = 0.0  # that the running epoch took before it was interrupted
@@ -103,24 +128,29 @@ class Trainer:
         for number in range(self._done + 1, self.config.epochs + 1):
             start = clock() - self._seconds
             try:
-                loss = self._epoch(number)
+                with restored():
+                    loss = self._epoch(number)
             except Halted:
                 self._seconds = clock() - start
                 raise
-            scores = evaluate(self.evaluated, self._val, self._scores(), amp=self.config.amp)
+            scores = {}
+            if number % self.config.eval_every == 0 or number == self.config.epochs:
+                scores = evaluate(self.evaluated, self._val, self._scores(), self.config.amp_type)
             self._done, self._steps, self._seconds, self._total = number, 0, 0.0, torch.zeros_like(self._total)
-            yield Epoch(number, loss, scores, float(self._optimizer.param_groups[0]["lr"]), clock() - start)
+            rate = max(float(group["lr"]) for group in self._optimizer.param_groups)  # that of the head
+            yield Epoch(number, loss, scores, rate, clock() - start)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that training from here on depends on, beside torch's generators; plain containers and tensors.
+        """All that training from here on depends on; plain containers and tensors.
 
-        To be taken between two epochs or after `Halted`. There is no gradient scaler: bfloat16 needs none.
+        To be taken between two epochs or after `Halted`.
         """
         return {
             "model": self.model.state_dict(),
             "ema": self.evaluated.state_dict() if self._training.has_ema() else None,
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self._scheduler.state_dict(),
+            "scaler": self._scaler.state_dict(),
             "epoch": self._done,
             "step": self._steps,
             "total": self._total,
@@ -140,16 +170,19 @@ class Trainer:
             self.evaluated.load_state_dict(state["ema"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
+        self._scaler.load_state_dict(state["scaler"])
         self._done, self._steps, self._seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
         self._total = state["total"].to(self._device)
 
     def _epoch(self, number: int) -> float:
         self.model.train()
+        if isinstance(self._training, CountsEpochs):
+            self._training.set_epoch(number - 1)
         batches = self._train.at(number, self._steps)
         if self._steps == 0:
             self._obey_halt(number)
         for inputs, targets in batches:
-            self._total += self._step(inputs, targets)
+            self._total += self._step(number, inputs, targets)
             self._steps += 1
             if self._steps % CHECK_EVERY == 0 and not math.isfinite(float(self._total)):
                 break
@@ -166,26 +199,51 @@ class Trainer:
         if self._halt():
             raise Halted(number, self._steps)
 
-    def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        with autocast(self._device, self.config.amp):
-            loss: Tensor = self._training(inputs, targets)["loss"]
+    def _step(self, number: int, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One update; the mean loss of its parts."""
+        parts = self.config.accumulate
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.config.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self._training.get_clip_parameters(), self.config.clip_grad)
-        self._optimizer.step()
-        self._scheduler.step()
+        total = torch.zeros_like(self._total)
+        for part in range(parts):
+            share = slice(part, None, parts)  # as ranks share a batch: two ranks of one part are one rank of two
+            self._reseed(number, part)
+            with autocast(self._device, self.config.amp_type):
+                loss: Tensor = self._training(inputs[share], targets[share])["loss"] / parts
+            self._scaler.scale(loss).backward()
+            total += loss.detach()
+        self._reseed(number, "update")  # some optimisers draw too
+        self._update()
+        return total
+
+    def _reseed(self, number: int, part: int | str) -> None:
+        """Let the global generators give what a part of the running step draws."""
+        place = (self._seed, "step", number, self._steps, part)
+        reseed(*place)
+        if self._device.type != "cpu":
+            torch.manual_seed(key(*place))  # the accelerator's too
+
+    def _update(self) -> None:
+        config = self.config
+        if config.clip_grad is not None:
+            self._scaler.unscale_(self._optimizer)
+            clipped = self._training.get_clip_parameters(exclude_head=config.clip_mode == "agc")
+            dispatch_clip_grad(clipped, config.clip_grad, mode=config.clip_mode)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         updates = self._done * len(self._train) + self._steps + 1
+        self._scheduler.step_update(updates)
         # timm reads the number for its warm-up: the decay is 0 at the first update, then 1 - updates^(-2/3), at most ema_decay
-        self._training.update_ema(step=updates if self.config.ema_warmup else None)
-        return loss.detach()
+        self._training.update_ema(step=updates if config.ema_warmup else None)
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], evaluator: Evaluator, amp: bool = False
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], evaluator: Evaluator, amp_type: str | None = None
 ) -> dict[str, float]:
     """Score `model` on all of `batches`; the model's mode is restored.
+
+    Args:
+        amp_type: as in `autocast`.
 
     Raises:
         Diverged: an output is not finite.
@@ -193,7 +251,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     for inputs, targets in batches:
-        with autocast(inputs.device, amp):
+        with autocast(inputs.device, amp_type):
             output = model(inputs)
         evaluator.update(output, targets)
         give_way()
@@ -201,8 +259,56 @@ def evaluate(
     return evaluator.compute()
 
 
-def autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[None]:
-    """The recipe's `amp`: bfloat16 autocast, or nothing."""
-    if not enabled:
+def autocast(device: torch.device, amp_type: str | None) -> contextlib.AbstractContextManager[None]:
+    """Autocast to the type of that name, see `TrainConfig.amp_type`; None: nothing."""
+    if amp_type is None:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=getattr(torch, amp_type))
+
+
+def check_form(model: nn.Module, config: TrainConfig, device: torch.device) -> None:
+    """Raise ValueError where `model` cannot be trained on `device` in the form that the recipe says."""
+    if config.amp_type == "float16" and device.type != "cuda":
+        raise ValueError(f"train.amp=float16 is for CUDA, and the device is {device.type}: take train.amp=bfloat16")
+    if config.sync_bn and not (torch.distributed.is_initialized() and device.type == "cuda"):
+        raise ValueError(
+            "train.sync_bn=true takes several ranks on CUDA, and a trial here is one process; leave it false"
+        )
+    if config.grad_checkpointing:
+        try:
+            _checkpointing(model, True)
+        except (AttributeError, AssertionError):
+            name = type(model).__name__
+            raise ValueError(
+                f"train.grad_checkpointing=true: timm's {name} has no activation checkpointing; leave it false"
+            ) from None
+        _checkpointing(model, False)
+
+
+def formed(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
+    """`model` on its device in the form that the recipe trains it in; changed in place.
+
+    Raises:
+        ValueError: as `check_form`.
+    """
+    check_form(model, config, device)
+    model = model.to(device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of no stub, but of the docs
+    if config.sync_bn:
+        model = convert_sync_batchnorm(model)
+    if config.grad_checkpointing:
+        _checkpointing(model, True)
+    return model
+
+
+def unformed(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """`model` as it was built, with what it has learned: so it is tested, measured and saved."""
+    if config.grad_checkpointing:
+        _checkpointing(model, False)
+    plain: nn.Module = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return plain
+
+
+def _checkpointing(model: Any, enable: bool) -> None:
+    model.set_grad_checkpointing(enable)

@@ -30,7 +30,7 @@ from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb, usable_device
 from search.trial.optim import check_average, make_optimizer
 from search.trial.refuse import check_values
-from search.trial.train import Trainer
+from search.trial.train import Trainer, check_form, formed
 from search.trial.zero_cost import SCORE_BATCH, scores
 
 log = logging.getLogger("xvol")
@@ -75,10 +75,11 @@ class Untrained:
         val: Iterable[tuple[Tensor, Tensor]] | None = None,
     ) -> Trainer:
         """A trainer of a copy of the network; `val` stands for the batches of the validation split."""
-        training = self.task.training(copy.deepcopy(self.model).to(device), self.config.train)
+        recipe = self.config.train
+        training = self.task.training(formed(copy.deepcopy(self.model), recipe, device), recipe)
         scores = functools.partial(self.evaluator, "val", device)
         val = self.loaders.val if val is None else val
-        return Trainer(training, self.loaders.train, val, scores, self.config.train, halt)
+        return Trainer(training, self.loaders.train, val, scores, recipe, self.config.seed, halt)
 
     def scores(self, names: Sequence[str], device: torch.device = CPU) -> dict[str, float]:
         """Zero-cost scores by name, on one small batch of training images."""
@@ -120,7 +121,7 @@ class Untrained:
             if wanted.intersection(LATENCIES):
                 self._time(result, fused, device, judged)
             if "train_memory_mb" in wanted:
-                batch = self.loaders.train.sample(self.config.data.batch_size)
+                batch = self.loaders.train.sample(self.config.data.batch_size // self.config.train.accumulate)
                 result.train_memory_mb = train_memory_mb(
                     self.model, self.task, batch, self.config.train, device, self.config.seed
                 )
@@ -193,9 +194,10 @@ def check_trial(composed: Any) -> dict[str, Any]:
     """
     config = typed(composed)
     check_values(config)
-    usable_device(config.device)
+    device = usable_device(config.device)
     made = prepare_cached(config)
     check_average(config.train, config.train.epochs * len(made.loaders.train))
+    check_form(made.model, config.train, device)
     make_optimizer(made.model, config.train)
     return {
         "arch_hash": made.architecture.hash,
@@ -211,8 +213,9 @@ def check_network(config: Config) -> None:
     Raises:
         ValueError: as `check_trial`, but for the data.
     """
-    usable_device(config.device)
-    make_optimizer(_without_data(config, channels(config.data), image_size(config.data)), config.train)
+    model = _without_data(config, channels(config.data), image_size(config.data))
+    check_form(model, config.train, usable_device(config.device))
+    make_optimizer(model, config.train)
 
 
 def score(composed: Any, names: Sequence[str]) -> dict[str, float]:

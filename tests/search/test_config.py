@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,17 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from search import config as module
-from search.config import OPEN_KEYS, Config, config_folder, fingerprint_of, recipe_hash, register, typed
+from search.config import (
+    OPEN_KEYS,
+    Config,
+    config_folder,
+    fingerprint_of,
+    is_late_default,
+    recipe_hash,
+    register,
+    typed,
+)
+from search.recipe import TrainConfig
 
 
 def test_the_folder_of_the_groups_is_found() -> None:
@@ -93,11 +104,15 @@ def test_the_recipe_is_what_arms_share(composed: Any) -> None:
         "branch.use=pssa",
         "threads=2",
         "train.state_every_seconds=0",
+        "train.eval_every=2",
+        "train.accumulate=1",
         "measure.zero_cost=[snip]",
     ):
         assert recipe_hash(plain(same, composed=composed)) == base, same
     for other in (
         "train.lr=0.2",
+        "train.accumulate=2",
+        "train.opt_kwargs.eps=0.1",
         "data.train_size=128",
         "data.split_seed=1",
         "measure.latency_batch=2",
@@ -109,6 +124,18 @@ def test_the_recipe_is_what_arms_share(composed: Any) -> None:
     assert recipe_hash(elsewhere[0], anywhere=True) == recipe_hash(elsewhere[1], anywhere=True)
     assert "path" in elsewhere[0]["data"], "the config itself is left as it is"
     assert elsewhere[0]["data"]["path"] == "here"
+
+
+def test_a_recipe_keeps_the_hash_that_it_had_before_keys_were_added() -> None:
+    assert recipe_hash(asdict(Config())) == "7901944dde"
+    assert recipe_hash(asdict(Config(train=TrainConfig(lr=0.2, clip_grad=1.0)))) == "3cce211f75"
+    assert recipe_hash(asdict(Config(train=TrainConfig(accumulate=2)))) != "7901944dde"
+    late = {"train.accumulate": 1, "train.opt_kwargs": {}, "train.mixup": 0.0, "train.eval_every": 1}
+    assert all(is_late_default(key, value) for key, value in late.items())
+    first = {"train.epochs": 4, "train.state_every_seconds": 60.0, "backbone.kwargs.drop_rate": None, "seed": 0}
+    assert not any(is_late_default(key, value) for key, value in first.items())
+    assert not is_late_default("train.accumulate", 2)
+    assert not is_late_default("train.opt_kwargs.eps", 1e-6)
 
 
 def test_a_fingerprint_is_equal_for_the_same_run_and_for_no_other() -> None:

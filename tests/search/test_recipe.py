@@ -37,6 +37,23 @@ from search.recipe import (
         ("clip_grad", -1.0),
         ("weight_decay", -1e-4),
         ("momentum", -0.1),
+        ("layer_decay", 1.5),
+        ("warmup_epochs", 4),
+        ("warmup_lr", 1.0),
+        ("min_lr", -1e-6),
+        ("loss", "mse"),
+        ("target_threshold", 1.0),
+        ("mixup", -0.1),
+        ("mixup_prob", 1.1),
+        ("mixup_mode", "image"),
+        ("mixup_off_epoch", -1),
+        ("reprob", 1.5),
+        ("remode", "black"),
+        ("recount", 0),
+        ("accumulate", 0),
+        ("clip_mode", "all"),
+        ("amp", "half"),
+        ("eval_every", 0),
         ("state_every_seconds", -1.0),
         ("state_every_seconds", math.nan),
     ],
@@ -50,6 +67,22 @@ def test_a_value_out_of_its_range_is_named_with_what_is_allowed(name: str, value
 def test_values_at_their_borders_are_allowed(schedule: str) -> None:
     TrainConfig(epochs=1, schedule=schedule, warmup=0.0, ema_decay=None, label_smoothing=0.0, clip_grad=None).check()
     TrainConfig(ema_decay=0.0, warmup=0.999, weight_decay=0.0, momentum=0.0).check()
+
+
+def test_a_batch_that_cannot_be_cut_or_mixed_is_told() -> None:
+    TrainConfig(accumulate=4, mixup=0.1).check_batch(64)
+    TrainConfig(accumulate=4).check_batch(68)
+    with pytest.raises(ValueError, match=r"train\.accumulate=4 does not divide data\.batch_size=66"):
+        TrainConfig(accumulate=4).check_batch(66)
+    with pytest.raises(ValueError, match="is 17: take an even number"):
+        TrainConfig(accumulate=4, cutmix=1.0).check_batch(68)
+
+
+def test_what_autocast_and_the_warm_up_come_to() -> None:
+    types = [TrainConfig(amp=amp).amp_type for amp in (False, True, "bfloat16", "float16")]
+    assert types == [None, "bfloat16", "bfloat16", "float16"]
+    assert TrainConfig(warmup=0.2).warmup_share == 0.2
+    assert TrainConfig(warmup=0.2, warmup_epochs=1, epochs=4).warmup_share == 0.25
 
 
 @pytest.mark.parametrize(

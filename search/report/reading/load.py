@@ -22,7 +22,9 @@ from xvol.suggest import nearest
 # Not handed out: the trial's folder, the key of its result where its row may be kept, and the names of its scores.
 OWN_COLUMNS = {"place": "string", "key": "string", "scores": "string"}
 RECIPE_PARTS = ("backbone", "data", "train", "measure")  # what `recipe_hash` of search/config.py is made of
-NO_RECIPE = frozenset({"data.root", "data.download", "train.state_every_seconds", "measure.zero_cost"})
+NO_RECIPE = frozenset(
+    {"data.root", "data.download", "train.state_every_seconds", "train.eval_every", "measure.zero_cost"}
+)
 Folder = str | os.PathLike[str]
 
 

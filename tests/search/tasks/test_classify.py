@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from timm.data import Mixup
+from timm.data.mixup import mixup_target
+from timm.data.random_erasing import RandomErasing
+from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from timm.task import ClassificationEvaluator, ClassificationTask
 from torch import nn
 
 from search.config import typed
+from search.data.keyed import keyed
 from search.recipe import TrainConfig
 from search.tasks.base import Diverged
-from search.tasks.classify import Classify, ClassifyEvaluator, chance_top1
+from search.tasks.classify import Classify, ClassifyEvaluator, chance_top1, criterion
 
 from .conftest import Small
 
@@ -62,6 +70,41 @@ def test_the_loss_is_cross_entropy_in_single_precision() -> None:
     made = training(output.bfloat16(), target)
     assert made["loss"].dtype == torch.float32
     assert torch.equal(made["loss"], F.cross_entropy(net(output.bfloat16()).float(), target, label_smoothing=0.1))
+
+
+def soft(smoothing: float = 0.0) -> torch.Tensor:
+    return mixup_target(batches(1)[0][1], 5, lam=0.7, smoothing=smoothing)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mixed", "expected"),
+    [
+        ({"loss": "bce", "label_smoothing": 0.1}, False, BinaryCrossEntropy(0.1)),
+        ({"loss": "bce", "bce_sum": True}, False, BinaryCrossEntropy(0.0, sum_classes=True)),
+        ({"loss": "bce", "target_threshold": 0.2, "mixup": 0.1}, True, BinaryCrossEntropy(0.0, target_threshold=0.2)),
+        ({"cutmix": 1.0, "label_smoothing": 0.1}, True, SoftTargetCrossEntropy()),
+    ],
+)
+def test_other_losses_are_timms(recipe: dict[str, Any], mixed: bool, expected: nn.Module) -> None:
+    output, labels = batches(1)[0]
+    target = soft() if mixed else labels
+    assert torch.equal(
+        criterion(TrainConfig(**recipe))(output.bfloat16(), target), expected(output.bfloat16().float(), target)
+    )
+
+
+def test_images_are_erased_and_mixed_as_timm_does_it() -> None:
+    net = timm.create_model("xvol_proxy_resnet", num_classes=5, in_chans=1).eval()
+    recipe = TrainConfig(mixup=0.2, cutmix=1.0, reprob=0.5, recount=2, label_smoothing=0.1)
+    images, labels = torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 2, 3])
+    with keyed("here"):
+        made = Classify().training(net, recipe)(images.clone(), labels)
+    with keyed("here"):
+        erased = RandomErasing(0.5, mode="pixel", max_count=2, device="cpu")(images.clone())
+        mixed, shares = Mixup(0.2, 1.0, label_smoothing=0.1, num_classes=5)(erased, labels)
+    assert torch.equal(made["output"], net(mixed))
+    assert torch.equal(made["loss"], SoftTargetCrossEntropy()(net(mixed), shares))
+    assert not torch.equal(mixed, images)
 
 
 def test_chance_is_the_most_frequent_class_of_training() -> None:

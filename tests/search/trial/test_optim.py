@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from search.recipe import TrainConfig
@@ -23,10 +27,10 @@ def rates(config: TrainConfig, steps: int) -> list[float]:
     optimizer = make_optimizer(network(), config)
     scheduler = make_scheduler(optimizer, config, steps)
     found = []
-    for _ in range(steps):
+    for step in range(steps):
         found.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()
-        scheduler.step()
+        scheduler.step_update(step + 1)
     return found
 
 
@@ -48,6 +52,46 @@ def test_no_momentum_is_a_momentum(name: str) -> None:
     (group, *_) = make_optimizer(network(), TrainConfig(opt=name, momentum=0.0)).param_groups
     assert (group["betas"][0] if name == "adamw" else group["momentum"]) == 0
     assert not (name == "sgd" and group["nesterov"])
+
+
+def test_further_arguments_reach_the_optimiser() -> None:
+    kwargs = {"betas": [0.8, 0.95], "eps": 1e-6, "filter_bias_and_bn": False}
+    (group,) = make_optimizer(network(), TrainConfig(opt="adamw", opt_kwargs=kwargs, weight_decay=0.1)).param_groups
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.8, 0.95), 1e-6, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("sgd", {"eps": 1e-6}, r"opt_kwargs\.eps: train\.opt=sgd takes no eps; it takes .*nesterov"),
+        ("sgd", {"nesterof": True}, "takes no nesterof; .*did you mean nesterov"),
+        ("adamw", {"lr": 0.1}, r"opt_kwargs\.lr: write train\.lr, which is a key of its own"),
+        ("adamw", {"betas": "high"}, r"train\.opt=adamw does not take .*betas=high"),
+        ("lamb", {"params": []}, "takes no params"),
+    ],
+)
+def test_an_argument_that_the_optimiser_does_not_take_is_refused(
+    small: Small, name: str, kwargs: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_optimizer(network(), TrainConfig(opt=name, opt_kwargs=kwargs))
+    config = small(f"train.opt={name}")
+    config.train.opt_kwargs = kwargs
+    with pytest.raises(ValueError, match=message):
+        check_trial(config)
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
+def test_the_rate_decays_from_layer_to_layer(schedule: str) -> None:
+    model = timm.create_model("xvol_proxy_resnet", num_classes=10)
+    config = TrainConfig(layer_decay=0.5, schedule=schedule, warmup=0.0, lr=0.4)
+    optimizer = make_optimizer(model, config)
+    make_scheduler(optimizer, config, 100)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rate[id(model.fc.weight)] == pytest.approx(0.4, rel=1e-3)
+    (block,) = model.layer4
+    assert rate[id(block.conv1.weight)] == pytest.approx(0.2, rel=1e-3)
+    assert rate[id(model.conv1.weight)] < rate[id(block.conv1.weight)]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +125,26 @@ def test_cosine_has_a_linear_warm_up() -> None:
     assert lr[:11] == pytest.approx([(i + 1) / 11 for i in range(11)])
     assert lr[10:] == sorted(lr[10:], reverse=True)
     assert 0 < lr[-1] < 1e-3
+
+
+def test_a_warm_up_by_epochs_is_timms() -> None:
+    config = TrainConfig(
+        epochs=10, lr=1.0, schedule="cosine", warmup_epochs=2, warmup_lr=0.1, warmup_prefix=False, min_lr=0.01
+    )
+    optimizer = make_optimizer(network(), config)
+    scheduler, _ = create_scheduler_v2(
+        optimizer, "cosine", 10, warmup_epochs=2, warmup_lr=0.1, min_lr=0.01, step_on_epochs=False, updates_per_epoch=5
+    )
+    expected = []
+    for step in range(50):
+        expected.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        scheduler.step_update(step + 1)
+    assert rates(config, 50) == expected
+    assert expected[0] == 0.1
+    behind = rates(replace(config, warmup_prefix=True), 50)
+    assert behind[:10] == expected[:10]
+    assert behind[10] == 1.0 > expected[10]
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine"])

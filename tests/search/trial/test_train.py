@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from timm.task import ClassificationTask
 from torch import nn
 
 from search import slot
 from search.config import typed
-from search.trial.train import Diverged, Trainer, evaluate
-from search.trial.untrained import prepare
+from search.trial.train import Diverged, Trainer, evaluate, unformed
+from search.trial.untrained import check_network, check_trial, prepare
 
 from .conftest import Small
 
@@ -114,13 +117,157 @@ def test_without_an_average_the_network_itself_is_evaluated(trainer: Any, decay:
 
 @pytest.mark.parametrize(
     "override",
-    ["train.label_smoothing=0.1", "train.clip_grad=0.1", "train.amp=true", "train.opt=adamw", "train.schedule=cosine"],
+    [
+        *(
+            "train.label_smoothing=0.1",
+            "train.clip_grad=0.1",
+            "train.amp=true",
+            "train.opt=adamw",
+            "train.schedule=cosine",
+        ),
+        *("train.loss=bce", "train.mixup=0.2", "train.cutmix=1", "train.reprob=0.5", "train.accumulate=2"),
+        *("train.opt_kwargs.nesterov=false", "train.layer_decay=0.8", "train.warmup=0.9"),
+        "backbone.kwargs.drop_path_rate=0.3",
+    ],
 )
 def test_each_part_of_a_recipe_changes_the_training(trainer: Any, override: str) -> None:
     base = curve(trainer("data.train_size=128", "train.ema_decay=null"))
     other = curve(trainer("data.train_size=128", "train.ema_decay=null", override))
     assert other != base
     assert all(math.isfinite(value) for row in other for value in row)
+
+
+@pytest.mark.parametrize("mode", ["value", "agc"])
+def test_gradients_are_clipped_by_value_or_by_weight(trainer: Any, mode: str) -> None:
+    clip = ("train.clip_grad=0.01", "train.ema_decay=null", "data.train_size=128")
+    assert curve(trainer(*clip, f"train.clip_mode={mode}")) != curve(trainer(*clip))
+
+
+def test_parts_of_a_batch_are_what_ranks_would_have(trainer: Any) -> None:
+    """Gradients of two interleaved halves, each with its own batch norm statistics, averaged by hand."""
+    made = trainer(
+        "data.train_size=64", "train.accumulate=2", "train.ema_decay=null", "train.opt_kwargs.nesterov=false"
+    )
+    alone = copy.deepcopy(made.model)
+    inputs, targets = next(iter(made._train.at(1)))
+    halves = [nn.functional.cross_entropy(alone(inputs[part::2]), targets[part::2]) for part in (0, 1)]
+    (sum(halves) / 2).backward()
+    rate, decay = made._optimizer.param_groups[0]["lr"], 5e-4
+    (epoch,) = made.epochs()
+    assert epoch.train_loss == pytest.approx(sum(half.item() for half in halves) / 2)
+    for name, weight in alone.named_parameters():
+        moved = weight - rate * (weight.grad + (decay * weight if weight.ndim > 1 else 0))
+        torch.testing.assert_close(made.model.get_parameter(name).detach(), moved.detach(), msg=name)
+
+
+def test_what_a_step_draws_hangs_on_its_place_alone(trainer: Any) -> None:
+    overrides = ("backbone.kwargs.drop_rate=0.3", "train.mixup=0.2", "train.reprob=0.3")
+    first = curve(trainer(*overrides))
+    made = trainer(*overrides)
+    torch.manual_seed(7), np.random.seed(7), random.seed(7)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    assert curve(made) == first
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    assert torch.equal(after[0], states[0])
+    assert after[1:] == states[1:]
+    assert curve(trainer(*overrides, "seed=1")) != first
+
+
+def test_arms_are_mixed_and_erased_alike_whatever_their_networks_draw(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(*overrides: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        batches = []
+
+        def forward(self: ClassificationTask, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+            batches.append((input.clone(), target.clone()))
+            return original(self, input, target)
+
+        monkeypatch.setattr(ClassificationTask, "forward", forward)
+        recipe = ("train.mixup=0.2", "train.cutmix=1", "train.reprob=0.5", "train.epochs=2", "train.accumulate=2")
+        list(trainer(*recipe, *overrides).epochs())
+        return batches
+
+    original = ClassificationTask.forward
+    plain, drawing = seen(), seen("placement.policy=all", "backbone.kwargs.drop_rate=0.5")
+    assert len(plain) == len(drawing) == 2 * 3 * 2
+    assert all(
+        torch.equal(a, b) for one, other in zip(plain, drawing, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    assert not torch.equal(plain[0][0], plain[1][0])
+
+
+def test_mixing_ends_with_its_last_epoch(trainer: Any) -> None:
+    recipe = ("train.mixup=1", "train.epochs=3", "train.mixup_off_epoch=2")
+    made, shares = trainer(*recipe), []
+    made._training.criterion = lambda output, target: shares.append(target.max(1)[0].min()) or output.float().sum() * 0
+    list(made.epochs())
+    assert [share < 1 for share in shares] == [True] * 6 + [False] * 3
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_epochs_between_are_not_evaluated(trainer: Any, every: int) -> None:
+    overrides = ("train.epochs=3", "data.train_size=64")
+    epochs = list(trainer(*overrides, f"train.eval_every={every}").epochs())
+    assert [bool(epoch.scores) for epoch in epochs] == [False, every == 2, True]
+    whole = list(trainer(*overrides).epochs())
+    assert epochs[-1].scores == whole[-1].scores
+    assert [epoch.train_loss for epoch in epochs] == [epoch.train_loss for epoch in whole]
+
+
+@pytest.mark.parametrize("form", ["channels_last", "grad_checkpointing"])
+def test_a_form_changes_no_gradient_by_more_than_rounding(trainer: Any, form: str) -> None:
+    overrides = ("data.train_size=64", "train.ema_decay=null", "placement.policy=stage3", "branch.gamma=1")
+    plain, formed = trainer(*overrides), trainer(*overrides, f"train.{form}=true")
+    (before,), (after,) = plain.epochs(), formed.epochs()
+    assert after.train_loss == pytest.approx(before.train_loss, rel=1e-5)
+    for name, weight in plain.model.named_parameters():
+        torch.testing.assert_close(formed.model.get_parameter(name), weight, rtol=1e-3, atol=1e-4, msg=name)
+    convolution = formed.model.layer4[0].conv2.weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last) == (form == "channels_last")
+    back = unformed(formed.model, formed.config)
+    assert back.layer4[0].conv2.weight.is_contiguous()
+    assert not back.grad_checkpointing
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.amp=float16", "device=cpu"], r"train\.amp=float16 is for CUDA, and the device is cpu: .*bfloat16"),
+        (["train.sync_bn=true"], r"train\.sync_bn=true takes several ranks on CUDA"),
+        (
+            ["train.grad_checkpointing=true", "backbone.name=dla46_c"],
+            "timm's DLA has no activation checkpointing",
+        ),
+    ],
+)
+def test_a_form_that_cannot_be_had_is_refused_before_a_training(
+    small: Small, overrides: list[str], message: str
+) -> None:
+    config = small(*overrides)
+    for check in (check_trial, lambda composed: check_network(typed(composed)), lambda c: prepare(typed(c)).trainer()):
+        with pytest.raises(ValueError, match=message):
+            check(config)
+
+
+def test_the_training_step_is_compiled_and_nothing_else(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's own front end without its compiler, which takes minutes."""
+    compiled = []
+
+    def compile(model: nn.Module, **_: Any) -> Any:
+        compiled.append(model)
+        return original(model, backend="eager")
+
+    original = torch.compile
+    overrides = ("data.train_size=64", "train.ema_decay=0.5")
+    plain = list(trainer(*overrides).epochs())
+    monkeypatch.setattr(torch, "compile", compile)
+    made = trainer(*overrides, "train.compile=true")
+    (epoch,) = made.epochs()
+    assert compiled == [made.model]
+    assert epoch.train_loss == pytest.approx(plain[0].train_loss, rel=1e-5)
+    assert made.state_dict()["model"].keys() == made.state_dict()["ema"].keys()
+    assert not any("_orig_mod" in name for name in made.state_dict()["model"])
 
 
 def test_a_score_counts_each_image_once(trainer: Any, small: Small) -> None:
