@@ -67,9 +67,11 @@ class ClassifyTraining(ClassificationTask):
 
     def __init__(self, model: nn.Module, recipe: TrainConfig) -> None:
         super().__init__(model, criterion(recipe), verbose=False)
-        device = next(model.parameters()).device
         self._off_epoch = recipe.mixup_off_epoch
-        self._erase = RandomErasing(recipe.reprob, mode=recipe.remode, max_count=recipe.recount, device=device)
+        self._erase = None
+        if recipe.reprob:
+            device = next(model.parameters()).device
+            self._erase = RandomErasing(recipe.reprob, mode=recipe.remode, max_count=recipe.recount, device=device)
         self._mix = None
         if recipe.mixes:
             self._mix = Mixup(
@@ -89,7 +91,7 @@ class ClassifyTraining(ClassificationTask):
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Loss and output for normalised images (B, C, H, W) and labels (B,)."""
-        if self._erase.probability:
+        if self._erase is not None:
             input = self._erase(input)
         if self._mix is not None:
             input, target = self._mix(input, target)

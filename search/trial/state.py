@@ -190,10 +190,10 @@ def read_state(folder: Path, fingerprint: str, made_by: Mapping[str, Any], devic
     except Exception as error:  # on a torn file torch's unpickler fails in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StateRefused(f"the file cannot be read ({reason})") from None
-    if isinstance(state, dict):
-        refuse_newer(folder / STATE_FILE, "layout", state.get("layout"), LAYOUT)
-    if not isinstance(state, dict) or state.get("layout") != LAYOUT:
-        raise StateRefused(f"it is no state of layout {LAYOUT}")
+    layout = state.get("layout") if isinstance(state, dict) else None
+    refuse_newer(folder / STATE_FILE, "layout", layout, LAYOUT)
+    if layout != LAYOUT:
+        raise StateRefused(f"its layout is {layout}, here it is {LAYOUT}")
     differs = changes(state.get("made_by") or {}, made_by)
     if differs and state.get("fingerprint") != fingerprint:
         raise StateRefused("; ".join(differs))
