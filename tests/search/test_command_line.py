@@ -98,7 +98,7 @@ def told(composed: Any, override: str) -> str:
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("train.epoch=2", ["Did you mean epochs?", "Allowed in train: epochs, opt, opt_kwargs, lr"]),
+        ("train.epoch=2", ["Did you mean epochs?", "Allowed in train: ", "epochs, opt, opt_kwargs, lr"]),
         ("trian.epochs=2", ["Did you mean train", "Allowed at the top: backbone, placement"]),
         ("experimnt=digits_demo", ["Did you mean experiment?", "sampler"]),
         ("experiment.seed=1", ["write experiment=NAME, of cifar10_stages, digits_demo"]),

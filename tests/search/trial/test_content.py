@@ -55,7 +55,7 @@ def test_the_modules_behind_each_part() -> None:
     assert not any(re.search("_cli|reference|pssa|conv|suggest", name) for name in modules(*module.OPERATOR))
     assert modules(*module.TRIAL, "search.tasks.classify") >= TRIAL
     assert not modules(*module.TRIAL) & {"refuse", "content", "cifar10", "config", "cache"}
-    assert {"branches.pssa", "branches.attention", "kernels"} <= modules("xvol.branches.pssa")
+    assert {"branches.pssa", "branches.attention"} <= modules("xvol.branches.pssa")
     assert not modules("xvol.branches.pssa") & {"branches.rivals", "branches.acmix", "branches.inner"}
 
 
