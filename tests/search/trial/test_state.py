@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import logging
 import os
 import pickle
@@ -19,13 +20,17 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch.utils._pytree import tree_flatten
 
 from search.channel import Channel, Pruned, Stopped, opened
+from search.config import typed
 from search.ledger.paths import STATE_FILE
 from search.ledger.result import TrialResult, read_result
 from search.trial import state as module
 from search.trial.run import run_trial
 from search.trial.state import adopt, load_checkpoint
+from search.trial.train import Halted, Trainer
+from search.trial.untrained import prepare
 
 from .conftest import Small
 
@@ -135,6 +140,30 @@ def test_several_interruptions_in_a_row_leave_no_trace(small: Small, tmp_path: P
     assert not list(tmp_path.rglob(STATE_FILE))
 
 
+def test_every_tensor_is_that_of_a_training_that_was_not_halted(small: Small, tmp_path: Path) -> None:
+    """Model, average, optimiser, schedule: at a random step, with all that timm's recipes have."""
+    config = typed(small("train.epochs=3", *RECIPES["all that timm's recipes have"]))
+
+    def made(stop_at: int | None = None) -> Trainer:
+        asked = itertools.count()
+        return prepare(config).trainer(halt=lambda: next(asked) == stop_at)
+
+    whole, stop_at = made(), random.SystemRandom().randrange(1, 15)  # 3 epochs of 4 steps, a question more for each
+    list(whole.epochs())
+    halted = made(stop_at)
+    with pytest.raises(Halted) as where:
+        list(halted.epochs())
+    torch.save(halted.state_dict(), tmp_path / "state.pt")
+    torch.rand(7), random.random(), np.random.rand()  # what another process would have drawn
+    again = made()
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    list(again.epochs())
+    states = [tree_flatten({**trainer.state_dict(), "seconds": 0})[0] for trainer in (whole, again)]
+    assert len(states[0]) == len(states[1]) > 200
+    for there, here in zip(*states, strict=True):
+        assert torch.equal(there, here) if isinstance(there, torch.Tensor) else there == here, str(where.value)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -157,8 +186,9 @@ with opened(Deadly(phase="search")):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_goes_on_from_its_last_checkpoint(small: Small, tmp_path: Path) -> None:
-    config = small(*ALWAYS, "train.epochs=3", *RECIPES["ema, onecycle, augmentation"])
+@pytest.mark.parametrize("recipe", ["ema, onecycle, augmentation", "all that timm's recipes have"])
+def test_a_process_that_is_killed_goes_on_from_its_last_checkpoint(small: Small, tmp_path: Path, recipe: str) -> None:
+    config = small(*ALWAYS, "train.epochs=3", *RECIPES[recipe])
     OmegaConf.save(config, tmp_path / "config.yaml")
     (tmp_path / "killed.py").write_text(KILLED)
     dead = tmp_path / "dead"
