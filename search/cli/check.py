@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from search.study.check.folder import Finding
+    from search.study.check.study import Finding
 
 EPILOG = """\
 Nothing that could be a result is deleted: what is damaged is moved below aside/ in the study's folder. What was lost

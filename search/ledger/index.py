@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.ledger.paths import NO_TRIALS_INSIDE
-from search.ledger.result import RESULT_FILE, TrialResult, read_result
+from search.ledger.result import RESULT_FILE, TrialResult, sound_result
 
 log = logging.getLogger("xvol")
 INDEX_FILE = ".index"
@@ -114,7 +114,7 @@ class Index:
 
     def result(self, run: Run) -> TrialResult | None:
         """The run's result; None while it has none, or one that cannot be read."""
-        return _result(self.result_file(run))
+        return sound_result(self.result_file(run))
 
     def is_latest(self, run: Run) -> bool:
         """Whether its worker, which runs one after the other, has begun none since, and has not said that it ended."""
@@ -168,7 +168,7 @@ class Index:
 
     def _unknown(self, place: str, depth: int) -> Iterator[tuple[str, Run]]:
         """The ended runs in and below `place` that no line tells of."""
-        result = _result(Path(self._root, place, RESULT_FILE))
+        result = sound_result(Path(self._root, place, RESULT_FILE))
         if result is not None:
             yield from _entry(place, result)
         elif depth < DEPTH:
@@ -267,14 +267,6 @@ def _entry(place: str, result: TrialResult) -> Iterator[tuple[str, Run]]:
     was_trained = result.status == "ok" or (result.status in ("pruned", "failed") and result.epochs > 0)
     fingerprint = result.fingerprint if was_trained and isinstance(result.fingerprint, str) else ""
     yield fingerprint, Run(place, copied=result.reused_from is not None)
-
-
-def _result(path: Path) -> TrialResult | None:
-    """The result at `path`; None where there is none, or a torn or foreign one."""
-    try:
-        return read_result(path)
-    except ValueError:
-        return None
 
 
 def _folders(folder: str) -> list[str]:

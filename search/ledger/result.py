@@ -172,6 +172,14 @@ def read_result(path: Path) -> TrialResult:
         raise ValueError(f"{path}: incomplete result ({error})") from None
 
 
+def sound_result(path: Path) -> TrialResult | None:
+    """The result at `path`; None where there is none, or a torn or foreign one."""
+    try:
+        return read_result(path)
+    except ValueError:
+        return None
+
+
 def has_checksum(path: Path) -> bool:
     """Whether the result at `path`, which can be read, guards its content.
 

@@ -45,7 +45,6 @@ def read_command(
         config: the composed config of the sweep.
         arguments: the overrides of the sweep, e.g. "placement.policy=choice(none,stage3)".
         given: what stands in `hydra.sweeper`.
-        config_loader: Hydra's.
         task: an `Application`, or a plain task function.
 
     Raises:
@@ -158,12 +157,7 @@ _KEY = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)=")  # no group, nothing ad
 def refuse_unknown_keys(config: DictConfig, arguments: Sequence[str]) -> None:
     """Raise what Hydra would raise for a key that its dataclass does not have, whatever groups are chosen.
 
-    Args:
-        config: the composed config of the sweep.
-        arguments: the overrides of the sweep, e.g. "placement.policy=choice(none,stage3)".
-
-    Raises:
-        hydra.errors.ConfigCompositionException: there is no such key.
+    Arguments as above; raises hydra.errors.ConfigCompositionException.
     """
     for argument in arguments:
         match = _KEY.match(argument)
@@ -191,13 +185,8 @@ def refuse_wrong_values(
 
     Args:
         config: the composed config of the sweep.
-        space: its parameters.
-        config_loader: Hydra's.
         moot: whether a parameter that changes nothing in these configs is refused; the application is believed where it
             says so for each choice of the groups, too.
-
-    Raises:
-        ValueError: what the application told.
     """
     names = [parameter.name for parameter in space.parameters]
     composer = Composer(config_loader, config)
@@ -240,13 +229,7 @@ def refuse_dead_parameters(space: Space, points: Sequence[Mapping[str, Any]], co
 def refuse_equal_cells(
     cells: Sequence[Cell], configs: Sequence[DictConfig], fixed: Sequence[str], matched: Collection[str]
 ) -> None:
-    """Raise ValueError where two cells of a design are the same configuration.
-
-    Args:
-        cells, configs: what they are composed to.
-        fixed: what is given for all of them.
-        matched: names of controls, which may come to an arm's.
-    """
+    """Raise ValueError where two cells come to the same config; controls, whose names are in `matched`, may come to an arm's."""
     names: dict[str, str] = {}
     for cell, config in zip(cells, configs, strict=True):
         twin = names.setdefault(as_text(config), cell.name)
@@ -263,12 +246,6 @@ def refuse_seeds_of_the_search(config: DictConfig, space: Space, final: FinalOpt
 
     A seed that helped to choose an arm flatters it: the chosen arms are those that this seed was kind to. Seeds that
     nobody gives are none of the search's: `first_seed_of`.
-
-    Args:
-        config: the composed config of the sweep, which holds the seed of the search.
-        space: the search's; where the seed is a parameter, the search trains each of its values.
-        final: the re-evaluation.
-        seeds_per_trial: consecutive seeds of each trial of the search.
     """
     if not final.top_k or final.first_seed is None:
         return
@@ -286,7 +263,7 @@ def refuse_seeds_of_the_search(config: DictConfig, space: Space, final: FinalOpt
 
 
 def searched_seeds(config: DictConfig, space: Space, key: str, seeds_per_trial: int) -> set[int]:
-    """The seeds that a search trains on; none where `key` is no number of its config. Arguments as above."""
+    """The seeds that a search trains on; an empty set where `key` is no number of its config."""
     swept = [parameter for parameter in space.parameters if parameter.name == key]
     given = [line.partition("=")[2] for line in space.fixed if line.lstrip("+").partition("=")[0] == key]
     firsts: Collection[Any] = _values(swept[0]) if swept else [*given, OmegaConf.select(config, key)][:1]
@@ -317,15 +294,7 @@ def _quick_configs(config: DictConfig, space: Space, composer: Composer) -> Iter
 
 
 def check_objectives(facts: Mapping[str, Any], directions: Sequence[str]) -> None:
-    """Compare the facts of a checked trial with the study's directions.
-
-    Args:
-        facts: "objectives" is how many values a trial returns; "senses" maps each one's name to the direction in which
-            it is better. Either may be missing.
-
-    Raises:
-        ValueError: their numbers differ, or an objective would be driven the wrong way.
-    """
+    """Raise ValueError where a study has other directions than the facts of a checked trial, see `Application.check`."""
     expected = len(directions)
     if facts.get("objectives", expected) != expected:
         raise ValueError(

@@ -18,10 +18,9 @@ from search.space.parameters import Space
 from search.stats.sequential import LookPlan
 from search.study.command import refuse_equal_cells
 from search.study.interim import cells_to_read, claim_looks, is_looked_at, look_spec, next_step, standing
-from search.study.phase import raise_if_nothing_worked
 from search.study.queue import TrialQueue
 from search.study.spec import StudySpec, final_spec, open_queue
-from search.study.sweeper import StudyRun
+from search.study.sweeper import StudyRun, raise_if_nothing_worked
 from search.study.trials import CELL, OVERRIDES
 
 log = logging.getLogger("xvol")
@@ -60,7 +59,7 @@ class DesignRun(StudyRun):
             options.kind, len(design.cells), first_seeds(options), options.first_seed, several,
         )  # fmt: skip
         if looks is None or at_looks is None:
-            self.phases.run(spec, lambda queue: queue.write(written))
+            self.run_phase(spec, lambda queue: queue.write(written))
             raise_if_nothing_worked(queue)
         else:
             self._run_looks(look_spec(spec), at_looks, design.cells, looks, metric)
@@ -90,9 +89,9 @@ class DesignRun(StudyRun):
         """Train what is written down; what failed is run again now, since after the look its seed is lost."""
         names = {trial.user_attrs.get(CELL) for trial in queue.trials()} | {cell[CELL] for cell in written}
         spec = replace(spec, budget=replace(spec.budget, trials=len(names)))
-        self.phases.run(spec, lambda queue: queue.write(written))
+        self.run_phase(spec, lambda queue: queue.write(written))
         while queue.to_retry():
-            self.phases.run(spec, lambda queue: queue.write(written))
+            self.run_phase(spec, lambda queue: queue.write(written))
 
     def _written(
         self, cells: Sequence[Cell], spec: StudySpec, counts: Mapping[str, int] | None = None

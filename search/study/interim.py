@@ -44,11 +44,7 @@ def spare_seeds(looks: Sequence[int]) -> int:
 
 
 def look_spec(spec: StudySpec) -> StudySpec:
-    """The phase in which a design with looks trains: it reads no test data, and keeps the weights until they are read on it.
-
-    Args:
-        plan: of the final phase.
-    """
+    """Of a design's final phase the one before it, which trains: it reads no test data, and keeps the weights until then."""
     return replace(spec, optuna_name=spec.study_name, phase="search", keeps_weights=True)
 
 
@@ -86,7 +82,6 @@ def claim_looks(
     Raises:
         ValueError: the study was planned with other looks, or without any, or is a search.
     """
-
     mine: dict[str, Any] | None = None
     if options.looks:
         mine = {
@@ -111,9 +106,7 @@ def claim_looks(
             f"{study_dir} was begun without looks, and hydra.sweeper.design.looks={list(options.looks)} cannot be chosen "
             f"after results may have been seen: the error rate would not hold. {_anew(queue)}"
         )
-    if (
-        theirs is not None and mine is not None and str(theirs.get("metric")).startswith("test_")
-    ):  # before November 2026
+    if theirs and mine and str(theirs.get("metric")).startswith("test_"):  # before November 2026
         raise ValueError(
             f"{study_dir} was begun by an earlier version, whose looks read the test images; looks read validation images now, so "
             f"it cannot go on. Its trials and tables stay as they are, and xvol-table reads them. {_anew(queue)}"
@@ -133,11 +126,9 @@ def claim_looks(
 
 @dataclass(frozen=True)
 class Standing:
-    """How the rows of a design stand.
+    """How the rows of a design stand: verdicts of `sequential_verdicts`, and the values it takes.
 
     Attributes:
-        verdicts: of `sequential_verdicts`.
-        values: as it takes them.
         baseline: label of the baseline; None where it finished no seed.
         cell_of: the cell that is trained for a row's further seeds, by label; of cells that build one network the first.
         tried: seeds on which that cell has ended for good.
@@ -153,12 +144,10 @@ class Standing:
 def standing(
     queue: TrialQueue, study_dir: Path, plan: LookPlan, cells: Sequence[Cell], first_seed: int, metric: str
 ) -> Standing:
-    """Look: hold the rows against the baseline by what the ledger holds.
+    """Look: hold the rows against the baseline; ValueError where the ledger does not have the metric.
 
-    Raises:
-        ValueError: the application keeps no ledger, or none with the metric.
+    `next_step` goes on from here.
     """
-
     trials = queue.trials()  # before the ledger is read: what has ended here has its result there
     try:
         frame = load_study(study_dir)
@@ -176,16 +165,13 @@ def standing(
     named = {cell_at(cell, seed): cell.name for cell in cells for seed in range(first_seed, last)}
     cell_of_trial = {trial.number: named.get(str(trial.user_attrs.get(CELL))) for trial in trials}
     cell_of: dict[str, str] = {}
+    tried: dict[str, Collection[int]] = {}
     for arm in arms:
         own = {cell_of_trial.get(int(number)) for number in arm.trials["trial"].dropna()}
-        found = next((cell.name for cell in cells if cell.name in own), None)
-        if found is not None:
-            cell_of[arm.label] = found
-    by_name = {cell.name: cell for cell in cells}
-    tried = {
-        label: frozenset(seed for seed in range(first_seed, last) if cell_at(by_name[name], seed) in ended)
-        for label, name in cell_of.items()
-    }
+        cell = next((cell for cell in cells if cell.name in own), None)
+        if cell is not None:
+            cell_of[arm.label] = cell.name
+            tried[arm.label] = frozenset(seed for seed in range(first_seed, last) if cell_at(cell, seed) in ended)
     kept = [label for label in values.columns if label in cell_of]
     if baseline not in kept:
         baseline = None
@@ -195,12 +181,7 @@ def standing(
 
 @dataclass(frozen=True)
 class Step:
-    """What comes after a look.
-
-    Attributes:
-        counts: seeds that cells shall have from now on, by the cell's name; empty where the design has ended.
-        text: how the rows stand and what is trained next, in words.
-    """
+    """What comes after a look, in words too: seeds that cells shall have from now on; none where the design has ended."""
 
     counts: Mapping[str, int]
     text: str
@@ -208,7 +189,6 @@ class Step:
 
 def next_step(plan: LookPlan, now: Standing, first_seed: int) -> Step:
     """Which cells get how many seeds, as a function of the plan and of the seeds that have ended."""
-
     looks, total = plan.looks, len(now.verdicts)
     if now.baseline is None:
         return Step({}, "the baseline finished no seed, so no row can be looked at; no more seeds")

@@ -35,14 +35,14 @@ from optuna.storages import BaseStorage
 
 from search.ledger.files import refuse_newer, write_atomic
 from search.ledger.paths import WORKERS
-from search.study.storage.locks import FileLock, is_held, study_lock
+from search.study.storage.waiting import FileLock, is_held, study_lock
 
 log = logging.getLogger("xvol")
 BEAT_SECONDS = 15.0
 GRACE_SECONDS = 60.0
 TOKEN_FILE = ".study-token"
 LAYOUT = 1  # of what a study keeps in its storage; to be raised when an older version would misread it
-_FOLDER = "folder"  # study user attribute: token, and where the folder was when the study was created
+STUDY_FOLDER = "folder"  # study user attribute, as `folder_of` writes it
 _unseen: dict[str, float] = {}  # lock files that are not there -> since when this process has known
 
 
@@ -200,8 +200,8 @@ def check_shared_folder(study: optuna.Study, study_dir: Path) -> None:
     """
     study_dir.mkdir(parents=True, exist_ok=True)
     with study_lock(study._storage, study_dir, study.study_name):
-        file, here = study_dir / TOKEN_FILE, _read_token(study_dir / TOKEN_FILE)
-        there = study.user_attrs.get(_FOLDER)
+        file, here = study_dir / TOKEN_FILE, read_token(study_dir)
+        there = study.user_attrs.get(STUDY_FOLDER)
         refuse_newer(study_dir, "layout", (there or {}).get("layout"), LAYOUT)
         if there is None and here is not None and study.study_name in here["studies"]:
             raise ValueError(
@@ -219,14 +219,19 @@ def check_shared_folder(study: optuna.Study, study_dir: Path) -> None:
             here = {"token": secrets.token_hex(8), "studies": []}
             write_atomic(file, json.dumps(here))
         if there is None:
-            study.set_user_attr(
-                _FOLDER, {"token": here["token"], "host": platform.node(), "path": str(study_dir), "layout": LAYOUT}
-            )
+            study.set_user_attr(STUDY_FOLDER, folder_of(here["token"], study_dir))
         if study.study_name not in here["studies"]:
             write_atomic(file, json.dumps({**here, "studies": [*here["studies"], study.study_name]}))
 
 
-def _read_token(file: Path) -> dict[str, Any] | None:
+def folder_of(token: str, study_dir: Path) -> dict[str, Any]:
+    """What a study says of its folder: the token in it, and where it was when the study was created."""
+    return {"token": token, "host": platform.node(), "path": str(study_dir), "layout": LAYOUT}
+
+
+def read_token(study_dir: Path) -> dict[str, Any] | None:
+    """What the study's folder holds of its token; None where it holds none. ValueError where the file is damaged."""
+    file = study_dir / TOKEN_FILE
     try:
         found = json.loads(file.read_text())
     except FileNotFoundError:

@@ -18,9 +18,9 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.ledger.paths import WORKERS
-from search.ledger.result import RESULT_FILE, read_result
+from search.ledger.result import RESULT_FILE, sound_result
 from search.study.liveness import host_id, is_alive
-from search.study.storage.locks import study_lock
+from search.study.storage.waiting import study_lock
 from search.study.trials import (
     AWAITS,
     BASELINE,
@@ -69,11 +69,6 @@ class Budget:
 class TrialQueue:
     """Where trials of one study are handed out and taken back.
 
-    Args:
-        study: the Optuna study.
-        storage: where it is kept.
-        study_dir: folder of the study.
-
     Attributes:
         gave_up: whether the last claim was refused because too many trials had failed.
         holds: whether the last claim was refused although trials wait, since what they wait for is not there yet.
@@ -101,7 +96,7 @@ class TrialQueue:
 
     def best(self, highest: bool) -> FrozenTrial | None:
         """The complete trial with the highest, or lowest, first value; as of the last count."""
-        return self._tally.best(highest)
+        return self._tally.best.get(highest)
 
     def to_go(self) -> int:
         """Trials that a worker could take now."""
@@ -197,16 +192,7 @@ class TrialQueue:
                 trial's tries: after `max_retries` of them it failed. A trial that the user stopped is not blamed.
         """
         with self.lock():
-            frozen = self._frozen(trial.number)
-            tries = int(frozen.user_attrs.get(TRIES, 1))
-            again = close is None or tries <= self.budget.max_retries
-            if not again:
-                reason = f"{reason}, {tries} times in a row"
-            if close is not None:
-                close(frozen, reason, again)
-            self._end(frozen, reason, interrupted=again)
-            if again:
-                self._again(frozen, tries + (close is not None))
+            self._take_back(self._frozen(trial.number), reason, close, again=close is None)
 
     def recover(self, close: Close) -> list[FrozenTrial]:
         """Take back the running trials whose worker is dead, and return them as they now stand.
@@ -220,25 +206,29 @@ class TrialQueue:
         with self.lock():
             self.counts()
             for trial in self._left_out():
-                self._again(trial, int(trial.user_attrs.get(TRIES, 1)) + 1)
-            stale = [trial for trial in self._tally.running if self._is_stale(trial)]
+                self._again(trial, _tries(trial) + 1)
+            stale = [trial for trial in self._tally.running if self.is_stale(trial)]
             for frozen in stale:
-                tries = int(frozen.user_attrs.get(TRIES, 1))
-                again, reason = tries <= self.budget.max_retries or self._is_trained(frozen), "its worker died"
-                if not again:
-                    reason = f"its worker died, {tries} times in a row: out of memory, or killed from outside"
-                close(frozen, reason, again)
-                self._end(frozen, reason, interrupted=again)
-                if again:
-                    self._again(frozen, tries + 1)
+                # it died between the result and the word to the study: run again, it takes its own result over
+                result = sound_result(self._dir / frozen.user_attrs.get(FOLDER, "") / RESULT_FILE)
+                trained = result is not None and result.status == "ok"
+                self._take_back(frozen, "its worker died", close, trained, ": out of memory, or killed from outside")
             return [self._frozen(trial.number) for trial in stale]
 
-    def _is_trained(self, frozen: FrozenTrial) -> bool:
-        """Whether its worker died between the result and the word to the study: run again, it takes its own result over."""
-        try:
-            return read_result(self._dir / frozen.user_attrs.get(FOLDER, "") / RESULT_FILE).status == "ok"
-        except ValueError:
-            return False
+    def _take_back(self, frozen: FrozenTrial, reason: str, close: Close | None, again: bool, hint: str = "") -> None:
+        """Write a trial down again, or, where this was its last try and `again` is not given, let it fail."""
+        tries = _tries(frozen)
+        again = again or tries <= self.budget.max_retries
+        if not again:
+            reason = f"{reason}, {tries} times in a row{hint}"
+        if close is not None:
+            close(frozen, reason, again)
+        if again:
+            self.storage.set_trial_user_attr(frozen._trial_id, INTERRUPTED, True)
+        self.storage.set_trial_user_attr(frozen._trial_id, REASON, reason)
+        self.study.tell(frozen.number, state=TrialState.FAIL)
+        if again:
+            self._again(frozen, tries + (close is not None))
 
     def rerun(self, close_lost: Callable[[Sequence[FrozenTrial]], Sequence[FrozenTrial]]) -> None:
         """Write down again the finished trials that count for nothing any more.
@@ -265,7 +255,7 @@ class TrialQueue:
             chosen = self.to_retry()
             for frozen in chosen:
                 close(frozen)
-                self._again(frozen, int(frozen.user_attrs.get(TRIES, 1)) + 1)
+                self._again(frozen, _tries(frozen) + 1)
             return chosen
 
     def to_retry(self) -> list[FrozenTrial]:
@@ -283,7 +273,7 @@ class TrialQueue:
             and not trial.user_attrs.get(INTERRUPTED)
             and not trial.user_attrs.get(SKIPPED)
             and trial.number not in superseded
-            and int(trial.user_attrs.get(TRIES, 1)) <= self.budget.max_retries
+            and _tries(trial) <= self.budget.max_retries
             and not _failed_alike(trial, trials)
         ]
 
@@ -309,21 +299,20 @@ class TrialQueue:
     def _frozen(self, number: int) -> FrozenTrial:
         return self.storage.get_trial(self.storage.get_trial_id_from_study_id_trial_number(self._id, number))
 
-    def _is_stale(self, trial: FrozenTrial) -> bool:
+    def is_stale(self, trial: FrozenTrial) -> bool:
+        """Whether nobody works any more on a trial that runs."""
         worker = trial.user_attrs.get(WORKER)
         if worker is None:  # claimed by someone who died inside `claim`, whose lock we hold now
             return True
         return not is_alive(self.storage, self._dir, worker, trial._trial_id)
 
-    def _end(self, frozen: FrozenTrial, reason: str, interrupted: bool = True) -> None:
-        if interrupted:
-            self.storage.set_trial_user_attr(frozen._trial_id, INTERRUPTED, True)
-        self.storage.set_trial_user_attr(frozen._trial_id, REASON, reason)
-        self.study.tell(frozen.number, state=TrialState.FAIL)
-
     def _again(self, frozen: FrozenTrial, tries: int) -> None:
         kept = {name: value for name, value in frozen.user_attrs.items() if name in _KEPT}
         self.study.enqueue_trial(_asked(frozen), user_attrs={**kept, RETRY_OF: frozen.number, TRIES: tries})
+
+
+def _tries(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs.get(TRIES, 1))
 
 
 def _asked(trial: FrozenTrial) -> dict[str, Any]:

@@ -21,11 +21,10 @@ from search.space.parameters import Space
 from search.stats.front import on_front
 from search.study.command import MAX_CHECKS, check_objectives, refuse_dead_parameters, searched_seeds
 from search.study.options import FinalOptions, directions_of
-from search.study.phase import raise_if_nothing_worked
 from search.study.queue import TrialQueue
 from search.study.sampling.samplers import first_points, is_grid
 from search.study.spec import StudySpec, final_spec, open_queue
-from search.study.sweeper import BASELINE_HASH, StudyRun
+from search.study.sweeper import BASELINE_HASH, StudyRun, raise_if_nothing_worked
 
 log = logging.getLogger("xvol")
 RESULTS_FILE = "optimization_results.yaml"
@@ -43,10 +42,10 @@ class SearchRun(StudyRun):
         points = spec.space.grid() if is_grid(self.options.sampler) else None
         spec, queue = self.open(spec, lambda: self._check(spec.space))
         if points is not None:
-            self.phases.run(spec, lambda queue: queue.write_points(points))
+            self.run_phase(spec, lambda queue: queue.write_points(points))
         else:
             self._warm_start(spec, queue)
-            self.phases.run(spec)
+            self.run_phase(spec)
         raise_if_nothing_worked(queue)
         write_best(queue.study, self.study_dir)
         print_front(self.study_dir)
@@ -92,7 +91,7 @@ class SearchRun(StudyRun):
             "final: %d arms, the baseline among them, on %d seeds from %d on",
             len(cells) // options.seeds, options.seeds, options.first_seed,
         )  # fmt: skip
-        self.phases.run(final, lambda queue: queue.write(cells))
+        self.run_phase(final, lambda queue: queue.write(cells))
 
 
 def write_best(study: optuna.Study, folder: Path) -> Path:

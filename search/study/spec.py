@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.storages import BaseStorage
 
+from search.ledger.paths import WORKERS
 from search.ledger.result import Phase
 from search.space.parameters import Space
-from search.study.options import Constraint
+from search.study.options import Constraint, SweeperOptions, directions_of, parse_constraints
 from search.study.queue import Budget, TrialQueue
-from search.study.sampling.samplers import make_sampler
+from search.study.sampling.samplers import custom_space, is_grid, make_pruner, make_sampler
 from search.study.storage.opening import open_storage
 
 
@@ -55,6 +57,55 @@ class StudySpec:
     seed_key: str = "seed"
     custom_search_space: str | None = None
     storage: str | None = field(default=None, repr=False)
+
+
+def search_spec(
+    options: SweeperOptions, space: Space, study_dir: Path, storage: str | None, costs: tuple[str, ...] | None
+) -> StudySpec:
+    """The phase that searches `space`; ValueError for no such sampler, pruner, function or cost.
+
+    Args:
+        storage: as the user wrote it.
+        costs: names that constraints may limit; None for any.
+    """
+    sampler, pruner, custom = options.sampler or None, options.pruner or None, options.custom_search_space
+    make_sampler(sampler, stream=0)
+    make_pruner(pruner)
+    if custom:
+        custom_space(custom)
+        if is_grid(sampler):
+            raise ValueError(
+                "hydra.sweeper.custom_search_space cannot be combined with sampler=grid or brute_force, which write "
+                "down the points of hydra.sweeper.params beforehand; take another sampler"
+            )
+    name = str(options.study_name)
+    return StudySpec(
+        study_name=name,
+        optuna_name=name,
+        study_dir=str(study_dir),
+        phase="search",
+        space=space,
+        directions=tuple(directions_of(options)),
+        sampler=sampler,
+        pruner=pruner,
+        budget=Budget(
+            trials=options.n_trials,
+            sampled=not is_grid(sampler),
+            max_skips=options.max_skips,
+            size=None if custom else space.size(),
+            max_retries=options.max_retries,
+            allowed_failures=int(options.max_failure_rate * options.n_trials),
+        ),
+        stop_file=str(study_dir / WORKERS / f".stop-{uuid.uuid4().hex[:12]}"),
+        constraints=parse_constraints(options.constraints, costs),
+        reuse=options.reuse,
+        seeds_per_trial=options.seeds_per_trial,
+        trial_seconds=None if options.trial_minutes is None else 60 * options.trial_minutes,
+        patience_seconds=60 * options.patience_minutes,
+        seed_key=options.final.seed_key,
+        custom_search_space=custom,
+        storage=storage,
+    )
 
 
 def final_spec(spec: StudySpec, cells: int) -> StudySpec:

@@ -1,19 +1,21 @@
 """One study, read from top to bottom: what it is, whether it may go on in its storage, its phases, and its tables.
 
-A study is a search (`search_run`) or a design (`design_run`), which say what is trained.
+A study is a search (`search_run`) or a design (`design_run`), which say what is trained. In a phase workers are launched
+until none of its trials is left to run.
 """
 
 from __future__ import annotations
 
 import logging
-import uuid
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
+from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -23,23 +25,26 @@ from search.channel import Application
 from search.design.options import first_seed_of
 from search.ledger.files import write_atomic
 from search.ledger.paths import WORKERS
+from search.ledger.record import supersede
 from search.ledger.secrets import mask, mask_logs, masked_tree, note_variables
 from search.ledger.study_files import note_settings, write_objectives
 from search.space.parameters import Space
 from search.study.identity import claim_identity, current_name, grow, is_known, may_change, write_identity
 from search.study.launching.compose import Composer, without_hydra
+from search.study.launching.launcher import worker_count
 from search.study.launching.stopping import Interrupts
 from search.study.liveness import check_shared_folder
-from search.study.options import SweeperOptions, directions_of, parse_constraints
-from search.study.phase import PhaseRun
-from search.study.queue import Budget, TrialQueue
-from search.study.recovery import recover
-from search.study.sampling.samplers import custom_space, is_grid, make_pruner, make_sampler
-from search.study.spec import StudySpec, open_queue
-from search.study.trials import CELL
+from search.study.options import SweeperOptions, directions_of
+from search.study.queue import TrialQueue
+from search.study.recovery import mend_lost, recover
+from search.study.spec import StudySpec, open_queue, search_spec
+from search.study.trials import CELL, FOLDER, REASON, SKIPPED
+from search.study.worker import NoCallbacks, Worker, WorkerReport
 
 log = logging.getLogger("xvol")
 BASELINE_HASH = "baseline_hash"
+POLL_SECONDS = 1.0
+MAX_IN_VAIN = 3  # launcher calls in a row that break down without any trial having ended
 
 
 class StudyRun(ABC):
@@ -73,9 +78,8 @@ class StudyRun(ABC):
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         mask_logs()
-        spec = self._spec(space)
-        with Interrupts(Path(spec.stop_file), owner=True) as interrupts:
-            self.phases = PhaseRun(self.options, self.context, self.app, self.config, self.study_dir, interrupts)
+        spec = search_spec(self.options, space, self.study_dir, self.storage, self.app.costs)
+        with Interrupts(Path(spec.stop_file), owner=True) as self.interrupts:
             queue = self.train(spec)
             write_study_tables(self.study_dir)
             return vars(queue.counts())
@@ -83,47 +87,6 @@ class StudyRun(ABC):
     @abstractmethod
     def train(self, spec: StudySpec) -> TrialQueue:
         """Open the study and run its phases; return the queue whose counts are the study's."""
-
-    def _spec(self, space: Space) -> StudySpec:
-        options = self.options
-        sampler, pruner = _plain(options.sampler), _plain(options.pruner)
-        make_sampler(sampler, stream=0)
-        make_pruner(pruner)
-        if options.custom_search_space:
-            custom_space(options.custom_search_space)
-            if is_grid(sampler):
-                raise ValueError(
-                    "hydra.sweeper.custom_search_space cannot be combined with sampler=grid or brute_force, which write "
-                    "down the points of hydra.sweeper.params beforehand; take another sampler"
-                )
-        assert options.study_name is not None
-        return StudySpec(
-            study_name=options.study_name,
-            optuna_name=options.study_name,
-            study_dir=str(self.study_dir),
-            phase="search",
-            space=space,
-            directions=tuple(directions_of(options)),
-            sampler=sampler,
-            pruner=pruner,
-            budget=Budget(
-                trials=options.n_trials,
-                sampled=not is_grid(sampler),
-                max_skips=options.max_skips,
-                size=None if options.custom_search_space else space.size(),
-                max_retries=options.max_retries,
-                allowed_failures=int(options.max_failure_rate * options.n_trials),
-            ),
-            stop_file=str(self.study_dir / WORKERS / f".stop-{uuid.uuid4().hex[:12]}"),
-            constraints=parse_constraints(options.constraints, self.app.costs),
-            reuse=options.reuse,
-            seeds_per_trial=options.seeds_per_trial,
-            trial_seconds=None if options.trial_minutes is None else 60 * options.trial_minutes,
-            patience_seconds=60 * options.patience_minutes,
-            seed_key=options.final.seed_key,
-            custom_search_space=options.custom_search_space,
-            storage=self.storage,
-        )
 
     def open(self, spec: StudySpec, check: Callable[[], dict[str, Any]]) -> tuple[StudySpec, TrialQueue]:
         """Check what is new, then open the study, or the one that it grew into."""
@@ -188,6 +151,115 @@ class StudyRun(ABC):
         there = {int(seed) for seed in seeds if seed.isdigit()}
         return first_seed_of(str(self.options.study_name), kind, there, searched)
 
+    def run_phase(self, spec: StudySpec, write: Callable[[TrialQueue], int] = lambda _: 0) -> None:
+        """Launch workers until no trial of `spec` is waiting or running.
+
+        Args:
+            write: writes down, in the study it is given, the trials that are known beforehand; called again after each
+                launch.
+
+        Raises:
+            KeyboardInterrupt: the user stopped the study; running trials have saved their state.
+            RuntimeError: too many trials failed, or launchers break down without bringing any trial to its end.
+        """
+        queue = open_queue(spec)
+        recover(queue, spec)
+        mend_lost(queue, spec)
+        write(queue)
+        if not spec.budget.sampled:
+            for trial in queue.retry_failed(lambda each: supersede(self.study_dir / str(each.user_attrs.get(FOLDER)))):
+                why = trial.user_attrs.get(REASON)
+                log.info("%s trial %d failed (%s) and is run again", spec.phase, trial.number, why)
+        in_vain = 0
+        while not self.interrupts.requested:
+            before, to_go = queue.counts(), queue.to_go()
+            if to_go:
+                done = f"{before.finished} of {spec.budget.trials} trials done"
+                log.info("%s: %s, %d to go in %s", spec.phase, done, to_go, self.study_dir)
+                error = self._launch(spec, to_go, queue)
+                now = queue.counts()
+                moved = (now.finished, now.skipped) != (before.finished, before.skipped)
+                in_vain = 0 if moved or error is None else in_vain + 1
+                if error is not None and (in_vain >= MAX_IN_VAIN or isinstance(error, ValueError)):
+                    raise error
+                if error is not None:
+                    why = mask(str(error))
+                    log.warning("%s: a launcher or worker broke down (%s); workers are started again", spec.phase, why)
+            elif before.running:
+                log.info("%s: waiting for %d trial(s) of other workers", spec.phase, before.running)
+                time.sleep(POLL_SECONDS)
+            else:
+                break
+            recover(queue, spec)
+            write(queue)
+        if self.interrupts.requested:
+            raise KeyboardInterrupt
+        now = queue.counts()
+        if spec.budget.sampled and now.finished < spec.budget.trials:
+            why = f"{queue.streak} proposals in a row needed no training (reused or infeasible)"
+            if queue.is_covered():
+                why = f"each of the {spec.budget.size} points of the space was asked for"
+            log.warning(
+                "%s: ended at %d of %d trials: %s, so it holds nothing new; widen the space, or loosen the constraints",
+                spec.phase, now.finished, spec.budget.trials, why,
+            )  # fmt: skip
+
+    def _launch(self, spec: StudySpec, to_go: int, queue: TrialQueue) -> Exception | None:
+        """Run one launcher call of workers; return what broke it, if it is worth another try.
+
+        Raises:
+            RuntimeError: too many trials failed.
+        """
+        node, n_jobs = self.config.hydra.launcher, self.options.n_jobs
+        workers = min(worker_count(node, n_jobs), to_go)
+        if workers < min(n_jobs, to_go) and str(node._target_).endswith("BasicLauncher"):
+            log.info("the basic launcher runs one worker; for several at once add hydra/launcher=local")
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(self.context.config_loader, callbacks=cast(Any, NoCallbacks())),
+            task_function=Worker(self.app, self.config, self.context, spec),
+            config=self.config,
+        )
+        lines = [[*spec.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)]
+        reports: list[WorkerReport] = []
+        broken: Exception | None = None
+        try:
+            for job in launcher.launch(lines, initial_job_idx=0):
+                try:
+                    reports.append(job.return_value)
+                except Exception as error:
+                    broken = error
+        except Exception as error:  # a dead worker is an exception of joblib's, of submitit's, of Ray's
+            broken = error
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        if any(report.gave_up for report in reports):
+            raise RuntimeError(
+                f"{spec.phase}: more than {spec.budget.allowed_failures} of {spec.budget.trials} trials failed, so the study stopped "
+                f"(hydra.sweeper.max_failure_rate={self.options.max_failure_rate:g}).\n{reasons(queue)}"
+            )
+        if broken is None and not self.interrupts.requested and any(report.stopped for report in reports):
+            broken = RuntimeError("a worker was stopped from outside")  # as Slurm does; the study itself goes on
+        return broken
+
+
+def reasons(queue: TrialQueue) -> str:
+    """The reasons of the first failed trials, a line each."""
+    failed = [
+        f"  trial {trial.number}: {trial.user_attrs[REASON]}"
+        for trial in queue.trials()
+        if trial.state == TrialState.FAIL and not trial.user_attrs.get(SKIPPED) and trial.user_attrs.get(REASON)
+    ]
+    return "\n".join([*failed[:5], *([f"  and {len(failed) - 5} more"] if len(failed) > 5 else [])])
+
+
+def raise_if_nothing_worked(queue: TrialQueue) -> None:
+    """Raise RuntimeError, with the reasons, where no trial came to its end with a value."""
+    now = queue.counts()
+    if now.complete == 0 and not any(trial.state == TrialState.COMPLETE for trial in queue.trials()):
+        raise RuntimeError(
+            f"none of {now.finished} trials came to its end ({now.failed} failed, {now.pruned} pruned, {now.skipped} skipped), "
+            f"so there is nothing to compare.\n{reasons(queue)}"
+        )
+
 
 def write_study_tables(study_dir: Path) -> None:
     """Write and print the ablation table, and the verdicts of a design with looks; then send the table to W&B.
@@ -232,10 +304,3 @@ def _refuse_while_running(queue: TrialQueue, spec: StudySpec) -> None:
             f"{spec.study_dir}: the study takes new parameters or choices only while none of its trials run, but "
             f"{', '.join(map(str, running[:5]))} do; wait for that command to end, or stop it with Ctrl-C"
         )
-
-
-def _plain(value: Any) -> dict[str, Any] | None:
-    if not value:
-        return None
-    plain: Any = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    return {str(name): item for name, item in plain.items()}

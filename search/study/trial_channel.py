@@ -14,7 +14,7 @@ from search.channel import Channel, Infeasible, InFlight, Pruned
 from search.ledger.index import Index, Run
 from search.ledger.paths import STATE_FILE, phase_folder, run_in_words
 from search.ledger.record import seed_of
-from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result
+from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result, sound_result
 from search.study.liveness import host_id, is_alive
 from search.study.options import Constraint
 from search.study.queue import TrialQueue
@@ -36,6 +36,7 @@ class Runs:
     def __init__(self, study_dir: Path, worker: str, reuse: str) -> None:
         self._index = Index(study_dir.parent)
         self._dir, self._worker, self._reuse = study_dir, worker, reuse
+        self._below = study_dir.name if reuse == "study" else None
 
     def locked(self) -> AbstractContextManager[Any]:
         """While inside, nobody begins a run in any of the studies."""
@@ -58,23 +59,19 @@ class Runs:
         """The `result.json` of a finished run to take over."""
         if self._reuse == "none":
             return None
-        below = self._dir.name if self._reuse == "study" else None
-        return self._index.find(fingerprint, needs_test=phase == "final", below=below, unfit=unfit)
+        return self._index.find(fingerprint, needs_test=phase == "final", below=self._below, unfit=unfit)
 
     def find_outdated(self, fingerprint: str, phase: Phase) -> Path | None:
         """The `result.json` of a finished run of the same settings that other code, images or versions made."""
         if self._reuse == "none":
             return None
-        below = self._dir.name if self._reuse == "study" else None
-        return self._index.find_outdated(fingerprint, needs_test=phase == "final", below=below)
+        return self._index.find_outdated(fingerprint, needs_test=phase == "final", below=self._below)
 
     def in_flight(self, fingerprint: str) -> Run | None:
         """A run of that fingerprint that another worker is training now."""
-        own = f"{self._dir.name}/" if self._reuse == "study" else ""
-        for run in self._index.runs(fingerprint):
-            if run.place.startswith(own) and self._is_running(run):
-                return run
-        return None
+        own = f"{self._below}/" if self._below else ""
+        runs = (run for run in self._index.runs(fingerprint) if run.place.startswith(own))
+        return next(filter(self._is_running, runs), None)
 
     def awaits(self, fingerprint: str, place: str) -> bool:
         """Whether the run at `place` is still being trained."""
@@ -83,12 +80,9 @@ class Runs:
     def ended_badly(self, fingerprint: str, phase: Phase) -> list[TrialResult]:
         """The results of pruned and failed runs of that fingerprint in this phase of the study, in the order of the trials."""
         own = f"{self._dir.name}/{phase_folder(phase)}/"
-        found: list[TrialResult] = []
-        for run in self._index.runs(fingerprint):
-            result = self._index.result(run) if run.place.startswith(own) else None
-            if result is not None and result.status in ("pruned", "failed"):
-                found.append(result)
-        return sorted(found, key=lambda each: each.trial)
+        results = (self._index.result(run) for run in self._index.runs(fingerprint) if run.place.startswith(own))
+        ended = [each for each in results if each is not None and each.status in ("pruned", "failed")]
+        return sorted(ended, key=lambda each: each.trial)
 
     def _is_running(self, run: Run) -> bool:
         if run.host is None or run.lock is None or run.lock == self._worker or not self._index.is_latest(run):
@@ -100,11 +94,9 @@ class Runs:
 
 
 class StudyChannel(Channel):
-    """What one run of a trial may ask of its study.
+    """What one run of a trial, on one of its seeds, may ask of its study.
 
     Args:
-        trial: of the study; it has one run for each of `spec.seeds_per_trial` seeds.
-        seed: of this run.
         runs: what was trained, and is being trained, by whom.
         stop: tells whether the user wants the running trials to stop.
 
@@ -212,7 +204,8 @@ class StudyChannel(Channel):
         """The result of an earlier attempt whose worker died after writing it, and before telling the study."""
         for attempt in self._queue.attempts(self._trial):
             path = Path(self._spec.study_dir, attempt.user_attrs.get(RUNS, {}).get(self._fingerprint, "-"), RESULT_FILE)
-            if str(path) not in self._unfit and _is_ok(path):
+            result = None if str(path) in self._unfit else sound_result(path)
+            if result is not None and result.status == "ok":
                 return path
         return None
 
@@ -244,14 +237,6 @@ class StudyChannel(Channel):
             self.skip = "failed before"
             last = ended[-1]
             raise Infeasible(f"the same network failed {len(ended)} times, last as trial {last.trial}: {last.reason}")
-
-
-def _is_ok(path: Path) -> bool:
-    """Whether a sound result of a finished run stands there; one that was lost since is none."""
-    try:
-        return read_result(path).status == "ok"
-    except ValueError:
-        return False
 
 
 def _saved(queue: TrialQueue, trial: Trial, spec: StudySpec, seed: int) -> str | None:

@@ -72,7 +72,7 @@ class Tally:
         self._interrupted: set[int] = set()
         self._superseded: set[int] = set()
         self._points: set[tuple[tuple[str, object], ...]] = set()
-        self._ends: dict[bool, FrozenTrial] = {}  # highest (True) and lowest (False) first value
+        self.best: dict[bool, FrozenTrial] = {}  # the first with the highest (True) and lowest (False) first value
 
     def read(self, get: Get) -> Counts:
         """Count all trials of the study."""
@@ -124,10 +124,6 @@ class Tally:
         """Distinct sets of parameters that were asked for."""
         return len(self._points | {_point(trial) for trial in self._claimed.values() if trial.params})
 
-    def best(self, highest: bool) -> FrozenTrial | None:
-        """The complete trial with the highest, or lowest, first value; of equals the first."""
-        return self._ends.get(highest)
-
     def _look(self, number: int, get: Get) -> None:
         trial = get(number)
         assert trial is not None
@@ -149,9 +145,9 @@ class Tally:
             self._points.add(_point(trial))
         if trial.state == TrialState.COMPLETE:
             for highest, sign in ((True, 1), (False, -1)):
-                there = self._ends.get(highest)
+                there = self.best.get(highest)
                 if there is None or sign * trial.values[0] > sign * there.values[0]:
-                    self._ends[highest] = trial
+                    self.best[highest] = trial
         counts = trial.number not in self._superseded
         if attributes.get(INTERRUPTED):
             if counts:
@@ -179,8 +175,3 @@ def _point(trial: FrozenTrial) -> tuple[tuple[str, object], ...]:
 def in_list(trials: Sequence[FrozenTrial]) -> Get:
     """The trials of a list by their number."""
     return lambda number: trials[number] if number < len(trials) else None
-
-
-def count(trials: Sequence[FrozenTrial]) -> Counts:
-    """Count the trials of a study, all of them."""
-    return Tally().read(in_list(trials))

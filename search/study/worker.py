@@ -30,13 +30,13 @@ from search.ledger.paths import free_subdir, trial_subdir
 from search.ledger.record import seed_of
 from search.ledger.secrets import mask, mask_logs, note_variables
 from search.study.launching.compose import Composer
-from search.study.launching.job_child import progress
+from search.study.launching.job import progress
 from search.study.launching.stopping import Deadline, Interrupts
 from search.study.liveness import Heartbeat, host_id
 from search.study.recovery import close_ledger, recover
 from search.study.sampling.samplers import Pruning, custom_space, make_sampler, suggest
 from search.study.spec import StudySpec, open_queue
-from search.study.storage.patience import Patience, StorageGone
+from search.study.storage.waiting import Patience, StorageGone
 from search.study.trial_channel import Runs, StudyChannel
 from search.study.trials import AWAITS, FOLDER, OVERRIDES, REASON, SEEDS, SKIPPED
 
@@ -123,16 +123,20 @@ class Worker:
                 if str(seed) not in done:
                     if several:
                         config = self.composer.compose([*overrides, f"{spec.seed_key}={seed}"])
-                    channel = self._channel(trial, seed)
+                    channel = StudyChannel(
+                        trial, spec, seed, self.queue, self.pruning, self.runs, lambda: self.interrupts.requested
+                    )
                     value = self._run_seed(trial, config, seed, channel)
                     done[str(seed)] = [_floats(value, len(spec.directions)), channel.reused]
                     if several:
                         trial.set_user_attr(SEEDS, done)
                 values.append(tuple(done[str(seed)][0]))
                 reused = reused and done[str(seed)][1]
-                if len(values) < spec.seeds_per_trial and self._is_behind(trial, len(values), values[-1][0]):
-                    self._note_reuse(trial, reused)
-                    raise Pruned(f"behind after {len(values)} of {spec.seeds_per_trial} seeds")
+                if len(values) < spec.seeds_per_trial:  # the pruner compares trials seed by seed
+                    self.pruning.report(trial, len(values) + 1, values[-1][0])
+                    if self.pruning.should_prune(trial):
+                        self._note_reuse(trial, reused)
+                        raise Pruned(f"behind after {len(values)} of {spec.seeds_per_trial} seeds")
         except Exception as error:
             if channel is not None and not reused:
                 channel.skip = None  # an earlier seed was trained, and that counts
@@ -148,11 +152,6 @@ class Worker:
         """What trained nothing is no part of the budget; cells of a design are wanted one by one, trained or not."""
         if reused and self.spec.budget.sampled:
             trial.set_user_attr(SKIPPED, "reused")
-
-    def _channel(self, trial: Trial, seed: int) -> StudyChannel:
-        return StudyChannel(
-            trial, self.spec, seed, self.queue, self.pruning, self.runs, lambda: self.interrupts.requested
-        )
 
     def _run_seed(self, trial: Trial, config: DictConfig, seed: int, channel: StudyChannel) -> Any:
         """Train once, as a Hydra job of its own; return the value, or raise what ended it."""
@@ -186,11 +185,6 @@ class Worker:
                 subdir,
             )
         return subdir
-
-    def _is_behind(self, trial: Trial, turn: int, value: float) -> bool:
-        """Whether the pruner, which compares trials seed by seed, gives this one up."""
-        self.pruning.report(trial, turn + 1, value)
-        return self.pruning.should_prune(trial)
 
     def _hung(self, trial: Trial) -> None:
         minutes = (self.spec.trial_seconds or 0) / 60
@@ -248,6 +242,16 @@ class Worker:
         with contextlib.suppress(StorageGone):
             patience.call(lambda: None if self.interrupts.requested else try_room(folder))
         self.queue.interrupt(trial, reason, functools.partial(close_ledger, self.spec))
+
+
+class NoCallbacks:
+    """Of a worker's own job: the user's callbacks are of the trials."""
+
+    def on_job_start(self, **_: object) -> None:
+        """Do nothing."""
+
+    def on_job_end(self, **_: object) -> None:
+        """Do nothing."""
 
 
 class _Outcome:

@@ -13,8 +13,8 @@ import optuna
 from optuna.trial import TrialState
 
 from search.study.liveness import Heartbeat
-from search.study.storage.locks import study_lock
 from search.study.storage.opening import open_storage
+from search.study.storage.waiting import study_lock
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 logging.basicConfig(level=logging.WARNING, format="LOG %(message)s", stream=sys.stdout)

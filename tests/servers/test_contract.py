@@ -20,9 +20,8 @@ from optuna.trial import TrialState
 
 from search.study import liveness
 from search.study.liveness import check_shared_folder, host_id, is_alive
-from search.study.storage.locks import study_lock
 from search.study.storage.opening import open_storage
-from search.study.storage.patience import StorageGone
+from search.study.storage.waiting import StorageGone, study_lock
 
 from ..tmpfs import tmpfs
 

@@ -20,7 +20,7 @@ from yaml import YAMLError
 from search.ledger.metric import CLASSIFY, chosen_by
 from search.ledger.paths import trial_subdir
 from search.ledger.record import seed_of
-from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result
+from search.ledger.result import RESULT_FILE, Phase, TrialResult, sound_result
 from search.ledger.secrets import MASK
 from search.ledger.study_files import LOOKS_FILE, read_design
 from search.space.parameters import Parameter, Space, parse_space
@@ -149,8 +149,9 @@ def rebuild(study: optuna.Study, storage: BaseStorage, root: Path, name: str, ph
     ended = 0
     for number in sorted({*unknown, *range(len(trials), max(unknown, default=-1) + 1)}):
         folders = unknown.get(number, [])
-        found = [_sound(folder, name, phase, number) for folder in folders]
-        trial = _rebuilt([each for each in found if each is not None], root, recipe, cells, folders)
+        sound = filter(None, (sound_result(folder / RESULT_FILE) for folder in folders))
+        found = [each for each in sound if (each.study, each.phase, each.trial) == (name, phase, number)]
+        trial = _rebuilt(found, root, recipe, cells, folders)
         if number >= len(trials):
             study.add_trial(trial)
         elif trials[number].state.is_finished() or not _counts(trial):
@@ -180,14 +181,6 @@ def _tell(storage: BaseStorage, there: FrozenTrial, rebuilt: FrozenTrial) -> Non
         if name not in there.user_attrs or name in (FOLDER, RUNS):
             storage.set_trial_user_attr(trial_id, name, value)
     storage.set_trial_state_values(trial_id, rebuilt.state, rebuilt.values)
-
-
-def _sound(folder: Path, study_name: str, phase: Phase, number: int) -> TrialResult | None:
-    try:
-        result = read_result(folder / RESULT_FILE)
-    except ValueError:
-        return None
-    return result if (result.study, result.phase, result.trial) == (study_name, phase, number) else None
 
 
 def _rebuilt(

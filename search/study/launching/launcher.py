@@ -23,17 +23,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from search.ledger.secrets import mask
-from search.study.launching.job_child import AGAIN, failed
-from search.study.launching.job_process import JobProcess
-from search.study.launching.slots import (
-    Gpu,
-    LocalLauncherOptions,
-    Slot,
-    check_options,
-    slots,
-    usable_cores,
-    visible_gpus,
-)
+from search.study.launching.job import AGAIN, JobProcess, failed
+from search.study.launching.slots import Gpu, LocalLauncherOptions, Slot, slots, usable_cores, visible_gpus
 
 log = logging.getLogger("xvol")
 TICK_SECONDS = 0.1
@@ -43,15 +34,10 @@ EXIT_SECONDS = 300.0  # from a job's return to the end of its process
 def worker_count(
     launcher: DictConfig | Mapping[str, Any], n_jobs: int, gpus: Sequence[Gpu] | None = None, cores: int | None = None
 ) -> int:
-    """How many worker jobs a sweeper should hand to the launcher of this configuration.
+    """How many worker jobs a sweeper should hand to the launcher of the node `hydra.launcher`.
 
-    The basic launcher runs one job after the other, so one; `local` says it itself by `workers`, `per_gpu` and the machine;
-    any other launcher gets `n_jobs`.
-
-    Args:
-        launcher: the node `hydra.launcher`.
-        n_jobs: what the sweeper's own option says.
-        gpus, cores: the machine's, if they are known; else `local` looks.
+    The basic launcher runs one job after the other, so one; `local` says it itself by `workers`, `per_gpu` and the machine,
+    whose `gpus` and `cores` it looks for where they are not given; any other launcher gets `n_jobs`.
 
     Raises:
         ValueError, RuntimeError: the options of `local` do not fit this machine.
@@ -105,7 +91,6 @@ def _typed(options: DictConfig | Mapping[str, Any]) -> LocalLauncherOptions:
 
 
 def _slots(options: LocalLauncherOptions, gpus: Sequence[Gpu] | None = None, cores: int | None = None) -> list[Slot]:
-    check_options(options)
     if gpus is None:
         gpus = [] if options.device == "cpu" else visible_gpus()
     return slots(options, gpus, usable_cores() if cores is None else cores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -102,7 +103,7 @@ def _without_listing(reason: str, asked: str | None) -> list[Gpu]:
             f"{reason}, yet this machine has a GPU. Name the GPUs in CUDA_VISIBLE_DEVICES (e.g. CUDA_VISIBLE_DEVICES=0,1), or run "
             "on the CPU with hydra.launcher.device=cpu"
         )
-    if not reason.startswith(_ABSENT):
+    if reason != _ABSENT:
         log.warning("%s, and no NVIDIA device is there: the workers run on the CPU", reason)
     return []
 
@@ -144,14 +145,8 @@ def _mib(text: str) -> float | None:
 
 def _nvidia_smi(arguments: Sequence[str], timeout: float) -> str:
     try:
-        done = subprocess.run(
-            ["nvidia-smi", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        command, nothing = ["nvidia-smi", *arguments], subprocess.DEVNULL
+        done = subprocess.run(command, stdin=nothing, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
         raise _Broken(f"nvidia-smi gave no answer within {timeout:g} s") from None
     except FileNotFoundError:
@@ -176,35 +171,27 @@ def _quota(root: Path, membership: Path) -> float:
     try:
         lines = membership.read_text().splitlines()
     except OSError:
-        return 1e9
-    limits = [1e9]
+        return NO_LIMIT
+    limits = [NO_LIMIT]
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        base = root if not controllers else root / "cpu"
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        inner = base / path.lstrip("/")
-        for folder in (inner, *inner.parents):
-            if not folder.is_relative_to(base):
-                break
-            limits.append(_limit_of(folder))
+        base = root / "cpu" if controllers else root
+        if not controllers or "cpu" in controllers.split(","):
+            inner = base / path.lstrip("/")
+            limits += [_limit_of(folder) for folder in (inner, *inner.parents) if folder.is_relative_to(base)]
     return max(1.0, min(limits))
 
 
 def _limit_of(folder: Path) -> float:
-    """The limit that one group sets: `cpu.max` in version 2, `cpu.cfs_*` in version 1."""
-    try:
-        budget, period = (folder / "cpu.max").read_text().split()
-        return 1e9 if budget == "max" else int(budget) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        allowed = int((folder / "cpu.cfs_quota_us").read_text())
-        return 1e9 if allowed <= 0 else allowed / int((folder / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return 1e9
+    """The limit that one group sets: `cpu.max` in version 2, `cpu.cfs_*`, where -1 is none, in version 1."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            budget, period = map(int, " ".join((folder / name).read_text() for name in names).split())
+            return budget / period if budget > 0 else NO_LIMIT
+    return NO_LIMIT
 
 
+NO_LIMIT = 1e9
 DEVICES = ("auto", "cuda", "cpu")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -243,12 +230,7 @@ class LocalLauncherOptions:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one worker.
-
-    Attributes:
-        device: value of CUDA_VISIBLE_DEVICES; "" hides every GPU, None leaves the variable as it is.
-        threads: CPU threads.
-    """
+    """A place for one worker: `device` for CUDA_VISIBLE_DEVICES ("" hides every GPU, None leaves it), and CPU threads."""
 
     number: int
     device: str | None

@@ -62,23 +62,16 @@ class EvolutionSampler(BaseSampler):
         attempts: int = 64,
         seed: int | None = None,
     ) -> None:
-        given = {
-            "population_size": population_size,
-            "tournament_size": tournament_size,
-            "mutations": mutations,
-            "n_startup_trials": n_startup_trials,
-            "attempts": attempts,
-        }
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}: give a whole number from 1")
+        self._population_size, self._tournament_size, self._mutations = population_size, tournament_size, mutations
+        self._plain = (plain,) if isinstance(plain, str) else tuple(plain)
+        self._n_startup_trials, self._attempts = n_startup_trials, attempts
+        for name, value in vars(self).items():
+            if name != "_plain" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name.removeprefix('_')}={value!r}: give a whole number from 1")
         if tournament_size > population_size:
             raise ValueError(
                 f"tournament_size={tournament_size} is more than population_size={population_size}, from which it is drawn"
             )
-        self._population_size, self._tournament_size, self._mutations = population_size, tournament_size, mutations
-        self._plain = (plain,) if isinstance(plain, str) else tuple(plain)
-        self._n_startup, self._attempts = n_startup_trials, attempts
         self._rng = Random(seed)
         self._independent = RandomSampler(seed=self._rng.getrandbits(32))
         self._cache = _Points()
@@ -101,7 +94,7 @@ class EvolutionSampler(BaseSampler):
             return {}
         fixed: Point = dict(trial.system_attrs.get("fixed_params") or {})
         complete = self._cache.complete
-        parents = complete[-self._population_size :] if len(complete) >= self._n_startup else []
+        parents = complete[-self._population_size :] if len(complete) >= self._n_startup_trials else []
         order = _ranked(parents, study.directions)
         child: Point = {}
         for attempt in range(self._attempts):
@@ -137,11 +130,10 @@ class _Points:
 
     def __init__(self) -> None:
         self._study: tuple[BaseStorage, int] | None = None
-        self._read: set[int] = set()
         self._done: set[Known] = set()
-        self._open: dict[int, Known] = {}
+        self._open: dict[int, Known] = {}  # of each trial that has not ended
         self._newest = -1
-        self._settled = 0  # so many trials from the first on are finished and read
+        self._seen = 0
         self.space: dict[str, BaseDistribution] = {}
         self.complete: list[FrozenTrial] = []
 
@@ -151,29 +143,21 @@ class _Points:
             self.__init__()  # type: ignore[misc]
             self._study = (storage, study._study_id)
         trials = storage.get_all_trials(study._study_id, deepcopy=False)
-        self._open = {}
-        fresh_complete = False
-        while self._settled < len(trials) and trials[self._settled].number in self._read:
-            self._settled += 1
-        for trial in trials[self._settled :]:
-            if trial.number in self._read:
-                continue
-            if trial.params and trial.number >= self._newest:
-                self._newest = trial.number
+        for number in sorted({*self._open, *range(self._seen, len(trials))}):
+            trial = trials[number]
+            if trial.params and number >= self._newest:
+                self._newest = number
                 self.space.update(trial.distributions)
             if not trial.state.is_finished():
-                asked = {**(trial.system_attrs.get("fixed_params") or {}), **trial.params}
-                if asked:
-                    self._open[trial.number] = _point(asked)
+                self._open[number] = _point({**(trial.system_attrs.get("fixed_params") or {}), **trial.params})
                 continue
-            self._read.add(trial.number)
+            self._open.pop(number, None)
             if trial.state != TrialState.FAIL or trial.user_attrs.get(SKIPPED):
                 self._done.add(_point(trial.params))
             if trial.state == TrialState.COMPLETE and trial.params:
                 self.complete.append(trial)
-                fresh_complete = True
-        if fresh_complete:
-            self.complete.sort(key=lambda trial: trial.number)
+        self._seen = len(trials)
+        self.complete.sort(key=lambda trial: trial.number)
 
     def is_known(self, point: Point, number: int) -> bool:
         """Whether a trial other than `number` has this point."""

@@ -23,10 +23,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.study.storage.locks import FileLock, ServerLock
-from search.study.storage.patience import CONNECT_SECONDS, Away, Patience, is_away
+from search.study.storage.waiting import CONNECT_SECONDS, Away, FileLock, Patience, ServerLock, is_away
 
 MADE = "xvol:made"  # system attribute by which a trial is known again whose creation was not answered
 HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
@@ -64,9 +63,8 @@ def open_postgresql(url: str, driver: str, patience: Patience) -> PatientDatabas
     address = sqlalchemy.make_url(url)
     address = address.set(drivername=f"postgresql+{driver}")
     arguments = {name: value for name, value in _CONNECTION.items() if name not in address.query}
-    full = (
-        address.render_as_string(hide_password=False).replace("{", "%7B").replace("}", "%7D")
-    )  # Optuna fills in {...}
+    # Optuna fills in {...}
+    full = address.render_as_string(hide_password=False).replace("{", "%7B").replace("}", "%7D")
     engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, connect_args=arguments)
     with engine.connect() as connection, warnings.catch_warnings():
         # held until the connection closes: two who make the tables at once stumble over each other
@@ -142,12 +140,6 @@ class PatientDatabase(BaseStorage, BaseHeartbeat):
             self._locks[study_name] = AdvisoryLock(self._rdb.engine, self._patience, f"xvol:{study_name}")
         return self._locks[study_name]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"rdb": self._rdb, "patience": self._patience}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["rdb"], state["patience"])  # type: ignore[misc]
-
     def delete_study(self, study_id: int) -> None:
         def again() -> None:
             try:
@@ -159,7 +151,7 @@ class PatientDatabase(BaseStorage, BaseHeartbeat):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         mark = uuid.uuid4().hex
-        template = _empty() if template_trial is None else copy.copy(template_trial)
+        template = copy.copy(template_trial or create_trial(state=TrialState.RUNNING))
         template.system_attrs = {**template.system_attrs, MADE: mark}
 
         def again() -> int:
@@ -222,22 +214,6 @@ def _tell_broken_connections(context: Any) -> None:
     """Turn a broken connection into `Away`, past Optuna's own retries, which would make a trial twice."""
     if context.is_disconnect and not context.is_pre_ping:
         raise Away(str(context.original_exception)) from context.original_exception
-
-
-def _empty() -> FrozenTrial:
-    return FrozenTrial(
-        number=-1,
-        trial_id=-1,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=datetime.now(),
-        datetime_complete=None,
-        params={},
-        distributions={},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-    )
 
 
 def _moment(value: Any) -> datetime:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
-from search.study.storage.locks import FileLock, ServerLock
-from search.study.storage.patience import Outage, Patience
+from search.study.storage.waiting import FileLock, Outage, Patience, ServerLock
 
 if TYPE_CHECKING:
     import redis
@@ -27,14 +26,11 @@ OPERATIONS = range(10)  # of Optuna 3.1 to 5.0: from "create a study" to "set a 
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that Optuna cannot read, and with it nothing that follows.
+    """A line, counted from 1, that Optuna cannot read, and with it nothing that follows; what is before `offset` is sound.
 
     Attributes:
-        number: from 1.
-        offset: bytes before it: so many are sound.
-        why: in words.
-        newer: whether it is a whole record of a later Optuna, so no damage.
-        torn: whether it is the last one and has no end: the next writer cuts it off by itself.
+        newer: it is a whole record of a later Optuna, so no damage.
+        torn: it is the last one and has no end: the next writer cuts it off by itself.
     """
 
     number: int
@@ -86,51 +82,34 @@ def _shown(line: bytes) -> str:
     return repr(text) + ("..." if len(line) > 40 else "")
 
 
-class JournalLock(JournalFileOpenLock):
-    """Guards the journal's appends, and cuts off a line that a dying process left half written.
+@contextlib.contextmanager
+def writing(journal: Path) -> Iterator[int]:
+    """The journal, open for its only writer, who finds it without the half line that a dying process may have left.
 
-    Optuna's own lock files outlive a killed holder by half a minute, and a torn line makes the next append
-    unreadable. Whoever holds this lock is the only writer, so what does not end in a newline is nobody's.
+    Optuna's own lock files outlive a killed holder by half a minute, and a torn line makes the next append unreadable.
     """
-
-    def __init__(self, journal: Path) -> None:
-        super().__init__(str(journal))
-        self._journal = journal
-        self._lock = FileLock(journal.with_name(journal.name + ".lock"))
-
-    def acquire(self) -> bool:
-        """Wait for the lock, then mend the journal's end."""
-        self._lock.acquire()
+    with FileLock(journal.with_name(journal.name + ".lock")):
+        handle = os.open(journal, os.O_RDWR)
         try:
-            _cut_torn_line(self._journal)
-        except BaseException:
-            self._lock.release()
-            raise
-        return True
-
-    def release(self) -> None:
-        """Give the lock back."""
-        self._lock.release()
+            _cut_torn_line(handle)
+            yield handle
+        finally:
+            os.close(handle)
 
 
-def _cut_torn_line(journal: Path) -> None:
-    with journal.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        if end == 0:
-            return
-        file.seek(end - 1)
-        if file.read(1) == b"\n":
-            return
-        keep, step = end, 4096
-        while keep > 0:
-            start = max(0, keep - step)
-            file.seek(start)
-            newline = file.read(keep - start).rfind(b"\n")
-            if newline >= 0:
-                keep = start + newline + 1
-                break
-            keep = start
-        file.truncate(keep)
+def _cut_torn_line(handle: int) -> None:
+    end = os.fstat(handle).st_size
+    if not end or os.pread(handle, 1, end - 1) == b"\n":
+        return
+    keep = end
+    while keep > 0:
+        start = max(0, keep - 4096)
+        newline = os.pread(handle, keep - start, start).rfind(b"\n")
+        if newline >= 0:
+            keep = start + newline + 1
+            break
+        keep = start
+    os.ftruncate(handle, keep)
 
 
 class FileJournal(JournalFileBackend):
@@ -142,9 +121,8 @@ class FileJournal(JournalFileBackend):
     """
 
     def __init__(self, path: Path, patience: Patience) -> None:
-        self.patience = patience
-        self._path, self._guard = path, JournalLock(path)
-        super().__init__(str(path), lock_obj=self._guard)
+        self.patience, self._path = patience, path
+        super().__init__(str(path))  # Optuna's lock is of its own appends, which are not ours
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """The records from number `log_number_from` on."""
@@ -160,7 +138,7 @@ class FileJournal(JournalFileBackend):
                 outage.wait(error)
             else:
                 if outage is not None:
-                    outage.end()
+                    self.patience.came_back()
                 return
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -170,22 +148,15 @@ class FileJournal(JournalFileBackend):
             self.patience.call(self._append, json.dumps(log, separators=(",", ":")).encode() + b"\n", stands_at)
 
     def _append(self, data: bytes, stands_at: list[int]) -> None:
-        self._guard.acquire()
-        try:
-            handle = os.open(self._path, os.O_RDWR)
-            try:
-                place = next((at for at in stands_at if os.pread(handle, len(data), at) == data), None)
-                if place is None:
-                    place = os.lseek(handle, 0, os.SEEK_END)
-                    stands_at[:] = [place]
-                written = 0
-                while written < len(data):
-                    written += os.pwrite(handle, data[written:], place + written)
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        finally:
-            self._guard.release()
+        with writing(self._path) as handle:
+            place = next((at for at in stands_at if os.pread(handle, len(data), at) == data), None)
+            if place is None:
+                place = os.lseek(handle, 0, os.SEEK_END)
+                stands_at[:] = [place]
+            written = 0
+            while written < len(data):
+                written += os.pwrite(handle, data[written:], place + written)
+            os.fsync(handle)
 
 
 _APPEND = """
@@ -298,19 +269,17 @@ class LeaseLock:
                     lock.release()
 
 
-class PatientJournal(JournalStorage):
-    """Optuna's journal storage on one of the backends above."""
+class RedisStorage(JournalStorage):
+    """Optuna's journal storage in a Redis, which keeps the locks of its studies as well."""
 
-    def __init__(self, backend: FileJournal | RedisJournal) -> None:
-        self._redis = backend.client if isinstance(backend, RedisJournal) else None
-        self._patience = backend.patience
+    def __init__(self, journal: RedisJournal) -> None:
+        self._journal = journal
         self._locks: dict[str, ServerLock] = {}
-        super().__init__(backend)
+        super().__init__(journal)
 
-    def server_lock(self, study_name: str) -> ServerLock | None:
-        """A lock on the server; None for a file, which has none."""
-        if self._redis is None:
-            return None
+    def server_lock(self, study_name: str) -> ServerLock:
+        """A lock on the server."""
         if study_name not in self._locks:
-            self._locks[study_name] = LeaseLock(self._redis, self._patience, f"xvol:lock:{study_name}")
+            client, patience = self._journal.client, self._journal.patience
+            self._locks[study_name] = LeaseLock(client, patience, f"xvol:lock:{study_name}")
         return self._locks[study_name]

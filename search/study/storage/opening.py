@@ -6,16 +6,15 @@ import contextlib
 import importlib.util
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
+
+from optuna.storages import BaseStorage, JournalStorage
 
 from search.ledger.files import NewerVersion
 from search.ledger.paths import JOURNAL
 from search.ledger.secrets import mask
-from search.study.storage.journal import FileJournal, PatientJournal, RedisJournal, first_bad_line
-from search.study.storage.patience import CONNECT_SECONDS, Patience, StorageGone
-
-if TYPE_CHECKING:
-    from search.study.storage.database import PatientDatabase
+from search.study.storage.journal import FileJournal, RedisJournal, RedisStorage, first_bad_line
+from search.study.storage.waiting import CONNECT_SECONDS, Patience, StorageGone
 
 log = logging.getLogger("xvol")
 _ALLOWED = (
@@ -24,9 +23,7 @@ _ALLOWED = (
 )
 
 
-def open_storage(
-    spec: str | None, study_dir: Path, patience_seconds: float = 600.0
-) -> PatientJournal | PatientDatabase:
+def open_storage(spec: str | None, study_dir: Path, patience_seconds: float = 600.0) -> BaseStorage:
     """Open, and where needed create, the storage. Its calls wait while it is away; opening does not.
 
     Args:
@@ -79,10 +76,13 @@ class _Missing(Exception):
     """A package is not installed."""
 
 
-def _opened(spec: str | None, study_dir: Path, patience: Patience) -> PatientJournal | PatientDatabase:
+def _opened(spec: str | None, study_dir: Path, patience: Patience) -> BaseStorage:
     journal = journal_of(spec, study_dir)
     if journal is not None:
-        return _journal(journal, patience)
+        journal = journal.resolve()
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        journal.touch()
+        return JournalStorage(FileJournal(journal, patience))
     assert spec is not None
     if spec.startswith(("redis:", "rediss:")):
         return _redis(spec, study_dir.name, patience)
@@ -96,14 +96,7 @@ def _opened(spec: str | None, study_dir: Path, patience: Patience) -> PatientJou
     return open_postgresql(spec, _driver(scheme), patience)
 
 
-def _journal(path: Path, patience: Patience) -> PatientJournal:
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    return PatientJournal(FileJournal(path, patience))
-
-
-def _redis(url: str, study: str, patience: Patience) -> PatientJournal:
+def _redis(url: str, study: str, patience: Patience) -> RedisStorage:
     if not _is_installed("redis"):
         raise _Missing("Redis' driver is not installed: pip install 'xvol[redis]'")
     import redis  # an extra, which need not be installed
@@ -115,7 +108,7 @@ def _redis(url: str, study: str, patience: Patience) -> PatientJournal:
         socket_keepalive=True,
         retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),  # ours knows which calls may be repeated
     )
-    storage = PatientJournal(RedisJournal(client, f"xvol:{study}", patience))
+    storage = RedisStorage(RedisJournal(client, f"xvol:{study}", patience))
     with contextlib.suppress(redis.ResponseError):  # a managed server may refuse to tell
         if cast(dict[str, str], client.config_get("appendonly")).get("appendonly") == "no":
             log.warning("%s keeps no log (appendonly no): trials may be lost when it restarts", patience.what)

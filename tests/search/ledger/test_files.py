@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from search.ledger.files import is_disk_full, is_temporary, move, try_room, write_atomic, write_whole
-from search.study.storage.patience import Patience, StorageGone
+from search.study.storage.waiting import Patience, StorageGone
 
 from ...tmpfs import tmpfs
 

@@ -5,16 +5,23 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import FrozenTrial
 
 from search.study.storage.opening import open_storage
+from search.study.trials import Counts, Tally, in_list
 
 APP = Path(__file__).parent / "toy" / "app.py"
+
+
+def count(trials: Sequence[FrozenTrial]) -> Counts:
+    """How a study stands, all of its trials counted anew."""
+    return Tally().read(in_list(trials))
 
 
 @dataclass

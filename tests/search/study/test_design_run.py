@@ -8,9 +8,8 @@ import pytest
 
 from search.design.options import first_seed_of
 from search.ledger.study_files import read_changes
-from search.study.trials import count
 
-from .conftest import Toy
+from .conftest import Toy, count
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 NOTHING = {"complete": 0, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "skipped": 0}

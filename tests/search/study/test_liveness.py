@@ -18,8 +18,8 @@ from search.ledger.files import NewerVersion
 from search.ledger.paths import WORKERS
 from search.study import liveness
 from search.study.liveness import TOKEN_FILE, Heartbeat, check_shared_folder, host_id, is_alive
-from search.study.storage.locks import FileLock, is_held
 from search.study.storage.opening import open_storage
+from search.study.storage.waiting import FileLock, is_held
 
 
 def make(folder: Path, name: str = "s", spec: str | None = None) -> optuna.Study:
@@ -159,7 +159,7 @@ def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.M
     def no_locks(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("search.study.storage.locks.fcntl.flock", no_locks)
+    monkeypatch.setattr("search.study.storage.waiting.fcntl.flock", no_locks)
     database: Any = Database()
     with pytest.raises(ValueError, match=r"w\.lock: cannot be locked \(No locks available\).*disk with file locks"):
         Heartbeat(database, tmp_path, "w.lock").__enter__()

@@ -9,8 +9,8 @@ from optuna.trial import TrialState
 
 from search.ledger.paths import WORKERS
 from search.study.queue import Budget, TrialQueue
-from search.study.storage.locks import FileLock
 from search.study.storage.opening import open_storage
+from search.study.storage.waiting import FileLock
 from search.study.trials import AWAITS, CELL, INTERRUPTED, REASON, SKIPPED, WORKER
 
 MakeQueue = Callable[..., TrialQueue]

@@ -22,7 +22,7 @@ from search.ledger.result import RESULT_FILE, Status, TrialResult, write_result
 from search.study.queue import Budget, TrialQueue
 from search.study.recovery import mend_lost, recover
 from search.study.sampling.samplers import Pruning
-from search.study.storage.locks import FileLock
+from search.study.storage.waiting import FileLock
 from search.study.trial_channel import Runs, StudyChannel
 from search.study.trials import AWAITS, FOLDER, REASON, RETRY_OF, SKIPPED
 

@@ -15,9 +15,8 @@ from search.ledger.paths import JOURNAL
 from search.ledger.result import RESULT_FILE, read_result
 from search.ledger.study_files import read_changes
 from search.study.launching.stopping import EXIT_HUNG
-from search.study.trials import count
 
-from .conftest import Toy
+from .conftest import Toy, count
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SEARCH = "x=range(0,8)"

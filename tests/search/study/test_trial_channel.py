@@ -20,11 +20,11 @@ from search.ledger.paths import STATE_FILE, WORKERS
 from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_result
 from search.study.sampling.samplers import Pruning
 from search.study.spec import open_queue
-from search.study.storage.locks import FileLock
+from search.study.storage.waiting import FileLock
 from search.study.trial_channel import Runs, StudyChannel
-from search.study.trials import FOLDER, SKIPPED, count
+from search.study.trials import FOLDER, SKIPPED
 
-from .conftest import Toy
+from .conftest import Toy, count
 from .test_spec import spec as spec_of
 
 

@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.study.trials import INTERRUPTED, RETRY_OF, SKIPPED, Tally, count, in_list
+from search.study.trials import INTERRUPTED, RETRY_OF, SKIPPED, Tally, in_list
+
+from .conftest import count
 
 
 def trial(number: int, state: TrialState, **attributes: object) -> FrozenTrial:

@@ -17,7 +17,7 @@ from search.ledger.paths import CHECKPOINT_FILE, JOURNAL, STATE_FILE
 from search.ledger.record import HISTORY_FILE
 from search.ledger.result import RESULT_FILE, checksum_of
 from search.study.liveness import host_id
-from search.study.storage.locks import FileLock
+from search.study.storage.waiting import FileLock
 
 from ..conftest import ENDED, Toy
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.ledger.paths import JOURNAL
-from search.study.storage.journal import JournalLock
+from search.study.storage.journal import writing
 from search.study.storage.opening import _driver, open_storage
 
 
@@ -42,9 +42,8 @@ def test_only_what_follows_the_last_newline_is_cut(
     whole = b"".join(line + b"\n" for line in lines)
     torn = torn.replace(b"\n", b"")
     journal.write_bytes(whole + torn)
-    lock = JournalLock(journal)
-    lock.acquire()
-    lock.release()
+    with writing(journal):
+        pass
     assert journal.read_bytes() == whole
 
 

@@ -13,7 +13,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from search.study.launching.job_child import progress
+from search.study.launching.job import progress
 
 LOCK = threading.Lock()
 

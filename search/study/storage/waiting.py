@@ -1,16 +1,25 @@
-"""Waiting for a storage that went away: which errors mean that it is away, how long to wait, what to say."""
+"""Waiting for a storage that went away, and for the locks that keep its users apart, which die with their holder.
+
+Which errors mean that a storage is away, how long to wait, what to say; an `flock`, which the kernel gives back however a
+process ends; and a study's lock on top of it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import logging
+import os
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
+from search.ledger.paths import WORKERS
 from search.ledger.secrets import mask
 
 log = logging.getLogger("xvol")
@@ -45,7 +54,7 @@ class StorageGone(RuntimeError):
 
 
 class Away(Exception):
-    """A database's connection broke. No SQLAlchemyError, so that Optuna does not try again by itself; see `proxies`."""
+    """A database's connection broke. No SQLAlchemyError, so that Optuna does not try again by itself."""
 
 
 def is_away(error: BaseException) -> bool:
@@ -103,6 +112,9 @@ class Patience:
     Args:
         what: the storage, in words for the user; must hold no password.
         seconds: how long to wait before `StorageGone`.
+
+    Attributes:
+        before_retry: what takes again what went away with the storage: locks.
     """
 
     def __init__(self, what: str, seconds: float) -> None:
@@ -121,31 +133,29 @@ class Patience:
         Raises:
             StorageGone: it was away for too long.
         """
-        try:
-            return function(*arguments)
-        except Exception as error:
-            outage = Outage(self)
-            outage.wait(error)
+        outage: Outage | None = None
         while True:
             try:
-                outage.prepare()
+                if outage is None:
+                    return function(*arguments)
+                for renew in list(self.before_retry):
+                    renew()
                 result = function(*arguments) if retry is None else retry()
             except Exception as error:
+                outage = outage or Outage(self)
                 outage.wait(error)
             else:
-                outage.end()
+                self.came_back()
                 return result
 
     def went(self, error: BaseException) -> float:
         """The storage is away; return for how many seconds."""
         with self._state:
             first = self._since is None
-            if self._since is None:
-                self._since = time.monotonic()
-            away = time.monotonic() - self._since
+            since = self._since = time.monotonic() if self._since is None else self._since
         if first and self.seconds > 0:
             log.warning("%s does not answer (%s); waiting for it, up to %g s", self.what, _words(error), self.seconds)
-        return away
+        return time.monotonic() - since
 
     def came_back(self) -> None:
         """The storage has answered."""
@@ -154,19 +164,12 @@ class Patience:
         if since is not None:
             log.warning("%s is back after %.0f s; going on", self.what, time.monotonic() - since)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"what": self.what, "seconds": self.seconds}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
-
 
 class Outage:
-    """One call's waiting: `wait` after each failure, `prepare` before each further try, `end` after the one that went well."""
+    """One call's waiting, longer after each failure."""
 
     def __init__(self, patience: Patience) -> None:
-        self._patience = patience
-        self._pause = FIRST_WAIT
+        self._patience, self._pause = patience, FIRST_WAIT
 
     def wait(self, error: BaseException) -> None:
         """Sleep a while; raise `error` where it does not mean that the storage is away, StorageGone after too long."""
@@ -182,17 +185,121 @@ class Outage:
         time.sleep(min(self._pause * random.uniform(0.75, 1.25), max(0.0, patience.seconds - away)))
         self._pause = min(2 * self._pause, LONGEST_WAIT)
 
-    def prepare(self) -> None:
-        """Take again what went away with the storage: locks."""
-        for renew in list(self._patience.before_retry):
-            renew()
-
-    def end(self) -> None:
-        """The call went well."""
-        self._patience.came_back()
-
 
 def _words(error: BaseException) -> str:
     cause = error.__cause__ if error.__cause__ is not None else error
     lines = mask(str(getattr(cause, "orig", None) or cause)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # what a disk without flock answers
+
+
+class FileLock:
+    """An exclusive lock on a file, among processes and among threads: each takes it on a handle of its own.
+
+    Args:
+        path: the lock file; created, never deleted, so that no two processes lock two files of one name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None  # of whoever holds it
+
+    def acquire(self) -> bool:
+        """Wait until the lock is ours; always True.
+
+        Raises:
+            OSError: the file cannot be opened, or its disk knows no locks.
+        """
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(handle)
+            raise
+        self._handle = handle
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
+
+    def touch(self) -> None:
+        """Set the file's time to now, by the clock of the machine that holds the disk; OSError where it cannot be."""
+        if (handle := self._handle) is not None:
+            os.utime(handle)
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process of this machine holds the lock on `path`; a file that does not exist is held by nobody."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who ask do not see each other
+        except BlockingIOError:
+            return True
+    return False
+
+
+class ServerLock(Protocol):
+    """A lock that a storage's server keeps."""
+
+    patience: Patience
+
+    def acquire(self) -> None:
+        """Wait until the lock is ours."""
+
+    def release(self) -> None:
+        """Give it back; never raises, since a server that is away has forgotten its locks."""
+
+    def ensure(self) -> None:
+        """Take it again where it was lost with the server."""
+
+
+@contextlib.contextmanager
+def study_lock(storage: Any, study_dir: Path, study_name: str) -> Iterator[None]:
+    """Inside of it is at most one worker of the study, on any host. Not reentrant.
+
+    The lock file in the study's folder excludes the workers of one machine, and those of others where the shared disk
+    passes `flock` on. PostgreSQL and Redis add a lock on the server, which all hosts see. Where the server goes away
+    while the lock is held, it is taken again before the interrupted call goes on; in between, only the file keeps others
+    out. All of them end with their holder: a file's and PostgreSQL's at once, Redis' after 30 s.
+
+    Args:
+        storage: as `open_storage` gave it. With any other the file alone is locked.
+        study_dir: the study's folder.
+        study_name: the study's name; a server may hold several studies.
+
+    Raises:
+        ValueError: on entering: the folder's disk has no file locks, and there is no server to lock on.
+        StorageGone: on entering: the server was away for longer than the storage's patience.
+    """
+    folder = study_dir / WORKERS
+    folder.mkdir(parents=True, exist_ok=True)
+    make = getattr(storage, "server_lock", None)
+    server: ServerLock | None = None if make is None else make(study_name)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(FileLock(folder / ".claims.lock"))
+        except OSError as failure:
+            if failure.errno not in _NO_LOCKS:
+                raise
+            if server is None:
+                raise ValueError(
+                    f"the disk of {folder} has no file locks ({failure.strerror}), so two workers could take "
+                    "one trial: mount it with locks, or take a server: hydra.sweeper.storage=postgresql://USER@HOST/NAME"
+                ) from None
+        if server is not None:
+            server.patience.call(server.acquire)
+            held.callback(server.release)
+            server.patience.before_retry.append(server.ensure)
+            held.callback(server.patience.before_retry.remove, server.ensure)
+        yield
