@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from search.refusals import told_compactly
 from search.study.command import read_command
+from search.study.launching.compose import Composer
 from search.study.options import SweeperOptions
 
 ConfigStore.instance().store(group="hydra/sweeper", name="xvol", node=SweeperOptions, provider="xvol")
@@ -39,11 +40,12 @@ class XvolSweeper(Sweeper):
     def _sweep(self, arguments: Sequence[str]) -> Any:
         assert self._parts is not None, "Hydra calls setup() before sweep()"
         context, task, config = self._parts
-        options, space = read_command(config, arguments, self._options, context.config_loader, task)
+        composer = Composer(context.config_loader, config)
+        options, space = read_command(config, arguments, self._options, composer, task)
         if options.design.kind is not None:
             from search.study.design_run import DesignRun  # optuna: not before all is right that can be told without
 
-            return DesignRun(options, context, task, config).run(space)
+            return DesignRun(options, composer, context, task, config).run(space)
         from search.study.search_run import SearchRun  # optuna, as above
 
-        return SearchRun(options, context, task, config).run(space)
+        return SearchRun(options, composer, context, task, config).run(space)

@@ -32,6 +32,7 @@ from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result
 from search.recipe import COSTS
 from search.space.parameters import Space
 from search.study.command import read_command
+from search.study.launching.compose import Composer
 from search.study.options import parse_constraints
 
 
@@ -70,7 +71,7 @@ class PlannedStudy:
         self.config = compose("config", [*self._searchpath(), *plain], return_hydra_config=True)
         self.sweeper: Mapping[str, Any] = self.config.hydra.sweeper
         lines = [line for line in given.overrides if not line.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        options, self.space = read_command(self.config, lines, self.sweeper, loader, application)
+        options, self.space = read_command(self.config, lines, self.sweeper, Composer(loader, self.config), application)
         self.design = options.design
         self._facts: dict[tuple[str, ...], dict[str, Any]] = {}
         self._configs: dict[tuple[str, ...], Any] = {}

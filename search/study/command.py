@@ -12,7 +12,6 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -36,7 +35,7 @@ def read_command(
     config: DictConfig,
     arguments: Sequence[str],
     given: Mapping[str, Any],
-    config_loader: ConfigLoader,
+    composer: Composer,
     task: TaskFunction,
 ) -> tuple[SweeperOptions, Space]:
     """The options and the search space of a sweep.
@@ -45,6 +44,7 @@ def read_command(
         config: the composed config of the sweep.
         arguments: the overrides of the sweep, e.g. "placement.policy=choice(none,stage3)".
         given: what stands in `hydra.sweeper`.
+        composer: of `config`.
         task: an `Application`, or a plain task function.
 
     Raises:
@@ -61,7 +61,7 @@ def read_command(
     if options.warm_start.score is not None and app.scores:
         check_choice("hydra.sweeper.warm_start.score", options.warm_start.score, app.scores)
     _check_seed_key(config, options)
-    space = parse_space(arguments, options.params or {}, config_loader)
+    space = parse_space(arguments, options.params or {}, composer.loader)
     if not space.parameters and not options.custom_search_space and options.design.kind is None:
         raise ValueError(
             "there is nothing to search: give at least one parameter, e.g. 'placement.policy=choice(none,stage3,stage4)', "
@@ -78,13 +78,13 @@ def read_command(
             f"{options.final.seed_key} is varied, and a design trains each of its cells on the same seeds; leave it out, or give "
             "hydra.sweeper.design.seeds and first_seed"
         )
-    _refuse_overridden_groups(config, space, config_loader)
+    _refuse_overridden_groups(config, space, composer)
     _check_old_values(options, space)
     if options.design.kind is None:
         refuse_seeds_of_the_search(config, space, options.final, options.seeds_per_trial)
     shared = replace(space, fixed=(*space.fixed, *options.design.overrides))
     others = options.design.factors or options.custom_search_space  # they may give a parameter its effect
-    refuse_wrong_values(config, shared, config_loader, app, moot=not others)
+    refuse_wrong_values(config, shared, composer, app, moot=not others)
     return options, space
 
 
@@ -98,11 +98,10 @@ def _check_seed_key(config: DictConfig, options: SweeperOptions) -> None:
         )
 
 
-def _refuse_overridden_groups(config: DictConfig, space: Space, config_loader: ConfigLoader) -> None:
+def _refuse_overridden_groups(config: DictConfig, space: Space, composer: Composer) -> None:
     """The choice of a group of which each key that it sets is varied is made in vain."""
     lines = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(lines, list)
-    composer = Composer(config_loader, config)
     for line in lines:
         group = str(line).partition("=")[0]
         below = [p for p in space.parameters if p.name.startswith(f"{group}.")]
@@ -176,7 +175,7 @@ def refuse_unknown_keys(config: DictConfig, arguments: Sequence[str]) -> None:
 
 
 def refuse_wrong_values(
-    config: DictConfig, space: Space, config_loader: ConfigLoader, app: Application, moot: bool = True
+    config: DictConfig, space: Space, composer: Composer, app: Application, moot: bool = True
 ) -> None:
     """Raise what the application says of a level of a parameter, where no other group than the first is chosen for it.
 
@@ -189,7 +188,6 @@ def refuse_wrong_values(
             says so for each choice of the groups, too.
     """
     names = [parameter.name for parameter in space.parameters]
-    composer = Composer(config_loader, config)
     try:
         configs = list(_quick_configs(config, space, composer))
         for trial in configs:

@@ -52,19 +52,24 @@ class StudyRun(ABC):
 
     Args:
         options: keys of `hydra.sweeper`, checked.
+        composer: of `config`.
         hydra_context, task, config: what Hydra hands to a sweeper; `task` is an `Application`, or a plain function.
     """
 
     def __init__(
-        self, options: SweeperOptions, hydra_context: HydraContext, task: TaskFunction, config: DictConfig
+        self,
+        options: SweeperOptions,
+        composer: Composer,
+        hydra_context: HydraContext,
+        task: TaskFunction,
+        config: DictConfig,
     ) -> None:
-        self.options, self.context, self.app = options, hydra_context, Application.of(task)
+        self.options, self.composer, self.context, self.app = options, composer, hydra_context, Application.of(task)
         note_variables(OmegaConf.to_container(config, resolve=False))
         # as it was written, before its environment variables were filled in
         written = OmegaConf.to_container(config.hydra.sweeper, resolve=False).get("storage")  # type: ignore[union-attr]
         self.storage = options.storage if written is None else str(written)
         self.config = _without_password(config, options.storage)
-        self.composer = Composer(hydra_context.config_loader, self.config)
         self.study_dir = Path(str(config.hydra.sweep.dir)).absolute()
 
     def run(self, space: Space) -> dict[str, Any]:
@@ -216,7 +221,7 @@ class StudyRun(ABC):
             log.info("the basic launcher runs one worker; for several at once add hydra/launcher=local")
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(self.context.config_loader, callbacks=cast(Any, NoCallbacks())),
-            task_function=Worker(self.app, self.config, self.context, spec),
+            task_function=Worker(self.app, self.config, self.context, spec, self.composer.groups),
             config=self.config,
         )
         lines = [[*spec.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)]

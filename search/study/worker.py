@@ -13,6 +13,7 @@ import os
 import statistics
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,17 +63,25 @@ class Worker:
         config: the master config, from which each trial's is composed.
         hydra_context: Hydra's.
         spec: the phase of a study.
+        groups: see `Composer`.
     """
 
-    def __init__(self, app: Application, config: DictConfig, hydra_context: HydraContext, spec: StudySpec) -> None:
-        self.app, self.config, self.context, self.spec = app, config, hydra_context, spec
+    def __init__(
+        self,
+        app: Application,
+        config: DictConfig,
+        hydra_context: HydraContext,
+        spec: StudySpec,
+        groups: Mapping[str, bool],
+    ) -> None:
+        self.app, self.config, self.context, self.spec, self.groups = app, config, hydra_context, spec, groups
         self.study_dir = Path(spec.study_dir)
 
     def __call__(self, _: DictConfig) -> WorkerReport:
         """Claim and run trials until none is left, too many have failed, or the user wants to stop."""
         note_variables(OmegaConf.to_container(self.config, resolve=False))
         mask_logs()
-        self.composer = Composer(self.context.config_loader, self.config, for_jobs=True)
+        self.composer = Composer(self.context.config_loader, self.config, for_jobs=True, groups=self.groups)
         self.queue = open_queue(self.spec)
         slot = HydraConfig.get().job.num
         self.queue.study.sampler = make_sampler(self.spec.sampler, stream=len(self.queue.trials()) * 64 + slot)

@@ -10,7 +10,8 @@ import copy
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 KEPT_BASES = 64
 # most of Hydra's own config
 OF_THE_SWEEP = ("sweeper", "launcher", "help", "hydra_help", "hydra_logging", "runtime.config_sources")
+MOSTLY_OF_THE_SWEEP = ("job.config", "job_logging.formatters", "job_logging.root", "job_logging.handlers.console")
 
 
 class Composer:
@@ -30,17 +32,22 @@ class Composer:
     Hydra itself.
 
     Args:
-        config_loader: Hydra's.
+        loader: Hydra's.
         master: the config of the sweep; it must not change while the composer is in use.
         for_jobs: the configs are run as Hydra jobs, where Hydra copies each of them five times. What its own part says of
             the sweep is then the master's, reached by an interpolation, which halves that.
+        groups: what another composer of the sweep has found out in its own `groups`.
+
+    Attributes:
+        groups: key -> whether it names a config group, which takes Hydra as long as a composition to tell.
     """
 
-    def __init__(self, config_loader: ConfigLoader, master: DictConfig, for_jobs: bool = False) -> None:
-        self._loader, self._master, self._for_jobs = config_loader, master, for_jobs
-        self._parser = OverridesParser.create()
+    def __init__(
+        self, loader: ConfigLoader, master: DictConfig, for_jobs: bool = False, groups: Mapping[str, bool] | None = None
+    ) -> None:
+        self.loader, self._master, self._for_jobs = loader, master, for_jobs
         self._bases: OrderedDict[tuple[str, ...], DictConfig] = OrderedDict()
-        self._groups: dict[str, bool] = {}
+        self.groups = dict(groups or {})
         if for_jobs:
             OmegaConf.register_new_resolver("xvol_sweep", lambda key: OmegaConf.select(master.hydra, key), replace=True)
 
@@ -56,26 +63,26 @@ class Composer:
         except Exception:  # Hydra meets it again below, and tells it in its own words
             config = None
         if config is None:
-            config = self._loader.load_sweep_config(self._master, lines)
+            config = self.loader.load_sweep_config(self._master, lines)
         return config
 
     def put_on(self, config: DictConfig, overrides: Sequence[str]) -> DictConfig | None:
         """A copy of `config` with these overrides; None where one does more than write over what is there."""
-        leaves = self._parser.parse_overrides(list(overrides))
+        leaves = [_parsed(line) for line in overrides]
         return _written_over(copy.deepcopy(config), leaves) if all(map(self._is_leaf, leaves)) else None
 
     def is_group(self, key: str) -> bool:
         """Whether `key` names a config group, in the folders of the sweep."""
-        if key not in self._groups:
+        if key not in self.groups:
             hydra = self._master.hydra
             lines = OmegaConf.to_container(hydra.overrides.hydra)
             assert isinstance(lines, list)
-            self._groups[key] = bool(self._loader.get_group_options(key, None, hydra.job.config_name, lines))
-        return self._groups[key]
+            self.groups[key] = bool(self.loader.get_group_options(key, None, hydra.job.config_name, lines))
+        return self.groups[key]
 
     def _quick(self, lines: list[str]) -> DictConfig | None:
         """None where overrides depend on each other's order."""
-        parsed = self._parser.parse_overrides(lines)
+        parsed = [_parsed(line) for line in lines]
         leaves = [each for each in parsed if self._is_leaf(each)]
         others = [each for each in parsed if each not in leaves]
         changed = [_parent(each.key_or_group) for each in others if not self._is_choice(each)]
@@ -101,15 +108,21 @@ class Composer:
         """A copy of the config with these overrides alone."""
         base = self._bases.get(others)
         if base is None:
-            base = self._bases[others] = self._loader.load_sweep_config(self._master, list(others))
+            base = self._bases[others] = self.loader.load_sweep_config(self._master, list(others))
             if self._for_jobs:
                 with read_write(base), open_dict(base):
-                    for name in OF_THE_SWEEP:
+                    for name in (*OF_THE_SWEEP, *filter(lambda name: self._is_plain(base, name), MOSTLY_OF_THE_SWEEP)):
                         OmegaConf.update(base.hydra, name, f"${{xvol_sweep:{name}}}")
             if len(self._bases) > KEPT_BASES:
                 self._bases.popitem(last=False)
         self._bases.move_to_end(others)
         return copy.deepcopy(base)
+
+    def _is_plain(self, base: DictConfig, name: str) -> bool:
+        """Whether a part of Hydra's own config is the sweep's, and means the same wherever it stands."""
+        parts = [OmegaConf.select(config.hydra, name) for config in (base, self._master)]
+        texts = {as_text(part) if isinstance(part, DictConfig) else "${" for part in parts}
+        return len(texts) == 1 and "${" not in texts.pop()
 
     def _note_overrides(self, config: DictConfig, overrides: list[Override]) -> None:
         """What Hydra writes into `hydra` of the overrides, and of the environment and folder of this moment."""
@@ -122,6 +135,12 @@ class Composer:
         config.hydra.runtime.cwd = os.getcwd()
         named = sorted(str(each.input_line) for each in overrides if each.key_or_group not in how.exclude_keys)
         job.override_dirname = how.item_sep.join(named).replace("=", how.kv_sep)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(line: str) -> Override:
+    """Not to be changed."""
+    return OverridesParser.create().parse_override(line)
 
 
 def _written_over(config: DictConfig, leaves: Sequence[Override]) -> DictConfig:

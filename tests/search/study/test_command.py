@@ -29,6 +29,7 @@ from search.study.command import (
     refuse_unknown_keys,
     refuse_wrong_values,
 )
+from search.study.launching.compose import Composer
 from search.study.options import FinalOptions, SweeperOptions
 
 
@@ -48,7 +49,8 @@ def asked(composed: Any) -> Any:
         swept = [line for line in lines if "," in line.partition("=")[2] and "[" not in line and "{" not in line]
         config = composed(*(line for line in lines if line not in swept), with_hydra=True)
         own = [line for line in lines if not line.startswith(("hydra", "~hydra"))]
-        return read_command(config, own, config.hydra.sweeper, GlobalHydra.instance().config_loader(), application)
+        composer = Composer(GlobalHydra.instance().config_loader(), config)
+        return read_command(config, own, config.hydra.sweeper, composer, application)
 
     return read
 
@@ -213,7 +215,7 @@ def test_what_is_checked_is_what_hydra_composes(master: Master, lines: list[str]
     loader, config = master(lines)
     space = parse_space(lines, params, loader)
     seen: list[DictConfig] = []
-    refuse_wrong_values(config, space, loader, Watched(seen.append))
+    refuse_wrong_values(config, space, Composer(loader, config), Watched(seen.append))
     composed = [loader.load_sweep_config(config, space.overrides(point)) for point in space.variations()]
     assert [OmegaConf.to_yaml(each) for each in seen] == [
         OmegaConf.to_yaml(OmegaConf.masked_copy(each, [str(key) for key in each if key != "hydra"]))
@@ -226,7 +228,7 @@ def test_with_groups_hydra_composes_the_first_choices_and_the_other_values(maste
     loader, config = master(lines)
     space = parse_space(lines, {"data": "digits"}, loader)
     seen: list[DictConfig] = []
-    refuse_wrong_values(config, space, loader, Watched(seen.append))
+    refuse_wrong_values(config, space, Composer(loader, config), Watched(seen.append))
     assert [(trial.placement.policy, trial.train.lr) for trial in seen] == [("stage2", lr) for lr in (0.1, 0.2, 0.3)]
     assert all("hydra" not in trial and trial.data.name == "digits" for trial in seen)
     assert {trial.branch.use for trial in seen} == {"pssa"}
@@ -235,7 +237,7 @@ def test_with_groups_hydra_composes_the_first_choices_and_the_other_values(maste
 def test_what_cannot_be_composed_is_left_to_hydra(master: Master) -> None:
     loader, config = master(["train.lr=a,b"])
     space = parse_space(["train.lr=a,b"], {}, loader)
-    refuse_wrong_values(config, space, loader, Watched(lambda _: pytest.fail("was checked")))
+    refuse_wrong_values(config, space, Composer(loader, config), Watched(lambda _: pytest.fail("was checked")))
 
 
 def test_what_cannot_be_resolved_here_is_left_to_the_full_check(
@@ -243,7 +245,7 @@ def test_what_cannot_be_resolved_here_is_left_to_the_full_check(
 ) -> None:
     loader, config = master([])
     space = parse_space(["data.root=a,'${no.such}'"], {}, loader)
-    refuse_wrong_values(config, space, loader, Watched(OmegaConf.resolve))
+    refuse_wrong_values(config, space, Composer(loader, config), Watched(OmegaConf.resolve))
 
 
 def test_only_so_many_levels_are_looked_at(
@@ -251,7 +253,9 @@ def test_only_so_many_levels_are_looked_at(
 ) -> None:
     loader, config = master([])
     seen: list[DictConfig] = []
-    refuse_wrong_values(config, parse_space(["seed=range(0,1000)"], {}, loader), loader, Watched(seen.append))
+    refuse_wrong_values(
+        config, parse_space(["seed=range(0,1000)"], {}, loader), Composer(loader, config), Watched(seen.append)
+    )
     assert [trial.seed for trial in seen] == list(range(MAX_CHECKS))
 
 

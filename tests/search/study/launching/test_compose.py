@@ -122,7 +122,7 @@ def test_what_does_not_depend_on_its_order_is_quick_and_equal(
     expected = outcome(hydra, lines)
     assert outcome(composer.compose, lines) == expected
     calls: list[list[str]] = []
-    monkeypatch.setattr(composer._loader, "load_sweep_config", lambda _, given: calls.append(given))
+    monkeypatch.setattr(composer.loader, "load_sweep_config", lambda _, given: calls.append(given))
     assert outcome(composer.compose, lines) == expected
     assert calls == []
 
@@ -135,7 +135,7 @@ def test_what_depends_on_its_order_is_hydras(both: Both) -> None:
 
 def test_a_job_reaches_what_its_config_says_of_the_sweep(both: Both) -> None:
     composer, hydra = both
-    of_jobs = Composer(composer._loader, composer._master, for_jobs=True)
+    of_jobs = Composer(composer.loader, composer._master, for_jobs=True)
     lines = ["seed=3", "hydra.sweep.subdir=here"]
     config, whole = of_jobs.compose(lines), hydra(lines)
     assert config.hydra.sweeper.study_name == "toy"
@@ -195,7 +195,7 @@ def test_a_time_is_the_sweeps(both: Both) -> None:
 def test_bases_that_are_kept_are_few(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     composer, _ = both
     monkeypatch.setattr(compose, "KEPT_BASES", 2)
-    fresh = Composer(composer._loader, composer._master)
+    fresh = Composer(composer.loader, composer._master)
     for placement in ("stage1", "stage2", "stage3"):
         fresh.compose([f"placement={placement}", "seed=1", "train.epochs=2"])
     assert list(fresh._bases) == [("placement=stage2",), ("placement=stage3",)]
