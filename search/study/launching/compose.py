@@ -7,11 +7,12 @@ alone, so it is kept for each combination of them; the other overrides are put o
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,9 +20,12 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 KEPT_BASES = 64
-# most of Hydra's own config
-OF_THE_SWEEP = ("sweeper", "launcher", "help", "hydra_help", "hydra_logging", "runtime.config_sources")
-MOSTLY_OF_THE_SWEEP = ("job.config", "job_logging.formatters", "job_logging.root", "job_logging.handlers.console")
+# of Hydra's own config what is the sweep's, and what a trial may say anew, but seldom does
+OF_THE_SWEEP = ("sweeper", "launcher", "help", "hydra_help", "hydra_logging", "run", "runtime.config_sources")
+MOSTLY_OF_THE_SWEEP = (
+    *("env", "searchpath", "callbacks", "overrides.hydra"),
+    *("job.config", "job_logging", "runtime.choices"),
+)
 
 
 class Composer:
@@ -46,10 +50,10 @@ class Composer:
         self, loader: ConfigLoader, master: DictConfig, for_jobs: bool = False, groups: Mapping[str, bool] | None = None
     ) -> None:
         self.loader, self._master, self._for_jobs = loader, master, for_jobs
-        self._bases: OrderedDict[tuple[str, ...], DictConfig] = OrderedDict()
+        self._bases: OrderedDict[tuple[str, ...], tuple[DictConfig, DictConfig]] = OrderedDict()
         self.groups = dict(groups or {})
         if for_jobs:
-            OmegaConf.register_new_resolver("xvol_sweep", lambda key: OmegaConf.select(master.hydra, key), replace=True)
+            OmegaConf.register_new_resolver("xvol_sweep", functools.partial(_part_of, master), replace=True)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The config of the trial with these overrides, a new one at each call.
@@ -88,9 +92,9 @@ class Composer:
         changed = [_parent(each.key_or_group) for each in others if not self._is_choice(each)]
         if any(_overlap(leaf.key_or_group, key) for leaf in leaves for key in changed):
             return None
-        config = self._base(tuple(str(each.input_line) for each in others))
+        config, how = self._base(tuple(str(each.input_line) for each in others))
         _written_over(config, leaves)
-        self._note_overrides(config, [each for each in parsed if not each.is_hydra_override()])
+        _note_overrides(config, [each for each in parsed if not each.is_hydra_override()], how)
         OmegaConf.copy_cache(from_config=self._master, to_config=config)  # `${now:}` stays what it was
         return config
 
@@ -104,40 +108,37 @@ class Composer:
         chooses = self.is_group(override.key_or_group) and not isinstance(override.value(), dict)
         return chooses or bool(override.is_hydra_override())
 
-    def _base(self, others: tuple[str, ...]) -> DictConfig:
-        """A copy of the config with these overrides alone."""
-        base = self._bases.get(others)
-        if base is None:
-            base = self._bases[others] = self.loader.load_sweep_config(self._master, list(others))
+    def _base(self, others: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
+        """A copy of the config with these overrides alone, and how it names a folder."""
+        if others not in self._bases:
+            base = self.loader.load_sweep_config(self._master, list(others))
+            how = base.hydra.job.config.override_dirname
             if self._for_jobs:
+                same = [name for name in MOSTLY_OF_THE_SWEEP if _raw(base, name) == _raw(self._master, name)]
                 with read_write(base), open_dict(base):
-                    for name in (*OF_THE_SWEEP, *filter(lambda name: self._is_plain(base, name), MOSTLY_OF_THE_SWEEP)):
+                    for name in (*OF_THE_SWEEP, *same):
                         OmegaConf.update(base.hydra, name, f"${{xvol_sweep:{name}}}")
+            self._bases[others] = base, how
             if len(self._bases) > KEPT_BASES:
                 self._bases.popitem(last=False)
         self._bases.move_to_end(others)
-        return copy.deepcopy(base)
-
-    def _is_plain(self, base: DictConfig, name: str) -> bool:
-        """Whether a part of Hydra's own config is the sweep's, and means the same wherever it stands."""
-        parts = [OmegaConf.select(config.hydra, name) for config in (base, self._master)]
-        texts = {as_text(part) if isinstance(part, DictConfig) else "${" for part in parts}
-        return len(texts) == 1 and "${" not in texts.pop()
-
-    def _note_overrides(self, config: DictConfig, overrides: list[Override]) -> None:
-        """What Hydra writes into `hydra` of the overrides, and of the environment and folder of this moment."""
-        job, how = config.hydra.job, config.hydra.job.config.override_dirname
-        lines = [str(override.input_line) for override in overrides]
-        config.hydra.overrides.task = lines
-        with open_dict(job):
-            for name in job.env_copy:
-                job.env_set[name] = os.environ[name]
-        config.hydra.runtime.cwd = os.getcwd()
-        named = sorted(str(each.input_line) for each in overrides if each.key_or_group not in how.exclude_keys)
-        job.override_dirname = how.item_sep.join(named).replace("=", how.kv_sep)
+        base, how = self._bases[others]
+        return copy.deepcopy(base), how
 
 
-@lru_cache(maxsize=1024)
+def _part_of(master: DictConfig, name: str, *, _root_: DictConfig) -> Any:
+    """A part of Hydra's own config; of one that a trial may say anew, the interpolations are those of the trial."""
+    if name in OF_THE_SWEEP:
+        return OmegaConf.select(master.hydra, name)
+    return OmegaConf.create(_raw(master, name), parent=_root_.hydra)
+
+
+def _raw(config: DictConfig, name: str) -> Any:
+    part = OmegaConf.select(config.hydra, name)
+    return OmegaConf.to_container(part, resolve=False) if OmegaConf.is_config(part) else part
+
+
+@functools.lru_cache(maxsize=1024)
 def _parsed(line: str) -> Override:
     """Not to be changed."""
     return OverridesParser.create().parse_override(line)
@@ -167,3 +168,16 @@ def without_hydra(config: DictConfig) -> DictConfig:
 def as_text(config: DictConfig) -> str:
     """The same text for configs that hold the same, whatever their interpolations come to."""
     return json.dumps(OmegaConf.to_container(config, resolve=False), sort_keys=True, default=str)
+
+
+def _note_overrides(config: DictConfig, overrides: list[Override], how: DictConfig) -> None:
+    """What Hydra writes into `hydra` of the overrides, and of the environment and folder of this moment."""
+    job = config.hydra.job
+    config.hydra.overrides.task = [str(override.input_line) for override in overrides]
+    if job.env_copy:
+        with open_dict(job):
+            for name in job.env_copy:
+                job.env_set[name] = os.environ[name]
+    config.hydra.runtime.cwd = os.getcwd()
+    named = sorted(str(each.input_line) for each in overrides if each.key_or_group not in how.exclude_keys)
+    job.override_dirname = how.item_sep.join(named).replace("=", how.kv_sep)
