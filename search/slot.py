@@ -16,7 +16,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Lease:
     """
 
     granted: bool
-    until: float = field(default=0.0)
+    until: float = 0.0
 
     @property
     def holds(self) -> bool:
@@ -101,23 +101,31 @@ class Turnstile:
             self._enter()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[Lease]:
-        """A block in which the others stand still, or, after `WAIT_SECONDS`, a lease that says they do not."""
+    def resting(self) -> Iterator[None]:
+        """A block in which this process does not work, whatever it does before and after."""
         was_at_work, settle = self._at_work, self._settle
         self.rest()
-        deadline = time.monotonic() + WAIT_SECONDS
-        granted = self._wait(self._gate, fcntl.LOCK_EX, deadline, POLL_MEASURING)
-        if granted and not self._wait(self._work, fcntl.LOCK_EX, deadline, POLL_MEASURING):
-            granted = False
-            _give_back(self._gate)
         try:
-            yield Lease(granted, time.monotonic() + MOST_SECONDS)
+            yield
         finally:
-            if granted:
-                _give_back(self._work)
-                _give_back(self._gate)
             if was_at_work:
                 self.work(settle)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[Lease]:
+        """A block in which the others stand still, or, after `WAIT_SECONDS`, a lease that says they do not."""
+        with self.resting():
+            deadline = time.monotonic() + WAIT_SECONDS
+            granted = self._wait(self._gate, fcntl.LOCK_EX, deadline, POLL_MEASURING)
+            if granted and not self._wait(self._work, fcntl.LOCK_EX, deadline, POLL_MEASURING):
+                granted = False
+                _give_back(self._gate)
+            try:
+                yield Lease(granted, time.monotonic() + MOST_SECONDS)
+            finally:
+                if granted:
+                    _give_back(self._work)
+                    _give_back(self._gate)
 
     def close(self) -> None:
         """Give everything back; the object is of no more use."""
@@ -183,19 +191,9 @@ def give_way() -> None:
         _at_work.give_way()
 
 
-@contextlib.contextmanager
-def idle() -> Iterator[None]:
+def idle() -> contextlib.AbstractContextManager[None]:
     """A block in which this process only waits, for a file or a server, so that nobody needs to wait for it."""
-    here = _at_work
-    if here is None:
-        yield
-        return
-    settle = here._settle
-    here.rest()
-    try:
-        yield
-    finally:
-        here.work(settle)
+    return contextlib.nullcontext() if _at_work is None else _at_work.resting()
 
 
 def clock() -> float:

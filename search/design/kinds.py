@@ -14,10 +14,11 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from search.design.factors import Factor, Factors, Level, chosen_labels, read_factors
 from search.design.fraction import Fraction, find_fraction
+from search.ledger.study_files import Cell
 
 BASELINE = "baseline"
 MAX_CELLS = 10_000
@@ -31,23 +32,6 @@ KERNELS = (None, 1)  # of the second convolution; None is the host's
 STEPS = 11  # of the bisection: a width to a part in two thousand of the host's
 MOST = 64.0  # times as wide as the host, at the most
 CLOSE = 0.01  # a mismatch, as a share of what the arm adds, that nothing else is tried to better
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One row of an ablation table.
-
-    Attributes:
-        name: unique in its design and stable: what differs from the baseline, e.g. "where=stage3, rank=4".
-        overrides: what sets it apart, in the order of the factors; they go behind those that all cells share.
-        factors: the level of each factor, in words.
-        is_baseline: whether differences are taken against it; true of one cell in a design, the first.
-    """
-
-    name: str
-    overrides: tuple[str, ...]
-    factors: Mapping[str, str] = field(default_factory=dict)
-    is_baseline: bool = False
 
 
 def one_at_a_time(factors: Factors, baseline: Labels = None) -> list[Cell]:

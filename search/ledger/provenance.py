@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import logging
 import os
 import platform
@@ -19,7 +20,7 @@ from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from search.ledger import STARTED
 
@@ -42,31 +43,13 @@ PACKAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Checkout:
-    """What git says of a folder.
-
-    Attributes:
-        folder: resolved.
-        head: the commit's hash, twelve digits.
-        changed: whether tracked files of the repository differ from it.
-        tracked: the files below the folder that git tracks, relative to it.
-    """
+class Checkout(NamedTuple):
+    """What git says of a folder, resolved: the commit, whether tracked files differ from it, and which those below it are."""
 
     folder: Path
     head: str
     changed: bool
     tracked: frozenset[str]
-
-    def holds(self, file: Path) -> bool:
-        """Whether git tracks `file`."""
-        there = file.resolve()
-        return there.is_relative_to(self.folder) and there.relative_to(self.folder).as_posix() in self.tracked
-
-    def commit(self, used: Iterable[Path] = ()) -> str:
-        """The commit, with "+changes" where it is not the whole of the code: `used` files that are not tracked count."""
-        unknown = any(file.resolve().is_relative_to(self.folder) and not self.holds(file) for file in used)
-        return self.head + "+changes" * (self.changed or unknown)
 
 
 @cache
@@ -90,7 +73,11 @@ def commit_of(folder: Path, file: str, used: Iterable[Path] = ()) -> str | None:
         used: more files; one below the folder that git does not track is a change too.
     """
     checkout = checkout_of(folder)
-    return checkout.commit(used) if checkout is not None and file in checkout.tracked else None
+    if checkout is None or file not in checkout.tracked:
+        return None
+    places = [each.resolve() for each in used]
+    below = {each.relative_to(checkout.folder).as_posix() for each in places if each.is_relative_to(checkout.folder)}
+    return checkout.head + "+changes" * (checkout.changed or not below <= checkout.tracked)
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -185,7 +172,7 @@ class Sources:
             if source is None or name in found:
                 continue
             found[name] = source.digest
-            for parent in _parents(name):
+            for parent in itertools.islice(itertools.accumulate(name.split("."), "{}.{}".format), name.count(".")):
                 passed = self._source(parent) if follow(parent) else None
                 if passed is not None:
                     found.setdefault(f"{parent}.__init__", passed.as_parent)
@@ -292,12 +279,6 @@ def _made_in(package: str, name: str) -> str | None:
     except Exception:  # whatever keeps a package from loading what this process does not use
         return None
     return found if isinstance(found, str) else None
-
-
-def _parents(name: str) -> Iterator[str]:
-    while "." in name:
-        name = name.rpartition(".")[0]
-        yield name
 
 
 def _unknown(name: str, why: str) -> _Source:

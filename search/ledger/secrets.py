@@ -127,7 +127,6 @@ class _Masked(logging.Filter):
         return True
 
 
-@functools.lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
     """Whether a key or variable of this name holds a secret: `db.password`, `DB_PASS`, `secretKey`; not `author`, `monkey`."""
     return _kind(name) != ""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from search.ledger.files import NewerVersion, refuse_newer, write_atomic
 from search.ledger.result import RESULT_FILE
@@ -27,32 +27,23 @@ SEEDS = ("final.first_seed", "final.seeds", "design.first_seed", "design.seeds")
 SCHEMA = 1  # of a design
 
 
-class _Cell(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def overrides(self) -> Sequence[str]: ...
-    @property
-    def factors(self) -> Mapping[str, str]: ...
-    @property
-    def is_baseline(self) -> bool: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeclaredCell:
-    """One cell of a design.
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a design: one row of an ablation table.
 
     Attributes:
-        name: unique in its design.
-        overrides: all that its trials set but for the seed, in the order of `TrialResult.overrides`, secrets masked.
+        name: unique in its design and stable: what differs from the baseline, e.g. "where=stage3, rank=4".
+        overrides: what sets it apart, in the order of the factors; they go behind those that all cells share. Of a design
+            that was written down: all that its trials set but for the seed, in the order of `TrialResult.overrides`,
+            secrets masked.
         factors: the level of each factor, in words.
-        is_baseline: whether differences are taken against it.
+        is_baseline: whether differences are taken against it; true of one cell in a design, the first.
     """
 
     name: str
     overrides: tuple[str, ...]
-    factors: dict[str, str]
-    is_baseline: bool
+    factors: Mapping[str, str] = field(default_factory=dict)
+    is_baseline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +58,7 @@ class DeclaredDesign:
 
     kind: str
     seed_key: str
-    cells: tuple[DeclaredCell, ...]
+    cells: tuple[Cell, ...]
 
     @property
     def factors(self) -> dict[str, list[str]]:
@@ -81,26 +72,17 @@ class DeclaredDesign:
 
 
 def write_design(
-    folder: Path, kind: str, cells: Iterable[_Cell], fixed: Sequence[str] = (), seed_key: str = "seed"
+    folder: Path, kind: str, cells: Iterable[Cell], fixed: Sequence[str] = (), seed_key: str = "seed"
 ) -> Path:
     """Write `folder/design.json`; cells that an earlier command of the study declared are kept.
 
     Args:
         folder: the study's, which exists.
         kind: of the design.
-        cells: of `search.design.kinds`.
         fixed: overrides that all trials of the study share; they go first.
         seed_key: the config key that takes the seed.
     """
-    declared = [
-        DeclaredCell(
-            name=cell.name,
-            overrides=tuple(mask(line) for line in (*fixed, *cell.overrides)),
-            factors=dict(cell.factors),
-            is_baseline=cell.is_baseline,
-        )
-        for cell in cells
-    ]
+    declared = [replace(cell, overrides=tuple(mask(line) for line in (*fixed, *cell.overrides))) for cell in cells]
     try:
         before = read_design(folder)
     except NewerVersion:
@@ -139,8 +121,8 @@ def read_design(folder: Path) -> DeclaredDesign | None:
         raise ValueError(f"{path}: not a readable design ({type(error).__name__}: {error})") from None
 
 
-def _cell(read: Mapping[str, Any]) -> DeclaredCell:
-    return DeclaredCell(
+def _cell(read: Mapping[str, Any]) -> Cell:
+    return Cell(
         name=str(read["name"]),
         overrides=tuple(map(str, read["overrides"])),
         factors={str(name): str(level) for name, level in read["factors"].items()},

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from search.ledger.study_files import DeclaredCell, DeclaredDesign, read_design
+from search.ledger.study_files import Cell, DeclaredDesign, read_design
 from search.report.reading.load import RECIPE_PARTS
 from search.report.words import did_you_mean
 
@@ -267,7 +267,7 @@ def laid_over(arms: Sequence[Arm], design: DeclaredDesign, set_by: Sequence[Coll
     ]
 
 
-def recipe_factors(cells: Sequence[DeclaredCell], factors: Sequence[str]) -> list[str]:
+def recipe_factors(cells: Sequence[Cell], factors: Sequence[str]) -> list[str]:
     """Return the factors that set something of the recipe; all of them where no key tells which.
 
     A factor sets a key where each of its levels goes with one value of it, in every cell.

@@ -9,11 +9,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from search.design.kinds import Cell
 from search.design.options import Facts, design_of, first_seeds, written_trials
 from search.ledger.metric import CLASSIFY, chosen_by
 from search.ledger.secrets import mask
-from search.ledger.study_files import write_design
+from search.ledger.study_files import Cell, write_design
 from search.space.parameters import Space
 from search.stats.sequential import LookPlan
 from search.study.command import refuse_equal_cells

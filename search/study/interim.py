@@ -23,10 +23,9 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from search.design.kinds import Cell
 from search.design.options import DesignOptions, cell_at
 from search.ledger.files import write_atomic
-from search.ledger.study_files import LOOKS_FILE
+from search.ledger.study_files import LOOKS_FILE, Cell
 from search.report.interim import judged_arms, look_values
 from search.report.reading.load import load_study
 from search.report.words import counted, joined

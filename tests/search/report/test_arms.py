@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from search.design.kinds import Cell, factorial, fractional
-from search.ledger.study_files import DESIGN_FILE, write_design
+from search.design.kinds import factorial, fractional
+from search.ledger.study_files import DESIGN_FILE, Cell, write_design
 from search.report.ablation import ablation_table
 from search.report.arms import declared_by, find_arm, list_arms, recipe_factors
 from search.report.effects import effects_table, is_factorial

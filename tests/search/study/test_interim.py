@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import create_trial
 
-from search.design.kinds import Cell
 from search.design.options import DesignOptions
-from search.ledger.study_files import LOOKS_FILE
+from search.ledger.study_files import LOOKS_FILE, Cell
 from search.report.interim import read_looks
 from search.report.reading.load import load_study
 from search.space.parameters import Space

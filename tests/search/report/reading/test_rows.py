@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from search.cli.table import main
-from search.design.kinds import Cell
-from search.ledger.study_files import write_design
+from search.ledger.study_files import Cell, write_design
 from search.report.ablation import DATA_COLUMNS, ablation_table
 from search.report.judging import Judging
 from search.report.reading.load import load_study
