@@ -25,10 +25,9 @@ from search.config import fingerprint_of, recipe_hash, typed
 from search.design.options import Design, design_of, first_seed_of, first_seeds
 from search.ledger.index import Index
 from search.ledger.metric import metrics_of
-from search.ledger.paths import CHECKPOINT_FILE, NO_TRIALS_INSIDE
 from search.ledger.record import seeds_below
 from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result
-from search.ledger.study_files import Cell
+from search.ledger.study_files import CHECKPOINT_FILE, NO_TRIALS_INSIDE, Cell
 from search.recipe import COSTS
 from search.space.parameters import Space
 from search.study.command import read_command

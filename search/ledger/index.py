@@ -21,8 +21,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.ledger.paths import NO_TRIALS_INSIDE
 from search.ledger.result import RESULT_FILE, TrialResult, sound_result
+from search.ledger.study_files import NO_TRIALS_INSIDE
 
 log = logging.getLogger("xvol")
 INDEX_FILE = ".index"

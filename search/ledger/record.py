@@ -15,9 +15,9 @@ from typing import Any
 
 from search.ledger.files import NewerVersion, is_temporary
 from search.ledger.metric import columns_on
-from search.ledger.paths import CHECKPOINT_FILE, STATE_FILE, phase_folder
 from search.ledger.provenance import provenance
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result, write_result
+from search.ledger.study_files import CHECKPOINT_FILE, STATE_FILE, phase_folder
 
 HISTORY_FILE = "history.csv"
 _KEPT = re.compile(r"^checkpoint: *['\"]?(never|final|always)", re.MULTILINE)

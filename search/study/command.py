@@ -19,8 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from search.allowed import check_choice
 from search.channel import Application
-from search.ledger.paths import refuse_blocked
-from search.ledger.study_files import Cell
+from search.ledger.study_files import Cell, refuse_blocked
 from search.report.words import int_ranges
 from search.space.parameters import Parameter, Space, parse_space
 from search.study.launching.compose import Composer, as_text, without_hydra

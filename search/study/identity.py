@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.config import is_late_default
 from search.design.options import first_seeds
 from search.ledger.metric import CLASSIFY
-from search.ledger.paths import JOURNAL
 from search.ledger.secrets import masked_tree
+from search.ledger.study_files import JOURNAL
 from search.space.parameters import Parameter
 from search.study.options import SweeperOptions
 from search.study.sampling.samplers import REPORTED

@@ -34,7 +34,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from search.ledger.files import refuse_newer, write_atomic
-from search.ledger.paths import WORKERS
+from search.ledger.study_files import WORKERS
 from search.study.storage.waiting import FileLock, is_held, study_lock
 
 log = logging.getLogger("xvol")

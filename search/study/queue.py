@@ -17,8 +17,8 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.ledger.paths import WORKERS
 from search.ledger.result import RESULT_FILE, sound_result
+from search.ledger.study_files import WORKERS
 from search.study.liveness import host_id, is_alive
 from search.study.storage.waiting import study_lock
 from search.study.trials import (

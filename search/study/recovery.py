@@ -14,9 +14,9 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from search.ledger.files import move
-from search.ledger.paths import ASIDE
 from search.ledger.record import Asked, close_abandoned, read_history, run_fault, seed_of
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, write_result
+from search.ledger.study_files import ASIDE
 from search.study.queue import TrialQueue
 from search.study.spec import StudySpec
 from search.study.trials import BASELINE, FOLDER, FORGOTTEN, INTERRUPTED, REASON, RETRY_OF, RUNS, SKIPPED, TRIES

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.storages import BaseStorage
 
-from search.ledger.paths import WORKERS
 from search.ledger.result import Phase
+from search.ledger.study_files import WORKERS
 from search.space.parameters import Space
 from search.study.options import Constraint, SweeperOptions, directions_of, parse_constraints
 from search.study.queue import Budget, TrialQueue

@@ -24,10 +24,9 @@ from optuna.trial import FrozenTrial, TrialState
 from search.channel import Application
 from search.design.options import first_seed_of
 from search.ledger.files import write_atomic
-from search.ledger.paths import WORKERS
 from search.ledger.record import supersede
 from search.ledger.secrets import mask, mask_logs, masked_tree, note_variables
-from search.ledger.study_files import note_settings, write_objectives
+from search.ledger.study_files import WORKERS, note_settings, write_objectives
 from search.space.parameters import Space
 from search.study.identity import claim_identity, current_name, grow, is_known, may_change, write_identity
 from search.study.launching.compose import Composer, without_hydra

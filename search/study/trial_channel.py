@@ -12,9 +12,9 @@ from optuna.trial import Trial
 
 from search.channel import Channel, Infeasible, InFlight, Pruned
 from search.ledger.index import Index, Run
-from search.ledger.paths import STATE_FILE, phase_folder, run_in_words
 from search.ledger.record import seed_of
 from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result, sound_result
+from search.ledger.study_files import STATE_FILE, phase_folder, run_in_words
 from search.study.liveness import host_id, is_alive
 from search.study.options import Constraint
 from search.study.queue import TrialQueue

@@ -27,9 +27,9 @@ from optuna.trial import Trial, TrialState
 
 from search.channel import Application, Infeasible, InFlight, Pruned, Stopped, opened
 from search.ledger.files import is_disk_full, try_room
-from search.ledger.paths import free_subdir, trial_subdir
 from search.ledger.record import seed_of
 from search.ledger.secrets import mask, mask_logs, note_variables
+from search.ledger.study_files import free_subdir, trial_subdir
 from search.study.launching.compose import Composer
 from search.study.launching.job import progress
 from search.study.launching.stopping import Deadline, Interrupts

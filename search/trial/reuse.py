@@ -17,9 +17,9 @@ from search.channel import Channel
 from search.config import Config
 from search.ledger.files import is_disk_full, write_whole
 from search.ledger.metric import SCORE_PREFIX, columns_on
-from search.ledger.paths import run_in_words
 from search.ledger.record import Record, read_history
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
+from search.ledger.study_files import run_in_words
 from search.trial.content import changes, on_record
 from search.trial.state import CHECKPOINT_FILE, load_checkpoint
 from search.trial.train import evaluate

@@ -21,10 +21,10 @@ from search.channel import Infeasible, InFlight, Pruned, Stopped, current
 from search.config import Config, fingerprint_of, recipe_hash, typed
 from search.ledger.files import is_disk_full, write_atomic
 from search.ledger.metric import LATENCIES, chosen_by, columns_on, metric_named
-from search.ledger.paths import run_in_words
 from search.ledger.record import Record
 from search.ledger.result import Status, TrialResult
 from search.ledger.secrets import mask
+from search.ledger.study_files import run_in_words
 from search.ledger.tracker import Tracker
 from search.recipe import KNOWN_COSTS
 from search.slot import at_work, off_work

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from search.ledger.files import NewerVersion, move, refuse_newer, write_whole
-from search.ledger.paths import CHECKPOINT_FILE, STATE_FILE
+from search.ledger.study_files import CHECKPOINT_FILE, STATE_FILE
 from search.trial.content import changes
 from search.trial.train import Trainer
 

@@ -13,8 +13,8 @@ import pandas as pd
 import yaml
 
 from search.ledger.metric import CLASSIFY
-from search.ledger.paths import NO_TRIALS_INSIDE
 from search.ledger.result import RESULT_FILE
+from search.ledger.study_files import NO_TRIALS_INSIDE
 from search.report.reading.cache import CACHE_FROM, file_key, read_cache, write_cache
 from search.report.reading.rows import COLUMNS, PHASES, is_extra, read_trials_file, result_row, unfinished_row
 from xvol.suggest import nearest

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from search.ledger.metric import SCORE_PREFIX, TASK_METRICS
-from search.ledger.paths import trial_subdir
 from search.ledger.result import RESULT_FILE, Phase, read_result
+from search.ledger.study_files import trial_subdir
 
 OURS = [metric for metrics in TASK_METRICS.values() for metric in metrics]
 

@@ -18,11 +18,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from yaml import YAMLError
 
 from search.ledger.metric import CLASSIFY, chosen_by
-from search.ledger.paths import trial_subdir
 from search.ledger.record import seed_of
 from search.ledger.result import RESULT_FILE, Phase, TrialResult, sound_result
 from search.ledger.secrets import MASK
-from search.ledger.study_files import LOOKS_FILE, read_design
+from search.ledger.study_files import LOOKS_FILE, read_design, trial_subdir
 from search.space.parameters import Parameter, Space, parse_space
 from search.study.interim import ATTRIBUTE as LOOKS
 from search.study.liveness import TOKEN_FILE

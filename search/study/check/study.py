@@ -22,9 +22,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from search.ledger.files import NewerVersion, is_temporary, refuse_newer, write_atomic
-from search.ledger.paths import ASIDE, WORKERS
 from search.ledger.record import state_fault, weights_fault
 from search.ledger.result import RESULT_FILE, Phase, has_checksum, read_result
+from search.ledger.study_files import ASIDE, WORKERS
 from search.report.write import write_tables
 from search.study.check.rebuild import FINAL, named_in, read_recipe, rebuild, storage_in, unknown_folders
 from search.study.identity import REBUILT, current_name

@@ -11,8 +11,8 @@ from typing import cast
 from optuna.storages import BaseStorage, JournalStorage
 
 from search.ledger.files import NewerVersion
-from search.ledger.paths import JOURNAL
 from search.ledger.secrets import mask
+from search.ledger.study_files import JOURNAL
 from search.study.storage.journal import FileJournal, RedisJournal, RedisStorage, first_bad_line
 from search.study.storage.waiting import CONNECT_SECONDS, Patience, StorageGone
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from search.ledger.paths import WORKERS
 from search.ledger.secrets import mask
+from search.ledger.study_files import WORKERS
 
 log = logging.getLogger("xvol")
 T = TypeVar("T")

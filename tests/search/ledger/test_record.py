@@ -10,7 +10,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.ledger.paths import CHECKPOINT_FILE
 from search.ledger.record import (
     HISTORY_FILE,
     Asked,
@@ -23,6 +22,7 @@ from search.ledger.record import (
     weights_fault,
 )
 from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_result
+from search.ledger.study_files import CHECKPOINT_FILE
 
 ROW = {"epoch": 1, "train_loss": 2.345678912, "val_loss": 1.5, "val_top1": 50.0, "lr": 1e-7, "seconds": 0.25}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from search.design.kinds import factorial
 from search.ledger.files import NewerVersion
-from search.ledger.result import TrialResult, write_result
+from search.ledger.result import Phase, TrialResult, write_result
 from search.ledger.study_files import (
     CHANGES_FILE,
     DESIGN_FILE,
@@ -22,6 +22,8 @@ from search.ledger.study_files import (
     read_changes,
     read_design,
     read_objectives,
+    run_in_words,
+    trial_subdir,
     write_design,
     write_objectives,
 )
@@ -170,3 +172,35 @@ def test_a_password_is_not_written_down(tmp_path: Path) -> None:
 def test_seeds_asked_for() -> None:
     assert asked({"final.first_seed": 3, "final.seeds": 2}, "final") == {(False, 3), (False, 4)}
     assert asked({}, "design") == set()
+
+
+@pytest.mark.parametrize(
+    ("phase", "number", "seed", "expected"),
+    [
+        ("search", 7, 0, "trials/0007-s0"),
+        ("final", 12345, 1000, "final/12345-s1000"),
+        ("single", 0, -1, "single/0000-s-1"),
+    ],
+)
+def test_a_trials_folder(phase: Phase, number: int, seed: int, expected: str) -> None:
+    assert trial_subdir(phase, number, seed) == expected
+
+
+def test_no_two_trials_of_a_study_share_a_folder() -> None:
+    phases: tuple[Phase, ...] = ("search", "final", "single")
+    folders = [trial_subdir(p, number, seed) for p in phases for number in range(12) for seed in range(12)]
+    assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("mine/trials/0003-s0", "trial 3"),
+        ("old/trials/0003-s0", "trial 3 of study old"),
+        ("old/final/0001-s1000.2", "final trial 1 of study old"),
+        ("single/2026-11-22_10-00-00", "single/2026-11-22_10-00-00"),
+        ("/elsewhere/old/trials/0003-s0", "/elsewhere/old/trials/0003-s0"),
+    ],
+)
+def test_a_run_is_named_as_a_reader_looks_for_it(place: str, words: str) -> None:
+    assert run_in_words(place, "/runs/mine") == words

@@ -15,7 +15,7 @@ import optuna
 import pytest
 
 from search.ledger.files import NewerVersion
-from search.ledger.paths import WORKERS
+from search.ledger.study_files import WORKERS
 from search.study import liveness
 from search.study.liveness import TOKEN_FILE, Heartbeat, check_shared_folder, host_id, is_alive
 from search.study.storage.opening import open_storage

@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.ledger.paths import WORKERS
+from search.ledger.study_files import WORKERS
 from search.study.queue import Budget, TrialQueue
 from search.study.storage.opening import open_storage
 from search.study.storage.waiting import FileLock

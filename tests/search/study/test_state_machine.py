@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.channel import Infeasible, InFlight, Pruned
-from search.ledger.paths import WORKERS, free_subdir
 from search.ledger.result import RESULT_FILE, Status, TrialResult, write_result
+from search.ledger.study_files import WORKERS, free_subdir
 from search.study.queue import Budget, TrialQueue
 from search.study.recovery import mend_lost, recover
 from search.study.sampling.samplers import Pruning

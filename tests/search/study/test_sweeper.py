@@ -11,9 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 from search.design.options import first_seed_of
-from search.ledger.paths import JOURNAL
 from search.ledger.result import RESULT_FILE, read_result
-from search.ledger.study_files import read_changes
+from search.ledger.study_files import JOURNAL, read_changes
 from search.study.launching.stopping import EXIT_HUNG
 
 from .conftest import Toy, count

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from search.ledger.index import INDEX_FILE
-from search.ledger.paths import STATE_FILE, WORKERS
 from search.ledger.result import RESULT_FILE, TrialResult, read_result, write_result
+from search.ledger.study_files import STATE_FILE, WORKERS
 from search.study.sampling.samplers import Pruning
 from search.study.spec import open_queue
 from search.study.storage.waiting import FileLock

@@ -11,8 +11,8 @@ import pytest
 
 from search.channel import Stopped, opened
 from search.ledger.files import is_disk_full
-from search.ledger.paths import STATE_FILE
 from search.ledger.result import read_result
+from search.ledger.study_files import STATE_FILE
 from search.trial.run import run_trial
 
 from ...tmpfs import tmpfs

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from search.channel import Channel, Infeasible, InFlight, Pruned, opened
-from search.ledger.paths import STATE_FILE
 from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
+from search.ledger.study_files import STATE_FILE
 from search.ledger.tracker import Tracker
 from search.tasks import classify
 from search.trial import run as module

@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_flatten
 
 from search.channel import Channel, Pruned, Stopped, opened
 from search.config import typed
-from search.ledger.paths import STATE_FILE
 from search.ledger.result import TrialResult, read_result
+from search.ledger.study_files import STATE_FILE
 from search.trial import state as module
 from search.trial.run import run_trial
 from search.trial.state import adopt, load_checkpoint

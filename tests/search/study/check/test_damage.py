@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from search.cli.check import main
-from search.ledger.paths import CHECKPOINT_FILE, JOURNAL, STATE_FILE
 from search.ledger.record import HISTORY_FILE
 from search.ledger.result import RESULT_FILE, checksum_of
+from search.ledger.study_files import CHECKPOINT_FILE, JOURNAL, STATE_FILE
 from search.study.liveness import host_id
 from search.study.storage.waiting import FileLock
 

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from search.ledger.files import NewerVersion
-from search.ledger.paths import JOURNAL
+from search.ledger.study_files import JOURNAL
 from search.study.storage.journal import first_bad_line, names_of_studies
 from search.study.storage.opening import open_storage
 

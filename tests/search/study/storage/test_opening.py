@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.ledger.paths import JOURNAL
+from search.ledger.study_files import JOURNAL
 from search.study.storage.journal import writing
 from search.study.storage.opening import _driver, open_storage
 

@@ -24,7 +24,7 @@ import sqlalchemy.exc
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from search.ledger.paths import JOURNAL
+from search.ledger.study_files import JOURNAL
 from search.study.storage.database import PatientDatabase
 from search.study.storage.opening import open_storage
 from search.study.storage.waiting import Away, FileLock, Patience, StorageGone, is_away, is_held, study_lock
