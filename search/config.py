@@ -84,7 +84,7 @@ def _refuse_unknown(node: Any, kind: Any, path: str) -> None:
 
 # what changes no number that arms are compared by: where data lie, when state is saved, what is recorded beside
 _NO_RECIPE = {
-    "data": ("root", "download"),
+    "data": ("root", "download", "workers"),
     "train": ("state_every_seconds", "eval_every"),
     "measure": ("zero_cost",),
 }

@@ -1,7 +1,7 @@
 """What a user may say about the data, and the table of data sources. Free of torch, so that `--help` starts fast.
 
 An installed package adds a source with one line, an entry point of the group `xvol.data` that names a module with
-`load(config: DataConfig) -> ImageSet`:
+`load(config: DataConfig)`, which gives an `ImageSet`, or a `PictureSet` where pictures are decoded on the way:
 
     [project.entry-points."xvol.data"]
     leaves = "my_package.leaves"
@@ -9,13 +9,15 @@ An installed package adds a source with one line, an entry point of the group `x
 It is chosen by `data.name=leaves data.image_size=64`, and `data.channels` where its images are not in colour.
 """
 
+import logging
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from search.allowed import check_number
+from search.allowed import check_choice, check_number
 from xvol.suggest import meant
 
+log = logging.getLogger("xvol")
 ENTRY_POINTS = "xvol.data"
 
 
@@ -24,22 +26,27 @@ class Source:
     """A data set, before it is loaded.
 
     Attributes:
-        module: has `load(config: DataConfig) -> ImageSet`.
+        module: has `load(config: DataConfig)`.
         image_size: usual height and width in pixels; None where the config has to say.
         channels: of its images, 1 or 3.
+        takes_path: whether it reads the user's own pictures, at `data.path`.
     """
 
     module: str
     image_size: int | None = None
     channels: int = 3
+    takes_path: bool = False
 
 
 SOURCES = {
     "digits": Source("search.data.digits", image_size=16, channels=1),
     "fashion_mnist": Source("search.data.fashion_mnist", image_size=28, channels=1),
     "cifar10": Source("search.data.cifar10", image_size=32),
-    "image_folder": Source("search.data.image_folder"),
+    "folder": Source("search.data.folder", takes_path=True),
 }
+RENAMED = {"image_folder": "folder"}
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos")
+POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
 
 
 def _installed() -> dict[str, Source]:
@@ -64,18 +71,20 @@ class Augmentation:
         scale: smallest and largest share of the area that a random crop takes (RandomResizedCrop), e.g. [0.08, 1]; null: timm's
             range where `ratio` is given, otherwise no such crop. With it `data.crop_padding` is of no effect.
         ratio: smallest and largest width over height of that crop; null: timm's, 3/4 to 4/3, where `scale` is given.
+        aa: timm's AutoAugment, RandAugment or AugMix, e.g. "rand-m7-mstd0.5-inc1"; null: none.
+        color_jitter: strength of jitter in brightness, contrast and saturation; null: none. Beside `aa` timm takes it for the
+            policy "3a" alone.
+        train_interpolation: of training pictures that are decoded on the way: "bilinear", "bicubic", "random" (one of the two), ...
         repeats: how many times an epoch takes each of its images, one after the other and each time drawn anew (repeated
             augmentation); the epoch's length stays, so it takes fewer images. 0 and 1: once.
     """
 
     scale: list[float] | None = None
     ratio: list[float] | None = None
+    aa: str | None = None
+    color_jitter: float | None = None
+    train_interpolation: str = "bilinear"
     repeats: int = 0
-
-    @property
-    def crops(self) -> bool:
-        """Whether there is a random crop of random area."""
-        return self.scale is not None or self.ratio is not None
 
     def check(self) -> None:
         """Raise ValueError where a value is out of its range."""
@@ -87,6 +96,10 @@ class Augmentation:
                 raise ValueError(f"train.{name}={given}: give the smallest and the largest, e.g. [0.5, 1]")
             for end in given:
                 check_number(f"train.{name}", end, above=0, high=most)
+        if self.aa:
+            check_choice("train.aa", self.aa.partition("-")[0], POLICIES)
+        check_number("train.color_jitter", self.color_jitter, low=0, null="no jitter")
+        check_choice("train.train_interpolation", self.train_interpolation, ("random", *INTERPOLATIONS))
         check_number("train.repeats", self.repeats, low=0)
 
 
@@ -95,13 +108,12 @@ class DataConfig:
     """Which images, in which shape, how they are split and how they are fed.
 
     Attributes:
-        name: One of `digits`, `fashion_mnist`, `cifar10`, `image_folder`, or a source of an installed package.
+        name: One of `digits`, `fashion_mnist`, `cifar10`, `folder`, or a source of an installed package.
         root: Folder for downloads and decoded images; relative to the working directory.
-        path: The user's own images, for `image_folder` alone: `path/<class>/*.png` or
-            `path/{train,val,test}/<class>/*.png`.
+        path: The user's own images, for `folder` alone: `path/<class>/*.png` or `path/{train,val,test}/<class>/*.png`.
         download: Whether missing data may be fetched.
         image_size: Height and width in pixels; None is the usual one (digits 16, fashion_mnist 28, cifar10 32).
-        channels: 1 or 3; None is the images' own number (3 for `image_folder`).
+        channels: 1 or 3; None is the images' own number (3 for `folder`).
         train_size: Training images: how many, or, below 1, which share of the images outside of official parts; None
             takes all that remain.
         val_size: Validation images, on which studies choose: how many, or which share of the official validation part, or
@@ -112,6 +124,11 @@ class DataConfig:
         crop_padding: Random crop of training images after zero padding by so many pixels.
         batch_size: Training batch; the last incomplete one of an epoch is dropped.
         eval_batch_size: Batch for validation and test.
+        in_memory_mb: Up to so many mebibytes of 8-bit pixels the pictures of a folder are decoded once, to `image_size`, and kept
+            in memory; beyond, and where the recipe needs more than flip and crops, they are decoded each time they are used.
+        workers: Processes that decode them; 0 decodes in the trial's own. Of no effect on the result.
+        crop_pct: Share of the shorter side that evaluation sees of a picture decoded on the way; None is the backbone's in timm.
+        interpolation: By which such a picture is resized in evaluation; likewise.
     """
 
     name: str = "digits"
@@ -128,6 +145,15 @@ class DataConfig:
     crop_padding: int = 0
     batch_size: int = 128
     eval_batch_size: int = 512
+    in_memory_mb: int = 1024
+    workers: int = 4
+    crop_pct: float | None = None
+    interpolation: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name in RENAMED:
+            log.warning("data.name=%s is called %s now.", self.name, RENAMED[self.name])
+            self.name = RENAMED[self.name]
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is fetched.
@@ -140,11 +166,12 @@ class DataConfig:
             raise ValueError(
                 f"data.name={self.name!r} is unknown. Choose one of {', '.join(names)}{meant(self.name, names)}"
             )
-        if self.name == "image_folder" and not self.path:
-            raise ValueError("data.name=image_folder needs data.path, the folder that holds a folder for each class.")
-        if self.name in SOURCES and self.name != "image_folder" and self.path is not None:
+        takes_path = source_of(self.name).takes_path
+        if takes_path and not self.path:
+            raise ValueError(f"data.name={self.name} needs data.path, the folder that holds a folder for each class.")
+        if self.name in SOURCES and not takes_path and self.path is not None:
             raise ValueError(
-                f"data.path={self.path} is of data=image_folder, and data.name={self.name}. Leave one of them out."
+                f"data.path={self.path} is of data=folder, and data.name={self.name}. Leave one of them out."
             )
         if Path(self.root).exists() and not Path(self.root).is_dir():
             raise ValueError(f"data.root={self.root} is a file. Give the folder for downloads and decoded images.")
@@ -167,6 +194,11 @@ class DataConfig:
             value = getattr(self, key)
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"data.{key}={value} is not allowed. It must be at least 1.")
+        check_number("data.in_memory_mb", self.in_memory_mb, low=0)
+        check_number("data.workers", self.workers, low=0)
+        check_number("data.crop_pct", self.crop_pct, above=0, high=1, null="the backbone's")
+        if self.interpolation is not None:
+            check_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
         if not 0 <= self.crop_padding < image_size(self):
             raise ValueError(
                 f"data.crop_padding={self.crop_padding} is not allowed. It must be at least 0 and below "
@@ -178,7 +210,7 @@ def image_size(config: DataConfig) -> int:
     """The height and width in pixels that the network will see.
 
     Raises:
-        ValueError: If `image_folder` or a source of an installed package comes without an image_size.
+        ValueError: If `folder` or a source of an installed package comes without an image_size.
     """
     size = config.image_size or source_of(config.name).image_size
     if size is None:

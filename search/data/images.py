@@ -1,21 +1,31 @@
-"""From a data set to the images of a trial: split, resized, in memory. Test images come only to who asks for them by name."""
+"""From a data set to the images of a trial: split, and in memory where they can be. Test images come only to who asks for them."""
 
 from __future__ import annotations
 
+import functools
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import NamedTuple
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from search.data.config import DataConfig, channels, image_size, source_of
+import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/timm_hook.py
+
+# isort: split
+from timm.data import resolve_data_config
+from timm.models import get_pretrained_cfg
+
+from search.data.config import Augmentation, DataConfig, channels, image_size, source_of
+from search.data.splits import Labelled, Splits, split_labels
 from search.space.architecture import digest
 
 CHUNK = 4096  # images that are resized at a time
+MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode "L"
 
 
@@ -74,6 +84,38 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class PictureSet:
+    """A whole data set of pictures that are decoded when they are asked for; in the order of an `ImageSet`.
+
+    Attributes:
+        open: decodes the picture of an index, in the mode of the trial's channels; ValueError where it cannot be read, with its name.
+        digest: ten hexadecimal digits over names and sizes of all pictures, their order, labels, classes and official parts: enough
+            to see that one was added, taken away or made anew, at a cost that a million of them allow.
+        labels, classes, source, official_val, official_test: as of an `ImageSet`.
+    """
+
+    open: Callable[[int], Image.Image]
+    labels: Tensor
+    classes: tuple[str, ...]
+    source: str
+    digest: str
+    official_val: int = 0
+    official_test: int = 0
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of one split; `open` decodes the picture of one of its `index`, int64 (N,), and `labels` are int64 (N,)."""
+
+    open: Callable[[int], Image.Image]
+    index: Tensor
+    labels: Tensor
+
+    def __getitem__(self, number: int) -> Image.Image:
+        return self.open(int(self.index[number]))
+
+
+@dataclass(frozen=True)
 class DataInfo:
     """What is known of a trial's data before it is trained.
 
@@ -81,10 +123,12 @@ class DataInfo:
         classes: the class names, in label order.
         channels: 1 or 3.
         image_size: height and width in pixels.
-        mean: mean of each channel in units of [0, 1]: the published one, or that of the training part.
+        mean: mean of each channel in units of [0, 1]: the published one, or that of the training part; of pictures that are decoded
+            on the way, what timm has for the backbone, or ImageNet's.
         std: standard deviation, likewise.
         source: where the images came from, in words.
-        digest: of all images and labels as they were read, test images included; see `ImageSet.digest`.
+        digest: of all images and labels, test images included; see `ImageSet.digest` and `PictureSet.digest`.
+        crop_pct, crop_mode, interpolation: how timm cuts and resizes such a picture for evaluation.
     """
 
     classes: tuple[str, ...]
@@ -94,43 +138,74 @@ class DataInfo:
     std: tuple[float, ...]
     source: str
     digest: str
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+    interpolation: str = "bilinear"
 
 
 @dataclass(frozen=True)
 class Data:
     """The images and labels of a trial's splits, on the CPU; test is None unless it was asked for."""
 
-    train: TensorPair
-    val: TensorPair
-    test: TensorPair | None
+    train: TensorPair | Pictures
+    val: TensorPair | Pictures
+    test: TensorPair | Pictures | None
     info: DataInfo
 
 
-def load_images(config: DataConfig) -> ImageSet:
-    """Load a whole data set in its own size and channels (`image_folder`: in the asked ones), fetching it if needed.
+def crops(augmentation: Augmentation) -> bool:
+    """Whether there is a random crop of random area."""
+    return augmentation.scale is not None or augmentation.ratio is not None
+
+
+def needs_pictures(augmentation: Augmentation) -> bool:
+    """Whether it takes timm's transforms of pictures: those in batches, of images in memory, have not all of it."""
+    return bool(augmentation.aa or augmentation.color_jitter) or augmentation.train_interpolation != "bilinear"
+
+
+def load_images(config: DataConfig) -> ImageSet | PictureSet:
+    """Load a whole data set in its own size and channels (`folder`: in the asked ones), fetching it if needed.
 
     Raises:
         ValueError: the config asks for what cannot be, or the images are absent, damaged or not whole.
     """
     config.check()
-    images: ImageSet = import_module(source_of(config.name).module).load(config)  # whichever is asked for
+    images: ImageSet | PictureSet = import_module(source_of(config.name).module).load(config)  # whichever is asked for
     return images
 
 
-def load_data(config: DataConfig, *, with_test: bool) -> Data:
+def load_data(
+    config: DataConfig, augmentation: Augmentation | None = None, backbone: str = "", *, with_test: bool
+) -> Data:
     """Load, split, resize.
 
     Args:
         config: which data.
+        augmentation: of the recipe; says whether images in memory will do.
+        backbone: timm's name of the network that pictures are normalised and cut for, where they are decoded on the way.
         with_test: only the final re-evaluation may say True. Otherwise `Data.test` is None, so that nothing can be
             chosen on test images.
 
     Raises:
         ValueError: one message for the user: what was given, what is allowed, how to mend it.
     """
+    if augmentation is not None and needs_pictures(augmentation):
+        config = replace(config, in_memory_mb=0)
     images = load_images(config)
     parts = Labelled(images.labels.numpy(), images.classes, images.official_val, images.official_test)
     splits = split_labels(parts, config)
+    if isinstance(images, PictureSet):
+        open_one, labels = images.open, images.labels
+
+        def part(index: Tensor) -> Pictures:
+            return Pictures(open_one, index, labels[index])
+
+        info = _info_of_pictures(images, config, backbone)
+        return Data(part(splits.train), part(splits.val), part(splits.test) if with_test else None, info)
+    return _in_memory(images, splits, config, with_test)
+
+
+def _in_memory(images: ImageSet, splits: Splits, config: DataConfig, with_test: bool) -> Data:
     wanted_size, wanted_channels = image_size(config), channels(config)
 
     def take(index: Tensor) -> TensorPair:
@@ -144,6 +219,39 @@ def load_data(config: DataConfig, *, with_test: bool) -> Data:
         mean, std = mean_and_std(train.images)
     info = DataInfo(images.classes, wanted_channels, wanted_size, mean, std, images.source, images.digest)
     return Data(train, take(splits.val), take(splits.test) if with_test else None, info)
+
+
+def _info_of_pictures(images: PictureSet, config: DataConfig, backbone: str) -> DataInfo:
+    """Mean, deviation and cut as timm resolves them for the backbone: there is no pass over the data."""
+    known = get_pretrained_cfg(backbone) if backbone else None
+    chosen = {"in_chans": channels(config), "crop_pct": config.crop_pct, "interpolation": config.interpolation}
+    resolved = resolve_data_config(chosen, known.to_dict() if known else None)
+
+    def fitted(values: tuple[float, ...]) -> tuple[float, ...]:
+        number = channels(config)
+        return tuple(values) if len(values) == number else (sum(values) / len(values),) * number
+
+    return DataInfo(
+        images.classes,
+        channels(config),
+        image_size(config),
+        fitted(resolved["mean"]),
+        fitted(resolved["std"]),
+        images.source,
+        images.digest,
+        resolved["crop_pct"],
+        resolved["crop_mode"],
+        resolved["interpolation"],
+    )
+
+
+def pictures_of(pair: TensorPair) -> Pictures:
+    """Images in memory as pictures, for what timm does to pictures."""
+    return Pictures(functools.partial(_as_picture, pair.images), torch.arange(len(pair.labels)), pair.labels)
+
+
+def _as_picture(images: Tensor, index: int) -> Image.Image:
+    return Image.fromarray(images[index].permute(1, 2, 0).squeeze(2).numpy())
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -182,122 +290,3 @@ def mean_and_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         means.append(mean.item())
         stds.append(max(std.item(), 1 / 255))
     return tuple(means), tuple(stds)
-
-
-class Splits(NamedTuple):
-    """Indices into a data set, each int64, ascending, without repeats; no index is in two of them."""
-
-    train: Tensor
-    val: Tensor
-    test: Tensor
-
-
-class Labelled(NamedTuple):
-    """What is known of images before they are decoded.
-
-    Attributes:
-        labels: int64 of shape (N,), in the order: training part, official validation part, official test part.
-        classes: The class names, in label order.
-        official_val: How many images before the test part are the official validation set.
-        official_test: How many of the last images are the official test set.
-    """
-
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    official_val: int = 0
-    official_test: int = 0
-
-
-def split_labels(images: Labelled, config: DataConfig) -> Splits:
-    """Draw the three parts, each with the class shares of what it is drawn from.
-
-    Test comes first and from the official test part if there is one, then validation, then training: so neither
-    test nor validation changes with train_size, and test does not change with val_size.
-
-    Raises:
-        ValueError: If a part is larger than what is there, a class is left without training images, or the batch
-            is larger than the training part.
-    """
-    labels = images.labels
-    everything = np.arange(len(labels))
-    held_out = images.official_val + images.official_test
-    rest, official_val, official_test = np.split(
-        everything, [len(labels) - held_out, len(labels) - images.official_test]
-    )
-    own = len(rest)
-    # RandomState, because NumPy promises that its stream never changes: a split outlives library versions.
-    random = np.random.RandomState(config.split_seed)
-
-    if images.official_test:
-        size = count_of(config.test_size, len(official_test), len(official_test))
-        test, _ = _draw(official_test, labels, size, "test", "the official test part", random)
-    else:
-        size = count_of(config.test_size, own, max(own // 5, 1))
-        test, rest = _draw(rest, labels, size, "test", "the images", random)
-    if images.official_val:
-        size = count_of(config.val_size, len(official_val), len(official_val))
-        val, _ = _draw(official_val, labels, size, "val", "the official validation part", random)
-    else:
-        size = count_of(config.val_size, own, max(own // 5, 1))
-        val, rest = _draw(rest, labels, size, "val", "what the test part leaves", random)
-    size = count_of(config.train_size, own, len(rest))
-    train, _ = _draw(rest, labels, size, "train", "what validation and test leave", random)
-
-    _check_training(labels[train], images.classes, config)
-    return Splits(*(torch.from_numpy(part) for part in (train, val, test)))
-
-
-def count_of(size: int | float | None, of: int, default: int) -> int:
-    """How many images a configured size is: a count, a share (below 1) of `of` images and at least one, or `default`."""
-    if size is None:
-        return default
-    return max(round(size * of), 1) if isinstance(size, float) else size
-
-
-def _draw(
-    pool: np.ndarray, labels: np.ndarray, size: int, part: str, origin: str, random: np.random.RandomState
-) -> tuple[np.ndarray, np.ndarray]:
-    """Take `size` indices from the pool, stratified; return them and what is left, both ascending."""
-    if size > len(pool):
-        raise ValueError(f"data.{part}_size={size} is too large: {origin} holds {len(pool)} images. Ask for fewer.")
-    shuffled = random.permutation(pool)
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    counts = np.bincount(labels[pool]) if len(pool) else np.zeros(0, dtype=np.int64)
-    ends = np.cumsum(counts)
-    taken = np.zeros(len(pool), dtype=bool)
-    for end, count, share in zip(ends, counts, shares(counts, size), strict=True):
-        taken[end - count : end - count + share] = True
-    return np.sort(by_class[taken]), np.sort(by_class[~taken])
-
-
-def shares(counts: np.ndarray, size: int) -> np.ndarray:
-    """Divide `size` among classes in proportion to their counts, by largest remainders.
-
-    Args:
-        counts: int64 of shape (classes,), the images of each class.
-        size: How many to divide, at most the sum of the counts.
-
-    Returns:
-        int64 of shape (classes,): sums to `size`, nowhere above `counts`, and less than 1 off the exact quota.
-    """
-    total = max(int(counts.sum()), 1)
-    share, remainder = np.divmod(counts * size, total)
-    largest = np.argsort(-remainder, kind="stable")[: size - int(share.sum())]
-    share[largest] += 1
-    return share
-
-
-def _check_training(labels: np.ndarray, classes: tuple[str, ...], config: DataConfig) -> None:
-    empty = [
-        name for name, count in zip(classes, np.bincount(labels, minlength=len(classes)), strict=True) if not count
-    ]
-    if empty:
-        raise ValueError(
-            f"The training part of {len(labels)} images has none of the classes {', '.join(empty[:5])}. Raise "
-            "data.train_size, or lower data.val_size and data.test_size."
-        )
-    if config.batch_size > len(labels):
-        raise ValueError(
-            f"data.batch_size={config.batch_size} is larger than the training part of {len(labels)} images. "
-            f"Choose at most {len(labels)}."
-        )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from search.data.config import Augmentation, DataConfig
-from search.data.images import Data, DataInfo, TensorPair
+from search.data.images import Data, DataInfo, Pictures, TensorPair, needs_pictures, pictures_of
 from search.data.memory import MemoryLoader
+from search.data.stream import StreamLoader
 
 Batch = tuple[Tensor, Tensor]
 
@@ -71,12 +72,17 @@ def image_loaders(
     rank: int = 0,
     world: int = 1,
 ) -> Loaders:
-    """Loaders over images in memory; see `MemoryLoader`."""
+    """Loaders over images in memory or pictures that are decoded on the way; see `MemoryLoader` and `StreamLoader`."""
+    recipe = augmentation or Augmentation()
 
-    def loader(pair: TensorPair, training: bool) -> Loader:
-        return MemoryLoader(
-            pair, data.info, config, augmentation, training=training, seed=seed, device=device, rank=rank, world=world
-        )
+    where = {"seed": seed, "device": device, "rank": rank, "world": world}
+
+    def loader(part: TensorPair | Pictures, training: bool) -> Loader:
+        if isinstance(part, TensorPair) and training and needs_pictures(recipe):
+            part = pictures_of(part)
+        kind: Any = MemoryLoader if isinstance(part, TensorPair) else StreamLoader
+        made: Loader = kind(part, data.info, config, recipe, training=training, **where)
+        return made
 
     test = None if data.test is None else loader(data.test, training=False)
     return Loaders(loader(data.train, training=True), loader(data.val, training=False), test, data.info)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
 from search.data.config import Augmentation, DataConfig
-from search.data.images import DataInfo, TensorPair
+from search.data.images import DataInfo, TensorPair, crops
 from search.data.keyed import generator
 from search.data.schedule import Schedule
 
@@ -75,7 +75,7 @@ class MemoryLoader:
             world=world,
         )
         self._training, self._seed = training, seed
-        self.flip, self.crop_padding = config.flip, 0 if augmentation.crops else config.crop_padding
+        self.flip, self.crop_padding = config.flip, 0 if crops(augmentation) else config.crop_padding
         self.device = torch.device(device)
         self._images, self.labels = pair.images.to(self.device), pair.labels.to(self.device)
         shape = (1, -1, 1, 1)
@@ -112,7 +112,7 @@ class MemoryLoader:
         shape = (max(self._augmentation.repeats, 1), len(self.labels))
         mirrored = torch.rand(shape, generator=flips) < 0.5
         offsets = torch.randint(0, 2 * self.crop_padding + 1, (2, *shape), generator=shifts)
-        if not self._augmentation.crops:
+        if not crops(self._augmentation):
             return _Draws(mirrored, offsets, None)
         scale, ratio = self._augmentation.scale or SCALE, self._augmentation.ratio or RATIO
         return _Draws(mirrored, offsets, random_boxes(shape, self._images.shape[-1], scale, ratio, boxes))

@@ -1,4 +1,4 @@
-"""Classification: which of a number of classes an image is of. Judged by top-1 on images in memory."""
+"""Classification: which of a number of classes an image is of. Judged by top-1."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Classify:
     def data(
         self, config: Config, splits: Collection[str], device: torch.device, rank: int = 0, world: int = 1
     ) -> Loaders:
-        """Loaders over images in memory, with the top-1 of who always guesses the most frequent class."""
-        data = load_data(config.data, with_test="test" in splits)
+        """Loaders of images, with the top-1 of who always guesses the most frequent class."""
+        data = load_data(config.data, config.train, config.backbone.name, with_test="test" in splits)
         loaders = image_loaders(
             data, config.data, config.train, seed=config.seed, device=device, rank=rank, world=world
         )

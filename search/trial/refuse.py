@@ -35,7 +35,7 @@ _PARTS = re.compile(r"[+,](?![^\[]*\])")
 _STAGE = re.compile(r"stage(?:(\d+)|\[([\d\s,-]+)\])(?:\..+)?")
 _OF_THE_STUDY = ("experiment", "sampler", "pruner", "space", "design", "tracker")
 _BESIDE = (
-    *("tracker.", "checkpoint", "data.root", "data.download", "objectives"),
+    *("tracker.", "checkpoint", "data.root", "data.download", "data.workers", "objectives"),
     *("train.state_every_seconds", "train.eval_every"),
 )
 _MOOT_OF_RECIPE: tuple[tuple[tuple[str, ...], Callable[[TrainConfig], bool], str], ...] = (
@@ -157,6 +157,8 @@ def _moot(key: str, configs: Sequence[Config]) -> str | None:
             return (
                 f"branch.use has no {parts[2]}, but {', '.join(used)}; give options of those, or add it to branch.use"
             )
+    if key == "data.crop_padding" and all(config.train.scale or config.train.ratio for config in configs):
+        return "train.scale and train.ratio crop in its place"
     if parts[0] == "train":
         for names, is_moot, why in _MOOT_OF_RECIPE:
             if parts[1] in names and all(is_moot(config.train) for config in configs):

@@ -168,13 +168,14 @@ def prepare(config: Config, device: torch.device = CPU, splits: Collection[str] 
 def prepare_cached(config: Config) -> Untrained:
     """`prepare` on the CPU, without test data, for what is asked of many configurations: most of them share their data."""
     drawn = {one.name: getattr(config.train, one.name) for one in fields(Augmentation)}
-    loaders = _loaders(config.task, json.dumps(asdict(config.data)), json.dumps(drawn), config.seed)
-    return _built(config, task_named(config.task), loaders)
+    about = (config.task, config.backbone.name, json.dumps(asdict(config.data)), json.dumps(drawn), config.seed)
+    return _built(config, task_named(config.task), _loaders(*about))
 
 
 @functools.lru_cache(maxsize=2)
-def _loaders(task: str, data: str, drawn: str, seed: int) -> Loaders:
-    config = Config(task=task, data=DataConfig(**json.loads(data)), train=TrainConfig(**json.loads(drawn)), seed=seed)
+def _loaders(task: str, backbone: str, data: str, drawn: str, seed: int) -> Loaders:
+    config = Config(data=DataConfig(**json.loads(data)), train=TrainConfig(**json.loads(drawn)), task=task, seed=seed)
+    config.backbone.name = backbone  # pictures are normalised as its weights want them
     return task_named(task).data(config, ("train", "val"), CPU)
 
 

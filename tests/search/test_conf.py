@@ -23,7 +23,7 @@ FOLDER = config_folder()
 OPTIONS = sorted((path.parent.name, path.stem) for path in FOLDER.glob("*/*.yaml") if path.parent.name != "experiment")
 EXPERIMENTS = sorted(path.stem for path in (FOLDER / "experiment").glob("*.yaml"))
 OF_THE_STUDY = ("sampler", "pruner", "space")
-REQUIRED = {"image_folder": ["data.path=/nowhere"]}
+REQUIRED = {key: ["data.path=/nowhere"] for key in ("folder", "image_folder")}
 
 
 def options(group: str) -> list[str]:

@@ -19,7 +19,7 @@ from search.ledger.result import TrialResult, read_result
 REPOSITORY = Path(__file__).parents[2]
 ARMS = ("conv", "conv+second_conv", "conv+pssa", "conv+mine")
 SMALL = (
-    *("data=image_folder", "data.image_size=16", "data.val_size=8", "data.test_size=8", "data.batch_size=8"),
+    *("data=folder", "data.image_size=16", "data.val_size=8", "data.test_size=8", "data.batch_size=8"),
     *("train.epochs=1", "measure.latency_repeats=0", "placement.policy=stage3", "backbone.kwargs.channels=[4,4,8,8]"),
     *("tracker=disabled", "hydra/launcher=basic", "data.root=decoded", "device=cpu"),
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
-from search.data.config import DataConfig, channels, image_size
+from search.data.config import Augmentation, DataConfig, channels, image_size
 
 
 def test_it_is_a_structured_config() -> None:
@@ -28,13 +28,42 @@ def test_size_and_channels_are_known_without_loading(name: str, size: int, numbe
     assert channels(replace(config, channels=3)) == 3
 
 
+def test_a_former_name_is_taken_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    assert DataConfig("image_folder", path="x", image_size=8) == DataConfig("folder", path="x", image_size=8)
+    assert caplog.messages == ["data.name=image_folder is called folder now."]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"scale": [0.5]}, r"train\.scale=\[0\.5\]: give the smallest and the largest"),
+        ({"scale": [0.9, 0.1]}, r"train\.scale=\[0\.9, 0\.1\]: give"),
+        ({"scale": [0.0, 1.0]}, r"train\.scale=0\.0: must be above 0 and at most 1"),
+        ({"ratio": [-1.0, 1.0]}, r"train\.ratio=-1\.0: must be above 0"),
+        ({"aa": "rnd-m9"}, r"train\.aa=rnd: allowed are rand, augmix, .*did you mean rand"),
+        ({"color_jitter": -0.1}, r"train\.color_jitter=-0\.1: at least 0, or null for no jitter"),
+        ({"train_interpolation": "cubic"}, r"train\.train_interpolation=cubic: allowed are random, bilinear, bicubic"),
+        ({"repeats": -1}, r"train\.repeats=-1"),
+    ],
+)
+def test_an_augmentation_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
+    Augmentation(scale=[0.08, 1.0], ratio=[0.75, 4 / 3], aa="rand-m9-mstd0.5", train_interpolation="random").check()
+    with pytest.raises(ValueError, match=message):
+        replace(Augmentation(), **changes).check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": -1}, r"data\.workers=-1"),
+        ({"in_memory_mb": -1}, r"data\.in_memory_mb=-1"),
+        ({"crop_pct": 1.5}, r"data\.crop_pct=1\.5.*at most 1, or null for the backbone's"),
+        ({"interpolation": "cubic"}, r"data\.interpolation=cubic: allowed are bilinear, bicubic"),
+        ({"path": "x"}, r"data\.path=x is of data=folder, and data\.name=digits"),
         ({"name": "cifar"}, r"'cifar' is unknown.*did you mean cifar10"),
-        ({"name": "xyzzy"}, r"Choose one of digits, fashion_mnist, cifar10, image_folder$"),
-        ({"name": "image_folder"}, r"needs data\.path"),
-        ({"name": "image_folder", "path": "x"}, r"needs data\.image_size"),
+        ({"name": "xyzzy"}, r"Choose one of digits, fashion_mnist, cifar10, folder$"),
+        ({"name": "folder"}, r"needs data\.path"),
+        ({"name": "folder", "path": "x"}, r"needs data\.image_size"),
         ({"channels": 4}, r"data\.channels=4"),
         ({"batch_size": 0}, r"data\.batch_size=0.*at least 1"),
         ({"val_size": 0}, r"data\.val_size=0"),

@@ -171,4 +171,4 @@ def test_an_objective_that_is_not_measured_is_told_before_training(small: Small)
 
 def test_a_folder_of_ones_own_images_must_be_named(composed: Any) -> None:
     with pytest.raises(ValueError, match=r"data\.path"):
-        check_values(typed(composed("data=image_folder")))
+        check_values(typed(composed("data=folder")))

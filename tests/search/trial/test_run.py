@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from search.channel import Channel, Infeasible, InFlight, Pruned, opened
 from search.ledger.record import read_history
@@ -106,9 +107,9 @@ def test_only_the_final_re_evaluation_reads_test_images(
     asked: list[bool] = []
     original = classify.load_data
 
-    def watched(config: Any, *, with_test: bool) -> Any:
+    def watched(*args: Any, with_test: bool) -> Any:
         asked.append(with_test)
-        return original(config, with_test=with_test)
+        return original(*args, with_test=with_test)
 
     monkeypatch.setattr(classify, "load_data", watched)
     with opened(Channel(phase=phase, is_baseline=True)):
@@ -378,3 +379,22 @@ def test_a_failed_trial_finishes_its_run_of_wandb(
     run = read_wandb(tmp_path)
     assert (run.exit_code, run.summary["status"], run.summary["reason"]) == (1, "failed", "RuntimeError: no luck")
     assert len(run.history) == 1
+
+
+def test_pictures_that_are_decoded_on_the_way_give_the_same_trial_with_any_number_of_workers(
+    small: Small, tmp_path: Path
+) -> None:
+    for number in range(60):
+        place = tmp_path / "pictures" / ("light" if number % 2 else "dark")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 24), (120 * (number % 2) + number,) * 3).save(place / f"{number}.jpg")
+    data = ("name=folder", f"path={tmp_path / 'pictures'}", "image_size=16", "batch_size=8", "in_memory_mb=0")
+    sizes = ("train_size=null", "val_size=20", "test_size=10", "crop_padding=1")
+    scores = []
+    for workers in (0, 2):
+        words = [f"data.{word}" for word in (*data, *sizes, f"workers={workers}")]
+        run_trial(small(*words, "train.aa=rand-m5", "train.epochs=2", "train.repeats=2"), tmp_path / str(workers))
+        result = result_of(tmp_path / str(workers))
+        scores.append((result.train_loss, result.metrics, result.recipe_hash, result.data_digest))
+    assert scores[0] == scores[1]
+    assert result.data_source == "60 pictures in the folder pictures"

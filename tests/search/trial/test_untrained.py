@@ -64,9 +64,9 @@ def test_configurations_of_a_study_share_their_data_and_never_see_test(
     loads: list[bool] = []
     original = classify.load_data
 
-    def counting(config: Any, *, with_test: bool) -> Any:
+    def counting(*args: Any, with_test: bool) -> Any:
         loads.append(with_test)
-        return original(config, with_test=with_test)
+        return original(*args, with_test=with_test)
 
     monkeypatch.setattr(classify, "load_data", counting)
     for policy in ("none", "stage3", "all"):

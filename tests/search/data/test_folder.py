@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from search.data import image_folder
-from search.data.config import DataConfig
-from search.data.images import ImageSet, load_data
+from search.data import folder as image_folder
+from search.data.config import Augmentation, DataConfig
+from search.data.images import ImageSet, PictureSet, load_data, load_images
 
 RED, GREEN = (250, 0, 0), (0, 250, 0)
 
@@ -32,7 +32,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def load(folder: Path, size: int = 6, channels: int = 3) -> ImageSet:
     listing = image_folder.list_pictures(folder)
-    return image_folder.read_pictures(folder, folder.parent / "data", size, channels, listing)
+    return image_folder.read_pictures(folder.parent / "data", size, channels, listing)
 
 
 def test_a_folder_for_each_class(pictures: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_folder_for_each_class(pictures: Path) -> None:
 
 def test_end_to_end_with_statistics_of_the_training_part(pictures: Path) -> None:
     config = DataConfig(
-        "image_folder", root=str(pictures.parent / "data"), path=str(pictures), image_size=6, val_size=4, batch_size=4
+        "folder", root=str(pictures.parent / "data"), path=str(pictures), image_size=6, val_size=4, batch_size=4
     )
     data = load_data(config, with_test=True)
     assert data.test is not None
@@ -138,7 +138,7 @@ def test_a_truncated_picture_is_named(pictures: Path, suffix: str) -> None:
 
 
 def configured(folder: Path, **changes: Any) -> DataConfig:
-    config = DataConfig("image_folder", root=str(folder.parent / "data"), path=str(folder), image_size=6, batch_size=4)
+    config = DataConfig("folder", root=str(folder.parent / "data"), path=str(folder), image_size=6, batch_size=4)
     return replace(config, **changes)
 
 
@@ -204,3 +204,56 @@ def test_parts_that_do_not_fit_are_told(tmp_path: Path) -> None:
     fill(tmp_path / "x" / "test" / "blue", RED, 1)
     with pytest.raises(ValueError, match=r"has classes that train has not: blue"):
         load(tmp_path / "x")
+
+
+def streamed(folder: Path, **changes: Any) -> PictureSet:
+    pictures = load_images(configured(folder, in_memory_mb=0, **changes))
+    assert isinstance(pictures, PictureSet)
+    return pictures
+
+
+def test_what_does_not_fit_into_memory_is_decoded_on_the_way(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for name, colour in (("green", GREEN), ("red", RED)):
+        fill(folder / name, colour, 3)
+    assert isinstance(load_images(configured(folder, image_size=240, in_memory_mb=1)), ImageSet)  # 0.99 MiB
+    assert isinstance(load_images(configured(folder, image_size=250, in_memory_mb=1)), PictureSet)  # 1.07 MiB
+    fill(folder / "red", RED, 12)
+    pictures = streamed(folder, channels=1)
+    assert (pictures.labels.tolist(), pictures.classes) == ([0] * 3 + [1] * 12, ("green", "red"))
+    assert (pictures.open(4).mode, pictures.open(4).size) == ("L", (21, 12))
+
+
+def test_a_check_decodes_one_picture(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    original = image_folder.open_picture
+
+    def counting(path: Path, mode: str) -> Image.Image:
+        opened.append(path)
+        return original(path, mode)
+
+    monkeypatch.setattr(image_folder, "open_picture", counting)
+    load_data(configured(pictures), Augmentation(aa="rand-m5"), "resnet18", with_test=True)
+    assert [path.name for path in opened] == ["000.jpg"]
+    assert not (pictures.parent / "data").exists(), "nothing is kept of it"
+
+
+def test_the_digest_of_a_stream_is_of_names_and_sizes(pictures: Path) -> None:
+    before = streamed(pictures).digest
+    shutil.copytree(pictures, pictures.parent / "elsewhere")
+    (pictures / "red" / "000.png").touch()
+    assert streamed(pictures).digest == streamed(pictures.parent / "elsewhere").digest == before
+    fill(pictures / "red", (200, 30, 9), 1)
+    (pictures / "red" / "000.png").write_bytes((pictures / "red" / "000.png").read_bytes() + b"more")
+    sized = streamed(pictures).digest
+    (pictures / "red" / "009.png").rename(pictures / "red" / "010.png")
+    assert len({before, sized, streamed(pictures).digest}) == 3
+
+
+def test_a_list_of_files_is_one_string_of_bytes(tmp_path: Path) -> None:
+    files = image_folder.Files(tmp_path)
+    names = ["a/b.png", "a/é b.png", os.fsdecode(b"a/\xff.png")]
+    for name in names:
+        files.add(name)
+    assert [files.name(index) for index in range(len(files))] == names
+    assert list(files) == [tmp_path / name for name in names]
