@@ -128,7 +128,7 @@ def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
 
     Args:
         plain: the resolved config.
-        anywhere: of whatever folder: for who compares the images themselves.
+        anywhere: of whatever folders: for who compares the images, and the file of weights, themselves.
     """
     parts = {
         part: {
@@ -140,6 +140,7 @@ def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
     }
     if anywhere:
         parts["data"]["path"] = None
+        parts["backbone"].pop("weights", None)
     if plain.get("task", CLASSIFY) != CLASSIFY:  # so it is the hash that it was before there were others
         parts["task"] = {"name": plain["task"]}
     return digest(list(parts.values()))

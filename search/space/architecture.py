@@ -18,12 +18,21 @@ class BackboneConfig:
     Attributes:
         name: a name that `timm.create_model` knows; `xvol_proxy_resnet` is the small one for proxies.
         pretrained: load timm's weights; placing blocks with gamma 0, its default then, keeps the function they compute.
+        weights: file of the plain network's own weights to start from, in place of timm's: a state dict or checkpoint of
+            tensors (`.pt`, `.pth`, `.safetensors`), or the checkpoint.pt of a plain trial. A head of another number of
+            classes is left as it is initialised. null: none.
         kwargs: more keyword arguments of `timm.create_model`, e.g. {drop_path_rate: 0.1}.
     """
 
     name: str = "xvol_proxy_resnet"
     pretrained: bool = False
+    weights: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training goes on from a trained network."""
+        return bool(self.pretrained or self.weights or self.kwargs.get("checkpoint_path"))
 
 
 @dataclass
@@ -49,8 +58,8 @@ class BranchConfig:
         use: names joined by "+": "conv+pssa" is the X-volution block, "conv" leaves the site as it is, "pssa" is
             attention alone.
         gamma: initial weight of the norm after each branch but conv: a number, or "auto": 1, the paper's batch norm,
-            where training starts from scratch; where it starts from a trained network (`backbone.pretrained`, or
-            `backbone.kwargs.checkpoint_path`) 0 beside a conv branch, so that the network's function is kept, and 1
+            where training starts from scratch; where it starts from a trained network (`backbone.pretrained` or
+            `backbone.weights`) 0 beside a conv branch, so that the network's function is kept, and 1
             without one. null is that last rule whatever the start, as it was before "auto".
         options: arguments of each branch by its name, e.g. {pssa: {rank: 1, embed_ratio: 0.25}}.
     """

@@ -13,6 +13,7 @@ import xvol  # before timm, where torch is a CPU build: see xvol/timm_hook.py
 
 # isort: split
 import timm
+from timm.models import load_state_dict
 
 from search.config import Config
 from search.space.architecture import AUTO, Architecture, BackboneConfig, BranchConfig
@@ -64,7 +65,32 @@ def _backbone(config: Config, channels: int, classes: int) -> nn.Module:
     except TypeError as error:
         raise ValueError(f"backbone.kwargs={config.backbone.kwargs}: {name} does not take them ({error})") from None
     assert isinstance(model, nn.Module)
+    if config.backbone.weights is not None:
+        _start_from(model, config.backbone.weights)
     return model
+
+
+def _start_from(model: nn.Module, weights: str) -> None:
+    """Load the tensors of a file, but for a head of another number of classes; ValueError where they are another network's."""
+    try:
+        state = load_state_dict(weights)  # only tensors are taken from the file, never code
+    except Exception as error:  # a torn file fails in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"backbone.weights={weights}: cannot be read as a state dict ({reason})") from None
+    head = model.get_classifier()  # type: ignore[operator]  # timm's
+    of_head = [name for name, module in model.named_modules() if module is head]
+    own = model.state_dict()
+    fits = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    needed = [name for name in {**own, **state} if name.rpartition(".")[0] not in of_head]
+    wrong = [
+        name for name in needed if name not in fits and not name.endswith(".num_batches_tracked")
+    ]  # old files lack it
+    if wrong:
+        raise ValueError(
+            f"backbone.weights={weights}: not of the plain {type(model).__name__} that backbone.name builds; {len(wrong)} tensors "
+            f"are missing, of another shape or of no use there, such as {', '.join(wrong[:3])}"
+        )
+    model.load_state_dict(fits, strict=False)
 
 
 def _chosen(config: Config, model: nn.Module, input_size: tuple[int, int, int]) -> tuple[dict[str, BlockSpec], str]:
@@ -84,8 +110,7 @@ def _chosen(config: Config, model: nn.Module, input_size: tuple[int, int, int]) 
 
 def _auto_gamma(backbone: BackboneConfig) -> float | None:
     """What "auto" stands for: `BlockSpec`'s function-preserving default on trained weights, else the paper's 1."""
-    trained = backbone.pretrained or backbone.kwargs.get("checkpoint_path")
-    return None if trained else 1.0
+    return None if backbone.is_trained else 1.0
 
 
 def _spec(use: str, branch: BranchConfig, auto: float | None) -> BlockSpec:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 import uuid
 from collections import defaultdict
@@ -48,7 +50,8 @@ class Content:
 
     Attributes:
         versions: of packages, by name.
-        code: digest of the source of each part: "operator", "trial", "backbone", and "branch NAME" of those in use.
+        code: digest of the source of each part: "operator", "trial", "backbone", and "branch NAME" of those in use; and of the
+            file of "weights" that it starts from.
         data: digest of the images and labels as they were read.
         commit: of this repository, with "+changes" where tracked files differ, or a module in use is not tracked.
         commits: the same of packages that lie in a repository of their own, by name.
@@ -76,7 +79,9 @@ class Content:
         return digest(self.plain)
 
 
-def content_of(model: nn.Module, backbone: str, data: str, learned_by: Iterable[type] = ()) -> Content:
+def content_of(
+    model: nn.Module, backbone: str, data: str, learned_by: Iterable[type] = (), weights: str | None = None
+) -> Content:
     """What the network `model` is made by: the modules of its layers, with what they import of their own packages.
 
     Comments, docstrings and layout of code change nothing.
@@ -86,6 +91,7 @@ def content_of(model: nn.Module, backbone: str, data: str, learned_by: Iterable[
         backbone: timm's name of it.
         data: digest of the images.
         learned_by: classes of the task and of evaluators that were added to it.
+        weights: file that it starts from.
     """
     operator = _closure(frozenset(OPERATOR))
     made_by = {"trial": {base for cls in learned_by for base in cls.__mro__}, **_layers(model, backbone)}
@@ -95,6 +101,8 @@ def content_of(model: nn.Module, backbone: str, data: str, learned_by: Iterable[
     for part, modules in roots.items():
         parts[part] = {name: value for name, value in _closure(frozenset(modules)).items() if name not in operator}
     code = {part: _value(modules) for part, modules in parts.items() if modules}
+    if weights is not None:
+        code["weights"] = _file_digest(weights, os.stat(weights).st_mtime_ns)
     versions = provenance()["versions"]
     names = frozenset(name for modules in parts.values() for name in modules)
     return Content({name: versions.get(name) for name in VERSIONS}, code, data, *_commits(names))
@@ -117,10 +125,17 @@ def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for part in dict.fromkeys([*here, *there]) if there else ():
         if there.get(part) != here.get(part):
             unknown = here.get(part, "").startswith(UNKNOWN)
-            said.append(f"code of {part} {'cannot be known' if unknown else 'changed since'}")
+            what = "the file of weights it starts from" if part == "weights" else f"code of {part}"
+            said.append(f"{what} {'cannot be known' if unknown else 'changed since'}")
     if earlier.get("data") != now.get("data"):
         said.append("images changed since")
     return said if there else ["its code is not on record"]
+
+
+@cache
+def _file_digest(path: str, _changed_at: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:10]
 
 
 def _layers(model: nn.Module, backbone: str) -> dict[str, set[Any]]:

@@ -83,7 +83,7 @@ def _trial(folder: Path) -> tuple[Config, TrialResult | None]:
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable config ({error})") from None
     config = typed(OmegaConf.create(shaping))
-    config.backbone.pretrained = False  # the checkpoint has the weights
+    config.backbone.pretrained, config.backbone.weights = False, None  # the checkpoint has the weights
     done = folder / RESULT_FILE
     return config, read_result(done) if done.is_file() else None
 

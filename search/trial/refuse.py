@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from search.allowed import check_choice, check_number
 from search.config import Config
@@ -77,6 +78,10 @@ def check_names(backbone: BackboneConfig, placement: PlacementConfig, branch: Br
     """Raise ValueError for a branch or gamma that is not there, or a stage that the backbone does not have."""
     if not backbone.name:
         raise ValueError("backbone.name is empty; give a name that timm knows, e.g. resnet18, or xvol_proxy_resnet")
+    if backbone.weights is not None and not Path(backbone.weights).is_file():
+        raise ValueError(f"backbone.weights={backbone.weights}: there is no such file")
+    if backbone.weights is not None and backbone.pretrained:
+        raise ValueError("backbone.pretrained=true and backbone.weights both say what to start from; take one of them")
     for key, value in backbone.kwargs.items():  # of timm's arguments those that it takes whatever they are
         if "drop" in str(key) and str(key).endswith("rate") and isinstance(value, int | float):
             check_number(f"backbone.kwargs.{key}", value, low=0, below=1)

@@ -62,7 +62,8 @@ class Untrained:
     def content(self) -> Content:
         """What makes its result beside its settings."""
         learned_by = [type(self.task), *self.evaluator("val").makers]
-        return content_of(self.model, self.config.backbone.name, self.loaders.info.digest, learned_by)
+        backbone = self.config.backbone
+        return content_of(self.model, backbone.name, self.loaders.info.digest, learned_by, backbone.weights)
 
     def evaluator(self, split: str, device: torch.device = CPU) -> Scores:
         """A new evaluator for one pass over a split."""
@@ -269,7 +270,7 @@ def _sites(backbone: str, in_channels: int, size: int) -> Sequence[xvol.Site]:
 
 def _without_data(config: Config, in_channels: int, size: int) -> nn.Module:
     """A network of untrained weights; how many outputs it has, only the data say."""
-    plain = replace(config, backbone=replace(config.backbone, pretrained=False))
+    plain = replace(config, backbone=replace(config.backbone, pretrained=False, weights=None))
     return build(plain, in_channels, ANY_CLASSES, size)[0]
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from search.config import typed
@@ -189,3 +191,49 @@ def test_another_model_of_timm(made: Any) -> None:
     assert architecture.backbone == "resnet18"
     assert blocks(model) == architecture.sites != []
     assert "layer4.1" in architecture.sites[0]
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_it_starts_from_a_file_of_weights_and_keeps_what_they_compute(made: Any, tmp_path: Path, suffix: str) -> None:
+    trained, _ = made("seed=7")
+    nn.init.normal_(trained.bn1.weight)
+    path = tmp_path / f"weights.{suffix}"
+    state = {name: value for name, value in trained.state_dict().items() if not name.endswith("num_batches_tracked")}
+    torch.save({"state_dict": state}, path) if suffix == "pt" else save_file(state, path)
+    plain, _ = made(f"backbone.weights={path}")
+    model, architecture = made(f"backbone.weights={path}", STAGE3)
+    assert architecture.label == "stage3: conv+pssa"  # gamma 0 is what "auto" is here
+    images = torch.randn(2, 1, 16, 16)
+    expected = trained.eval()(images)
+    assert torch.equal(plain.eval()(images), expected)
+    assert torch.equal(model.eval()(images), expected)
+
+
+def test_a_head_of_other_classes_is_initialised(made: Any, tmp_path: Path) -> None:
+    trained, _ = made("seed=7")
+    state = {**trained.state_dict(), "fc.weight": torch.zeros(1000, 64), "fc.bias": torch.zeros(1000)}
+    torch.save(state, tmp_path / "weights.pt")
+    model, _ = made(f"backbone.weights={tmp_path / 'weights.pt'}")
+    assert torch.equal(model.conv1.weight, trained.conv1.weight)
+    assert torch.equal(model.fc.weight, made()[0].fc.weight)
+
+
+def test_weights_of_another_network_and_code_are_refused(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    placed, _ = made(STAGE3)
+    torch.save(placed.state_dict(), "placed.pt")
+    torch.save(Bomb(), "code.pt")
+    Path("torn.safetensors").write_bytes(b"{")
+    with pytest.raises(ValueError, match=r"weights=placed\.pt: not of the plain ProxyResNet .* such as layer3"):
+        made("backbone.weights=placed.pt")
+    for name in ("code.pt", "torn.safetensors", "gone.pt"):
+        with pytest.raises(ValueError, match=rf"weights={name}: cannot be read as a state dict"):
+            made(f"backbone.weights={name}")
+    assert not Path("exploded").exists()

@@ -2,20 +2,27 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
+import torch
 from torch import nn
 
 import xvol
+from search.config import recipe_hash, typed
 from search.ledger.provenance import Checkout
 from search.trial import content as module
 from search.trial.content import Content, changes, content_of
+from search.trial.untrained import prepare
+
+from .conftest import Small
 
 OPERATOR = {"block", "branches.base", "fold", "fusing", "placement", "probe", "registry", "siting", "spec", "surgery"}
 TRIAL = {"run", "train", "optim", "measure", "base", "classify", "model", "images", "loaders"}
@@ -118,12 +125,17 @@ def test_an_untracked_module_in_use_makes_the_commit_dirty(monkeypatch: pytest.M
     assert module._commits.__wrapped__(frozenset({"provenance", "scratch"}))[0] == "0123456789ab+changes"
 
 
-MADE = {"versions": {"xvol": "1", "torch": "2", "timm": "3"}, "code": {"trial": "a", "branch pssa": "b"}, "data": "c"}
+MADE: dict[str, Any] = {
+    "versions": {"xvol": "1", "torch": "2", "timm": "3"},
+    "code": {"trial": "a", "branch pssa": "b"},
+    "data": "c",
+}
 DIFFER: dict[str, tuple[dict[str, Any], list[str]]] = {
     "nothing": ({}, []),
     "a version": ({"versions": {"xvol": "1", "torch": "1", "timm": "3"}}, ["torch was 1, it is 2"]),
     "a branch": ({"code": {"trial": "a", "branch pssa": "x"}}, ["code of branch pssa changed since"]),
     "images": ({"data": "x"}, ["images changed since"]),
+    "weights": ({"code": {**MADE["code"], "weights": "x"}}, ["the file of weights it starts from changed since"]),
     "both": (
         {"data": "x", "code": {"trial": "x", "branch pssa": "b"}},
         ["code of trial changed since", "images changed since"],
@@ -148,3 +160,20 @@ def test_digests_follow_what_counts_and_not_the_commit() -> None:
         ({"torch": "1"}, {"trial": "a"}, "c"),
     )
     assert len({one.digest, *(Content(*other).digest for other in others)}) == 4
+
+
+def test_a_file_of_weights_counts_by_what_is_in_it(small: Small, tmp_path: Path) -> None:
+    here, there = tmp_path / "here.pt", tmp_path / "there.pt"
+    model = prepare(typed(small("seed=3"))).model
+    torch.save(model.state_dict(), here)
+    shutil.copy(here, there)
+    config = [typed(small(f"backbone.weights={path}")) for path in (here, there)]
+    content = [prepare(each).content for each in config]
+    assert content[0].digest == content[1].digest
+    recipes = [recipe_hash(asdict(each), anywhere=True) for each in config]
+    assert recipes[0] == recipes[1]
+    torch.save(prepare(typed(small("seed=4"))).model.state_dict(), there)
+    os.utime(there, ns=(0, 0))
+    assert changes(content[0].plain, prepare(config[1]).content.plain) == [
+        "the file of weights it starts from changed since"
+    ]

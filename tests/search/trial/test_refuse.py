@@ -138,6 +138,7 @@ WRONG = [
     ("train.epochs=0", r"train\.epochs=0: at least 1"),
     ("train.schedule=step", "onecycle, cosine, constant"),
     ("train.amp=half", r"train\.amp=half: allowed are false, true, bfloat16, float16"),
+    ("backbone.weights=gone.pt", r"backbone\.weights=gone\.pt: there is no such file"),
     ("train.accumulate=3", r"train\.accumulate=3 does not divide data\.batch_size="),
     ("tracker.mode=on", "offline, online, disabled"),
     ("objectives=[test_top1]", "test data"),
