@@ -26,7 +26,7 @@ from search.design.options import Design, design_of, first_seed_of, first_seeds
 from search.ledger.index import Index
 from search.ledger.metric import metrics_of
 from search.ledger.record import seeds_below
-from search.ledger.result import RESULT_FILE, Phase, TrialResult, read_result
+from search.ledger.result import RESULT_FILE, Phase, TrialResult, sound_result
 from search.ledger.study_files import CHECKPOINT_FILE, NO_TRIALS_INSIDE, Cell
 from search.recipe import COSTS
 from search.space.parameters import Space
@@ -233,12 +233,10 @@ def earlier_runs(runs_root: Path, recipe: str, on_cpu: bool) -> list[TrialResult
     for path in sorted(runs_root.glob(f"*/*/*/{RESULT_FILE}")):
         if NO_TRIALS_INSIDE.intersection(path.relative_to(runs_root).parts):
             continue
-        try:
-            result = read_result(path)
-        except ValueError:
-            continue  # torn or foreign: it can tell nothing
+        result = sound_result(path)
         if (
-            result.status == "ok"
+            result is not None
+            and result.status == "ok"
             and result.recipe_hash == recipe
             and result.reused_from is None
             and result.epochs == result.epochs_planned

@@ -16,7 +16,7 @@ from typing import Any
 from search.ledger.files import NewerVersion, is_temporary
 from search.ledger.metric import columns_on
 from search.ledger.provenance import provenance
-from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result, write_result
+from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result, sound_result, write_result
 from search.ledger.study_files import CHECKPOINT_FILE, STATE_FILE, phase_folder
 
 HISTORY_FILE = "history.csv"
@@ -66,10 +66,9 @@ class Record:
 
 def _forget_duplicate(folder: Path) -> None:
     """A trial that waited for another's result is run again in its own folder."""
-    path = folder / RESULT_FILE
-    with contextlib.suppress(ValueError):
-        if read_result(path).status == "duplicate":
-            path.unlink(missing_ok=True)
+    result = sound_result(folder / RESULT_FILE)
+    if result is not None and result.status == "duplicate":
+        (folder / RESULT_FILE).unlink(missing_ok=True)
 
 
 def _short(value: Any) -> Any:
@@ -151,11 +150,8 @@ def supersede(folder: Path) -> None:
 
     What is no result of a failed trial is left as it is.
     """
-    try:
-        result = read_result(folder / RESULT_FILE)
-    except ValueError:
-        return
-    if result.status == "failed":
+    result = sound_result(folder / RESULT_FILE)
+    if result is not None and result.status == "failed":
         result.status, result.reason = "interrupted", f"run again; it had failed: {result.reason}"
         write_result(folder, result)
 

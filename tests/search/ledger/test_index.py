@@ -35,13 +35,13 @@ def train(index: Index, place: str, fingerprint: str, lock: str = "w.lock", **va
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The results that were opened."""
     opened: list[Path] = []
-    original = module.read_result
+    original = module.sound_result
 
-    def watched(path: Path) -> TrialResult:
+    def watched(path: Path) -> TrialResult | None:
         opened.append(path)
         return original(path)
 
-    monkeypatch.setattr(module, "read_result", watched)
+    monkeypatch.setattr(module, "sound_result", watched)
     return opened
 
 
