@@ -22,7 +22,7 @@ from xvol.suggest import meant
 
 _MODES = re.compile(r"(--run|-r|--multirun|-m|--cfg|-c|--info|-i|--shell-completion|-sc)(=.*)?")
 _BY_NAME = ("hydra.sweeper.sampler", "hydra.sweeper.pruner")  # a class of Optuna's and any of its arguments
-_HYDRA_KEY = re.compile(r"^hydra\.(sweeper|launcher)(?:\.|$)")
+_OPTIONS: dict[str, type] = {"": Config, "hydra.sweeper": SweeperOptions, "hydra.launcher": LocalLauncherOptions}
 
 
 def refuse_wrong_words(words: Sequence[str], groups: Path) -> None:
@@ -152,40 +152,34 @@ def _key_of(error: BaseException, message: str) -> str | None:
 
 def _about(key: str) -> str:
     """A sentence on the keys beside `key`, or on the type that `key` takes."""
-    match = _HYDRA_KEY.match(key)
-    if key.startswith("hydra.") and not match:
+    parts = key.split(".")
+    above = parts[:2] if parts[0] == "hydra" else []
+    node: Any = _OPTIONS.get(".".join(above))
+    if node is None:
         return ""  # Hydra's own: nothing of ours stands there
-    root: type = {"sweeper": SweeperOptions, "launcher": LocalLauncherOptions}[match[1]] if match else Config
-    path = _HYDRA_KEY.sub("", key).split(".") if match else key.split(".")
-    prefix = f"hydra.{match[1]}." if match else ""
-    node: Any = root
+    path = parts[len(above) :] or [""]
     for depth, name in enumerate(path):
+        where, chosen = (".".join((*above, *path[:end])) for end in (depth, depth + 1))
         names = [field.name for field in fields(node) if not field.name.startswith("_")]
-        if depth == 0 and not match:  # what chooses parts of Hydra's configuration is no key of the schema
+        if not where:  # what chooses parts of Hydra's configuration is no key of the schema
             groups = {path.parent.name: _options(path.parent) for path in config_folder().glob("*/*.yaml")}
             if name in groups and name not in names:
                 return f"{name} is a group without keys of its own: write {name}=NAME, of {', '.join(groups[name])}"
             names += sorted(groups.keys() - set(names))
         if name not in names:
-            where = prefix + ".".join(path[:depth])
             near = meant(name, names).removeprefix("; did")
-            return f"{f'Did{near} ' if near else ''}Allowed {'in ' + where.rstrip('.') if where else 'at the top'}: {', '.join(names)}"
+            return (
+                f"{f'Did{near} ' if near else ''}Allowed {f'in {where}' if where else 'at the top'}: {', '.join(names)}"
+            )
         hint = get_type_hints(node)[name]
-        chosen = prefix + ".".join(path[: depth + 1])
         if chosen in _BY_NAME and len(path) > depth + 1:
             return f"To give {path[-1]} to what {chosen} names, write +{key}=..."
         if not is_dataclass(hint):
-            default = next(field for field in fields(node) if field.name == name)
-            shown = default.default
-            return f"{prefix}{'.'.join(path[: depth + 1])} takes {_type_name(hint)}" + (
-                f"; the default is {shown}" if _plain(shown) else ""
-            )
+            shown = next(field.default for field in fields(node) if field.name == name)
+            plain = isinstance(shown, bool | int | float | str | None)
+            return f"{chosen} takes {_type_name(hint)}" + (f"; the default is {shown}" if plain else "")
         node = hint
     return ""
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _type_name(hint: Any) -> str:
