@@ -13,11 +13,11 @@ BRANCHES = {
     "identity": "xvol.branches.conv:Identity",
     "involution": "xvol.branches.rivals:Involution",
     "lambda_layer": "xvol.branches.timm_layers:Lambda",
-    "linear_global": "xvol.branches.global_attention:LinearGlobal",
+    "linear_global": "xvol.branches.inner:LinearGlobal",
     "pool": "xvol.branches.conv:Pool",
     "pssa": "xvol.branches.pssa:PSSA",
     "pssa_dense": "xvol.branches.pssa:PSSADense",
     "pssa_inner": "xvol.branches.inner:PSSAInner",
     "second_conv": "xvol.branches.conv:SecondConv",
-    "softmax_global": "xvol.branches.global_attention:SoftmaxGlobal",
+    "softmax_global": "xvol.branches.inner:SoftmaxGlobal",
 }

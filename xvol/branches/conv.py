@@ -50,7 +50,6 @@ class Conv(StaticBranch):
     """A k x k convolution, centred, with a zero border.
 
     Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
         kernel: size of this branch's own kernel, odd; None takes the host's. Another size than the host's cannot take
             over the host's weights and starts from timm's initialisation.
     """
@@ -96,7 +95,6 @@ class SecondConv(StaticBranch):
     0.3 e for a 3x3 kernel; `width_ratio_for` gives the ratio nearest to any count.
 
     Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
         kernel: size of this branch's own kernel, odd; None takes the host's.
         width_ratio: M / out_chs, above 0; M is rounded to whole channels in each group, at least one. None builds the
             plain convolution W.
@@ -179,9 +177,6 @@ class Identity(_Weightless):
 
     Needs as many channels out as in. It is exactly a 1x1 convolution with the identity for a matrix, at the host's
     stride, so it folds into the host's kernel.
-
-    Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
     """
 
     name = "identity"
@@ -201,7 +196,6 @@ class Pool(_Weightless):
     Needs as many channels out as in. The window has the host's stride and dilation, so that it folds into its kernel.
 
     Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
         kernel: size of the window, odd; None takes the host's.
     """
 

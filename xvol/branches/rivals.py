@@ -183,7 +183,6 @@ class DiverseBranch(StaticBranch):
     W_2 keeps the number of channels and starts as any other map (theirs starts near the identity).
 
     Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: of the host.
         kernel: k, odd; None takes the host's.
     """
 
