@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from search.design.factors import Factor, Factors, Level, chosen_labels, read_factors
@@ -27,6 +27,7 @@ MATCHES = ("params", "macs")
 Cost = Callable[[Sequence[str]], Mapping[str, float]]
 """Overrides -> {"params", "macs"} of the network they build; ValueError where they build none."""
 Figure = Callable[[Sequence[str]], float]
+Width = tuple[float, float, list[str]]  # distance from the target, cost, overrides
 USES = ("conv+second_conv", "second_conv")  # the second: for an arm that costs less than the plain network
 KERNELS = (None, 1)  # of the second convolution; None is the host's
 STEPS = 11  # of the bisection: a width to a part in two thousand of the host's
@@ -82,9 +83,10 @@ def ladder(factors: Factors, full: Labels = None, off: Labels = None) -> list[Ce
     """
     read = read_factors(factors)
     whole, without = _on_and_off(read, full, off)
-    return _cells(
-        read, without, list(itertools.accumulate(read, lambda p, f: {**p, f.name: whole[f.name]}, initial=without))
+    points = itertools.accumulate(
+        read, lambda point, factor: {**point, factor.name: whole[factor.name]}, initial=without
     )
+    return _cells(read, without, points)
 
 
 def factorial(factors: Factors, baseline: Labels = None) -> list[Cell]:
@@ -137,10 +139,11 @@ def fractional(
             )
     base = chosen_labels(read, baseline, 0, "design baseline")
     fraction = find_fraction([factor.name for factor in read], runs=runs, resolution=resolution, generators=generators)
-    points = []
-    for bits in fraction.rows():
-        other = {factor.name: next(level for level in factor.levels if level != base[factor.name]) for factor in read}
-        points.append({f.name: other[f.name] if bit else base[f.name] for f, bit in zip(read, bits, strict=True)})
+    other = {factor.name: next(level for level in factor.levels if level != base[factor.name]) for factor in read}
+    points = [
+        {f.name: other[f.name] if bit else base[f.name] for f, bit in zip(read, bits, strict=True)}
+        for bits in fraction.rows()
+    ]
     return _cells(read, base, points), fraction
 
 
@@ -229,8 +232,8 @@ class Control:
 
     Attributes:
         cell: the arm's factors and overrides, then those that put plain convolutions in the place of its branches.
-        match: "params" or "macs".
-        target: of the arm. `got`: of the control. `plain`: of the network with a plain convolution at those sites.
+        match: "params" or "macs", of which the arm has `target`, the control `got`, and the network with a plain convolution
+            at those sites `plain`.
     """
 
     cell: Cell
@@ -283,20 +286,17 @@ def matched_control(arm: Cell, sites: Sequence[str], cost: Cost, match: str = "p
 
     target, plain = asked([]), asked(_instead(sites, "conv"))
     close = CLOSE * abs(target - plain)
-    best: tuple[float, float, list[str]] | None = None
+    best: Width | None = None
     refusals = []
-    for use in USES[:1] if target >= plain else reversed(USES):
-        for kernel in KERNELS:
-            try:
-                found = _nearest(asked, target, close, sites, use, kernel)
-            except ValueError as error:
-                refusals.append(str(error))
-                continue
-            if best is None or found[0] < best[0]:
-                best = found
-            if best[0] <= close:
-                break
-        if best is not None and best[0] <= close:
+    for use, kernel in itertools.product(USES[:1] if target >= plain else USES[::-1], KERNELS):
+        try:
+            found = min(_widths(asked, target, close, sites, use, kernel), key=lambda width: width[0])
+        except ValueError as error:
+            refusals.append(str(error))
+            continue
+        if best is None or found[0] < best[0]:
+            best = found
+        if best[0] <= close:
             break
     if best is None:
         raise ValueError(f"design control: no second convolution can stand at the sites of {arm.name!r}: {refusals[0]}")
@@ -317,29 +317,17 @@ def _on_and_off(factors: Sequence[Factor], full: Labels, off: Labels) -> tuple[d
     return whole, without
 
 
-def _cells(factors: Sequence[Factor], base: dict[str, Level], points: Sequence[dict[str, Level]]) -> list[Cell]:
+def _cells(factors: Sequence[Factor], base: dict[str, Level], points: Iterable[dict[str, Level]]) -> list[Cell]:
     """The baseline, then `points` in their order, each once."""
     cells: dict[tuple[tuple[str, str], ...], Cell] = {}
     for point in [base, *points]:
         overrides = tuple(line for factor in factors for line in point[factor.name].overrides)
         differs = [f"{name}={level.label}" for name, level in point.items() if level != base[name]]
-        cell = Cell(
-            ", ".join(differs) or BASELINE,
-            overrides,
-            {name: level.label for name, level in point.items()},
-            is_baseline=not cells,
-        )
-        cells.setdefault(_effective(overrides), cell)
+        labels = {name: level.label for name, level in point.items()}
+        cell = Cell(", ".join(differs) or BASELINE, overrides, labels, is_baseline=not cells)
+        last = {key.lstrip("+"): value for key, _, value in (line.partition("=") for line in overrides)}
+        cells.setdefault(tuple(sorted(last.items())), cell)  # a later override of a key goes before an earlier one
     return list(cells.values())
-
-
-def _effective(overrides: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """What overrides come to where a later one of the same key goes before an earlier one."""
-    last = {}
-    for line in overrides:
-        key, _, value = line.partition("=")
-        last[key.lstrip("+")] = value
-    return tuple(sorted(last.items()))
 
 
 def _instead(sites: Sequence[str], use: str) -> list[str]:
@@ -347,30 +335,18 @@ def _instead(sites: Sequence[str], use: str) -> list[str]:
     return [f"placement.at={{{'+'.join(sites)}:{use}}}"]
 
 
-def _lines(sites: Sequence[str], use: str, kernel: int | None, ratio: float | None) -> list[str]:
-    options = "branch.options.second_conv"
-    return [
-        *_instead(sites, use),
-        f"{options}.kernel={'null' if kernel is None else kernel}",
-        f"{options}.width_ratio={'null' if ratio is None else f'{ratio:.6g}'}",
-    ]
-
-
-def _nearest(
-    cost: Figure, target: float, close: float, sites: Sequence[str], use: str, kernel: int | None
-) -> tuple[float, float, list[str]]:
-    """Distance from `target`, cost and overrides of the nearest width: cost grows with it, in steps of a channel."""
-    tried = list(_widths(cost, target, close, sites, use, kernel))
-    return min(tried, key=lambda found: found[0])
-
-
 def _widths(
     cost: Figure, target: float, close: float, sites: Sequence[str], use: str, kernel: int | None
-) -> Iterator[tuple[float, float, list[str]]]:
-    def at(ratio: float | None) -> tuple[float, float, list[str]]:
-        lines = _lines(sites, use, kernel, ratio)
-        got = cost(lines)
-        return abs(got - target), got, lines
+) -> Iterator[Width]:
+    """Networks by the width of their second convolution: cost grows with it, in steps of a channel, so it is bisected."""
+
+    def at(ratio: float | None) -> Width:
+        options = {"kernel": kernel, "width_ratio": None if ratio is None else f"{ratio:.6g}"}
+        lines = [
+            f"branch.options.second_conv.{name}={'null' if value is None else value}" for name, value in options.items()
+        ]
+        got = cost([*_instead(sites, use), *lines])
+        return abs(got - target), got, [*_instead(sites, use), *lines]
 
     yield at(None)
     low, high = 0.0, 1.0

@@ -89,6 +89,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "resolution": ("fractional",),
     "generators": ("fractional",),
     "arm": ("random_matched",),
+    "count": ("random_matched",),
 }
 """Options that other kinds would pass over in silence."""
 
@@ -111,24 +112,21 @@ class Design:
 def check_design(options: DesignOptions) -> None:
     """Raise ValueError where a value is out of its range, or is of another kind of design."""
     where = "hydra.sweeper.design"
+    usual = DesignOptions()
+    given = [name for name in vars(options) if getattr(options, name) != getattr(usual, name)]
     if options.kind is None:
-        usual = DesignOptions()
-        for name in vars(options):
-            if getattr(options, name) != getattr(usual, name):
-                raise ValueError(
-                    f"{where}.{name} is given without a kind; choose design=one_at_a_time, or {', '.join(KINDS[1:])}"
-                )
+        if given:
+            raise ValueError(
+                f"{where}.{given[0]} is given without a kind; choose design=one_at_a_time, or {', '.join(KINDS[1:])}"
+            )
         return
-    if options.kind not in KINDS:
-        check_choice(f"{where}.kind", options.kind, KINDS)
+    check_choice(f"{where}.kind", options.kind, KINDS)
     for name, wanted in ONLY.items():
-        if getattr(options, name) and options.kind not in wanted:
+        if name in given and options.kind not in wanted:
             raise ValueError(
                 f"{where}.{name} is for {', '.join(wanted)}, and the design is {options.kind}; leave it out"
             )
     check_choice(f"{where}.control", options.control, CONTROLS)
-    if options.kind != "random_matched" and options.count != DesignOptions.count:
-        raise ValueError(f"{where}.count is for random_matched, and the design is {options.kind}; leave it out")
     for name, low in (("seeds", 1), ("first_seed", 0), ("count", 1)):
         check_number(f"{where}.{name}", getattr(options, name), low=low, null="the default")
     _check_looks(options, where)
@@ -212,7 +210,18 @@ def design_of(
     asked = None if facts is None else (lambda lines: facts([*shared, *lines]))
     fraction: Fraction | None = None
     if options.kind == "random_matched":
-        cells = _random_matched(options, factors, asked)
+        if swept:
+            raise ValueError(
+                f"design random_matched takes an arm and no factors, and {next(iter(swept))} is swept; give it one value"
+            )
+        if asked is None:
+            raise ValueError(
+                "design random_matched needs the sites of the backbone, and this application does not tell them"
+            )
+        known = asked(options.arm)
+        cells = kinds.random_matched(
+            options.arm, known["sites"], known["chosen"], count=options.count, seed=options.draw_seed
+        )
     elif options.kind == "fractional":
         cells, fraction = kinds.fractional(
             factors,
@@ -283,7 +292,7 @@ def written_trials(
     """
     first = options.first_seed
     assert first is not None
-    number = {cell.name: first_seeds(options) if counts is None else counts[cell.name] for cell in cells}
+    number = counts or {cell.name: first_seeds(options) for cell in cells}
     seeds = range(first, first + max(number.values(), default=0))
     return [
         {
@@ -299,21 +308,6 @@ def written_trials(
 def cell_at(cell: Cell, seed: int) -> str:
     """The name under which a cell on one seed stands in a study."""
     return f"{cell.name}/{seed}"
-
-
-def _random_matched(options: DesignOptions, swept: Mapping[str, Any], facts: Facts | None) -> list[Cell]:
-    if swept:
-        raise ValueError(
-            f"design random_matched takes an arm and no factors, and {next(iter(swept))} is swept; give it one value"
-        )
-    if facts is None:
-        raise ValueError(
-            "design random_matched needs the sites of the backbone, and this application does not tell them"
-        )
-    known = facts(options.arm)
-    return kinds.random_matched(
-        options.arm, known["sites"], known["chosen"], count=options.count, seed=options.draw_seed
-    )
 
 
 def _with_controls(cells: list[Cell], control: str, facts: Facts | None) -> tuple[list[Cell], list[Control]]:
