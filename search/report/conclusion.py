@@ -13,7 +13,7 @@ from search.ledger.metric import MetricColumn
 from search.report.judging import POWER, Judging, within
 from search.report.notes import changes_of
 from search.report.values import Reading, has_looks
-from search.report.words import counted, interval_decimals, joined, p_is, signed, significant
+from search.report.words import counted, interval_decimals, joined, p_is, signed, significant, span
 from search.stats.paired import (
     AFTER_CORRECTION,
     AHEAD,
@@ -146,9 +146,7 @@ def exaggeration_sentence(found: list[Any]) -> list[str]:
     low = [row for row in found if pd.notna(row.power) and row.power < POWER]
     if not low:
         return []
-    powers, factors = [float(row.power) for row in low], [float(row.exaggeration) for row in low]
-    chance = " to ".join(dict.fromkeys(f"{value:.0%}" for value in (min(powers), max(powers))))
-    factor = " to ".join(dict.fromkeys(f"{value:.1f}" for value in (min(factors), max(factors))))
+    chance, factor = span((row.power for row in low), ".0%"), span((row.exaggeration for row in low), ".1f")
     return [
         f"Power is low for {named([row.arm for row in low])}: were the true difference as large as measured, {chance} of such "
         f"studies would find it, on average {factor} times too large; a smaller one, more so."

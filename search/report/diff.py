@@ -14,8 +14,9 @@ from scipy import stats
 
 from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, list_arms
+from search.report.judging import Compared
 from search.report.reading.load import differing, flat, load_study, recipe_folders, recipe_settings
-from search.report.table import Column, Row, Table, interval_shown, with_dtypes
+from search.report.table import Column, Row, Table, dash, interval_shown, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, interval_decimals, joined, one_line, signed
 from search.stats.paired import CONFIDENCE, difference
@@ -104,49 +105,40 @@ def diff_studies(
 def matched(a: Sequence[Arm], b: Sequence[Arm]) -> tuple[list[tuple[Arm, Arm]], tuple[list[str], list[str]]]:
     """Pair the arms that built the same network; of one network under several recipes, those of equal recipe first."""
     left = list(b)
-    pairs: list[tuple[Arm, Arm]] = []
+    found: dict[int, Arm] = {}
     for same_recipe in (True, False):
-        for arm in a:
-            if any(arm is one for one, _ in pairs):
-                continue
-            for other in left:
-                same_network = arm.arch_hash == other.arch_hash if arm.arch_hash else arm.label == other.label
-                if same_network and (not same_recipe or arm.recipe_hash == other.recipe_hash):
-                    pairs.append((arm, other))
-                    left = [each for each in left if each is not other]
-                    break
-    order = {id(arm): position for position, arm in enumerate(a)}
-    pairs.sort(key=lambda pair: order[id(pair[0])])
-    paired = {id(arm) for arm, _ in pairs}
-    return pairs, ([arm.label for arm in a if id(arm) not in paired], [arm.label for arm in left])
+        for at, arm in enumerate(a):
+            alike = (
+                other
+                for other in left
+                if (arm.arch_hash == other.arch_hash if arm.arch_hash else arm.label == other.label)
+                and (not same_recipe or arm.recipe_hash == other.recipe_hash)
+            )
+            if at not in found and (match := next(alike, None)) is not None:
+                found[at] = match
+                left = [other for other in left if other is not match]
+    only = ([arm.label for at, arm in enumerate(a) if at not in found], [arm.label for arm in left])
+    return [(a[at], found[at]) for at in sorted(found)], only
 
 
 def diff_row(one: Arm, other: Arm, metric: str) -> dict[str, Any]:
     """Compute one row: arm `other` of study B minus arm `one` of study A."""
     a, b = one.values(metric), other.values(metric)
-    result = difference(b, a)
-    mean, low, high, p_value, paired = result.mean, result.low, result.high, result.p_value, result.n
-    if paired < 2:
-        low = high = p_value = None
-        paired = 0
-        mean = float(b.mean() - a.mean()) if len(a) and len(b) else None
+    row = Compared(result=difference(b, a)).columns()
+    if row["n_paired"] < 2:
+        row |= {"n_paired": 0, "diff": float(b.mean() - a.mean()), "ci_low": None, "ci_high": None, "p_value": None}
         if len(a) > 1 and len(b) > 1 and np.ptp(a.to_numpy()) + np.ptp(b.to_numpy()) > 0:
             test = stats.ttest_ind(b.to_numpy(), a.to_numpy(), equal_var=False)
             interval = test.confidence_interval(CONFIDENCE)
-            low, high, p_value = float(interval.low), float(interval.high), float(test.pvalue)
-    return {
+            row |= {"ci_low": float(interval.low), "ci_high": float(interval.high), "p_value": float(test.pvalue)}
+    return row | {
         "arm": one.label,
         "arch_hash": one.arch_hash,
         "same_recipe": one.recipe_hash == other.recipe_hash,
         "n_a": len(a),
-        "mean_a": float(a.mean()) if len(a) else None,
+        "mean_a": a.mean(),
         "n_b": len(b),
-        "mean_b": float(b.mean()) if len(b) else None,
-        "n_paired": paired,
-        "diff": mean,
-        "ci_low": low,
-        "ci_high": high,
-        "p_value": p_value,
+        "mean_b": b.mean(),
     }
 
 
@@ -204,9 +196,9 @@ def displayed(data: pd.DataFrame, metric: MetricColumn) -> tuple[list[Column], l
         texts = (
             one_line(row.arm, 400),
             *("-" if pd.isna(mean) else f"{mean:.{digits}f} ({n})" for mean, n in means),
-            "-" if pd.isna(row.diff) else signed(row.diff, digits),
+            dash(row.diff, lambda value: signed(value, digits)),
             interval + (" Welch" if pd.notna(row.ci_low) and row.n_paired == 0 else ""),
-            "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
+            dash(row.p_value, "{:.2g}".format),
         )
         rows.append(Row.of(texts))
     return columns, rows

@@ -16,7 +16,7 @@ from search.ledger.study_files import LOOKS_FILE
 from search.report.arms import Arm, comparable, declared_by, list_arms
 from search.report.notes import gate
 from search.report.reading.load import load_study
-from search.report.table import Column, Row, Table, interval_shown
+from search.report.table import Column, Row, Table, dash, interval_shown
 from search.report.values import arm_values
 from search.report.words import counted, one_line, signed
 from search.stats.paired import AHEAD, BEHIND, BETTER, WORSE, survivors
@@ -218,11 +218,10 @@ def displayed(row: Any, metric: MetricColumn, plan: LookPlan, survived: str | No
     texts = (
         one_line(row.arm, 400),
         words_of(row, metric, survived),
-        "-" if pd.isna(row.look) else f"{row.look} of {len(plan.looks)}",
-        "-" if pd.isna(row.n) else str(row.n),
-        "-" if pd.isna(row.mean) else signed(row.mean, metric.decimals),
-        "-" if pd.isna(row.p_value) else f"{row.p_value:.2g}",
-        "-" if pd.isna(row.bound) else f"{row.bound:.2g}",
+        dash(row.look, lambda look: f"{look} of {len(plan.looks)}"),
+        dash(row.n, str),
+        dash(row.mean, lambda mean: signed(mean, metric.decimals)),
+        *(dash(p, "{:.2g}".format) for p in (row.p_value, row.bound)),
         interval_shown(row.low, row.high, metric.decimals),
     )
     return Row.of(texts)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ from search.ledger.metric import NOT_ALONE_MEANS, Metric, MetricColumn, metrics_
 from search.ledger.study_files import Change, read_changes
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
-from search.report.provenance import odd_trials
+from search.report.provenance import odd_trials, parsed, versions_of
 from search.report.values import Reading, floats, geometric_mean, has_looks
-from search.report.words import counted, int_ranges, joined, one_line, significant
+from search.report.words import counted, int_ranges, joined, one_line, significant, span
 
 STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "duplicate", "interrupted", "unfinished")
 REASONS_SHOWN = 5
@@ -102,31 +101,29 @@ def trial_counts(frame: pd.DataFrame, phase: str) -> list[str]:
 
 def baseline_notes(arms: Sequence[Arm], data: pd.DataFrame, judging: Judging) -> list[str]:
     """Say what the differences are tested by, or why there are none."""
-    baseline = data.loc[data["is_baseline"], "arm"].tolist()
-    if baseline:
-        tested = int(data["p_value"].notna().sum())
-        if not tested:
-            return []
-        notes = [
-            f"Differences are paired by seed; p: two-sided paired t tests, {corrected_over(judging.correction, tested)}."
-        ]
-        unequal = data[data["n_paired"].notna() & (data["n_paired"] + data["n_lost"] < data["n"].max())]
-        pairs = ", ".join(f"{row.arm} {row.n_paired}" for row in unequal.itertuples(index=False))
-        if pairs:
-            notes.append(
-                f"Seeds shared with the baseline, where not all {data['n'].max()}: {pairs}; such a difference is not that of "
-                "the two means."
-            )
-        return notes
-    return no_baseline(arms)
+    if not data["is_baseline"].any():
+        return no_baseline(arms)
+    tested = int(data["p_value"].notna().sum())
+    if not tested:
+        return []
+    notes = [
+        f"Differences are paired by seed; p: two-sided paired t tests, {corrected_over(judging.correction, tested)}."
+    ]
+    unequal = data[data["n_paired"].notna() & (data["n_paired"] + data["n_lost"] < data["n"].max())]
+    pairs = ", ".join(f"{row.arm} {row.n_paired}" for row in unequal.itertuples(index=False))
+    if pairs:
+        notes.append(
+            f"Seeds shared with the baseline, where not all {data['n'].max()}: {pairs}; such a difference is not that of "
+            "the two means."
+        )
+    return notes
 
 
 def no_baseline(arms: Sequence[Arm]) -> list[str]:
     """Say why there are no differences, where no arm or more than one is marked."""
     marked = list(dict.fromkeys(arm.label for arm in arms if arm.is_baseline))
-    if marked:
-        return [f"{len(marked)} arms are marked as baseline ({joined(marked)}), so no differences: {CHOOSE}."]
-    return [f"No arm is marked as the baseline, so no differences: {CHOOSE}."]
+    several = f"{len(marked)} arms are marked as baseline ({joined(marked)})"
+    return [f"{several if marked else 'No arm is marked as the baseline'}, so no differences: {CHOOSE}."]
 
 
 def second_notes(data: pd.DataFrame, judging: Judging) -> list[str]:
@@ -192,7 +189,7 @@ def latency_note(trials: pd.DataFrame) -> list[str]:
     said = [f"Latency: milliseconds of {of}."]
     if not measured["latency_exclusive"].fillna(False).all():
         said.append(NOT_ALONE_MEANS)
-    facts = [json.loads(text) for text in measured["provenance"].dropna().unique()]
+    facts = [parsed(text) for text in measured["provenance"].dropna().unique()]
     machines = sorted({f"{fact.get('device', 'cpu')} ({fact.get('processor', 'unknown')})" for fact in facts})
     return said + [f"Latencies of different machines are not to be compared: {joined(machines)}."] * (len(machines) > 1)
 
@@ -237,14 +234,12 @@ def disagreement(trials: pd.DataFrame) -> list[str]:
 
 def facts_of(trials: pd.DataFrame) -> dict[str, set[str]]:
     """The commit, Python, processor and package versions that made the numbers: each with all of its values."""
-    made: list[dict[str, Any]] = [json.loads(text) for text in trials["provenance"].dropna().unique()]
     facts: dict[str, set[str]] = {}
-    for entry in made:
-        versions = entry.get("versions")
-        flat = {name: entry.get(name) for name in ("commit", "python", "processor")}
-        flat |= versions if isinstance(versions, dict) else {}
+    for text in trials["provenance"].dropna().unique():
+        entry = parsed(text)
+        flat = {name: entry.get(name) for name in ("commit", "python", "processor")} | versions_of(entry)
         for name, value in flat.items():
-            facts.setdefault(name, set()).add(str(value) if value is not None else "unknown")
+            facts.setdefault(name, set()).add("unknown" if value is None else str(value))
     return facts
 
 
@@ -272,7 +267,7 @@ def near_chance(arms: Sequence[Arm], metric: Metric, split: str) -> list[str]:
         column(arms, name) for name in (f"{split}_{metric.name}", metric.chance, f"{split}_images")
     )
     known = finished(arms) & np.isfinite(reached) & np.isfinite(chance) & (images > 0)
-    found, means, guesses, errors = [], [], [], []
+    found = []
     for arm in arms:
         keep = np.flatnonzero(known[arm.start : arm.stop]) + arm.start
         if not len(keep):
@@ -280,16 +275,12 @@ def near_chance(arms: Sequence[Arm], metric: Metric, split: str) -> list[str]:
         mean, guess = float(reached[keep].mean()), float(chance[keep].mean())
         error = math.sqrt(guess * (100 - guess) / float(images[keep].min()))  # of one training: seeds share the images
         if mean <= guess + ERRORS * error:
-            found.append(arm.label)
-            means.append(mean)
-            guesses.append(guess)
-            errors.append(error)
+            found.append((arm.label, mean, guess, error))
     if not found:
         return []
-    range_in_words = " to ".join(dict.fromkeys(f"{value:.1f}" for value in (min(means), max(means))))
-    return [
-        f"Hardly better than guessing: {named(found)} ({range_in_words} %; guessing reaches {max(guesses):.1f} ± {max(errors):.1f} %)."
-    ]
+    labels, means, guesses, errors = zip(*found, strict=True)
+    reaches = f"guessing reaches {max(guesses):.1f} ± {max(errors):.1f} %"
+    return [f"Hardly better than guessing: {named(labels)} ({span(means, '.1f')} %; {reaches})."]
 
 
 def losses_that_did_not_fall(arms: Sequence[Arm]) -> list[str]:

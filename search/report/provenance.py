@@ -46,29 +46,34 @@ def provenance_of(arm: Arm, columns: Mapping[str, list[Any]], metric: str) -> di
         if status == "ok" and value is not None
     ]
     there = {name: [columns[name][at] for at in averaged if columns[name][at] is not None] for name in READ}
-    commits: set[str] = set()
+    made = [parsed(text) for text in dict.fromkeys(there["provenance"])]
     versions: dict[str, set[str]] = {}
-    for text in dict.fromkeys(there["provenance"]):
-        entry = parsed(text)
-        commits.add(str(entry.get("commit") or "not on record"))
-        known = entry.get("versions")
-        flat = {"python": entry.get("python"), **(known if isinstance(known, dict) else {})}
-        for name, version in flat.items():
-            versions.setdefault(name, set()).add(str(version) if version is not None else "not installed")
+    for entry in made:
+        for name, version in versions_of(entry).items():
+            versions.setdefault(name, set()).add("not installed" if version is None else str(version))
     counts = Counter(columns["status"])
+    study, run_dirs, run_ids, fingerprints = (
+        list(dict.fromkeys(there[name])) for name in ("study", "run_dir", "wandb_id", "fingerprint")
+    )
     return {
-        "study": list(dict.fromkeys(there["study"])),
-        "run_dirs": list(dict.fromkeys(there["run_dir"])),
-        "run_ids": list(dict.fromkeys(there["wandb_id"])),
+        "study": study,
+        "run_dirs": run_dirs,
+        "run_ids": run_ids,
         "seeds": [int(seed) for seed in there["seed"]],
         "arch_hash": arm.arch_hash,
         "recipe_hash": arm.recipe_hash,
-        "fingerprints": list(dict.fromkeys(there["fingerprint"])),
-        "commits": sorted(commits),
+        "fingerprints": fingerprints,
+        "commits": sorted({str(entry.get("commit") or "not on record") for entry in made}),
         "versions": {name: sorted(values) for name, values in versions.items()},
         "counts": {name: counts[name] for name in STATUSES} | {"reused": len(there["reused_from"])},
         "repeats": arm.repeats,
     }
+
+
+def versions_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Python and the packages that a provenance names; None for one that was not installed."""
+    known = entry.get("versions")
+    return {"python": entry.get("python"), **(known if isinstance(known, dict) else {})}
 
 
 @lru_cache(maxsize=4096)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -104,6 +104,11 @@ class Table:
     of: str = ""
     beside: tuple[str, Sequence[str]] = ("", ())
     below: tuple[Table, ...] = ()
+
+
+def dash(value: Any, show: Callable[[Any], str]) -> str:
+    """Format a value, or a dash where there is none."""
+    return "-" if pd.isna(value) else show(value)
 
 
 def interval_shown(low: Any, high: Any, digits: int) -> str:

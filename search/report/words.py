@@ -80,6 +80,12 @@ def joined(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
+def span(values: Iterable[float], form: str) -> str:
+    """Say the smallest and the largest value: "0.8 to 1.2"; one of them where they read alike."""
+    known = list(values)
+    return " to ".join(dict.fromkeys(format(value, form) for value in (min(known), max(known))))
+
+
 def counted(number: int, what: str) -> str:
     """Say a number of things: "1 seed", "5 seeds"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

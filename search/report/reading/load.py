@@ -1,10 +1,23 @@
-"""From the folders of studies to a data frame: one row for each trial, with fixed columns and dtypes."""
+"""From the folders of studies to a data frame: one row for each trial, with fixed columns and dtypes.
+
+What was read of a large study is kept in its folder, so that the next table reads only what has changed. The file `.table_cache`
+holds rows, not truth: `runs/` stays that. A row is taken from it only while its `result.json` has the same time stamps (mtime and
+ctime), size and inode as when it was read. What was younger than two seconds then is read again, because a second change can fall
+on the same tick of the clock. A torn, foreign or older file is passed over: a checksum guards it, and it carries a digest of the
+code that made its rows. Deleting it costs one slow load.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import logging
 import os
+import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache as once
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +25,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from search.ledger.files import write_atomic
 from search.ledger.metric import CLASSIFY
 from search.ledger.result import RESULT_FILE
 from search.ledger.study_files import NO_TRIALS_INSIDE
-from search.report.reading.cache import CACHE_FROM, file_key, read_cache, write_cache
 from search.report.reading.rows import COLUMNS, PHASES, is_extra, read_trials_file, result_row, unfinished_row
 from xvol.suggest import nearest
 
@@ -26,6 +39,12 @@ NO_RECIPE = frozenset(
     {"data.root", "data.download", "train.state_every_seconds", "train.eval_every", "measure.zero_cost"}
 )
 Folder = str | os.PathLike[str]
+log = logging.getLogger(__name__)
+CACHE_FILE = ".table_cache"
+CACHE_FROM = 500  # trials; fewer are read in a quarter of a second, and need no file
+SETTLE_NS = 2_000_000_000
+MAGIC = b"xvol-table-cache"
+MADE_BY = ("rows.py", "load.py", *(f"../../ledger/{name}.py" for name in ("result", "metric", "paths")))
 
 
 def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:
@@ -33,7 +52,7 @@ def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:
 
     A folder in which Hydra started a run (it holds `.hydra/`) but that has no result is a trial that was killed or is
     still running: it becomes a row with status "unfinished". A result that cannot be read stops nothing: it is left
-    out and named in `frame.attrs["unreadable"]`. A large study leaves what was read in its folder, see `cache.py`.
+    out and named in `frame.attrs["unreadable"]`.
 
     Args:
         path: `runs/<study>`, `runs/single`, the folder of one trial, or a file of trials (`tables/trials.csv`).
@@ -124,6 +143,54 @@ def read_trials(root: Path, unreadable: list[str], use_cache: bool) -> pd.DataFr
     if use_cache and len(frame) >= CACHE_FROM and news:
         write_cache(root, frame[frame["key"].notna()].reset_index(drop=True))
     return frame
+
+
+def file_key(path: str) -> str | None:
+    """What a change of a file changes; "" where another change might not, or nothing is known; None where there is no file."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return ""
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) <= SETTLE_NS:
+        return ""
+    return f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_size} {status.st_ino}"
+
+
+@once
+def made_by() -> str:
+    """Digest of the code that makes the rows: other code may make other rows of the same files."""
+    here = Path(__file__).parent
+    return hashlib.sha256(b"".join((here / name).read_bytes() for name in MADE_BY)).hexdigest()
+
+
+def read_cache(root: Path) -> pd.DataFrame:
+    """Read the rows that `write_cache` kept; none where there is no file that can be used."""
+    try:
+        head, _, body = (root / CACHE_FILE).read_bytes().partition(b"\n")
+    except OSError:
+        return pd.DataFrame()
+    if head != header(body):
+        log.debug("%s is torn or was made by another version: passed over", root / CACHE_FILE)
+        return pd.DataFrame()
+    return pd.read_feather(io.BytesIO(body))
+
+
+def write_cache(root: Path, frame: pd.DataFrame) -> None:
+    """Keep rows, each with its `file_key`; where the folder cannot be written to, none are kept."""
+    buffer = io.BytesIO()
+    frame.to_feather(buffer, compression="uncompressed")
+    body = buffer.getvalue()
+    try:
+        write_atomic(root / CACHE_FILE, header(body) + b"\n" + body)
+    except OSError as error:
+        log.debug("no cache was written: %s", error)
+
+
+def header(body: bytes) -> bytes:
+    """First line of the file: what it is, who made it, and a checksum that a torn file fails."""
+    return b" ".join([MAGIC, made_by().encode(), str(len(body)).encode(), b"%08x" % zlib.crc32(body)])
 
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:

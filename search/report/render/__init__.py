@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from search.report.render.html import to_html
 from search.report.render.latex import to_latex
-from search.report.render.markdown import to_markdown
-from search.report.render.text import render_text
+from search.report.render.text import render_text, to_markdown
 from search.report.table import Table
 
 __all__ = ["RENDERERS", "render_text", "to_csv", "to_html", "to_latex", "to_markdown"]

@@ -20,8 +20,7 @@ from search.report.ablation import AblationTable, ablation_table
 from search.report.reading.load import load_study
 from search.report.render import render_text, to_csv, to_html, to_latex, to_markdown
 from search.report.render.latex import latex
-from search.report.render.markdown import markdown
-from search.report.render.text import plain
+from search.report.render.text import markdown, plain
 from search.report.table import Cell, Table, headings
 from search.report.words import decimals_for, int_ranges, one_line, p_is, p_shown, scaled, signed, significant
 from search.report.write import paper_grid, provenance_of_rows, with_provenance
