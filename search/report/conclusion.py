@@ -13,7 +13,7 @@ from search.ledger.metric import MetricColumn
 from search.report.judging import POWER, Judging, within
 from search.report.notes import changes_of
 from search.report.values import Reading, has_looks
-from search.report.words import counted, interval_decimals, joined, p_is, signed, significant, span
+from search.report.words import counted, counted_range, interval_decimals, joined, p_is, signed, significant, span
 from search.stats.paired import (
     AFTER_CORRECTION,
     AHEAD,
@@ -214,9 +214,9 @@ def finds(rows: Sequence[tuple[float, int]], digits: int, metric: MetricColumn) 
     if not rows:
         return []
     smallest, largest = (rounded_up(bound(size for size, _ in rows), digits) for bound in (min, max))
-    fewest, most = (bound(seeds for _, seeds in rows) for bound in (min, max))
+    pairs = [seeds for _, seeds in rows]
+    at = counted_range(min(pairs), max(pairs), "seed")
     size = smallest if smallest == largest else f"{smallest} to {largest}"
-    at = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
     return [f"By the spread measured, {at} find a true difference of {size} {metric.unit} with a power of {POWER:.0%}."]
 
 

@@ -20,7 +20,7 @@ from search.report.provenance import odd_trials, provenance_of_arms, provenance_
 from search.report.spec import TableSpec, paper_table
 from search.report.table import Cell
 from search.report.values import arm_values
-from search.report.words import counted, decimals_for, interval_decimals, joined, scaled, signed
+from search.report.words import counted, counted_range, decimals_for, interval_decimals, joined, scaled, signed
 from search.stats.paired import ALPHA, CONFIDENCE, ArmValues
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -218,8 +218,7 @@ def legend_of(
     cells = [cell for line in lines for cell in line.figures if cell is not None]
     judged = [metric for metric in metrics if not metric.is_cost]
     counts = [cell.n for cell in cells if cell.metric is metrics[0]]
-    low, high = (min(counts), max(counts)) if counts else (0, 0)
-    n = counted(high, "seed") if low == high else f"{low} to {high} seeds"
+    n = counted_range(min(counts, default=0), max(counts, default=0), "seed")
     arms = list({id(cell.arm): cell.arm for cell in cells}.values())
     said = [f"Shown: {SHOWN[spec.show]}; n = {n}."]
     said += [line for metric in judged[:1] for line in gate(arms, metric)]

@@ -49,10 +49,6 @@ class Front:
 def front_of(arms: Sequence[Arm], frame: pd.DataFrame, phase: str) -> Front | None:
     """Hold the arms of a phase against the objectives of their study; None where it has fewer than two, or no arms.
 
-    Args:
-        arms: of that phase.
-        frame: rows of `load_study`, whose `attrs["path"]` is the study's folder.
-
     Raises:
         ValueError: what the study wrote down of its objectives cannot be read.
     """
@@ -75,9 +71,8 @@ def values_of(arms: Sequence[Arm], column: str) -> list[float]:
         return [float("nan")] * len(arms)
     found = arm_values(arms, column)
     if column in LATENCIES:
-        timed = [getattr(each, column) if each.latency_exclusive else None for each in found]
-        return [float("nan") if value is None else value for value in timed]
-    return [float(each.values.mean()) if len(each.values) else float("nan") for each in found]
+        return [getattr(each, column) if each.latency_exclusive else np.nan for each in found]
+    return [float(each.values.mean()) if len(each.values) else np.nan for each in found]
 
 
 def fronts_of(frame: pd.DataFrame, phases: Sequence[str] = ("search", "final")) -> list[Front]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from search.ledger.metric import MetricColumn, metric_named
 from search.ledger.study_files import LOOKS_FILE
-from search.report.arms import Arm, comparable, declared_by, list_arms
+from search.report.arms import Arm, comparable, declared_by, list_arms, marked_baseline
 from search.report.notes import gate
 from search.report.reading.load import load_study
 from search.report.table import Column, Row, Table, dash, interval_shown
@@ -97,19 +97,15 @@ def phase_of(metric: str) -> str:
 
 
 def judged_arms(frame: pd.DataFrame, metric: str) -> list[Arm]:
-    """The baseline of a design, and the rows over which the error is kept.
+    """The baseline of a design, and the rows over which the error is kept; `metric` is a column, e.g. "val_top1".
 
     A row has finished a seed at least, and is one that the ablation table compares with the baseline too: its recipe is the
     baseline's, or the design varies the recipe.
-
-    Args:
-        frame: rows of `load_study`.
-        metric: a numeric column, e.g. "val_top1".
     """
     arms = list_arms(frame[frame["phase"] == phase_of(metric)], declared_by(frame))
     arms = [arm for arm in arms if np.isfinite(arm.values(metric)).any()]
-    marked = [arm for arm in arms if arm.is_baseline]
-    return [arm for arm in arms if comparable(arm, marked[0])] if len(marked) == 1 else arms
+    reference = marked_baseline(arms)
+    return arms if reference is None else [arm for arm in arms if comparable(arm, reference)]
 
 
 def look_values(arms: list[Arm], metric: str) -> tuple[pd.DataFrame, str | None]:
@@ -120,8 +116,8 @@ def look_values(arms: list[Arm], metric: str) -> tuple[pd.DataFrame, str | None]
         pruned; and the baseline's label, None where no arm, or more than one, is marked.
     """
     values = pd.DataFrame({arm.label: arm.values(metric) for arm in arms}, dtype=float).sort_index()
-    marked = [arm.label for arm in arms if arm.is_baseline]
-    return values, marked[0] if len(marked) == 1 else None
+    reference = marked_baseline(arms)
+    return values, reference.label if reference else None
 
 
 def interim_table(study_dir: str | os.PathLike[str]) -> InterimTable | None:
@@ -149,7 +145,7 @@ def interim_table(study_dir: str | os.PathLike[str]) -> InterimTable | None:
         name="sequential",
         title=f"{' + '.join(names) or study_dir}: sequential comparison, {metric.title}, looks at {looks} seeds",
         columns=COLUMNS,
-        rows=[displayed(row, metric, plan, survived.get(str(row.arm))) for row in rows],
+        rows=[displayed(row, metric, plan, survived.get(str(row.arm), "")) for row in rows],
         data=data,
         notes=notes_of(plan, data, metric, baseline, frame, arms),
         baseline=baseline,
@@ -161,10 +157,8 @@ def interim_table(study_dir: str | os.PathLike[str]) -> InterimTable | None:
 def survived_by(arms: list[Arm], column: str, baseline: str | None) -> dict[str, str]:
     """On which seeds the verdict of an arm rests that failed, or whose baseline failed, on others: such a one is not better."""
     values = dict(zip([arm.label for arm in arms], arm_values(arms, column), strict=True))
-    if baseline is None:
-        return {}
-    words = {label: survivors(own, values[baseline], None).on_which() for label, own in values.items()}
-    return {label: text for label, text in words.items() if text and label != baseline}
+    others = [] if baseline is None else [(label, own) for label, own in values.items() if label != baseline]
+    return {label: survivors(own, values[str(baseline)], None).on_which() for label, own in others}
 
 
 def notes_of(
@@ -213,7 +207,7 @@ def notes_of(
     return notes
 
 
-def displayed(row: Any, metric: MetricColumn, plan: LookPlan, survived: str | None) -> Row:
+def displayed(row: Any, metric: MetricColumn, plan: LookPlan, survived: str) -> Row:
     """Round a row for a reader; `survived` as `survived_by` has it."""
     texts = (
         one_line(row.arm, 400),
@@ -227,7 +221,7 @@ def displayed(row: Any, metric: MetricColumn, plan: LookPlan, survived: str | No
     return Row.of(texts)
 
 
-def words_of(row: Any, metric: MetricColumn, survived: str | None) -> str:
+def words_of(row: Any, metric: MetricColumn, survived: str) -> str:
     """A row's verdict for a reader; `survived` as `survived_by` has it."""
     if row.verdict == FOUND:
         gains = (row.mean > 0) == metric.higher_is_better

@@ -29,12 +29,7 @@ CONFIGS_TRIED = 5
 
 
 def mirror_study(study_dir: str | os.PathLike[str], table: AblationTable) -> Sent | None:
-    """Send the table that ends a study, as its tracker says; a fault is logged, and none is raised.
-
-    Args:
-        study_dir: `runs/<study>`, with the files of the table in `tables/`.
-        table: what `write_tables` returned.
-    """
+    """Send what `write_tables` returned at the end of a study, as its tracker says; a fault is logged, and none is raised."""
     folder = Path(study_dir)
     try:
         frame = load_study(folder)
@@ -60,7 +55,6 @@ def mirror_asked(
     """Send a table that a user asked for, say where it is, and return the exit status.
 
     Args:
-        study_dir, files, frame, table: as `mirror_table`.
         given: mode, project and entity; None for what the study itself says.
     """
     try:
@@ -106,13 +100,13 @@ def mirror_table(
     if table.name == TRIALS:
         raise ValueError(f"name: '{TRIALS}' is what the tidy frame is called in W&B; give the table another name")
     save_tidy(frame, files / TRIALS_FILE)
-    facts: dict[str, Any]
-    found, said = listed(files), [table.conclusion, *table.notes]
+    found = sorted(path for path in files.iterdir() if path.suffix in FORMS and path.is_file() and path.name[0] != ".")
     if isinstance(table, PivotTable):
-        facts = {"metrics": [metric.column for metric in table.metrics]}
+        facts: dict[str, Any] = {"metrics": [metric.column for metric in table.metrics]}
         found, said = [path for path in found if path.name.startswith(f"{table.name}.")], table.notes
     else:
         facts = {"metrics": [table.metric.column], "phase": table.phase, "baseline": table.baseline}
+        said = [table.conclusion, *table.notes]
     name, rows = table.name, frame_rows(table.data)
     tables = {name: rows}
     if len(frame) <= MOST_TRIALS:
@@ -135,12 +129,9 @@ def mirror_table(
 
 
 def study_tracker(study_dir: Path, frame: pd.DataFrame) -> TrackerConfig | None:
-    """Return how the study logs to W&B: as its last finished trials did, else as `multirun.yaml` says.
+    """Return how the study logs to W&B: as its last finished trials did, else as `multirun.yaml` says; None where neither does.
 
     A command line such as `tracker=online` stands in a trial's config alone: Hydra keeps it out of `multirun.yaml`.
-
-    Returns:
-        None where neither file has a tracker: a task of another application.
 
     Raises:
         ValueError: a value of it has the wrong type or cannot be resolved.
@@ -179,22 +170,13 @@ def tracker_of(config: Mapping[str, Any], path: Path) -> TrackerConfig:
     return tracker
 
 
-def listed(folder: Path) -> list[Path]:
-    """List the files of a folder that a table can be in, hidden and temporary ones left out."""
-    return sorted(
-        path for path in folder.iterdir() if path.suffix in FORMS and path.is_file() and not path.name.startswith(".")
-    )
-
-
 def frame_rows(frame: pd.DataFrame) -> Rows:
     """Return a data frame as plain values, None for NA and for what is not finite."""
-    columns = [[plain(value) for value in frame[name].tolist()] for name in frame]
+    columns = [
+        [None if pd.isna(value) or value in (math.inf, -math.inf) else value for value in frame[name].tolist()]
+        for name in frame
+    ]
     return Rows(
         columns={str(name): str(dtype) for name, dtype in frame.dtypes.items()},
         rows=list(zip(*columns, strict=True)),
     )
-
-
-def plain(value: Any) -> Any:
-    """Return None for NA and for what is not finite."""
-    return None if pd.isna(value) or (isinstance(value, float) and not math.isfinite(value)) else value

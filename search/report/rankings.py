@@ -76,9 +76,7 @@ class TrustCase:
 def phase_case(frame: pd.DataFrame, metric: MetricColumn) -> TrustCase | None:
     """Compare what the search saw on validation data with what the final re-evaluation found; None where one is missing.
 
-    Args:
-        frame: rows of `load_study`.
-        metric: of the final phase; the search is ranked by its counterpart on the validation data.
+    `metric` is of the final phase; the search is ranked by its counterpart on the validation data.
     """
     chose = validation_of(metric)
     if chose is None or has_looks(frame):  # a design with looks chose no arm: both phases are of the same trainings
@@ -92,10 +90,7 @@ def phase_case(frame: pd.DataFrame, metric: MetricColumn) -> TrustCase | None:
 def budget_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[TrustCase]:
     """Compare each smaller number of epochs of a phase with the largest one, where nothing else of the recipe differs.
 
-    Args:
-        frame: rows of `load_study`, or of `load_pooled`; the settings are read from one trial of each recipe.
-        phase: whose trials to read.
-        metric: what the arms are ranked by.
+    The settings are read from one trial of each recipe.
     """
     trials = frame[(frame["phase"] == phase) & (frame["status"] == "ok")]
     if trials["epochs_planned"].nunique() < 2 or trials["recipe_hash"].nunique() < 2:
@@ -121,12 +116,8 @@ def epoch_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[T
     """Compare the ranking after half, and after three quarters, of the epochs with the last one: what a pruner trusts.
 
     Both come from the same trials, those that were trained to their end. Where the arms have several numbers of epochs,
-    the number that most arms have is taken. Reads the `history.csv` of each trial.
-
-    Args:
-        frame: rows of `load_study`, or of `load_pooled`.
-        phase: whose trials to read.
-        metric: its counterpart on the validation data is what the history holds.
+    the number that most arms have is taken. Reads the `history.csv` of each trial, which holds the counterpart of `metric` on
+    the validation data.
     """
     shown = validation_of(metric)
     trials = frame[(frame["phase"] == phase) & (frame["status"] == "ok") & frame["epochs_planned"].gt(1)]
@@ -136,8 +127,7 @@ def epoch_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[T
     planned = int(counts.index[int(counts.argmax())])
     trials = trials[trials["epochs_planned"] == planned]
     root = folder_of(frame)
-    at = {share: math.ceil(share * planned) for share in SHARES}
-    at = {share: epoch for share, epoch in at.items() if epoch < planned}
+    at = {share: epoch for share in SHARES if (epoch := math.ceil(share * planned)) < planned}
     read = [history_values(root / place, shown.column, [*at.values(), planned]) for place in trials["run_dir"].tolist()]
     whole = [values is not None for values in read]
     trials = trials[whole]
@@ -177,11 +167,9 @@ def study_case(cheap: Folder, expensive: Folder, metric: str | None = None, phas
         ranked(rows, each, by, f"{path}, {PHASE_NAMES[each]}")
         for rows, each, by, path in zip(trials, phases, (other, wanted), (cheap, expensive), strict=True)
     ]
-    read = [
-        next((found for found in settings_of(rows, Path(path)).values() if found is not None), None)
-        for rows, path in zip(trials, (cheap, expensive), strict=True)
-    ]
-    known = [settings for settings in read if settings is not None]
+    known = []
+    for rows, path in zip(trials, (cheap, expensive), strict=True):
+        known += [found for found in settings_of(rows, Path(path)).values() if found is not None][:1]
     settings = differing(known) if len(known) == 2 else {}
     return case("studies", sides[0], sides[1], pd.concat(trials), settings=settings)
 
@@ -212,17 +200,16 @@ def case(
         {key: [value for seed, value in side[key].items() if seed in seeds] for key in shared}
         for side, seeds in zip(found, own, strict=True)
     ]
-    n_arms = len(shared)
-    shared = [key for key in shared if all(side[key] for side in kept)]
-    names = names_of(trials, shared)
-    series = [pd.Series([np.mean(side[key]) for key in shared], index=names, dtype=float) for side in kept]
-    counts = [[len(side[key]) for key in shared] or [0] for side in kept]
-    k = min(MOST_OF_THE_BEST, max(len(shared) // 2, 1))  # of all arms, the best k are always the same
+    ranked_twice = [key for key in shared if all(side[key] for side in kept)]
+    names = names_of(trials, ranked_twice)
+    series = [pd.Series([np.mean(side[key]) for key in ranked_twice], index=names, dtype=float) for side in kept]
+    counts = [[len(side[key]) for key in ranked_twice] or [0] for side in kept]
+    k = min(MOST_OF_THE_BEST, max(len(ranked_twice) // 2, 1))  # of all arms, the best k are always the same
     return TrustCase(
         kind=kind,
         cheap=cheap,
         expensive=expensive,
-        arms=n_arms,
+        arms=len(shared),
         trust=proxy_trust(*series, k=k, higher_is_better=expensive.metric.higher_is_better),
         seeds=((min(counts[0]), max(counts[0])), (min(counts[1]), max(counts[1]))),
         settings=settings or {},

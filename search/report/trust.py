@@ -23,7 +23,7 @@ from search.report.rankings import (
 from search.report.reading.load import load_study
 from search.report.table import Column, Row, Table, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
-from search.report.words import counted, one_line
+from search.report.words import counted, counted_range, one_line
 
 TRUST_COLUMNS: dict[str, str] = {
     "kind": "string",  # phases | budgets | epochs | studies
@@ -76,13 +76,8 @@ class TrustTable(Table):
 def trust_notes(frame: pd.DataFrame, table: AblationTable) -> list[str]:
     """Write what stands under a table: the search against the re-evaluation, and smaller budgets against the largest.
 
-    Args:
-        frame: every trial of the study, as `load_study` gives them.
-        table: the table made of it.
-
-    Returns:
-        A sentence for each pair of rankings that share three arms or more, and what to be careful about; empty where
-        there is no such pair. No file but the settings of the recipes is read for it.
+    A sentence for each pair of rankings that share three arms or more, and what to be careful about; empty where there is no
+    such pair. No file but the settings of the recipes is read for it.
     """
     cases = [phase_case(frame, table.metric)] if table.phase == "final" else []
     if table.metric.column != "train_seconds":
@@ -174,15 +169,10 @@ def displayed(case: TrustCase) -> Row:
     trust, unit = case.trust, case.expensive.metric
     sides = [side_words(*each) for each in zip((case.cheap, case.expensive), case.seeds, strict=True)]
     figures = ["-"] * 5
-    if (
-        not not_compared(case)
-        and trust.tau is not None
-        and trust.overlap_by_chance is not None
-        and trust.regret is not None
-    ):
+    if not not_compared(case) and trust.overlap_by_chance is not None:
         figures = [
             f"{trust.tau:.2f}",
-            "-" if trust.low is None or trust.high is None else f"{trust.low:.2f} to {trust.high:.2f}",
+            "-" if trust.low is None else f"{trust.low:.2f} to {trust.high:.2f}",
             f"{len(trust.top_k)} of {trust.k}",
             f"{trust.overlap_by_chance * trust.k:.1f}",
             f"{trust.regret:.{unit.decimals}f} {unit.unit}",
@@ -202,13 +192,8 @@ def not_compared(case: TrustCase) -> str:
 
 def side_words(ranking: Ranking, seeds: tuple[int, int]) -> str:
     """Say what a ranking is made of."""
-    low, high = seeds
-    an_arm = f"{counted(low, 'seed')} an arm" if low == high else f"{low} to {high} seeds an arm"
-    if ranking.epochs is None:
-        return f"{ranking.name} ({ranking.metric.title}, {an_arm})"
-    fewest, most = ranking.epochs
-    epochs = counted(most, "epoch") if fewest == most else f"{fewest} to {most} epochs"
-    return f"{ranking.name} ({ranking.metric.title}, {epochs}, {an_arm})"
+    parts = [ranking.metric.title, *([counted_range(*ranking.epochs, "epoch")] if ranking.epochs else [])]
+    return f"{ranking.name} ({', '.join([*parts, counted_range(*seeds, 'seed')])} an arm)"
 
 
 def case_notes(case: TrustCase) -> list[str]:
@@ -237,27 +222,18 @@ def case_notes(case: TrustCase) -> list[str]:
 
 def data_row(case: TrustCase) -> dict[str, Any]:
     """Return one comparison by the names of `TRUST_COLUMNS`."""
-    trust = case.trust
-    return {
+    return vars(case.trust) | {
         "kind": case.kind,
         "cheap": case.cheap.name,
         "expensive": case.expensive.name,
         "metric_cheap": case.cheap.metric.column,
         "metric_expensive": case.expensive.metric.column,
-        "epochs_cheap": case.cheap.epochs[1] if case.cheap.epochs else None,
-        "epochs_expensive": case.expensive.epochs[1] if case.expensive.epochs else None,
+        "epochs_cheap": case.cheap.epochs and case.cheap.epochs[1],
+        "epochs_expensive": case.expensive.epochs and case.expensive.epochs[1],
         "seeds_cheap": case.seeds[0][0],
         "seeds_expensive": case.seeds[1][0],
-        "n": trust.n,
-        "tau": trust.tau,
-        "tau_low": trust.low,
-        "tau_high": trust.high,
-        "p_value": trust.p_value,
-        "k": trust.k,
-        "overlap": trust.overlap,
-        "overlap_by_chance": trust.overlap_by_chance,
-        "overlap_p": trust.overlap_p,
-        "regret": trust.regret,
-        "top_k": "; ".join(trust.top_k) or None,
-        "note": not_compared(case) or trust.note or None,
+        "tau_low": case.trust.low,
+        "tau_high": case.trust.high,
+        "top_k": "; ".join(case.trust.top_k) or None,
+        "note": not_compared(case) or case.trust.note or None,
     }

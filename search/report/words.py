@@ -91,6 +91,11 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+def counted_range(low: int, high: int, what: str) -> str:
+    """Say from how many to how many things there are: "5 seeds", "3 to 5 seeds"."""
+    return counted(high, what) if low == high else f"{low} to {high} {what}s"
+
+
 def did_you_mean(given: object, allowed: Iterable[str], opening: str = " ", quote: str = "") -> str:
     """Say the name that `given` comes nearest to; "" where there is none."""
     near = nearest(given, allowed)

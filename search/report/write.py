@@ -58,12 +58,7 @@ def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] 
 
 
 def write_interim(study_dir: str | os.PathLike[str]) -> InterimTable | None:
-    """Write `tables/sequential.md` and `tables/sequential.csv` of a study with looks; without looks write nothing.
-
-    The CSV holds numbers only, at full precision, with the columns "arm" and `SEQUENTIAL_COLUMNS`.
-
-    Returns:
-        The table, or None for a study without looks.
+    """Write `tables/sequential.md` and `tables/sequential.csv` of a study with looks, and return the table; None without looks.
 
     Raises:
         ValueError: as `interim_table`.
@@ -76,11 +71,7 @@ def write_interim(study_dir: str | os.PathLike[str]) -> InterimTable | None:
 
 
 def save_trials(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write `folder/trials.csv`, from which alone the table can be made again, and copies of what the study declared.
-
-    Raises:
-        OSError: the files cannot be written.
-    """
+    """Write `folder/trials.csv`, from which alone the table can be made again, and copies of what the study declared."""
     written = [save_tidy(shared_trials(frame), folder / TRIALS)]
     for name in BESIDE:
         declared = Path(str(frame.attrs.get("path"))) / name
@@ -99,14 +90,8 @@ def paper_grid(frame: pd.DataFrame, table: AblationTable) -> PivotTable | None:
     """Make the grid behind the LaTeX for a paper: means with marks, parameters and MACs of the same arms.
 
     It has the baseline, the correction and the digits of the table, and its conclusion among the comments. Latencies are
-    left to the table: a grid shows their mean over trials, the table their median.
-
-    Args:
-        frame: every trial of the study.
-        table: the table made of it.
-
-    Returns:
-        The grid, or None where the table has no row: no trial got as far as a network.
+    left to the table: a grid shows their mean over trials, the table their median. None where the table has no row: no trial
+    got as far as a network.
     """
     if not table.arms:
         return None
@@ -142,16 +127,12 @@ def save_table(
     aligned by siunitx; `ablation.tex` has every column of the table and needs booktabs alone.
 
     Args:
-        table: the table.
         folder: created where it does not exist.
-        grid: what `paper_grid` makes of it; without one there is no LaTeX for a paper.
+        grid: what `paper_grid` makes of the table; without one there is no LaTeX for a paper.
         formats: some of `FORMATS`.
 
     Returns:
         The paths that were written.
-
-    Raises:
-        OSError: a file cannot be written.
     """
     provenance = provenance_of_rows(table)
     more: dict[str, str] = {}
@@ -180,45 +161,27 @@ def with_provenance(table: AblationTable, provenance: Mapping[str, Mapping[str, 
 
 
 def save_pivot(table: PivotTable, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write `folder/<name>.<format>` for each format, and `<name>.provenance.json`; return the paths.
-
-    Raises:
-        OSError: the files cannot be written.
-    """
+    """Write `folder/<name>.<format>` for each format, and `<name>.provenance.json`; return the paths."""
     provenance = provenance_text(table.title, table.provenance)
     return save_files(table, folder, formats, {f"{table.name}.provenance.json": provenance})
 
 
 def save_files(table: Table, folder: Path, formats: Sequence[str], more: Mapping[str, str] | None = None) -> list[Path]:
-    """Write `folder/<name>.<format>` for each format, and the texts of `more` by their names; return the paths.
-
-    Raises:
-        OSError: the files cannot be written.
-    """
+    """Write `folder/<name>.<format>` for each format, and the texts of `more` by their names; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {f"{table.name}.{form}": formatted(table, form) for form in formats}
-    contents |= {name: text.encode("utf-8", errors="backslashreplace") for name, text in (more or {}).items()}
-    for name, content in contents.items():
+    contents = {f"{table.name}.{form}": RENDERERS[form](table) for form in formats if form != "parquet"} | (more or {})
+    encoded = {name: text.encode("utf-8", errors="backslashreplace") for name, text in contents.items()}
+    encoded |= {f"{table.name}.parquet": parquet(table.data)} if "parquet" in formats else {}
+    for name, content in encoded.items():
         write_atomic(folder / name, content)
-    return [folder / name for name in contents]
-
-
-def formatted(table: Table, form: str) -> bytes:
-    """Return what a file of one form holds."""
-    if form == "parquet":
-        return parquet(table.data)
-    return RENDERERS[form](table).encode("utf-8", errors="backslashreplace")
+    return [folder / name for name in encoded]
 
 
 def save_tidy(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Write the frame of `load_study` as Parquet or CSV, as the name of `path` ends.
-
-    Parquet keeps the dtypes: `pandas.read_parquet(path, dtype_backend="numpy_nullable")` reads them back. A CSV reads
-    back with `pandas.read_csv(path, dtype=...)` and the dtypes of `COLUMNS`.
+    """Write the frame of `load_study` as Parquet or CSV, as the name of `path` ends; `load_study` reads them back.
 
     Raises:
         ValueError: the name ends otherwise.
-        OSError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
