@@ -39,11 +39,8 @@ def one_at_a_time(factors: Factors, baseline: Labels = None) -> list[Cell]:
     """The baseline, and each other level of each factor alone: 1 + sum(levels - 1) cells.
 
     Args:
-        factors: see `read_factors`.
+        factors: see `read_factors`, whose ValueError all designs raise.
         baseline: label of the baseline's level by factor; the first level of those not named.
-
-    Raises:
-        ValueError: the factors cannot be read, or a factor or level of `baseline` is unknown.
     """
     read = read_factors(factors)
     base = chosen_labels(read, baseline, 0, "design baseline")
@@ -56,33 +53,21 @@ def leave_one_out(factors: Factors, full: Labels = None, off: Labels = None) -> 
 
     Args:
         full: label of each factor's level in the full model; the last level of those not named.
-        off: label of the level that leaves the factor out; the first level of those not named.
-
-    Raises:
-        ValueError: as `one_at_a_time`; or a factor's level is the same in the full model and left out.
+        off: label of the level that leaves the factor out, another one; the first level of those not named.
     """
-    read = read_factors(factors)
-    whole, without = _on_and_off(read, full, off)
+    read, whole, without = _on_and_off(factors, full, off)
     return _cells(read, whole, [{**whole, factor.name: without[factor.name]} for factor in read])
 
 
 def add_one_in(factors: Factors, full: Labels = None, off: Labels = None) -> list[Cell]:
-    """The model without any factor, which is the baseline, and with each factor alone: 1 + factors cells.
-
-    Args and errors as `leave_one_out`.
-    """
-    read = read_factors(factors)
-    whole, without = _on_and_off(read, full, off)
+    """The model without any factor, which is the baseline, and with each factor alone: 1 + factors cells."""
+    read, whole, without = _on_and_off(factors, full, off)
     return _cells(read, without, [{**without, factor.name: whole[factor.name]} for factor in read])
 
 
 def ladder(factors: Factors, full: Labels = None, off: Labels = None) -> list[Cell]:
-    """The model without any factor, which is the baseline, then one factor more in each row: 1 + factors cells.
-
-    Args and errors as `leave_one_out`; the factors are added in their order.
-    """
-    read = read_factors(factors)
-    whole, without = _on_and_off(read, full, off)
+    """The model without any factor, which is the baseline, then one factor more in each row, in their order."""
+    read, whole, without = _on_and_off(factors, full, off)
     points = itertools.accumulate(
         read, lambda point, factor: {**point, factor.name: whole[factor.name]}, initial=without
     )
@@ -90,11 +75,7 @@ def ladder(factors: Factors, full: Labels = None, off: Labels = None) -> list[Ce
 
 
 def factorial(factors: Factors, baseline: Labels = None) -> list[Cell]:
-    """Every combination of levels, the baseline first, else in the order of nested loops: prod(levels) cells.
-
-    Raises:
-        ValueError: as `one_at_a_time`; or there are more than `MAX_CELLS` combinations.
-    """
+    """Every combination of levels, the baseline first, else in the order of nested loops: at most `MAX_CELLS`."""
     read = read_factors(factors)
     size = math.prod(len(factor.levels) for factor in read)
     if size > MAX_CELLS:
@@ -119,16 +100,10 @@ def fractional(
 
     Args:
         factors: each with exactly two levels.
-        runs: how many cells, a power of two; None takes the fewest that reach `resolution`.
-        resolution: at least this one; with neither given, 4: main effects clear of pairwise interactions.
-        generators: e.g. ["D=AB"] or ["rank=where*branch"]: which earlier factors make up a later one; found by search
-            where none are given.
+        runs, resolution, generators: see `find_fraction`.
 
     Returns:
         The cells, and what the fraction is: resolution, generators, aliases.
-
-    Raises:
-        ValueError: as `one_at_a_time`; a factor has another number of levels; or there is no such fraction.
     """
     read = read_factors(factors)
     for factor in read:
@@ -148,31 +123,21 @@ def fractional(
 
 
 def random_matched(
-    arm: Cell | Sequence[str],
-    sites: Sequence[str],
-    chosen: Sequence[str],
-    *,
-    count: int = 10,
-    seed: int = 0,
-    plain: Sequence[str] = ("placement.policy=none",),
+    arm: Sequence[str], sites: Sequence[str], chosen: Sequence[str], *, count: int = 10, seed: int = 0
 ) -> list[Cell]:
     """An arm, and random placements of its branches at as many sites: the null that its choice of sites has to beat.
 
     Args:
-        arm: the arm, or its overrides. It must place by `placement.policy`, with nothing in `placement.at`.
+        arm: its overrides. It must place by `placement.policy`, with nothing in `placement.at`.
         sites: names of all sites of its backbone.
         chosen: names of the sites where the arm places its branches.
         count: how many random placements: all different, none the arm's own.
         seed: of the draw; a larger count keeps the placements of a smaller one.
-        plain: overrides that make the baseline out of the arm.
 
     Returns:
         The plain network (the baseline), the arm, the random placements.
-
-    Raises:
-        ValueError: the arm places nothing or at a site that is not there, or there are fewer other placements.
     """
-    overrides = tuple(arm.overrides if isinstance(arm, Cell) else arm)
+    overrides = tuple(arm)
     unknown = [site for site in chosen if site not in sites]
     if unknown or not chosen:
         raise ValueError(
@@ -192,10 +157,9 @@ def random_matched(
         sample = frozenset(generator.sample(unique, len(own)))
         if sample != own:
             drawn[sample] = None
-    name = arm.name if isinstance(arm, Cell) else "the arm"
     cells = [
-        Cell(BASELINE, (*overrides, *plain), {"placement": "none"}, is_baseline=True),
-        Cell(name, overrides, {"placement": "the arm's"}),
+        Cell(BASELINE, (*overrides, "placement.policy=none"), {"placement": "none"}, is_baseline=True),
+        Cell("the arm", overrides, {"placement": "the arm's"}),
     ]
     for number, sample in enumerate(drawn, start=1):
         policy = "+".join(site for site in unique if site in sample)
@@ -272,9 +236,6 @@ def matched_control(arm: Cell, sites: Sequence[str], cost: Cost, match: str = "p
         sites: names of the sites where it does.
         cost: what a network costs. It is asked a few dozen times.
         match: "params" or "macs".
-
-    Raises:
-        ValueError: an unknown `match`, an arm that places nothing, or a backbone where no second convolution can stand.
     """
     if match not in MATCHES:
         raise ValueError(f"design control={match}: allowed are none, {', '.join(MATCHES)}")
@@ -305,16 +266,19 @@ def matched_control(arm: Cell, sites: Sequence[str], cost: Cost, match: str = "p
     return Control(cell, match, target, best[1], plain)
 
 
-def _on_and_off(factors: Sequence[Factor], full: Labels, off: Labels) -> tuple[dict[str, Level], dict[str, Level]]:
-    whole = chosen_labels(factors, full, -1, "design full")
-    without = chosen_labels(factors, off, 0, "design baseline")
+def _on_and_off(
+    factors: Factors, full: Labels, off: Labels
+) -> tuple[tuple[Factor, ...], dict[str, Level], dict[str, Level]]:
+    read = read_factors(factors)
+    whole = chosen_labels(read, full, -1, "design full")
+    without = chosen_labels(read, off, 0, "design baseline")
     for name, level in whole.items():
         if level == without[name]:
             raise ValueError(
                 f"design: factor {name} is {level.label!r} in the full model and when it is left out; name another level in "
                 f"hydra.sweeper.design.full.{name} or hydra.sweeper.design.baseline.{name}"
             )
-    return whole, without
+    return read, whole, without
 
 
 def _cells(factors: Sequence[Factor], base: dict[str, Level], points: Iterable[dict[str, Level]]) -> list[Cell]:

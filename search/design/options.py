@@ -194,9 +194,6 @@ def design_of(
             they fix must not be set by the design itself.
         facts: asked by random_matched, and where controls are wanted.
         seed_key: the config key that takes the seed.
-
-    Raises:
-        ValueError: what was given, what is allowed, how to mend it.
     """
     check_design(options)
     if options.kind is None:
@@ -282,13 +279,9 @@ def written_trials(
     """Cells x seeds as user attributes for `Desk.write`, in the order of `replicates`.
 
     Args:
-        fixed: overrides that all trials of the study share; they go first.
-        seed_key: the config key that takes the seed.
         options: with `first_seed`, see `first_seed_of`.
+        fixed: overrides that all trials of the study share; they go first.
         counts: seeds of each cell by its name, where cells differ; by default `first_seeds` of each.
-
-    Returns:
-        "cell" (unique: its name and seed), "overrides" and "is_baseline" of each.
     """
     first = options.first_seed
     assert first is not None
