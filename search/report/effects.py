@@ -16,7 +16,7 @@ from search.report.judging import CORRECTIONS
 from search.report.table import Column, Row, Table, interval_shown
 from search.report.values import Reading, arm_values, levels, overrides, read_arms
 from search.report.words import P_TITLES, counted, interval_decimals, joined, p_is, p_shown, signed
-from search.stats.effects import FactorialEffects, factorial_effects
+from search.stats.effects import SEED, FactorialEffects, factorial_effects, levels_of
 from search.stats.inference import Correction, adjusted_p_values
 from search.stats.paired import ALPHA, ArmValues
 
@@ -37,8 +37,6 @@ EFFECT_COLUMNS: dict[str, str] = {
     "p_corrected": "Float64",  # the same, corrected over the terms
 }
 """Name and dtype of each column of `EffectsTable.data`: one row for each estimate; a term's test stands in each of its rows."""
-
-SEED = "seed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,15 +218,9 @@ def data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[f
     )
     names = {"low": "ci_low", "high": "ci_high", "p_value_estimate": "p_estimate"}
     kinds = zip(lines["term"], lines["kind"], strict=True)
-    against = [first_level(rows[term]) if kind == "main" else None for term, kind in kinds]
+    against = [str(levels_of(rows[term])[0]) if kind == "main" else None for term, kind in kinds]
     lines = lines.rename(columns=names).assign(reference=pd.array(against, dtype="string"))
     return lines[list(EFFECT_COLUMNS)].astype(EFFECT_COLUMNS)
-
-
-def first_level(column: pd.Series[Any]) -> str:
-    """Return the reference level: the first that occurs, in the order of the categories."""
-    there = set(column)
-    return str(next(level for level in column.cat.categories if level in there))
 
 
 def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: MetricColumn, correction: Correction) -> str:

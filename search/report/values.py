@@ -17,6 +17,7 @@ An arm without the factor (the plain network has no branches) has None: it gets 
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,10 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
     seeds = trials["seed"].to_numpy(dtype="int64")
     numbers = {name: floats(trials[name]) for name in (metric, "dose", *LATENCIES)}
     counts = {name: trials[name].tolist() for name in ("params", "macs")}
+
+    def first(name: str, here: slice) -> int | None:
+        return next((int(value) for value in counts[name][here] if pd.notna(value)), None)
+
     measured = ok & np.isfinite(numbers[metric])
     failed = (status == "failed") | (status == "pruned") | (ok & ~measured)
     timed = ok & (np.isfinite(numbers["latency_ms"]) | np.isfinite(numbers["latency_fused_ms"]))
@@ -117,8 +122,8 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
                 failed=seeds[here][failed[here]],
                 all_seeds=seeds[here],
                 statuses=status[here].tolist(),
-                params=next((int(value) for value in counts["params"][here] if pd.notna(value)), None),
-                macs=next((int(value) for value in counts["macs"][here] if pd.notna(value)), None),
+                params=first("params", here),
+                macs=first("macs", here),
                 dose=geometric_mean(numbers["dose"][here][ok[here]]),
                 latency_ms=median(numbers["latency_ms"][here][counted]),
                 latency_fused_ms=median(numbers["latency_fused_ms"][here][counted]),
@@ -167,12 +172,8 @@ def geometric_mean(values: np.ndarray) -> float | None:
 
 def median(values: np.ndarray) -> float | None:
     """Return the median of the values that are there, or None."""
-    there = values[~np.isnan(values)]
-    if len(there) == 0:
-        return None
-    there.sort()  # np.median costs ten times as much on a handful of values
-    half = len(there) // 2
-    return float(there[half] if len(there) % 2 else (there[half - 1] + there[half]) / 2)
+    there = values[~np.isnan(values)].tolist()
+    return statistics.median(there) if there else None  # np.median costs ten times as much on a handful of values
 
 
 def phase_to_read(frame: pd.DataFrame, phase: str | None) -> str:

@@ -28,7 +28,7 @@ from search.stats.paired import CONFIDENCE
 
 Factors = dict[str, list[Hashable]]
 Term = tuple[str, ...]
-VALUE, CELL = "(value)", "(cell)"  # columns beside those of the caller
+SEED, VALUE, CELL = "seed", "(value)", "(cell)"  # columns: one of the caller's, two of our own
 NO_SPREAD = 1e-12  # of the largest value: what is left of equal numbers by rounding
 
 
@@ -57,56 +57,46 @@ class FactorialEffects:
     notes: list[str]
 
 
-def factorial_effects(
-    frame: pd.DataFrame,
-    response: str,
-    factors: Sequence[str],
-    *,
-    seed: str = "seed",
-    interactions: bool = True,
-    confidence: float = CONFIDENCE,
-) -> FactorialEffects:
+def factorial_effects(frame: pd.DataFrame, response: str, factors: Sequence[str]) -> FactorialEffects:
     """Estimate main effects and pairwise interactions.
 
     Args:
         frame: one row for each finished trial; failed and pruned ones must not be in it. Rows in which the response is
-            not finite, or a factor or the seed is missing, are left out, and counted in the notes. Rows of one cell and
-            seed are averaged.
+            not finite, or a factor or the seed (column `SEED`) is missing, are left out, and counted in the notes. Rows of
+            one cell and seed are averaged.
         response: numeric column.
         factors: columns of levels. The reference is the first category of a categorical column, otherwise the first
             level in order of appearance.
-        seed: column that pairs the rows.
-        interactions: whether pairwise interactions are in the model.
-        confidence: of the intervals.
 
     Raises:
         ValueError: a missing column, no usable row, or a factor with fewer than two levels.
     """
     if not factors or len(set(factors)) < len(factors):
         raise ValueError(f"factors must be one or more different columns, got {list(factors)}")
-    absent = [name for name in (response, seed, *factors) if name not in frame.columns]
+    absent = [name for name in (response, SEED, *factors) if name not in frame.columns]
     if absent:
         raise ValueError(
             f"no column {', '.join(map(repr, absent))} in the frame; columns: {', '.join(map(str, frame.columns))}"
         )
-    rows, notes = usable_rows(frame, response, factors, seed)
+    values = frame[response].to_numpy(dtype=float, na_value=np.nan)
+    usable = np.isfinite(values) & frame[[SEED, *factors]].notna().all(axis=1).to_numpy()
+    rows = frame.loc[usable, [SEED, *factors]].assign(**{VALUE: values[usable]})
+    left_out = f"{int((~usable).sum())} of {len(frame)} rows have no finite {response}, factor or seed: left out"
     levels = {name: levels_of(rows[name]) for name in factors}
     few = [f"{name} ({len(found)})" for name, found in levels.items() if len(found) < 2]
     if few:
         raise ValueError(f"a factor needs two levels or more among the finished rows; too few in {', '.join(few)}")
-    wanted: list[Term] = [(name,) for name in factors]
-    wanted += list(itertools.combinations(factors, 2)) if interactions else []
-    found = complete(rows, seed, factors)
-    notes += found.notes
+    wanted: list[Term] = [*((name,) for name in factors), *itertools.combinations(factors, 2)]
+    found = complete(rows, factors)
     if found.values is None:  # estimates over all rows, with what a seed does to all cells taken out
-        seed_columns = pd.get_dummies(rows[seed].astype("category"), dtype=float).to_numpy()
-        terms, design, left_out = estimable(rows, levels, wanted, seed_columns)
+        seed_columns = pd.get_dummies(rows[SEED].astype("category"), dtype=float).to_numpy()
+        terms, design, dropped = estimable(rows, levels, wanted, seed_columns)
         solution = np.linalg.lstsq(np.hstack([design, seed_columns[:, 1:]]), rows[VALUE].to_numpy(), rcond=None)[0]
         coefficients_SP, seeds, degrees = solution[None, : design.shape[1]], seed_columns.shape[1], 0
     else:
         levels = {name: [level for level in levels[name] if level in set(found.cells[name])] for name in factors}
         wanted = [term for term in wanted if all(len(levels[name]) > 1 for name in term)]
-        terms, design, left_out = estimable(found.cells, levels, wanted, np.ones((len(found.cells), 1)))
+        terms, design, dropped = estimable(found.cells, levels, wanted, np.ones((len(found.cells), 1)))
         coefficients_SP = found.values @ np.linalg.pinv(design).T
         seeds, degrees = len(coefficients_SP), len(coefficients_SP) - 1
     return FactorialEffects(
@@ -114,20 +104,9 @@ def factorial_effects(
         seeds=seeds,
         degrees=degrees,
         terms=term_tests(found.values, design, terms),
-        estimates=level_estimates(coefficients_SP, terms, levels, degrees, confidence),
-        notes=notes + left_out,
+        estimates=level_estimates(coefficients_SP, terms, levels, degrees),
+        notes=[*([] if usable.all() else [left_out]), *found.notes, *dropped],
     )
-
-
-def usable_rows(
-    frame: pd.DataFrame, response: str, factors: Sequence[str], seed: str
-) -> tuple[pd.DataFrame, list[str]]:
-    """Return seed, factors and `VALUE` of the rows that have them all, and a note on the others."""
-    values = frame[response].to_numpy(dtype=float, na_value=np.nan)
-    usable = np.isfinite(values) & frame[[seed, *factors]].notna().all(axis=1).to_numpy()
-    rows = frame.loc[usable, [seed, *factors]].assign(**{VALUE: values[usable]})
-    left_out = f"{int((~usable).sum())} of {len(frame)} rows have no finite {response}, factor or seed: left out"
-    return rows, [] if usable.all() else [left_out]
 
 
 @dataclass(frozen=True)
@@ -147,13 +126,13 @@ class Complete:
     notes: list[str]
 
 
-def complete(rows: pd.DataFrame, seed: str, factors: Sequence[str]) -> Complete:
+def complete(rows: pd.DataFrame, factors: Sequence[str]) -> Complete:
     """Leave out the seeds that lack a cell, as long as that leaves half of them; else first the cell that most seeds lack."""
     key = rows.groupby(list(factors), observed=True, sort=False).ngroup()
     cells = rows[list(factors)].groupby(key).first()
     of_cell = rows.assign(**{CELL: key})
-    means = of_cell.pivot_table(VALUE, seed, CELL, aggfunc="mean", observed=True)
-    counts = of_cell.pivot_table(VALUE, seed, CELL, aggfunc="count", observed=True).fillna(0)
+    means = of_cell.pivot_table(VALUE, SEED, CELL, aggfunc="mean", observed=True)
+    counts = of_cell.pivot_table(VALUE, SEED, CELL, aggfunc="count", observed=True).fillna(0)
     there = counts == counts.max()  # of replicates that not every seed has, the mean is of something else
     n_seeds, dropped = len(there), []
     while there.all(axis=1).sum() < max(2, n_seeds / 2) and there.shape[1] > 1:
@@ -271,7 +250,7 @@ def contrasts(design: np.ndarray, where: slice) -> np.ndarray:
 
 
 def level_estimates(
-    coefficients_SP: np.ndarray, terms: dict[Term, slice], levels: Factors, degrees: int, confidence: float
+    coefficients_SP: np.ndarray, terms: dict[Term, slice], levels: Factors, degrees: int
 ) -> pd.DataFrame:
     """Compare each level with the reference, or each pair of levels by its difference of differences."""
     lines = []
@@ -287,7 +266,7 @@ def level_estimates(
             if degrees and each_seed.std() > NO_SPREAD * np.abs(coefficients_SP).max():
                 se = float(each_seed.std(ddof=1) / np.sqrt(len(each_seed)))
                 p_value = float(2 * stats.t.sf(abs(estimate) / se, degrees))
-            margin = float(stats.t.ppf((1 + confidence) / 2, degrees)) * se if degrees else np.nan
+            margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * se if degrees else np.nan
             level = " x ".join(str(levels[name][index]) for name, index in zip(term, combination, strict=True))
             values = (" x ".join(term), level, estimate, se, estimate - margin, estimate + margin, p_value)
             lines.append(dict(zip(names, values, strict=True)))

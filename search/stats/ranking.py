@@ -58,7 +58,6 @@ def proxy_trust(
     *,
     k: int = 3,
     higher_is_better: bool = True,
-    confidence: float = CONFIDENCE,
     resamples: int = 2000,
     seed: int = 0,
 ) -> ProxyTrust:
@@ -69,7 +68,6 @@ def proxy_trust(
             both are left out, and counted in the note.
         k: how many of the best to compare; at most the number of arms is used.
         higher_is_better: which arms are the best.
-        confidence: of the interval of tau.
         resamples: of the bootstrap over arms; above 200 arms fewer are drawn, but not fewer than 200.
         seed: the same seed gives the same interval.
 
@@ -100,7 +98,7 @@ def proxy_trust(
     elif math.isclose(abs(tau), 1):
         notes.append("no interval of tau: the rankings agree (or disagree) in every pair, so every resample does too")
     else:
-        low, high = tau_interval(both, confidence, resamples, seed)
+        low, high = tau_interval(both, resamples, seed)
     best = []
     for name, ranking in both.items():
         ordered = ranking.sort_values(ascending=False, kind="stable")
@@ -124,7 +122,7 @@ def proxy_trust(
     )
 
 
-def tau_interval(both: pd.DataFrame, confidence: float, resamples: int, seed: int) -> tuple[float, float]:
+def tau_interval(both: pd.DataFrame, resamples: int, seed: int) -> tuple[float, float]:
     """Resample arms with SciPy."""
     cheap, expensive = both["cheap"].to_numpy(), both["expensive"].to_numpy()
     resamples = min(resamples, max(FEWEST_RESAMPLES, resamples * MANY_ARMS // len(both)))
@@ -151,6 +149,6 @@ def tau_interval(both: pd.DataFrame, confidence: float, resamples: int, seed: in
             method="percentile",
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return max(float(low), -1.0), min(float(high), 1.0)
