@@ -6,12 +6,12 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
 from search.ledger.metric import SCORE_PREFIX, TASK_METRICS
-from search.ledger.result import RESULT_FILE, Phase, read_result
+from search.ledger.result import RESULT_FILE, Phase, Status, read_result
 from search.ledger.study_files import trial_subdir
 
 OURS = [metric for metrics in TASK_METRICS.values() for metric in metrics]
@@ -82,7 +82,6 @@ def is_extra(name: str) -> bool:
 PHASES: tuple[Phase, ...] = ("search", "final", "single")
 PHASE_OF_FOLDER = {Path(trial_subdir(phase, 0, 0)).parts[0]: phase for phase in PHASES}
 REQUIRED = ("study", "trial", "seed")
-STATUSES = ("ok", "pruned", "failed", "interrupted", "infeasible", "duplicate")
 TYPES: dict[str, tuple[type, ...]] = {"Float64": (int, float), "string": (str,), "boolean": (bool,)}
 
 
@@ -117,7 +116,7 @@ def result_row(root: str, place: str, provenances: dict[str, str]) -> dict[str, 
         provenances[seen] = json.dumps(provenance, sort_keys=True)
     row["provenance"] = provenances[seen] if provenance else None
     row["run_dir"] = row["run_dir"] or place or "."
-    for name, allowed in (("status", STATUSES), ("phase", PHASES)):
+    for name, allowed in (("status", get_args(Status)), ("phase", PHASES)):
         if row[name] not in allowed:
             raise ValueError(f"{path}: {name} is {row[name]!r}, expected one of {', '.join(allowed)}")
     for name, dtype in COLUMNS.items():
@@ -194,10 +193,7 @@ def read_trials_file(path: Path) -> pd.DataFrame:
             f"{path} is no file of trials: it lacks the columns {', '.join(missing)}; give trials.csv of a study's tables, or write "
             "one with --tidy"
         )
-    for name, dtype in COLUMNS.items():  # of an earlier version, which did not measure it
-        if name not in frame.columns:
-            frame[name] = pd.array([pd.NA] * len(frame), dtype=dtype)  # type: ignore[call-overload]
-    frame = frame.astype(COLUMNS)
-    frame = frame[[*COLUMNS, *(name for name in frame.columns if is_extra(name))]]
+    extra = [name for name in frame.columns if is_extra(name)]
+    frame = frame.reindex(columns=[*COLUMNS, *extra]).astype(COLUMNS)  # an earlier version did not measure all of them
     frame.attrs = {"path": str(path.parent), "unreadable": []}
     return frame
