@@ -14,7 +14,7 @@ import pandas as pd
 from search.ledger.metric import NOT_ALONE, MetricColumn
 from search.report.arms import Arm
 from search.report.conclusion import conclusion, looked, seeds_added, source_of
-from search.report.effects import EffectsTable, effects_of_arms, is_factorial, own_factors
+from search.report.effects import effects_of_arms, is_factorial, own_factors
 from search.report.front import front_of
 from search.report.judging import JUDGED, SIZES, Compared, Judging, compared, row_verdict
 from search.report.notes import gate, table_notes
@@ -96,6 +96,8 @@ TITLED = {"boot": "bootstrap interval", "g_z": "g_z", "pairing": "pairing"}  # b
 class AblationTable(Table):
     """A table whose `data` has one row for each arm and the columns `DATA_COLUMNS`; the baseline first, then the best mean first.
 
+    The effects of the factors stand below, where the study declared a factorial design of two or more.
+
     Attributes:
         metric: what `mean`, `sd` and `diff` measure.
         phase: which trials were averaged: "final", "search" or "single".
@@ -109,11 +111,6 @@ class AblationTable(Table):
     baseline: str | None
     arms: tuple[Arm, ...] = field(default=(), repr=False, compare=False)
     judging: Judging = field(default_factory=Judging)
-
-    @property
-    def effects(self) -> EffectsTable | None:
-        """Effects of the factors, where the study declared a factorial design of two or more; they stand below."""
-        return next((table for table in self.below if isinstance(table, EffectsTable)), None)
 
 
 def ablation_table(
@@ -172,7 +169,7 @@ def ablation_table(
     )
 
 
-def effects_below(read: Reading, measured: Sequence[ArmValues], judging: Judging) -> EffectsTable | None:
+def effects_below(read: Reading, measured: Sequence[ArmValues], judging: Judging) -> Table | None:
     """Estimate the effects of a factorial design; None where the study is none, or an arm finished on no two seeds."""
     if not is_factorial(read.arms, read.declared) or any(len(each.values) < 2 for each in measured):
         return None

@@ -82,10 +82,6 @@ def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm
     Trials that left neither a hash nor a name (killed, or failed before the network was known) belong to no arm, nor do
     those that were not trained because another worker was training the same.
 
-    Args:
-        frame: rows of `load_study`, all of one phase.
-        declared: what the study declared to vary; see `declared_by`.
-
     Raises:
         ValueError: the frame holds several phases, whose numbers must not be averaged together.
     """
@@ -209,11 +205,7 @@ class Declared(NamedTuple):
 
 
 def declared_by(frame: pd.DataFrame) -> Declared:
-    """Read what the study of a frame declared; a study run before designs were written down has declared nothing.
-
-    Args:
-        frame: rows of `load_study`, whose `attrs["path"]` is the study's folder.
-    """
+    """Read what the study of a frame declared; a study run before designs were written down has declared nothing."""
     path = frame.attrs.get("path")
     if path is None:
         return Declared()
@@ -228,12 +220,7 @@ def laid_over(arms: Sequence[Arm], design: DeclaredDesign, set_by: Sequence[Coll
 
     An arm of several cells (a branch argument where nothing is placed builds one network) has the levels of the first.
     Where a cell was trained by more than one recipe, something else than the design changed it, and recipes are held
-    apart as anywhere.
-
-    Args:
-        arms: of one phase.
-        design: of their study.
-        set_by: the overrides of each arm's trials, all of them, as the tidy frame has them.
+    apart as anywhere. `set_by` has the overrides of each arm's trials, all of them, as the tidy frame has them.
     """
     cells = design.cells
     numbers = {

@@ -37,13 +37,10 @@ NAMED_ARMS = 4  # longer lists of arms are counted instead of named
 
 
 def conclusion(data: pd.DataFrame, metric: MetricColumn, phase: str, judging: Judging) -> str:
-    """Say what the rows of an `AblationTable` allow to be said.
+    """Say what the rows of an `AblationTable`, `data`, allow to be said.
 
     Args:
-        data: rows with the columns `DATA_COLUMNS`.
-        metric: what the rows measure.
         phase: "final", "search" or "single"; of a design with looks "final with looks" or "search with looks".
-        judging: how the rows were judged.
     """
     rows: list[Any] = list(data.itertuples(index=False))
     baselines = [row for row in rows if row.is_baseline]
@@ -96,34 +93,29 @@ def comparisons(baseline: str, others: list[Any], metric: MetricColumn, judging:
         )
     undecided = starting(UNDECIDED, others)
     if undecided:
-        who = f"{named([row.arm for row in undecided])} cannot"
-        if len(undecided) == len(others) > 1:
-            who = f"None of the {len(others)} arms can"
+        every = len(undecided) == len(others) > 1
+        who = f"None of the {len(others)} arms can" if every else f"{named([row.arm for row in undecided])} cannot"
         said.append(f"{who} be told from the baseline ({baseline}).")
     said += resolution([*lost, *undecided], metric, digits, judging)
-    for row in others:
-        if pd.notna(row.verdict) and row.verdict.startswith(EQUAL):
-            said.append(f"{row.arm} equals the baseline on each of {counted(row.n_paired, 'shared seed')}.")
-        elif pd.notna(row.verdict) and row.verdict.startswith(CONSTANT):
-            said.append(
-                f"{row.arm} differs from the baseline by {signed(row.diff, metric.decimals)} {metric.unit} on each of "
-                f"{counted(row.n_paired, 'shared seed')}: that leaves no spread to judge it by."
-            )
+    for row in (row for row in others if starting((EQUAL, CONSTANT), [row])):
+        each = f"on each of {counted(row.n_paired, 'shared seed')}"
+        if row.verdict.startswith(EQUAL):
+            said.append(f"{row.arm} equals the baseline {each}.")
+        else:
+            by = f"{signed(row.diff, metric.decimals)} {metric.unit}"
+            said.append(f"{row.arm} differs from the baseline by {by} {each}: that leaves no spread to judge it by.")
     few = [row.arm for row in others if pd.notna(row.n_paired) and row.n_paired < 2]
     if few:
-        verb = "shares" if len(few) == 1 else "share"
-        said.append(
-            f"Nothing can be said about {named(few)}, which {verb} fewer than two finished seeds with the baseline "
-            f"({baseline})."
-        )
+        share = f"share{'s' * (len(few) == 1)} fewer than two finished seeds with the baseline ({baseline})"
+        said.append(f"Nothing can be said about {named(few)}, which {share}.")
     foreign = [row.arm for row in others if pd.isna(row.n_paired)]
     if foreign:
-        verb = "was" if len(foreign) == 1 else "were"
-        said.append(f"{named(foreign)} {verb} trained by another recipe than the baseline: not compared.")
+        were = "was" if len(foreign) == 1 else "were"
+        said.append(f"{named(foreign)} {were} trained by another recipe than the baseline: not compared.")
     return said
 
 
-def starting(words: str, rows: list[Any]) -> list[Any]:
+def starting(words: str | tuple[str, ...], rows: list[Any]) -> list[Any]:
     """Return the rows whose verdict begins with these words."""
     return [row for row in rows if pd.notna(row.verdict) and row.verdict.startswith(words)]
 
@@ -192,14 +184,7 @@ def named(arms: list[str]) -> str:
 
 
 def resolution(rows: list[Any], metric: MetricColumn, digits: int, judging: Judging) -> list[str]:
-    """Say which differences the seeds of undecided rows find, and where a margin is given how many would find it.
-
-    Args:
-        rows: undecided rows of an `AblationTable`.
-        metric: what they measure.
-        digits: digits after the point for differences.
-        judging: how they were judged.
-    """
+    """Say which differences the seeds of undecided rows find, and where a margin is given how many would find it."""
     known = [row for row in rows if pd.notna(row.mdd)]
     said = finds([(row.mdd, row.n_paired) for row in known], digits, metric)
     if known and judging.margin is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,30 +36,12 @@ DIFF_COLUMNS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudyDiff(Table):
-    """Two studies beside each other; `data` has one row for each arm that both have, with the columns `DIFF_COLUMNS`.
-
-    Attributes:
-        metric: what the means are of.
-        only: labels of the arms that only A, only B has.
-        settings: settings that differ, each with the value of A and of B.
-    """
-
-    metric: MetricColumn
-    only: tuple[list[str], list[str]]
-    settings: dict[str, list[Any]]
-
-
 def diff_studies(
     a: str | os.PathLike[str], b: str | os.PathLike[str], metric: str | None = None, phase: str | None = None
-) -> StudyDiff:
-    """Compare two studies.
+) -> Table:
+    """Compare two studies by their folders: differences are B minus A, by one metric and phase (see `read_arms`).
 
-    Args:
-        a, b: folders of the studies; differences are B minus A.
-        metric: as for `ablation_table`.
-        phase: as for `ablation_table`, and the same for both.
+    `data` has one row for each arm that both have, with the columns `DIFF_COLUMNS`.
 
     Raises:
         ValueError: a study cannot be loaded, the default phases differ, or the metric is in neither.
@@ -88,7 +69,7 @@ def diff_studies(
         notes.append("Some arms were trained by different recipes: such a difference is that of the recipes too.")
     notes += unread
     columns, shown = displayed(data, chosen)
-    return StudyDiff(
+    return Table(
         name="diff",
         title=f"A {a} against B {b}",
         columns=columns,
@@ -96,9 +77,6 @@ def diff_studies(
         data=data,
         conclusion=said_of(only, settings),
         notes=[*(f"{name}: {values[0]} in A, {values[1]} in B" for name, values in settings.items()), *notes],
-        metric=chosen,
-        only=only,
-        settings=settings,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,20 +35,7 @@ EFFECT_COLUMNS: dict[str, str] = {
     "p_value": "Float64",  # F test of the term as a whole
     "p_corrected": "Float64",  # the same, corrected over the terms
 }
-"""Name and dtype of each column of `EffectsTable.data`: one row for each estimate; a term's test stands in each of its rows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EffectsTable(Table):
-    """Main effects and pairwise interactions; its `data` has the columns `EFFECT_COLUMNS`.
-
-    Attributes:
-        metric: what the estimates are of.
-        correction: of the terms' p-values.
-    """
-
-    metric: MetricColumn
-    correction: Correction
+"""Name and dtype of each column of the `data` of `effects_table`: one row for each estimate; a term's test stands in each of its rows."""
 
 
 def effects_table(
@@ -58,15 +44,13 @@ def effects_table(
     metric: str | None = None,
     phase: str | None = None,
     correction: Correction = "holm",
-) -> EffectsTable:
+) -> Table:
     """Estimate the effects of a study's factors.
 
     Args:
-        frame: rows of `load_study`.
         factors: names of the study's own factors, or of those that a table's rows may be of (see
             `search/report/values.py`); by default the factors that its design declared, else the keys of the
             overrides that every arm sets and that differ between arms.
-        metric, phase: as `ablation_table`.
         correction: of the p-values over the terms.
 
     Raises:
@@ -76,9 +60,7 @@ def effects_table(
     return effects_of_arms(read, factors or own_factors(read.arms, read.declared), correction, read.studies)
 
 
-def effects_of_arms(
-    read: Reading, factors: Sequence[str], correction: Correction = "holm", study: str = ""
-) -> EffectsTable:
+def effects_of_arms(read: Reading, factors: Sequence[str], correction: Correction = "holm", study: str = "") -> Table:
     """Estimate the effects of factors over arms; errors as `effects_table`."""
     metric, design = read.metric, read.declared.design
     kept, notes = of_one_kind(read.arms, factors)
@@ -88,7 +70,7 @@ def effects_of_arms(
     data = data_of(result, rows, corrected)
     fraction = design is not None and design.kind == "fractional"
     columns, shown = displayed(data, metric, correction)
-    return EffectsTable(
+    return Table(
         name="effects",
         title=f"{study}: effects on {metric.title}" if study else f"Effects on {metric.title}",
         columns=columns,
@@ -102,8 +84,6 @@ def effects_of_arms(
             *(f"{note}." for note in result.notes),
         ],
         of="the effects",
-        metric=metric,
-        correction=correction,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +51,6 @@ COLUMNS = [
     Column(name="bound", title="finding if p <="),
     Column(name="interval", title="repeated interval", kind="math"),
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class InterimTable(Table):
-    """The verdicts of a design with looks.
-
-    Its `data` has one row for each arm but the baseline, the best difference first, with the columns "arm" and `SEQUENTIAL_COLUMNS`.
-
-    Attributes:
-        baseline: label of the baseline; None where it finished no seed, so that there is no row.
-        metric: what the differences are of.
-        plan: the looks, as they were written down.
-    """
-
-    baseline: str | None
-    metric: MetricColumn
-    plan: LookPlan
 
 
 def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None:
@@ -120,8 +102,11 @@ def look_values(arms: list[Arm], metric: str) -> tuple[pd.DataFrame, str | None]
     return values, reference.label if reference else None
 
 
-def interim_table(study_dir: str | os.PathLike[str]) -> InterimTable | None:
+def interim_table(study_dir: str | os.PathLike[str]) -> Table | None:
     """Make the table of verdicts of a study from what its folder holds; None for a study without looks.
+
+    Its `data` has one row for each arm but the baseline, the best difference first, with the columns "arm" and
+    `SEQUENTIAL_COLUMNS`.
 
     Raises:
         ValueError: as `load_study` and `read_looks`.
@@ -141,16 +126,13 @@ def interim_table(study_dir: str | os.PathLike[str]) -> InterimTable | None:
     names = frame["study"].dropna().unique().tolist()
     survived = survived_by(arms, column, baseline)
     rows: list[Any] = list(data.itertuples(index=False))
-    return InterimTable(
+    return Table(
         name="sequential",
         title=f"{' + '.join(names) or study_dir}: sequential comparison, {metric.title}, looks at {looks} seeds",
         columns=COLUMNS,
         rows=[displayed(row, metric, plan, survived.get(str(row.arm), "")) for row in rows],
         data=data,
         notes=notes_of(plan, data, metric, baseline, frame, arms),
-        baseline=baseline,
-        metric=metric,
-        plan=plan,
     )
 
 

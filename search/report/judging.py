@@ -159,16 +159,10 @@ def corrected_p_values(results: Sequence[PairedDifference | None], correction: C
 def judged(
     arms: Sequence[ArmValues], reference: ArmValues, results: Sequence[PairedDifference | None], judging: Judging
 ) -> list[dict[str, Any]]:
-    """Compute what the rows of a table say together.
+    """Compute what the rows of a table say together, by the names `JUDGED`; None where not asked for, or not defined.
 
     Args:
-        arms: the numbers of each arm.
-        reference: those of the baseline.
-        results: the paired difference of each arm to it; None for the baseline itself, and where none may be taken.
-        judging: what is asked.
-
-    Returns:
-        For each arm the names `JUDGED`; None where not asked for, or not defined.
+        results: the paired difference of each arm to the reference; None for that itself, and where none may be taken.
     """
     corrected = corrected_p_values(results, judging.correction)
     facts: list[dict[str, Any]] = [dict.fromkeys(JUDGED) for _ in results]

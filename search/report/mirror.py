@@ -83,18 +83,15 @@ def mirror_table(
     the whole tidy frame, `trials.parquet`, which is written beside them.
 
     Args:
-        config: where to log.
         study_dir: folder of the study; offline runs lie below it.
         files: folder of the table's files.
         frame: every trial of the study.
-        table: the ablation table, or one made by a spec.
 
     Returns:
         As `send_table`, which logs what goes wrong with W&B and raises nothing.
 
     Raises:
         ValueError: the tracker's mode is unknown, or the table is called as the tidy frame is.
-        OSError: `trials.parquet` cannot be written.
     """
     check_tracker(config)
     if table.name == TRIALS:

@@ -147,7 +147,6 @@ def study_case(cheap: Folder, expensive: Folder, metric: str | None = None, phas
     """Compare the rankings of two studies, by network; their recipes may differ, and the case says in what.
 
     Args:
-        cheap, expensive: folders of the studies.
         metric: of both; by default the one the expensive study is judged by, and its counterpart on the validation data for a
             cheap one that has no test scores.
         phase: of both; by default, for each, the one whose numbers are worth the most.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -48,7 +47,7 @@ TRUST_COLUMNS: dict[str, str] = {
     "top_k": "string",
     "note": "string",
 }
-"""Name and dtype of each column of `TrustTable.data`; docs/tables.md says what they mean."""
+"""Name and dtype of each column of the `data` of `trust_table`; docs/tables.md says what they mean."""
 CAUTION = (
     "Seed noise lowers tau, and so does a re-evaluation of the best arms alone: a low tau does not show that the cheap "
     "ranking is wrong."
@@ -66,13 +65,6 @@ COLUMNS = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrustTable(Table):
-    """How far cheap rankings agree with expensive ones; `data` has one row for each of the `cases`, with the columns `TRUST_COLUMNS`."""
-
-    cases: list[TrustCase]
-
-
 def trust_notes(frame: pd.DataFrame, table: AblationTable) -> list[str]:
     """Write what stands under a table: the search against the re-evaluation, and smaller budgets against the largest.
 
@@ -86,10 +78,8 @@ def trust_notes(frame: pd.DataFrame, table: AblationTable) -> list[str]:
     return [f"Proxy trust: {sentence(case)}" for case in known] + [CAUTION] * bool(known)
 
 
-def trust_table(
-    paths: Sequence[str | os.PathLike[str]], metric: str | None = None, phase: str | None = None
-) -> TrustTable:
-    """Say how far a cheap ranking may stand for an expensive one.
+def trust_table(paths: Sequence[str | os.PathLike[str]], metric: str | None = None, phase: str | None = None) -> Table:
+    """Say how far a cheap ranking may stand for an expensive one; `data` has the columns `TRUST_COLUMNS`.
 
     Args:
         paths: one study: its search against its re-evaluation, its smaller budgets against the largest, and the ranking
@@ -114,14 +104,13 @@ def trust_table(
         cases = cases_of(paths[0], metric, phase)
     else:
         raise ValueError(f"--trust takes one study, or a cheap and an expensive one: {len(paths)} given")
-    return TrustTable(
+    return Table(
         name="trust",
         title=f"Proxy trust: {' against '.join(map(str, paths))}",
         columns=COLUMNS,
         rows=[displayed(case) for case in cases],
         data=with_dtypes([data_row(case) for case in cases], TRUST_COLUMNS),
         notes=[*(note for case in cases for note in case_notes(case)), CAUTION],
-        cases=cases,
     )
 
 

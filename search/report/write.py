@@ -15,7 +15,7 @@ from search.ledger.files import write_atomic
 from search.ledger.study_files import CHANGES_FILE, DESIGN_FILE, LOOKS_FILE, OBJECTIVES_FILE
 from search.report.ablation import AblationTable, ablation_table, digits_of
 from search.report.front import front_table, fronts_data, fronts_of
-from search.report.interim import InterimTable, interim_table
+from search.report.interim import interim_table
 from search.report.pivot import PivotTable, pivot_table
 from search.report.provenance import provenance_of_arms, provenance_text, provenance_title
 from search.report.reading.load import load_study
@@ -57,7 +57,7 @@ def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] 
     return table
 
 
-def write_interim(study_dir: str | os.PathLike[str]) -> InterimTable | None:
+def write_interim(study_dir: str | os.PathLike[str]) -> Table | None:
     """Write `tables/sequential.md` and `tables/sequential.csv` of a study with looks, and return the table; None without looks.
 
     Raises:

@@ -157,12 +157,12 @@ def test_which_factors_are_of_the_recipe() -> None:
 def test_effects_stand_below_a_factorial(study: Path, add: Add) -> None:
     run(study, add, factorial(FACTORS))
     table = ablation_table(load_study(study))
-    assert table.effects is not None
-    data = table.effects.data.set_index("term")
+    (effects,) = table.below
+    data = effects.data.set_index("term")
     assert data.loc["where", "estimate"] == pytest.approx(2, abs=0.3)
     assert data.loc["train.lr", "estimate"] == pytest.approx(-3, abs=0.3)
     assert data.loc["train.lr", "reference"] == "0.1"
-    assert "depends on where (corrected p" in table.effects.conclusion
+    assert "depends on where (corrected p" in effects.conclusion
     assert "Effects on test top-1 %" in render_text(table)
     assert "Effects on test top-1 %" in to_markdown(table)
     assert to_latex(table).count(r"\begin{tabular") == 1
@@ -173,7 +173,7 @@ def test_no_effects_below_what_is_no_factorial(study: Path, add: Add) -> None:
     cells = factorial(FACTORS)
     run(study, add, cells, kind="one_at_a_time")
     frame = load_study(study)
-    assert ablation_table(frame).effects is None
+    assert ablation_table(frame).below == ()
     assert effects_table(frame).data["term"].tolist() == ["where", "train.lr", "where x train.lr"]
 
 
@@ -204,8 +204,7 @@ def test_a_fraction_names_its_aliases(study: Path, add: Add) -> None:
                 is_baseline=cell.is_baseline,
                 overrides=[*cell.overrides, f"seed={seed}"],
             )
-    effects = ablation_table(load_study(study)).effects
-    assert effects is not None
+    (effects,) = ablation_table(load_study(study)).below
     assert effects.data["term"].tolist() == ["train.a", "train.b", "train.c"]
     notes = "\n".join(effects.notes)
     assert "fraction of a factorial" in notes

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from search.cli.table import main
-from search.report.effects import EFFECT_COLUMNS, EffectsTable, effects_table
+from search.report.effects import EFFECT_COLUMNS, effects_table
 from search.report.reading.load import load_study
 from search.report.render import render_text, to_latex, to_markdown
+from search.report.table import Table
 from search.report.write import TEXT_FORMATS, save_files
 
 from .conftest import Add
@@ -31,11 +32,11 @@ def filled(study: Path, add: Add) -> Path:
 
 
 @pytest.fixture
-def table(filled: Path) -> EffectsTable:
+def table(filled: Path) -> Table:
     return effects_table(load_study(filled), ["where", "what"])
 
 
-def test_numbers(table: EffectsTable) -> None:
+def test_numbers(table: Table) -> None:
     assert {name: str(dtype) for name, dtype in table.data.dtypes.items()} == EFFECT_COLUMNS
     data = table.data.set_index("term")
     assert data.loc["where", "estimate"] == pytest.approx(5.0, abs=0.3)
@@ -44,7 +45,7 @@ def test_numbers(table: EffectsTable) -> None:
     assert "What one factor changes depends on the other in where x what" in table.conclusion
 
 
-def test_text_and_markdown(table: EffectsTable) -> None:
+def test_text_and_markdown(table: Table) -> None:
     text = render_text(table)
     assert "stage4 against stage3" in text
     assert "stage4 x pssa" in text
@@ -55,7 +56,7 @@ def test_text_and_markdown(table: EffectsTable) -> None:
 
 
 @pytest.mark.slow
-def test_latex_compiles(table: EffectsTable, tmp_path: Path) -> None:
+def test_latex_compiles(table: Table, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed: apt-get install texlive-latex-base texlive-latex-recommended")
     text = to_latex(table)
@@ -65,7 +66,7 @@ def test_latex_compiles(table: EffectsTable, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout.decode(errors="replace")[-2000:]
 
 
-def test_files_read_back(table: EffectsTable, tmp_path: Path) -> None:
+def test_files_read_back(table: Table, tmp_path: Path) -> None:
     paths = save_files(table, tmp_path / "out", TEXT_FORMATS)
     assert [path.name for path in paths] == ["effects.md", "effects.tex", "effects.csv"]
     back = pd.read_csv(paths[-1], dtype=EFFECT_COLUMNS)

@@ -222,7 +222,7 @@ def test_nothing_is_said_of_two_arms_or_one_phase(study: Path, add: Add) -> None
 
 def test_the_report_of_one_study(ranked: Path) -> None:
     report = trust_table([ranked])
-    assert [case.kind for case in report.cases] == ["phases", "epochs", "epochs"]
+    assert report.data["kind"].tolist() == ["phases", "epochs", "epochs"]
     assert {name: str(dtype) for name, dtype in report.data.dtypes.items()} == TRUST_COLUMNS
     assert report.data["tau"].tolist()[:2] == pytest.approx([11 / 15, -1.0])
     assert report.data["tau"].isna().tolist() == [False, False, True]
@@ -233,7 +233,7 @@ def test_the_report_of_one_study(ranked: Path) -> None:
     assert "2 seeds of both divided between them" in notes
     assert max(map(len, render_text(report).splitlines())) <= 120
     assert report.data["top_k"].tolist()[0] == "stage1; stage2; stage3+4"
-    assert [case.kind for case in trust_table([ranked], phase="search").cases] == ["epochs", "epochs"]
+    assert trust_table([ranked], phase="search").data["kind"].tolist() == ["epochs", "epochs"]
 
 
 def test_the_report_of_two_studies(ranked: Path, tmp_path: Path, add: Add, study: Path) -> None:

@@ -92,8 +92,8 @@ def test_diff(two: tuple[Path, Path], add: Add) -> None:
     assert diff.data["arm"].tolist() == ["plain", "stage3"]
     assert diff.data["diff"].tolist() == pytest.approx([0.5, 0.5])
     assert diff.data["n_paired"].tolist() == [3, 3]
-    assert diff.only == (["stage4"], [])
-    assert diff.settings == {"train.lr": [0.1, 0.2], "commit": ["0123456789ab", "fff"]}
+    assert diff.notes[:2] == ["train.lr: 0.1 in A, 0.2 in B", "commit: 0123456789ab in A, fff in B"]
+    assert diff.conclusion == "1 arm only in A: stage4. 2 settings differ:"
     text = to_markdown(diff)
     assert "- train.lr: 0.1 in A, 0.2 in B" in text
     assert "1 arm only in A: stage4." in text
