@@ -7,6 +7,7 @@ its end for every sampler, as Hydra documents it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,18 +123,19 @@ class Space:
         Raises:
             ValueError: a parameter has no countable levels, or there are too many points.
         """
-        points: list[dict[str, Value]] = [{}]
+        levels = []
         for parameter in self.parameters:
-            levels = parameter.levels()
-            if levels is None:
+            each = parameter.levels()
+            if each is None:
                 raise ValueError(
                     f"sampler grid: {parameter.name} is an interval, whose values cannot be counted; "
                     "give it choice(...) or range(...), or take another sampler"
                 )
-            points = [{**point, parameter.name: level} for point in points for level in levels]
-            if len(points) > MAX_GRID:
-                raise ValueError(f"sampler grid: more than {MAX_GRID} points; take another sampler")
-        return points
+            levels.append(each)
+        if math.prod(map(len, levels)) > MAX_GRID:
+            raise ValueError(f"sampler grid: more than {MAX_GRID} points; take another sampler")
+        names = [parameter.name for parameter in self.parameters]
+        return [dict(zip(names, point, strict=True)) for point in itertools.product(*levels)]
 
 
 def parse_space(arguments: Sequence[str], params: Mapping[str, Any], config_loader: Any = None) -> Space:
