@@ -76,11 +76,7 @@ def read_factors(factors: Factors) -> tuple[Factor, ...]:
 
 
 def factors_of_space(space: Space) -> dict[str, list[str]]:
-    """Each parameter of a search space as a factor of that name, its levels in order: `placement=none,stage3`.
-
-    Raises:
-        ValueError: a parameter's values cannot be counted.
-    """
+    """Each parameter of a search space as a factor of that name, its levels in order; ValueError where they cannot be counted."""
     factors: dict[str, list[str]] = {}
     for parameter in space.parameters:
         levels = parameter.levels()
@@ -95,11 +91,7 @@ def factors_of_space(space: Space) -> dict[str, list[str]]:
 def chosen_labels(
     factors: Sequence[Factor], given: Mapping[str, Any] | None, otherwise: int, what: str
 ) -> dict[str, Level]:
-    """One level of each factor: the one that `given` names, else number `otherwise`.
-
-    Raises:
-        ValueError: `given` names a factor or a level that is not there; `what` says in the message where it stands.
-    """
+    """One level of each factor: the one that `given` names, else number `otherwise`; `what` says in messages where they stand."""
     given = {str(name): _label_text(label) for name, label in (given or {}).items()}
     names = [factor.name for factor in factors]
     for name in given:

@@ -91,12 +91,7 @@ def judged_arms(frame: pd.DataFrame, metric: str) -> list[Arm]:
 
 
 def look_values(arms: list[Arm], metric: str) -> tuple[pd.DataFrame, str | None]:
-    """Put the arms side by side, for `sequential_verdicts`.
-
-    Returns:
-        One column for each arm and one line for each seed in ascending order, NaN where a cell is missing, failed or
-        pruned; and the baseline's label, None where no arm, or more than one, is marked.
-    """
+    """Put the arms side by side, as `sequential_verdicts` takes them; and the baseline's label, None where no one arm is marked."""
     values = pd.DataFrame({arm.label: arm.values(metric) for arm in arms}, dtype=float).sort_index()
     reference = marked_baseline(arms)
     return values, reference.label if reference else None

@@ -246,9 +246,7 @@ def facts_of(trials: pd.DataFrame) -> dict[str, set[str]]:
 def gate(arms: Sequence[Arm], metric: MetricColumn) -> list[str]:
     """Say, a short line each, why the rows of a table may be no comparison of trained networks; none where they are.
 
-    Args:
-        arms: the rows, of one frame.
-        metric: what they are compared by. Chance is judged by the metrics of the same split that have a chance level.
+    Chance is judged by the metrics of the same split as `metric` that have a chance level.
     """
     if not arms:
         return []

@@ -1,7 +1,7 @@
 """What a table shows: its rows, columns, metrics, baseline, order, digits and marks; from a YAML file or the command line.
 
 Published figures (X-volution, arXiv 2106.02253) can stand beside ours. Only what the paper's abstract and public summaries state is
-here: the number of a table in the paper is None where it is not known from those, and a figure that was not published is not here.
+here: they do not give the numbers of its tables, and a figure that was not published is not here.
 """
 
 from __future__ import annotations
@@ -134,11 +134,7 @@ def spec_of(values: Mapping[str, Any]) -> TableSpec:
 
 
 def read_spec(path: str | Path, changes: Mapping[str, Any] | None = None) -> TableSpec:
-    """Read a table spec from a YAML file.
-
-    Args:
-        path: a file with fields of `TableSpec`; `name` is by default the file's stem.
-        changes: fields that are set over those of the file.
+    """Read a table spec from a YAML file, whose stem is its `name` by default; `changes` are set over its fields.
 
     Raises:
         ValueError: the file is not there, is no YAML mapping, or a field is unknown or wrong; the message names it.
@@ -164,7 +160,6 @@ class PaperTable:
 
     Attributes:
         title: what was measured, on what.
-        number: the table's number in the paper; None where it is not known.
         columns: headings of the published columns.
         rows: for each level of what was varied (as in the place of an arm's name, or as its branches), a text for
             each column; "-" where nothing was published.
@@ -172,7 +167,6 @@ class PaperTable:
     """
 
     title: str
-    number: int | None
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[str, ...]]
     note: str = ""
@@ -180,26 +174,22 @@ class PaperTable:
     @property
     def source(self) -> str:
         """Say where the figures come from."""
-        where = f"Table {self.number}" if self.number is not None else "table number not known here"
-        return f"Chen, Wang and Ni 2021, arXiv 2106.02253, {where}: {self.title}"
+        return f"Chen, Wang and Ni 2021, arXiv 2106.02253, table number not known here: {self.title}"
 
 
 PAPER: dict[str, PaperTable] = {
     "stage_placement": PaperTable(
         title="ImageNet top-1 points over the plain ResNet, by the stage whose 3x3 convolutions became X-volution",
-        number=None,
         columns=("paper ResNet-34", "paper ResNet-50"),
         rows={"stage3": ("+1.2 (best)", "+0.9 (best)"), "stage4": ("-", "worse")},
     ),
     "branch_ablation": PaperTable(
         title="branches of X-volution; no figure is on record, only the order: either branch alone is worse than both",
-        number=None,
         columns=("paper",),
         rows={"conv": ("worse than both",), "pssa": ("worse than both",), "conv+pssa": ("best",)},
     ),
     "detection": PaperTable(
         title="COCO detection, Faster R-CNN + FPN, ResNet-50",
-        number=None,
         columns=("paper box AP", "AP50", "AP75", "APs", "APm", "APl"),
         rows={
             "conv+softmax_global": ("+1.7 over R50", *("-",) * 5),
@@ -211,7 +201,6 @@ PAPER: dict[str, PaperTable] = {
     ),
     "instance_segmentation": PaperTable(
         title="COCO instance segmentation, Mask R-CNN + FPN, ResNet-50, X-volution(SA)",
-        number=None,
         columns=("paper box AP", "mask AP", "APs", "APm", "APl"),
         rows={"conv+softmax_global": ("41.1", "37.2", "19.2", "40.0", "53.1")},
         note="The training schedule is not stated, and a plain Mask R-CNN R50-FPN comes to 38.6 box and 35.2 mask AP at the 1x "

@@ -138,8 +138,7 @@ def paired_difference(frame: pd.DataFrame, arm: str, baseline: str, metric: str)
 
     Args:
         frame: rows of `load_study`, all of one phase.
-        arm: name or architecture hash of the arm.
-        baseline: name or architecture hash of what it is compared with.
+        arm, baseline: name or architecture hash.
         metric: a numeric column, e.g. "test_top1".
 
     Raises:
@@ -213,11 +212,7 @@ def has_looks(frame: pd.DataFrame) -> bool:
 
 
 def levels(arms: Sequence[Arm], factor: str) -> list[str | None]:
-    """Return the level that each arm has of a factor.
-
-    Raises:
-        ValueError: no arm has the factor; the message lists those that some arm has. Or one arm has two levels of it.
-    """
+    """Return the level that each arm has of a factor; ValueError where none has one, or one has two."""
     found = [level(arm, factor) for arm in arms]
     if all(value is None for value in found):
         keys = sorted({key for arm in arms for key in (*overrides(arm), *arm.levels)} - {"seed"})
@@ -256,6 +251,6 @@ def overrides(arm: Arm) -> dict[str, list[Any]]:
         for each in str(text).split("; "):
             key, equals, value = each.partition("=")
             key = key.lstrip("+~")
-            if equals and pd.notna(value) and value not in found.setdefault(key, []):
+            if equals and value not in found.setdefault(key, []):
                 found[key].append(value)
     return found

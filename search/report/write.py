@@ -33,13 +33,9 @@ BESIDE = (DESIGN_FILE, LOOKS_FILE, CHANGES_FILE, OBJECTIVES_FILE)  # they say ho
 
 
 def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> AblationTable:
-    """Make the table of a study from what its folder holds and write it in every format.
+    """Make the table of a study from what its folder holds and write it in every format into `out`, by default its `tables/`.
 
     With several objectives the Pareto fronts of its phases go beside it: `front.csv`, `front.md`.
-
-    Args:
-        study_dir: `runs/<study>`.
-        out: folder for the files; by default `runs/<study>/tables`.
 
     Raises:
         ValueError: as `load_study` and `ablation_table`.

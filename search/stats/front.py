@@ -11,17 +11,13 @@ import numpy as np
 
 
 def on_front(points: np.ndarray, higher_is_better: Sequence[bool]) -> list[bool | None]:
-    """Tell for each point whether it is on the front.
+    """Tell for each point whether it is on the front; None where one of its values is missing, which is compared with none.
 
-    A point dominates another where it is at least as good in every objective, and better in one. Equal points do not
-    dominate each other. A point with a missing value is compared with none.
+    A point dominates another where it is at least as good in every objective, and better in one.
 
     Args:
         points: float64 (points, objectives); NaN where a value is missing.
         higher_is_better: for each objective which way is better.
-
-    Returns:
-        For each point True or False, None where one of its values is missing.
     """
     losses = np.where(np.asarray(higher_is_better, dtype=bool), -points, points)
     missing = np.asarray(np.isnan(losses).any(axis=1))

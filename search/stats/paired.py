@@ -112,12 +112,7 @@ def paired_values(arm: pd.Series[float], baseline: pd.Series[float]) -> pd.DataF
 def difference(
     arm: pd.Series[float], baseline: pd.Series[float], *, confidence: float = CONFIDENCE
 ) -> PairedDifference:
-    """Compare two series that are indexed by seed, on the seeds both have.
-
-    Args:
-        arm, baseline: as in `paired_values`.
-        confidence: of the interval, between 0 and 1.
-    """
+    """Compare two series that are indexed by seed, on the seeds both have; see `paired_values`."""
     first, second = paired_values(arm, baseline).to_numpy().T.copy()
     return compared(first[None], second[None], confidence)[0]
 
@@ -222,9 +217,7 @@ class Survivors:
 def survivors(arm: ArmValues, baseline: ArmValues, worst_value: float | None) -> Survivors:
     """Count the seeds of an arm and the baseline by whether they came through.
 
-    Args:
-        arm, baseline: their numbers.
-        worst_value: the worst that the metric can be, e.g. 0 for a percentage; None where there is no such.
+    `worst_value` is the worst that the metric can be, e.g. 0 for a percentage; None where there is no such.
     """
     seeds, ours, theirs = shared(arm, baseline)
     by_arm = np.intersect1d(arm.failed, [*baseline.seeds, *baseline.failed]) if len(arm.failed) else arm.failed

@@ -149,13 +149,10 @@ def exaggerations(d_z: np.ndarray, n: np.ndarray, *, alpha: float = 0.05) -> np.
     Args:
         d_z: true mean difference in units of the sd of the paired difference; not zero. (rows,)
         n: paired seeds, at least 2. (rows,)
-        alpha: error of the two-sided test.
+        alpha: error of the two-sided test, between 0 and 1.
 
     Returns:
         Factors of at least nearly 1, float64 (rows,): E[|measured| given p <= alpha] / |true|.
-
-    Raises:
-        ValueError: a difference of zero, fewer than 2 seeds, or an alpha outside 0 to 1.
     """
     shift = np.abs(np.asarray(d_z, dtype=float)) * np.sqrt(n)  # in standard errors of the mean
     degrees = np.asarray(n, dtype=float) - 1

@@ -192,10 +192,7 @@ def chance_left(plan: LookPlan, so_far: PairedDifference, rows: int) -> float | 
     """Return the chance that the last look finds a row, given its seeds so far; None where these show no spread.
 
     The truth is taken to be the margin upwards, the margin downwards or the difference seen so far, whichever gives the
-    largest chance, and the spread to be the one seen.
-
-    Args:
-        rows: that are not found yet, over which the last look is corrected.
+    largest chance, and the spread to be the one seen. `rows` are not found yet: the last look is corrected over them.
     """
     if so_far.p_value is None or so_far.mean is None or so_far.sd is None or plan.margin is None:
         return None

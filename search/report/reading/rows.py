@@ -89,8 +89,6 @@ def result_row(root: str, place: str, provenances: dict[str, str]) -> dict[str, 
     """Read the result of one trial into the columns of the frame.
 
     Args:
-        root: folder of the study.
-        place: the trial's folder, relative to it.
         provenances: what was written as JSON before, by its repr: the trials of a study share a few.
 
     Raises:
@@ -158,19 +156,17 @@ def unfinished_row(root: str, place: str) -> dict[str, Any]:
 
 def shared_trials(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the tidy frame as it may be given away: without the names of the machines."""
+
+    def without_host(text: str) -> str:
+        return json.dumps({name: value for name, value in json.loads(text).items() if name != "host"})
+
     return frame.assign(provenance=frame["provenance"].map(without_host, na_action="ignore").astype("string"))
-
-
-def without_host(text: str) -> str:
-    """Return a provenance without the machine's name."""
-    return json.dumps({name: value for name, value in json.loads(text).items() if name != "host"})
 
 
 def read_trials_file(path: Path) -> pd.DataFrame:
     """Read what `save_tidy` wrote, CSV or Parquet, as `load_study` would have read the study.
 
-    Args:
-        path: the file. What a study declares beside its trials (`design.json` and such) is looked for beside the file.
+    What a study declares beside its trials (`design.json` and such) is looked for beside the file.
 
     Raises:
         ValueError: it cannot be read, or is no such file; the message names the columns it lacks.

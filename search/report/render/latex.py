@@ -99,12 +99,7 @@ def to_latex(table: Table) -> str:
 
 
 def frame(names: Sequence[str], rest: str) -> tuple[list[str], list[str], list[str]]:
-    """Return the packages, the first and the last lines of a table whose first column holds `names`.
-
-    Args:
-        names: of the rows.
-        rest: the other columns, as LaTeX takes them.
-    """
+    """Return the packages, the first and the last lines of a table of these row names; `rest` are the other columns."""
     if max(map(len, names), default=0) <= LONG_NAME:
         return [], [rf"\begin{{tabular}}{{l{rest}}}"], [r"\end{tabular}"]
     first = r">{\raggedright\arraybackslash\hangindent=1em}X"
