@@ -25,10 +25,12 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from search.ledger import metric, result, study_files
 from search.ledger.files import write_atomic
 from search.ledger.metric import CLASSIFY
 from search.ledger.result import RESULT_FILE
 from search.ledger.study_files import NO_TRIALS_INSIDE
+from search.report.reading import rows
 from search.report.reading.rows import COLUMNS, PHASES, is_extra, read_trials_file, result_row, unfinished_row
 from xvol.suggest import nearest
 
@@ -44,7 +46,7 @@ CACHE_FILE = ".table_cache"
 CACHE_FROM = 500  # trials; fewer are read in a quarter of a second, and need no file
 SETTLE_NS = 2_000_000_000
 MAGIC = b"xvol-table-cache"
-MADE_BY = ("rows.py", "load.py", *(f"../../ledger/{name}.py" for name in ("result", "metric", "paths")))
+MADE_BY = tuple(str(each.__file__) for each in (rows, result, metric, study_files)) + (__file__,)
 
 
 def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:
@@ -161,8 +163,7 @@ def file_key(path: str) -> str | None:
 @once
 def made_by() -> str:
     """Digest of the code that makes the rows: other code may make other rows of the same files."""
-    here = Path(__file__).parent
-    return hashlib.sha256(b"".join((here / name).read_bytes() for name in MADE_BY)).hexdigest()
+    return hashlib.sha256(b"".join(Path(name).read_bytes() for name in MADE_BY)).hexdigest()
 
 
 def read_cache(root: Path) -> pd.DataFrame:
