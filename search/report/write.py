@@ -165,13 +165,18 @@ def save_pivot(table: PivotTable, folder: Path, formats: Sequence[str] = FORMATS
 def save_files(table: Table, folder: Path, formats: Sequence[str], more: Mapping[str, str] | None = None) -> list[Path]:
     """Write `folder/<name>.<format>` for each format, and the texts of `more` by their names; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {f"{table.name}.{form}": RENDERERS[form](table) for form in formats if form != "parquet"}
-    contents |= more or {}
-    encoded = {name: text.encode("utf-8", errors="backslashreplace") for name, text in contents.items()}
-    encoded |= {f"{table.name}.parquet": parquet(table.data)} if "parquet" in formats else {}
-    for name, content in encoded.items():
+
+    def encoded(text: str) -> bytes:
+        return text.encode("utf-8", errors="backslashreplace")
+
+    contents = {
+        f"{table.name}.{form}": parquet(table.data) if form == "parquet" else encoded(RENDERERS[form](table))
+        for form in formats
+    }
+    contents |= {name: encoded(text) for name, text in (more or {}).items()}
+    for name, content in contents.items():
         write_atomic(folder / name, content)
-    return [folder / name for name in encoded]
+    return [folder / name for name in contents]
 
 
 def save_tidy(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:

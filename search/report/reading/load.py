@@ -46,7 +46,7 @@ CACHE_FILE = ".table_cache"
 CACHE_FROM = 500  # trials; fewer are read in a quarter of a second, and need no file
 SETTLE_NS = 2_000_000_000
 MAGIC = b"xvol-table-cache"
-MADE_BY = tuple(str(each.__file__) for each in (rows, result, metric, study_files)) + (__file__,)
+MADE_BY = (__file__, *(str(each.__file__) for each in (rows, result, metric, study_files)))
 
 
 def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:
