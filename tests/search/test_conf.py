@@ -20,7 +20,12 @@ from search.trial.refuse import check_values
 from search.trial.untrained import check_trial
 
 FOLDER = config_folder()
-OPTIONS = sorted((path.parent.name, path.stem) for path in FOLDER.glob("*/*.yaml") if path.parent.name != "experiment")
+OPTIONS = sorted(
+    (group.name, path.relative_to(group).with_suffix("").as_posix())
+    for group in FOLDER.iterdir()
+    for path in group.glob("*.yaml" if group.name == "design" else "**/*.yaml")
+    if group.name != "experiment"
+)
 EXPERIMENTS = sorted(path.stem for path in (FOLDER / "experiment").glob("*.yaml"))
 OF_THE_STUDY = ("sampler", "pruner", "space")
 REQUIRED = {key: ["data.path=/nowhere"] for key in ("folder", "image_folder")}
@@ -82,7 +87,8 @@ def test_a_backbone_is_a_model_that_timm_knows(composed: Any, option: str) -> No
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in ("placement", "branch", "train")])
 def test_an_option_builds_on_the_proxy(composed: Any, group: str, option: str) -> None:
     placement = [] if group == "placement" else ["placement=stage3"]
-    facts = check_trial(composed("data=digits", f"{group}={option}", *placement))
+    decoded = ["train.aa=null", "train.train_interpolation=bilinear"] if option.startswith("timm/") else []
+    facts = check_trial(composed("data=digits", f"{group}={option}", *placement, *decoded))
     assert (facts["arm"] == "plain") == (option in ("none", "conv"))
 
 

@@ -28,7 +28,9 @@ DESIGNS = sorted(
     path.relative_to(FOLDER / "design").with_suffix("").as_posix() for path in FOLDER.glob("design/**/*.yaml")
 )
 PRESETS = [name for name in DESIGNS if name.startswith("paper/")]
-EXPERIMENTS = sorted(f"paper/{path.stem}" for path in (FOLDER / "experiment" / "paper").glob("*.yaml"))
+OF_THE_PAPER = sorted(f"paper/{path.stem}" for path in (FOLDER / "experiment" / "paper").glob("*.yaml"))
+EXPERIMENTS = [name for name in OF_THE_PAPER if "imagenet" not in name]
+IMAGENET = [name for name in OF_THE_PAPER if "imagenet" in name]
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -51,6 +53,7 @@ def test_each_kind_of_design_is_an_option() -> None:
     assert sorted(set(DESIGNS) - set(PRESETS)) == sorted([*KINDS, "none"])
     assert PRESETS
     assert EXPERIMENTS
+    assert IMAGENET
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -99,6 +102,25 @@ def test_an_experiment_of_the_paper_states_its_command_and_could_start(composed:
         check_values(typed(without_hydra(composed(f"experiment={name}", *cell.overrides))))
     assert facts_of(composed, [f"experiment={name}", "data=digits"], cells[0])["arm"] == "plain"
     assert facts_of(composed, [f"experiment={name}", "data=digits"], cells[-1])["chosen"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGENET)
+def test_an_experiment_on_imagenet_states_its_hours_and_could_start(composed: Any, name: str) -> None:
+    header = (FOLDER / "experiment" / f"{name}.yaml").read_text().split("defaults:")[0]
+    assert f"#   python -m search -m experiment={name} data.path=IMAGENET" in header.splitlines()
+    assert re.search(r"^# Time: +.*A100-hours", header, re.M)
+    assert re.search(r"^# Expect: +in the paper", header, re.M)
+    config = composed(f"experiment={name}", with_hydra=True)
+    options = design_options(config)
+    assert config.hydra.sweeper.study_name == name.replace("/", "_")
+    assert (config.data.name, config.data.image_size, config.train.epochs) == ("folder", 224, 100)
+    cells = design_of(options).cells
+    small = ["data=digits", "data.image_size=32", "data.val_size=360", "data.batch_size=64"]
+    for cell in cells:
+        check_values(typed(without_hydra(composed(f"experiment={name}", "data.path=/nowhere", *cell.overrides))))
+    facts = [facts_of(composed, [f"experiment={name}", *small], cell) for cell in (cells[0], cells[3])]
+    assert [fact["arm"] for fact in facts] == ["plain", "stage3: conv+pssa(embed_ratio=0.25)"]
 
 
 def test_facts_are_those_of_the_network_that_a_trial_builds(composed: Any) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch.utils._pytree import tree_flatten
 
 from search.channel import Channel, Pruned, Stopped, opened
@@ -140,22 +141,42 @@ def test_several_interruptions_in_a_row_leave_no_trace(small: Small, tmp_path: P
     assert not list(tmp_path.rglob(STATE_FILE))
 
 
-def test_every_tensor_is_that_of_a_training_that_was_not_halted(small: Small, tmp_path: Path) -> None:
-    """Model, average, optimiser, schedule: at a random step, with all that timm's recipes have."""
-    config = typed(small("train.epochs=3", *RECIPES["all that timm's recipes have"]))
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides for a folder of 4 classes with 110 pictures each, which are decoded on the way and changed by RandAugment."""
+    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number in range(440):
+        path = folder / f"class{number % 4}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        coarse = Image.fromarray(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((48, 36), Image.Resampling.BICUBIC).save(path)
+    return [
+        *("data.name=folder", f"data.path={folder}", "data.image_size=32", "train.aa=rand-m7-mstd0.5-inc1"),
+        *("train.scale=[0.08,1]", "train.repeats=2", "train.train_interpolation=random"),
+    ]
 
-    def made(stop_at: int | None = None) -> Trainer:
+
+@pytest.mark.parametrize("source", ["in memory", pytest.param("decoded on the way", marks=pytest.mark.slow)])
+def test_every_tensor_is_that_of_a_training_that_was_not_halted(
+    small: Small, tmp_path: Path, pictures: list[str], source: str
+) -> None:
+    """Model, average, optimiser, schedule: at a random step, with other workers, with all that timm's recipes have."""
+    of_source = pictures if source == "decoded on the way" else []
+    overrides = ["train.epochs=3", *RECIPES["all that timm's recipes have"], *of_source]
+
+    def made(workers: int, stop_at: int | None = None) -> Trainer:
         asked = itertools.count()
+        config = typed(small(*overrides, f"data.workers={workers}"))
         return prepare(config).trainer(halt=lambda: next(asked) == stop_at)
 
-    whole, stop_at = made(), random.SystemRandom().randrange(1, 15)  # 3 epochs of 4 steps, a question more for each
+    whole, stop_at = made(0), random.SystemRandom().randrange(1, 15)  # 3 epochs of 4 steps, a question more for each
     list(whole.epochs())
-    halted = made(stop_at)
+    halted = made(2, stop_at)
     with pytest.raises(Halted) as where:
         list(halted.epochs())
     torch.save(halted.state_dict(), tmp_path / "state.pt")
     torch.rand(7), random.random(), np.random.rand()  # what another process would have drawn
-    again = made()
+    again = made(1)
     again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     list(again.epochs())
     states = [tree_flatten({**trainer.state_dict(), "seconds": 0})[0] for trainer in (whole, again)]
