@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -167,24 +167,26 @@ def refuse_unreadable(paths: Sequence[Path]) -> None:
         )
 
 
-def open_picture(path: Path, mode: str) -> Image.Image:
+def open_picture(file: Path | IO[bytes], mode: str, name: str = "") -> Image.Image:
     """Decode a whole picture file.
 
     Args:
-        path: PNG, JPEG or whatever else Pillow reads.
+        file: PNG, JPEG or whatever else Pillow reads.
         mode: "L" (grey) or "RGB", 8 bits a channel.
+        name: what to call it, where it is no path.
 
     Raises:
         ValueError: If the file is truncated, is no picture, or holds more than 8 bits a channel; names the file.
     """
+    name = name or str(file)
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
             deep = picture.mode.startswith(("I", "F"))
             pixels = None if deep else picture.convert(mode)
     except UNREADABLE as error:
         raise ValueError(
-            f"{path} cannot be read as a picture ({error}). It may be truncated: replace it or delete it."
+            f"{name} cannot be read as a picture ({error}). It may be truncated: replace it or delete it."
         ) from error
     if pixels is None:
-        raise ValueError(f"{path} holds more than 8 bits a channel, which would be cut off. Save it with 8 bits.")
+        raise ValueError(f"{name} holds more than 8 bits a channel, which would be cut off. Save it with 8 bits.")
     return pixels

@@ -43,7 +43,10 @@ SOURCES = {
     "fashion_mnist": Source("search.data.fashion_mnist", image_size=28, channels=1),
     "cifar10": Source("search.data.cifar10", image_size=32),
     "folder": Source("search.data.folder", takes_path=True),
+    "tar": Source("search.data.tar", takes_path=True),
+    "hfds": Source("search.data.hfds", takes_path=True),
 }
+UNPAIRED = ("wds", "tfds", "hfids")
 RENAMED = {"image_folder": "folder"}
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos")
 POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
@@ -108,12 +111,13 @@ class DataConfig:
     """Which images, in which shape, how they are split and how they are fed.
 
     Attributes:
-        name: One of `digits`, `fashion_mnist`, `cifar10`, `folder`, or a source of an installed package.
+        name: One of `digits`, `fashion_mnist`, `cifar10`, `folder`, `tar`, `hfds`, or a source of an installed package.
         root: Folder for downloads and decoded images; relative to the working directory.
-        path: The user's own images, for `folder` alone: `path/<class>/*.png` or `path/{train,val,test}/<class>/*.png`.
+        path: The user's own pictures: for `folder` `path/<class>/*.jpg` or `path/{train,val,test}/<class>/*.jpg`; for `tar` and
+            `hfds` see docs/data.md.
         download: Whether missing data may be fetched.
         image_size: Height and width in pixels; None is the usual one (digits 16, fashion_mnist 28, cifar10 32).
-        channels: 1 or 3; None is the images' own number (3 for `folder`).
+        channels: 1 or 3; None is the images' own number (3 for the user's own).
         train_size: Training images: how many, or, below 1, which share of the images outside of official parts; None
             takes all that remain.
         val_size: Validation images, on which studies choose: how many, or which share of the official validation part, or
@@ -129,6 +133,7 @@ class DataConfig:
         workers: Processes that decode them; 0 decodes in the trial's own. Of no effect on the result.
         crop_pct: Share of the shorter side that evaluation sees of a picture decoded on the way; None is the backbone's in timm.
         interpolation: By which such a picture is resized in evaluation; likewise.
+        input_key, target_key: Columns of pictures and labels of `hfds`.
     """
 
     name: str = "digits"
@@ -149,6 +154,8 @@ class DataConfig:
     workers: int = 4
     crop_pct: float | None = None
     interpolation: str | None = None
+    input_key: str = "image"
+    target_key: str = "label"
 
     def __post_init__(self) -> None:
         if self.name in RENAMED:
@@ -162,16 +169,21 @@ class DataConfig:
             ValueError: For an unknown name (with the near matches) or a value out of its range; says what is allowed.
         """
         names = source_names()
+        if self.name.partition("/")[0] in UNPAIRED:
+            raise ValueError(
+                f"data.name={self.name} is not taken: timm's readers of WebDataset, TFDS and streamed Hugging Face data order "
+                "pictures by worker, so the arms of a study would not see the same batches. Take folder, tar or hfds."
+            )
         if self.name not in names:
             raise ValueError(
                 f"data.name={self.name!r} is unknown. Choose one of {', '.join(names)}{meant(self.name, names)}"
             )
         takes_path = source_of(self.name).takes_path
         if takes_path and not self.path:
-            raise ValueError(f"data.name={self.name} needs data.path, the folder that holds a folder for each class.")
+            raise ValueError(f"data.name={self.name} needs data.path, which holds your pictures; see docs/data.md.")
         if self.name in SOURCES and not takes_path and self.path is not None:
             raise ValueError(
-                f"data.path={self.path} is of data=folder, and data.name={self.name}. Leave one of them out."
+                f"data.path={self.path} is of folder, tar and hfds, and data.name={self.name}. Leave one of them out."
             )
         if Path(self.root).exists() and not Path(self.root).is_dir():
             raise ValueError(f"data.root={self.root} is a file. Give the folder for downloads and decoded images.")
@@ -210,7 +222,7 @@ def image_size(config: DataConfig) -> int:
     """The height and width in pixels that the network will see.
 
     Raises:
-        ValueError: If `folder` or a source of an installed package comes without an image_size.
+        ValueError: If the user's own pictures or those of an installed package come without an image_size.
     """
     size = config.image_size or source_of(config.name).image_size
     if size is None:

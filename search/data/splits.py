@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from search.data.config import DataConfig
+
+PARTS = ("train", "val", "test")
 
 
 class Splits(NamedTuple):
@@ -33,6 +36,40 @@ class Labelled(NamedTuple):
     classes: tuple[str, ...]
     official_val: int = 0
     official_test: int = 0
+
+    @classmethod
+    def of_parts(cls, labels: np.ndarray, classes: tuple[str, ...], counts: Mapping[str, int]) -> Labelled:
+        """Of images in the order of `PARTS`; where only one part is held out of training, it is the test set."""
+        val, test = counts.get("val", 0), counts.get("test", 0)
+        return cls(labels, classes, val, test) if test else cls(labels, classes, 0, val)
+
+
+def joined(parts: Mapping[str, tuple[Sequence[str], np.ndarray]], where: str) -> Labelled:
+    """The labels of all parts in the class order of the training part.
+
+    Args:
+        parts: class names and labels, int64 (N,), of each of `PARTS` that is there; "train" is.
+        where: they come from, in words.
+
+    Raises:
+        ValueError: there are fewer than two classes, a part has no images or a class that is not trained.
+    """
+    classes = list(parts["train"][0])
+    if len(classes) < 2:
+        raise ValueError(f"{where} holds the classes {', '.join(classes) or 'none'}; at least 2 are needed.")
+    labels, counts = [], {}
+    for part in PARTS:
+        if part not in parts:
+            continue
+        names, numbers = parts[part]
+        strange = sorted({names[number] for number in np.unique(numbers)} - set(classes))
+        if strange or not len(numbers):
+            fault = f"classes that train has not: {', '.join(strange)}" if strange else "no pictures"
+            raise ValueError(f"{where}: its part {part} has {fault}.")
+        known = np.array([classes.index(name) if name in classes else -1 for name in names], dtype=np.int64)
+        labels.append(known[numbers])
+        counts[part] = len(numbers)
+    return Labelled.of_parts(np.concatenate(labels), tuple(classes), counts)
 
 
 def split_labels(images: Labelled, config: DataConfig) -> Splits:

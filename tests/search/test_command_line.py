@@ -115,7 +115,7 @@ def told(composed: Any, override: str) -> str:
             "hydra.sweeper.sampler.gamma=3",
             ["To give gamma to what hydra.sweeper.sampler names, write +hydra.sweeper.sam"],
         ),
-        ("data=imagenet", ["cifar10", "digits", "fashion_mnist", "folder", "image_folder"]),
+        ("data=imagenet", ["cifar10", "digits", "fashion_mnist", "folder", "hfds", "image_folder", "tar"]),
         ("experiment=nothing", ["cifar10_stages", "digits_demo"]),
         ("+experiment=digits_demo", ["experiment is given twice, or with a +", "write experiment=NAME"]),
     ],

@@ -28,7 +28,7 @@ OPTIONS = sorted(
 )
 EXPERIMENTS = sorted(path.stem for path in (FOLDER / "experiment").glob("*.yaml"))
 OF_THE_STUDY = ("sampler", "pruner", "space")
-REQUIRED = {key: ["data.path=/nowhere"] for key in ("folder", "image_folder")}
+REQUIRED = {key: ["data.path=/nowhere"] for key in ("folder", "image_folder", "tar", "hfds")}
 
 
 def options(group: str) -> list[str]:
