@@ -31,7 +31,7 @@ from search.ledger.study_files import CHECKPOINT_FILE, NO_TRIALS_INSIDE, Cell
 from search.recipe import COSTS
 from search.space.parameters import Space
 from search.study.command import read_command
-from search.study.launching.compose import Composer
+from search.study.launching.compose import Composer, without_hydra
 from search.study.options import parse_constraints
 
 
@@ -67,18 +67,15 @@ class PlannedStudy:
         loader = GlobalHydra.instance().config_loader()
         parsed = OverridesParser.create(loader).parse_overrides(list(given.overrides))
         plain = [line for line, each in zip(given.overrides, parsed, strict=True) if not each.is_sweep_override()]
-        self.config = compose("config", [*self._searchpath(), *plain], return_hydra_config=True)
+        path = f"hydra.searchpath=['file://{Path(given.config_dir).absolute()}']" if given.config_dir else None
+        self.config = compose("config", [*([path] if path else []), *plain], return_hydra_config=True)
+        self._composer = Composer(loader, self.config)
         self.sweeper: Mapping[str, Any] = self.config.hydra.sweeper
         lines = [line for line in given.overrides if not line.lstrip("+~").startswith(("hydra.", "hydra/"))]
-        options, self.space = read_command(self.config, lines, self.sweeper, Composer(loader, self.config), application)
+        options, self.space = read_command(self.config, lines, self.sweeper, self._composer, application)
         self.design = options.design
         self._facts: dict[tuple[str, ...], dict[str, Any]] = {}
-        self._configs: dict[tuple[str, ...], Any] = {}
         self._costs: dict[tuple[str, str], dict[str, Any]] = {}
-
-    def _searchpath(self) -> list[str]:
-        folder = self.given.config_dir
-        return [f"hydra.searchpath=['file://{Path(folder).absolute()}']"] if folder else []
 
     def made(self) -> Design:
         """The design's cells; of a search its baseline, first point and levels. ValueError where nothing varies."""
@@ -89,11 +86,8 @@ class PlannedStudy:
         return Design([baseline, *_levels(self.space)], [])
 
     def compose(self, overrides: Sequence[str]) -> Any:
-        """The trial's config with these overrides behind those that all cells share; not to be changed."""
-        key = tuple(overrides)
-        if key not in self._configs:
-            self._configs[key] = compose("config", [*self._searchpath(), *self.space.fixed, *key])
-        return self._configs[key]
+        """The trial's config with these overrides behind those that all cells share."""
+        return without_hydra(self._composer.compose([*self.space.fixed, *overrides]))
 
     def _facts_of(self, overrides: Sequence[str]) -> dict[str, Any]:
         key = tuple(overrides)
