@@ -19,12 +19,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from engine_measure import complete_tree
 from engine_page import render
-from engine_rivals import RIVALS, environment, installed_versions
+from engine_rivals import OURS, RIVALS, environment, installed_versions
 from engine_runs import Engine, Row, busy, command_line, cpu_a_trial, growth, resume
 from engine_stored import stored
 
@@ -84,7 +85,8 @@ def _arguments() -> argparse.Namespace:
 
 def _engines(args: argparse.Namespace) -> tuple[Engine, list[Engine], Row, Row]:
     """Ours, the rivals that could be installed, their versions, and why others are missing."""
-    ours = Engine(f"ours, {args.launcher}", sys.executable, args.launcher, "journal", ours=True)
+    python = environment(OURS, args.rivals) if args.rivals else sys.executable
+    ours = Engine(f"ours, {args.launcher}", str(python), args.launcher, "journal", ours=True)
     rivals: list[Engine] = []
     versions: Row = {}
     missing: Row = {} if args.rivals else {rival.name: "not asked for: give --rivals DIR" for rival in RIVALS}
@@ -115,10 +117,11 @@ def _sections(
 ) -> dict[str, Callable[[], list[Row]]]:
     in_memory = [rival for rival in rivals if rival.storage == "memory"]
     study = work / "growth"
+    with_tables = replace(ours, python=sys.executable)  # which take pandas
     every: dict[str, Callable[[], list[Row]]] = {
         "cpu": lambda: _told(cpu_a_trial([ours, *rivals], work / "cpu", args.trials, 2, args.repeats)),
         "growth": lambda: _told([growth(ours, study, args.large, 2)]),
-        "stored": lambda: _told([stored(ours, work / "stored", [500, args.stored], args.repeats)]),
+        "stored": lambda: _told([stored(with_tables, work / "stored", [500, args.stored], args.repeats)]),
         "resume": lambda: _told([resume(ours, _grown(study), 2, args.repeats)]),
         "busy": lambda: _told(
             busy([ours, *in_memory], work / "busy", [int(n) for n in args.workers.split(",")], args.each)

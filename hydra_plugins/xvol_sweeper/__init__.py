@@ -14,8 +14,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from search.refusals import told_compactly
-from search.study.command import read_command
-from search.study.launching.compose import Composer
 from search.study.options import SweeperOptions
 
 ConfigStore.instance().store(group="hydra/sweeper", name="xvol", node=SweeperOptions, provider="xvol")
@@ -38,6 +36,10 @@ class XvolSweeper(Sweeper):
             return self._sweep(arguments)
 
     def _sweep(self, arguments: Sequence[str]) -> Any:
+        # not where Hydra imports every plugin: for its help, and in each worker
+        from search.study.command import read_command
+        from search.study.launching.compose import Composer
+
         assert self._parts is not None, "Hydra calls setup() before sweep()"
         context, task, config = self._parts
         composer = Composer(context.config_loader, config)

@@ -15,7 +15,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.ledger.result import RESULT_FILE, sound_result
 from search.ledger.study_files import WORKERS
@@ -130,14 +130,17 @@ class TrialQueue:
             self.holds = False
             if self.gave_up:
                 return None
+            who = {"host": host_id(), "lock": worker}
             trial = self._waiting(is_due)
-            if trial is None and (self.is_exhausted() or self._owed(now) <= 0):
+            if trial is not None:
+                trial.set_user_attr(WORKER, who)
+                return trial
+            if self.is_exhausted() or self._owed(now) <= 0:
                 self.holds = now.waiting > 0
                 return None
-            if trial is None:  # `Study.ask` would look through all trials for a waiting one
-                trial = Trial(self.study, self.storage.create_new_trial(self._id))
-            trial.set_user_attr(WORKER, {"host": host_id(), "lock": worker})
-            return trial
+            # `Study.ask` would look through all trials for a waiting one
+            made = create_trial(state=TrialState.RUNNING, user_attrs={WORKER: who})
+            return Trial(self.study, self.storage.create_new_trial(self._id, made))
 
     def _waiting(self, is_due: Callable[[FrozenTrial], bool]) -> Trial | None:
         """The first waiting trial that is due, now running."""

@@ -77,9 +77,10 @@ class Tally:
     def read(self, get: Get) -> Counts:
         """Count all trials of the study."""
         for number in sorted(self._claimed):
-            self._look(number, get)
-        while self._waiting and not _is_unclaimed(get(self._waiting[0].number)):
-            self._look(self._waiting.popleft().number, get)
+            self._look(get(number))
+        while self._waiting and not _is_unclaimed(trial := get(self._waiting[0].number)):
+            self._waiting.popleft()
+            self._look(trial)
         while (trial := get(self._next)) is not None:
             self._next += 1
             if RETRY_OF in trial.user_attrs:
@@ -87,7 +88,7 @@ class Tally:
             if _is_unclaimed(trial):
                 self._waiting.append(trial)
             else:
-                self._look(trial.number, get)
+                self._look(trial)
         return self.counts
 
     @property
@@ -124,14 +125,13 @@ class Tally:
         """Distinct sets of parameters that were asked for."""
         return len(self._points | {_point(trial) for trial in self._claimed.values() if trial.params})
 
-    def _look(self, number: int, get: Get) -> None:
-        trial = get(number)
+    def _look(self, trial: FrozenTrial | None) -> None:
         assert trial is not None
         if trial.state.is_finished():
-            self._claimed.pop(number, None)
+            self._claimed.pop(trial.number, None)
             self._settle(trial)
         else:
-            self._claimed[number] = trial
+            self._claimed[trial.number] = trial
 
     def _supersede(self, number: int) -> None:
         """The trial is run again: it failed, was interrupted, or its result was lost."""

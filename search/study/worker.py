@@ -72,7 +72,7 @@ class Worker:
         config: DictConfig,
         hydra_context: HydraContext,
         spec: StudySpec,
-        groups: Mapping[str, bool],
+        groups: Mapping[str, list[str]],
     ) -> None:
         self.app, self.config, self.context, self.spec, self.groups = app, config, hydra_context, spec, groups
         self.study_dir = Path(spec.study_dir)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -43,11 +44,15 @@ class Composer:
         groups: what another composer of the sweep has found out in its own `groups`.
 
     Attributes:
-        groups: key -> whether it names a config group, which takes Hydra as long as a composition to tell.
+        groups: names of the config groups in each group, "" for the outermost; Hydra takes as long as for a composition.
     """
 
     def __init__(
-        self, loader: ConfigLoader, master: DictConfig, for_jobs: bool = False, groups: Mapping[str, bool] | None = None
+        self,
+        loader: ConfigLoader,
+        master: DictConfig,
+        for_jobs: bool = False,
+        groups: Mapping[str, list[str]] | None = None,
     ) -> None:
         self.loader, self._master, self._for_jobs = loader, master, for_jobs
         self._bases: OrderedDict[tuple[str, ...], tuple[DictConfig, DictConfig]] = OrderedDict()
@@ -77,12 +82,12 @@ class Composer:
 
     def is_group(self, key: str) -> bool:
         """Whether `key` names a config group, in the folders of the sweep."""
-        if key not in self.groups:
-            hydra = self._master.hydra
-            lines = OmegaConf.to_container(hydra.overrides.hydra)
+        parent, _, name = key.rpartition("/")
+        if parent not in self.groups:
+            job, lines = self._master.hydra.job, OmegaConf.to_container(self._master.hydra.overrides.hydra)
             assert isinstance(lines, list)
-            self.groups[key] = bool(self.loader.get_group_options(key, None, hydra.job.config_name, lines))
-        return self.groups[key]
+            self.groups[parent] = self.loader.get_group_options(parent, ObjectType.GROUP, job.config_name, lines)
+        return name in self.groups[parent]
 
     def _quick(self, lines: list[str]) -> DictConfig | None:
         """None where overrides depend on each other's order."""

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from search.config import config_folder, register
 from search.study.launching import compose
@@ -142,6 +142,13 @@ def test_a_job_reaches_what_its_config_says_of_the_sweep(both: Both) -> None:
     assert OmegaConf.to_container(config.hydra.sweeper) == OmegaConf.to_container(whole.hydra.sweeper)
     assert OmegaConf.to_container(config.hydra, resolve=False)["sweeper"] == "${xvol_sweep:sweeper}"  # type: ignore[index]
     assert config.hydra.sweep.dir == whole.hydra.sweep.dir == "runs/toy"
+    for each in (config, whole):
+        with read_write(each), open_dict(each.hydra.runtime):
+            each.hydra.runtime.output_dir = "of the trial"
+    logging = [OmegaConf.to_container(each.hydra.job_logging, resolve=True) for each in (config, whole)]
+    assert logging[0] == logging[1]
+    assert logging[0]["handlers"]["file"]["filename"].startswith("of the trial/")  # type: ignore[call-overload, index]
+    assert config.hydra.runtime.choices == whole.hydra.runtime.choices
     with open_dict(config), open_dict(whole):
         del config["hydra"], whole["hydra"]
     assert plain(config) == plain(whole)
