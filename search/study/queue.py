@@ -105,13 +105,11 @@ class TrialQueue:
 
     def is_exhausted(self) -> bool:
         """Whether the sampler proposes nothing any more that needs training; as of the last count."""
-        if not self.budget.sampled:
-            return True
-        return self._tally.streak >= self.budget.max_skips or self.is_covered()
+        return not self.budget.sampled or self.streak >= self.budget.max_skips or self.is_covered()
 
     def is_covered(self) -> bool:
         """Whether each point of a space that can be counted was asked for; as of the last count."""
-        return bool(self._tally.streak and self.budget.size and self._tally.points >= self.budget.size)
+        return bool(self.streak and self.budget.size and self._tally.points >= self.budget.size)
 
     @property
     def streak(self) -> int:

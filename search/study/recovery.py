@@ -43,10 +43,9 @@ def close_ledger(spec: StudySpec, trial: FrozenTrial, reason: str, again: bool) 
 
 def close_record(study_dir: Path, name: str, phase: Phase, trial: FrozenTrial, reason: str, again: bool) -> None:
     """`close_ledger` for whoever has no spec of the study."""
-    subdir = trial.user_attrs.get(FOLDER)
-    if subdir:
-        status: Status = "interrupted" if again else "failed"
+    if subdir := trial.user_attrs.get(FOLDER):
         tries = int(trial.user_attrs.get(TRIES, 1))
+        status: Status = "interrupted" if again else "failed"
         close_abandoned(study_dir / subdir, name, trial.number, phase, status, reason, tries)
 
 

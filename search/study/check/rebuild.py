@@ -35,14 +35,10 @@ FINAL = ".final"  # ends the name of the study that holds the re-evaluation, or 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the study's config says of its trials.
+    """What the study's config says of its trials; see `SweeperOptions`.
 
     Attributes:
-        directions: one for each objective.
-        space: what may vary.
         objectives: the names of what a trial returns, as in its result.
-        seeds_per_trial: runs of each trial of the search.
-        seed_key: the config key that takes the seed.
         sampled: whether the trials of the search are made up by a sampler, which then skips what was taken over.
         custom: whether a function of the user's varies more than `space`.
     """
@@ -202,7 +198,7 @@ def _rebuilt(
     params: dict[str, Any] | None = {}
     if search:
         params = None if recipe.custom else _params(recipe.space, last.overrides)
-    if not search:
+    else:
         attributes |= _cell(last, recipe, cells)
     if params is None:
         return _placeholder(attributes, "the storage has lost it, and its result does not tell its parameters")
@@ -244,35 +240,26 @@ def _cell(result: TrialResult, recipe: Recipe, cells: Mapping[tuple[str, ...], s
 
 def _values(results: Sequence[TrialResult], objectives: Sequence[str]) -> list[float] | None:
     """The mean over the runs of each objective; None where one is not on record."""
-    means: list[float] = []
-    for name in objectives:
-        column: list[Any] = [result.value(name) for result in results]
-        if not column or any(value is None for value in column):
-            return None
-        means.append(statistics.fmean(column))
-    return means
+    columns: list[list[Any]] = [[result.value(name) for result in results] for name in objectives]
+    if any(not column or None in column for column in columns):
+        return None
+    return [statistics.fmean(column) for column in columns]
 
 
 def _params(space: Space, overrides: Sequence[str]) -> dict[str, Any] | None:
     """What the overrides of a trial say of each parameter; None where they are silent on one."""
     given = {line.partition("=")[0].lstrip("+"): line.partition("=")[2] for line in overrides}
-    found: dict[str, Any] = {}
-    for parameter in space.parameters:
-        if parameter.name not in given:
-            return None
-        value = _value(parameter, given[parameter.name])
-        if not value:
-            return None
-        found[parameter.name] = value[0]
-    return found
-
-
-def _value(parameter: Parameter, text: str) -> list[Any]:
-    """The value in a list; an empty one where the text is none that the parameter takes."""
-    if parameter.texts:
-        return [choice for choice, written in parameter.texts if written == text][:1]
     try:
-        number = int(text) if isinstance(parameter.low, int) else float(text)
-    except ValueError:
-        return []
-    return [number] if parameter.low <= number <= parameter.high else []
+        return {each.name: _value(each, given[each.name]) for each in space.parameters}
+    except (KeyError, ValueError):
+        return None
+
+
+def _value(parameter: Parameter, text: str) -> Any:
+    """The value that is written so; KeyError or ValueError where the parameter takes none of that text."""
+    if parameter.texts:
+        return {written: choice for choice, written in parameter.texts}[text]
+    number = int(text) if isinstance(parameter.low, int) else float(text)
+    if not parameter.low <= number <= parameter.high:
+        raise ValueError(text)
+    return number

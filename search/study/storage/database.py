@@ -12,7 +12,7 @@ import threading
 import uuid
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
-from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study.storage.waiting import CONNECT_SECONDS, Away, FileLock, Patience, ServerLock, is_away
@@ -88,7 +86,7 @@ def _patient(name: str) -> Any:
     return method
 
 
-class PatientDatabase(BaseStorage, BaseHeartbeat):
+class PatientDatabase(BaseStorage):
     """Optuna's database storage behind a `Patience`.
 
     A call can go through although its answer is lost with the connection. What is then repeated:
@@ -130,7 +128,6 @@ class PatientDatabase(BaseStorage, BaseHeartbeat):
     get_trial_id_from_study_id_trial_number = _patient("get_trial_id_from_study_id_trial_number")
     get_all_trials = _patient("get_all_trials")
     get_best_trial = _patient("get_best_trial")
-    _get_stale_trial_ids = _patient("_get_stale_trial_ids")
 
     def server_lock(self, study_name: str) -> ServerLock | None:
         """A lock on the server; None for SQLite, which has none."""
@@ -199,9 +196,6 @@ class PatientDatabase(BaseStorage, BaseHeartbeat):
 
     def get_heartbeat_interval(self) -> int | None:
         return self._rdb.get_heartbeat_interval()
-
-    def get_heartbeat_stale_trial_callback(self) -> Callable[[Study, FrozenTrial], None] | None:
-        return self._rdb.get_heartbeat_stale_trial_callback()
 
 
 def _close(engine: sqlalchemy.Engine, locks: dict[str, AdvisoryLock]) -> None:
