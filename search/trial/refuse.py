@@ -164,7 +164,7 @@ def _moot(key: str, configs: Sequence[Config]) -> str | None:
             )
     if key == "data.crop_padding" and all(config.train.scale or config.train.ratio for config in configs):
         return "train.scale and train.ratio crop in its place"
-    if parts[0] == "train":
+    if parts[0] == "train" and len(parts) > 1:
         for names, is_moot, why in _MOOT_OF_RECIPE:
             if parts[1] in names and all(is_moot(config.train) for config in configs):
                 return why
