@@ -32,7 +32,7 @@ ATTRIBUTE = "identity"
 REBUILT = "rebuilt"  # of a study that xvol-check wrote anew from its ledger: the next command says what it is about
 PARAMS = "hydra.sweeper.params."
 # where a trial runs and who watches it does not change what it finds
-FREE = ("tracker.", "device", "threads", "checkpoint", "data.root", "data.download")
+FREE = ("tracker.", "device", "threads", "checkpoint", "data.root", "data.download", "data.workers")
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -29,7 +29,7 @@ def test_flatten() -> None:
 def test_where_it_runs_and_who_watches_makes_no_difference() -> None:
     study = optuna.create_study(study_name="s")
     claim_identity(study, "runs/s", CONFIG, {"direction": ["maximize"]})
-    changed = {**CONFIG, "tracker": {"mode": "disabled"}, "device": "cuda"}
+    changed = {**CONFIG, "tracker": {"mode": "disabled"}, "device": "cuda", "data": {"workers": 8}}
     claim_identity(study, "runs/s", changed, {"direction": ["maximize"]})
 
 
@@ -40,6 +40,16 @@ def test_a_study_from_before_there_were_tasks_goes_on_and_another_task_is_anothe
     assert claim_identity(study, "runs/s", {**CONFIG, "task": "classify"}, {}) is None
     with pytest.raises(ValueError, match=r"task: there \(absent\), now counting"):
         claim_identity(study, "runs/s", {**CONFIG, "task": "counting"}, {})
+
+
+def test_a_study_from_before_there_was_a_key_goes_on_with_its_default_alone() -> None:
+    study = optuna.create_study()
+    claim_identity(study, "here", CONFIG, {})
+    study.add_trial(optuna.create_trial(value=1.0))
+    usual = {**CONFIG, "train": {**CONFIG["train"], "accumulate": 1, "opt_kwargs": {}, "mixup": 0.0}}
+    assert claim_identity(study, "here", usual, {}) is None
+    with pytest.raises(ValueError, match=r"train\.accumulate: there \(absent\), now 2"):
+        claim_identity(study, "here", {**usual, "train": {**CONFIG["train"], "accumulate": 2}}, {})
 
 
 def test_what_differs_is_named() -> None:
