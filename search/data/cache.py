@@ -167,7 +167,7 @@ def refuse_unreadable(paths: Sequence[Path]) -> None:
         )
 
 
-def open_picture(file: Path | IO[bytes], mode: str, name: str = "") -> Image.Image:
+def open_picture(file: Path | str | IO[bytes], mode: str, name: str = "") -> Image.Image:
     """Decode a whole picture file.
 
     Args:

@@ -130,7 +130,7 @@ class DataConfig:
         eval_batch_size: Batch for validation and test.
         in_memory_mb: Up to so many mebibytes of 8-bit pixels the pictures of a folder are decoded once, to `image_size`, and kept
             in memory; beyond, and where the recipe needs more than flip and crops, they are decoded each time they are used.
-        workers: Processes that decode them; 0 decodes in the trial's own. Of no effect on the result.
+        workers: Processes that decode them, at most one a core; 0 decodes in the trial's own. Of no effect on the result.
         crop_pct: Share of the shorter side that evaluation sees of a picture decoded on the way; None is the backbone's in timm.
         interpolation: By which such a picture is resized in evaluation; likewise.
         input_key, target_key: Columns of pictures and labels of `hfds`.

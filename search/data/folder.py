@@ -89,7 +89,7 @@ def stream_pictures(listing: Listing, channels: int) -> PictureSet:
 
 
 def _open(files: Files, mode: str, index: int) -> Image.Image:
-    return open_picture(files[index], mode)
+    return open_picture(f"{files.folder}/{files.name(index)}", mode)
 
 
 def _sizes(files: Files) -> Iterator[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -73,14 +74,15 @@ class StreamLoader:
         change = training_transform(info, config, augmentation) if training else evaluation_transform(info)
         self._draws = _Draws(pictures, change, seed)
         device = torch.device(device)
+        workers = min(config.workers, cores())  # more of them only wait, and torch warns
         loader: DataLoader[Any] = DataLoader(
             self._draws,
             batch_sampler=_Keys(self._schedule),
-            num_workers=config.workers,
+            num_workers=workers,
             collate_fn=fast_collate,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # it draws a seed for the workers, which must not come out of the global generator
-            persistent_workers=config.workers > 0,
+            persistent_workers=workers > 0,
         )
         self._to_device = functools.partial(
             PrefetchLoader, mean=info.mean, std=info.std, channels=info.channels, device=device
@@ -179,7 +181,7 @@ def training_transform(
         steps += [transforms.RandomCrop(size, padding=config.crop_padding)] if config.crop_padding else []
         steps += [transforms.RandomHorizontalFlip()] if config.flip else []
         crop = transforms.Compose(steps)
-    return transforms.Compose([crop, change, finish])
+    return transforms.Compose([step for part in (crop, change, finish) for step in part.transforms])
 
 
 def evaluation_transform(info: DataInfo) -> Callable[[Image.Image], Tensor]:
@@ -191,3 +193,8 @@ def evaluation_transform(info: DataInfo) -> Callable[[Image.Image], Tensor]:
         crop_mode=info.crop_mode,
         use_prefetcher=True,
     )
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
