@@ -77,11 +77,8 @@ def launch(
         pickle.dumps((initial_job_idx + number, list(overrides), shared))
         for number, overrides in enumerate(job_overrides)
     ]
-    titles = [
-        f"job {initial_job_idx + n} {' '.join(filter_overrides(o))}".rstrip() for n, o in enumerate(job_overrides)
-    ]
     log.info("%d job(s) in %d process(es): %s", len(payloads), len(places), ", ".join(slot.title for slot in places))
-    return _Launch(typed, places, payloads, titles, job_overrides).run()
+    return _Launch(typed, places, payloads, job_overrides, initial_job_idx).run()
 
 
 def _typed(options: DictConfig | Mapping[str, Any]) -> LocalLauncherOptions:
@@ -116,10 +113,10 @@ class _Launch:
         options: LocalLauncherOptions,
         places: Sequence[Slot],
         payloads: Sequence[bytes],
-        titles: Sequence[str],
         overrides: Sequence[Sequence[str]],
+        first: int,
     ) -> None:
-        self._options, self._payloads, self._titles, self._overrides = options, payloads, titles, overrides
+        self._options, self._payloads, self._overrides, self._first = options, payloads, overrides, first
         self._waiting = deque(range(len(payloads)))
         self._free = deque(places)
         self._running: list[JobProcess] = []
@@ -180,11 +177,14 @@ class _Launch:
         else:
             self._ends[job] = failed(self._dead(process, code, tail), self._overrides[job])
 
+    def _title(self, job: int) -> str:
+        return f"job {self._first + job} {' '.join(filter_overrides(self._overrides[job]))}".rstrip()
+
     def _unpacked(self, job: int, data: bytes) -> JobReturn:
         try:
             end = pickle.loads(data)  # from the pipe of our own process
         except Exception as error:
-            problem = f"{self._titles[job]}: what it returned cannot be unpacked here ({type(error).__name__}: {error})"
+            problem = f"{self._title(job)}: what it returned cannot be unpacked here ({type(error).__name__}: {error})"
             return failed(RuntimeError(problem), self._overrides[job])
         assert isinstance(end, JobReturn)
         return end
@@ -194,7 +194,7 @@ class _Launch:
         often = f", {deaths} times without progress" if deaths > 1 else ""
         said = "\n".join(f"  {line}" for line in tail) or "  (nothing)"
         return RuntimeError(
-            f"{process.slot.title}, {self._titles[process.job]}: the worker {_ended(code)}{often} "
+            f"{process.slot.title}, {self._title(process.job)}: the worker {_ended(code)}{often} "
             f"(hydra.launcher.restarts={self._options.restarts}). Its last lines on stderr:\n{mask(said)}\n"
             "Run the same command again to go on"
         )
