@@ -70,16 +70,8 @@ def proxy_trust(
         higher_is_better: which arms are the best.
         resamples: of the bootstrap over arms; above 200 arms fewer are drawn, but not fewer than 200.
         seed: the same seed gives the same interval.
-
-    Raises:
-        ValueError: an arm that occurs twice, or k below 1.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    for name, ranking in (("cheap", cheap), ("expensive", expensive)):
-        if not ranking.index.is_unique:
-            twice = sorted(set(ranking.index[ranking.index.duplicated()].map(str)))
-            raise ValueError(f"the {name} ranking has more than one value for {', '.join(twice)}: keep one of them")
+    check(cheap, expensive, k)
     both = pd.concat({"cheap": cheap, "expensive": expensive}, axis=1, join="outer").astype(float)
     finite = np.isfinite(both.to_numpy()).all(axis=1)
     notes = [f"{int((~finite).sum())} arms are in one ranking only"] if not finite.all() else []
@@ -120,6 +112,16 @@ def proxy_trust(
         regret=float(both["expensive"].max() - both["expensive"].iloc[both["cheap"].argmax()]),
         note="; ".join(notes),
     )
+
+
+def check(cheap: pd.Series[float], expensive: pd.Series[float], k: int) -> None:
+    """Refuse rankings with two values for one arm, and a k that looks at none."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    for name, ranking in (("cheap", cheap), ("expensive", expensive)):
+        if not ranking.index.is_unique:
+            twice = sorted(set(ranking.index[ranking.index.duplicated()].map(str)))
+            raise ValueError(f"the {name} ranking has more than one value for {', '.join(twice)}: keep one of them")
 
 
 def tau_interval(both: pd.DataFrame, resamples: int, seed: int) -> tuple[float, float]:

@@ -132,21 +132,15 @@ def sequential_verdicts(plan: LookPlan, values: pd.DataFrame, baseline: str) -> 
         plan: fixed before the first look.
         values: one column for each arm, one line for each seed in the order in which they were run, NaN where a cell is
             missing, failed or pruned.
-        baseline: name of the column that the others are compared with.
-
-    Returns:
-        One line for each other arm with the columns and dtypes `SEQUENTIAL_COLUMNS`.
+        baseline: name of the column that the others are compared with, one line each, by `SEQUENTIAL_COLUMNS`.
 
     Raises:
         ValueError: an unknown baseline, or a seed that occurs twice.
     """
     if baseline not in values.columns:
         raise ValueError(f"the baseline '{baseline}' is none of the arms: {', '.join(map(str, values.columns))}")
-    if not values.index.is_unique:
-        raise ValueError("a seed occurs twice in the frame: keep one line for each seed")
     names = [str(name) for name in values.columns if name != baseline]
-    both = {name: values[[name, baseline]].to_numpy(dtype=float) for name in names}
-    paired = {name: pairs[np.isfinite(pairs).all(axis=1)] for name, pairs in both.items()}  # (seeds, arm and baseline)
+    paired = {name: finished_pairs(values, name, baseline) for name in names}
     rows: dict[str, dict[str, Any]] = {
         name: {"verdict": WAITING, "seeds_to_add": max(plan.looks[0] - len(paired[name]), 0)} for name in names
     }
@@ -202,3 +196,11 @@ def chance_left(plan: LookPlan, so_far: PairedDifference, rows: int) -> float | 
     truths = np.array([plan.margin, -plan.margin, so_far.mean])
     means = (n * so_far.mean + (total - n) * truths) / total
     return float((stats.norm.sf((bound - means) / spread) + stats.norm.cdf((-bound - means) / spread)).max())
+
+
+def finished_pairs(values: pd.DataFrame, name: str, baseline: str) -> np.ndarray:
+    """Return arm and baseline on the seeds that both finished, in the order in which they were run: float64 (seeds, 2)."""
+    if not values.index.is_unique:
+        raise ValueError("a seed occurs twice in the frame: keep one line for each seed")
+    pairs = values[[name, baseline]].to_numpy(dtype=float)
+    return np.asarray(pairs[np.isfinite(pairs).all(axis=1)])
