@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import PIL
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch.nn.functional import interpolate
 import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/timm_hook.py
 
 # isort: split
+import torchvision
 from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg
 
@@ -135,7 +137,8 @@ class DataInfo:
             on the way, what timm has for the backbone, or ImageNet's.
         std: standard deviation, likewise.
         source: where the images came from, in words.
-        digest: of all images and labels, test images included; see `ImageSet.digest` and `PictureSet.digest`.
+        digest: of all images and labels, test images included; see `ImageSet.digest` and `PictureSet.digest`. Where timm's
+            transforms change pictures, also of the releases of Pillow and torchvision that do it.
         crop_pct, crop_mode, interpolation: how timm cuts and resizes such a picture for evaluation.
     """
 
@@ -197,7 +200,8 @@ def load_data(
     Raises:
         ValueError: one message for the user: what was given, what is allowed, how to mend it.
     """
-    if augmentation is not None and needs_pictures(augmentation):
+    by_timm = augmentation is not None and needs_pictures(augmentation)
+    if by_timm:
         config = replace(config, in_memory_mb=0)
     images = load_images(config)
     parts = Labelled(images.labels.numpy(), images.classes, images.official_val, images.official_test)
@@ -209,8 +213,13 @@ def load_data(
             return Pictures(open_one, index, labels[index])
 
         info = _info_of_pictures(images, config, backbone)
-        return Data(part(splits.train), part(splits.val), part(splits.test) if with_test else None, info)
-    return _in_memory(images, splits, config, with_test)
+        data = Data(part(splits.train), part(splits.val), part(splits.test) if with_test else None, info)
+    else:
+        data = _in_memory(images, splits, config, with_test)
+        if not by_timm:
+            return data
+    changed_by = {"pillow": PIL.__version__, "torchvision": torchvision.__version__}  # another release, other pixels
+    return replace(data, info=replace(data.info, digest=digest([data.info.digest, changed_by])))
 
 
 def _in_memory(images: ImageSet, splits: Splits, config: DataConfig, with_test: bool) -> Data:

@@ -246,6 +246,17 @@ def test_a_broken_picture_is_named_and_never_replaced(folder: Path, tmp_path: Pa
     assert "\n" not in str(told.value)
 
 
+def test_another_release_of_what_decodes_is_other_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def digests() -> list[str]:
+        found = [load_data(configured(folder), recipe, with_test=False) for recipe in (Augmentation(), RECIPE)]
+        found += [load_data(DataConfig(), recipe, with_test=False) for recipe in (RECIPE, Augmentation())]
+        return [data.info.digest for data in found]
+
+    before = digests()
+    monkeypatch.setattr("PIL.__version__", "0")
+    assert [one == other for one, other in zip(before, digests(), strict=True)] == [False, False, False, True]
+
+
 def test_images_in_memory_are_streamed_where_the_recipe_needs_pictures() -> None:
     config = DataConfig(batch_size=64, workers=0)
     for recipe, kind in ((Augmentation(), "MemoryLoader"), (Augmentation(aa="rand-m5"), "StreamLoader")):
