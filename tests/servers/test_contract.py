@@ -101,7 +101,7 @@ def test_a_killed_holder_gives_the_lock_back(store: Store) -> None:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "holds\n"
     if store.spec and store.spec.startswith("redis"):  # a lease of 30 s: shorten what is left of it
-        study._storage._redis.pexpire("xvol:lock:s", 2000)
+        study._storage._journal.client.pexpire("xvol:lock:s", 2000)
     holder.kill()
     holder.communicate()
     start = time.monotonic()
