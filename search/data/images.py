@@ -121,9 +121,6 @@ class Pictures:
     index: Tensor
     labels: Tensor
 
-    def __getitem__(self, number: int) -> Image.Image:
-        return self.open(int(self.index[number]))
-
 
 @dataclass(frozen=True)
 class DataInfo:

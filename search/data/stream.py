@@ -126,16 +126,20 @@ class _Draws(Dataset[tuple[Tensor, int]]):
     """A split's transformed pictures, uint8 (C, H, W), and labels by (epoch, index, turn)."""
 
     def __init__(self, pictures: Pictures, change: Callable[[Image.Image], Tensor], seed: int) -> None:
-        self._pictures, self._change, self._seed = pictures, change, seed
+        self._open, self._change, self._seed = pictures.open, change, seed
+        self._index, self._labels = (
+            pictures.index.numpy(),
+            pictures.labels.numpy(),
+        )  # to index a tensor takes ten times as long
 
     def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Tensor, int]]:
         with restored():  # without workers these are the generators that the model draws from
             return [self._drawn(*key) for key in keys]
 
     def _drawn(self, epoch: int, index: int, turn: int) -> tuple[Tensor, int]:
-        picture = self._pictures[index]
+        picture = self._open(int(self._index[index]))
         reseed(self._seed, epoch, index, turn)
-        return self._change(picture), int(self._pictures.labels[index])
+        return self._change(picture), int(self._labels[index])
 
 
 class _Keys:
