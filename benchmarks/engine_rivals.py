@@ -31,7 +31,7 @@ class Rival:
     check: str = CHECK
 
 
-PACKAGES = ("hydra-core", "hydra-joblib-launcher", "optuna", "cloudpickle", "numpy")
+PACKAGES = ("hydra-core", "omegaconf", "hydra-joblib-launcher", "optuna", "cloudpickle", "numpy")
 OURS = Rival("ours", tuple(f"{name}=={version(name)}" for name in PACKAGES), check="import optuna, hydra, cloudpickle")
 
 
