@@ -127,8 +127,10 @@ class MemoryLoader:
             top, left = draws.offsets[:, turn, index].to(self.device)
             images = crop(images, top, left, self.crop_padding)
         if draws is not None and self.flip:
-            mirrored = draws.mirrored[turn, index].to(self.device).view(-1, 1, 1, 1)
-            images = torch.where(mirrored, images.flip(3), images)
+            mirrored = draws.mirrored[turn, index].nonzero().squeeze(1).to(self.device)
+            images.index_copy_(
+                0, mirrored, images[mirrored].flip(3)
+            )  # half of the time of torch.where; `images` is ours
         return images.float().sub_(self._mean).mul_(self._scale), self.labels[chosen]
 
 
