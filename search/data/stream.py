@@ -127,10 +127,8 @@ class _Draws(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, pictures: Pictures, change: Callable[[Image.Image], Tensor], seed: int) -> None:
         self._open, self._change, self._seed = pictures.open, change, seed
-        self._index, self._labels = (
-            pictures.index.numpy(),
-            pictures.labels.numpy(),
-        )  # to index a tensor takes ten times as long
+        # to index a tensor takes ten times as long
+        self._index, self._labels = pictures.index.numpy(), pictures.labels.numpy()
 
     def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Tensor, int]]:
         with restored():  # without workers these are the generators that the model draws from

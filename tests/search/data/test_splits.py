@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.data.config import DataConfig
-from search.data.splits import Labelled, shares, split_labels
+from search.data.splits import Labelled, joined, shares, split_labels
 
 
 def labelled(counts: list[int], official_val: int = 0, official_test: int = 0) -> Labelled:
@@ -126,3 +126,25 @@ def test_sizes_that_cannot_be_had_are_refused(changes: dict[str, int], message: 
 def test_too_large_an_official_part_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.test_size=21.*the official test part holds 20"):
         split_labels(labelled([40, 40], official_test=20), replace(CONFIG, test_size=21))
+
+
+def test_parts_are_joined_by_the_names_of_classes() -> None:
+    train, val = np.array([0, 1, 2]), np.array([0, 0, 1])
+    parts = {"train": (["cat", "bird", "dog"], train), "val": (["bird", "dog"], val)}
+    whole = joined(parts, "x")
+    assert (whole.labels.tolist(), whole.classes) == ([0, 1, 2, 1, 1, 2], ("cat", "bird", "dog"))
+    assert (whole.official_val, whole.official_test) == (0, 3), "the one part that is held out is the test set"
+    both = joined(parts | {"test": (["cat"], np.array([0]))}, "x")
+    assert (both.labels.tolist()[-4:], both.official_val, both.official_test) == ([1, 1, 2, 0], 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("val", "message"),
+    [
+        ((["cat", "fox"], np.array([1, 1])), "x: its part val has classes that train has not: fox"),
+        ((["cat"], np.array([], dtype=np.int64)), "x: its part val has no pictures"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(val: tuple[list[str], np.ndarray], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        joined({"train": (["cat", "dog"], np.array([0, 1])), "val": val}, "x")
