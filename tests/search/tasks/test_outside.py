@@ -116,7 +116,7 @@ counting = their_metrics:METRICS
 MODULES = {"their_stripes": STRIPES, "their_metrics": METRICS, "their_exact": EXACT, "their_counting": COUNTING}
 DATA = ["data.name=stripes", "data.image_size=8", "data.channels=1"]
 SIZES = ["data.val_size=60", "data.test_size=60", "data.batch_size=20"]
-SHORT = ["tracker=disabled", "train.epochs=6", "train.lr=0.05", "measure.latency_repeats=1", "device=cpu"]
+SHORT = ["tracker=disabled", "train.epochs=6", "train.lr=0.02", "measure.latency_repeats=1", "device=cpu"]
 
 
 @pytest.fixture
