@@ -25,6 +25,7 @@ log = logging.getLogger("xvol")
 WAIT_SECONDS = 30.0  # who measures waits at most so long for the others; a step longer than that cannot be waited for
 MOST_SECONDS = 120.0  # a measurement in a slot takes at most so long: then the others go on
 POLL_MEASURING, POLL_WORKING = 0.001, 0.01  # seconds; those who stand still must not disturb
+PAUSE_SECONDS = 0.03  # between two measurements, so that those who stood still see the gate open: three looks of theirs
 
 
 def _nothing() -> None:
@@ -116,7 +117,7 @@ class Turnstile:
         """A block in which the others stand still, or, after `WAIT_SECONDS`, a lease that says they do not."""
         with self.resting():
             deadline = time.monotonic() + WAIT_SECONDS
-            granted = self._wait(self._gate, fcntl.LOCK_EX, deadline, POLL_MEASURING)
+            granted = self._wait(self._gate, fcntl.LOCK_EX, deadline, POLL_MEASURING, self._paused)
             if granted and not self._wait(self._work, fcntl.LOCK_EX, deadline, POLL_MEASURING):
                 granted = False
                 _give_back(self._gate)
@@ -124,6 +125,7 @@ class Turnstile:
                 yield Lease(granted, time.monotonic() + MOST_SECONDS)
             finally:
                 if granted:
+                    os.utime(self._gate)
                     _give_back(self._work)
                     _give_back(self._gate)
 
@@ -142,9 +144,13 @@ class Turnstile:
             log.warning("a measurement of latency has kept this machine for %.0f s: the training goes on", MOST_SECONDS)
         self.waited += time.monotonic() - start
 
+    def _paused(self) -> bool:
+        """Whether the last measurement, whoever made it, is over for long enough; a clock that was put back has no say."""
+        return not 0 <= time.time() - os.fstat(self._gate).st_mtime < PAUSE_SECONDS
+
     @staticmethod
-    def _wait(handle: int, how: int, deadline: float, poll: float) -> bool:
-        while not _take(handle, how):
+    def _wait(handle: int, how: int, deadline: float, poll: float, may: Callable[[], bool] = lambda: True) -> bool:
+        while not (may() and _take(handle, how)):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(poll)
