@@ -1,6 +1,6 @@
 """The measures of the house: how many rooms and lines, how long a file and a function, what hides in functions, who knows whom.
 
-The goals are 140 modules, 25,000 lines, nine files in ten of at most 300. What is above its goal has the bound of what was measured
+The goals are 140 modules and 25,000 lines. What is above its goal has the bound of what was measured
 when the house was last put in order, 30 November 2026: lower it with the figures, never raise it.
 """
 
@@ -16,9 +16,9 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = 147
-LINES = 31_400
+LINES = 31_310
 IMPORTS_IN_FUNCTIONS = 25
-LONGEST_FILE, LONG_FILE = 450, 320  # lines: of any file, and of nine in ten
+LONGEST_FILE, LONG_FILE = 450, 300  # lines: of any file, and of nine in ten
 LONG_FUNCTION, SHARE_OF_LONG_FUNCTIONS = 60, 0.005
 FILES = sorted(path for room in ("xvol", "search") for path in (ROOT / room).rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef

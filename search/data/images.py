@@ -237,26 +237,15 @@ def _in_memory(images: ImageSet, splits: Splits, config: DataConfig, with_test: 
 
 def _info_of_pictures(images: PictureSet, config: DataConfig, backbone: str) -> DataInfo:
     """Mean, deviation and cut as timm resolves them for the backbone: there is no pass over the data."""
-    known = get_pretrained_cfg(backbone) if backbone else None
-    chosen = {"in_chans": channels(config), "crop_pct": config.crop_pct, "interpolation": config.interpolation}
+    number, known = channels(config), get_pretrained_cfg(backbone) if backbone else None
+    chosen = {"in_chans": number, "crop_pct": config.crop_pct, "interpolation": config.interpolation}
     resolved = resolve_data_config(chosen, known.to_dict() if known else None)
-
-    def fitted(values: tuple[float, ...]) -> tuple[float, ...]:
-        number = channels(config)
-        return tuple(values) if len(values) == number else (sum(values) / len(values),) * number
-
-    return DataInfo(
-        images.classes,
-        channels(config),
-        image_size(config),
-        fitted(resolved["mean"]),
-        fitted(resolved["std"]),
-        images.source,
-        images.digest,
-        resolved["crop_pct"],
-        resolved["crop_mode"],
-        resolved["interpolation"],
+    mean, std = (
+        tuple(values) if len(values) == number else (sum(values) / len(values),) * number
+        for values in (resolved["mean"], resolved["std"])
     )
+    cut = {name: resolved[name] for name in ("crop_pct", "crop_mode", "interpolation")}
+    return DataInfo(images.classes, number, image_size(config), mean, std, images.source, images.digest, **cut)
 
 
 def pictures_of(pair: TensorPair) -> Pictures:

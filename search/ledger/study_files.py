@@ -131,9 +131,8 @@ def write_design(
 
     Args:
         folder: the study's, which exists.
-        kind: of the design.
         fixed: overrides that all trials of the study share; they go first.
-        seed_key: the config key that takes the seed.
+        kind, seed_key: see `DeclaredDesign`.
     """
     declared = [replace(cell, overrides=tuple(mask(line) for line in (*fixed, *cell.overrides))) for cell in cells]
     try:
@@ -236,9 +235,6 @@ def note_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     Args:
         folder: the study's, which exists; nobody else writes the file meanwhile.
         settings: plain values under dotted keys, those of `SEEDS` among them.
-
-    Raises:
-        OSError: the line cannot be written.
     """
     now: dict[str, Any] = json.loads(json.dumps(masked_tree(dict(settings)), default=str))
     path = folder / CHANGES_FILE

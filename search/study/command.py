@@ -21,7 +21,7 @@ from search.allowed import check_choice
 from search.channel import Application
 from search.ledger.study_files import Cell, refuse_blocked
 from search.report.words import int_ranges
-from search.space.parameters import Parameter, Space, parse_space
+from search.space.parameters import Space, parse_space
 from search.study.launching.compose import Composer, as_text, without_hydra
 from search.study.launching.launcher import worker_count
 from search.study.options import FinalOptions, SweeperOptions, check_options, parse_constraints, read_options
@@ -153,10 +153,7 @@ _KEY = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)=")  # no group, nothing ad
 
 
 def refuse_unknown_keys(config: DictConfig, arguments: Sequence[str]) -> None:
-    """Raise what Hydra would raise for a key that its dataclass does not have, whatever groups are chosen.
-
-    Arguments as above; raises hydra.errors.ConfigCompositionException.
-    """
+    """Raise what Hydra would raise for a key that its dataclass does not have, whatever groups are chosen."""
     for argument in arguments:
         match = _KEY.match(argument)
         if match is None:
@@ -263,16 +260,14 @@ def searched_seeds(config: DictConfig, space: Space, key: str, seeds_per_trial: 
     """The seeds that a search trains on; an empty set where `key` is no number of its config."""
     swept = [parameter for parameter in space.parameters if parameter.name == key]
     given = [line.partition("=")[2] for line in space.fixed if line.lstrip("+").partition("=")[0] == key]
-    firsts: Collection[Any] = _values(swept[0]) if swept else [*given, OmegaConf.select(config, key)][:1]
+    firsts: Collection[Any] = [*given, OmegaConf.select(config, key)][:1]
+    for parameter in swept:
+        firsts = parameter.levels() or range(int(parameter.low), int(parameter.high) + 1)
     try:
         starts = [int(first) for first in firsts]
     except (TypeError, ValueError):  # no seed in this application's config, or no number: told by its own check
         return set()
     return {start + turn for start in starts for turn in range(seeds_per_trial)}
-
-
-def _values(parameter: Parameter) -> Collection[Any]:
-    return parameter.levels() or range(int(parameter.low), int(parameter.high) + 1)
 
 
 def _quick_configs(config: DictConfig, space: Space, composer: Composer) -> Iterator[DictConfig]:

@@ -31,6 +31,11 @@ from search.study.trials import WORKER
 ATTRIBUTE = "identity"
 REBUILT = "rebuilt"  # of a study that xvol-check wrote anew from its ledger: the next command says what it is about
 PARAMS = "hydra.sweeper.params."
+SUCCESSOR, PREDECESSOR, SPACE = "successor", "predecessor", "grown_space"
+METRIC_NAMES, FIXED = "study:metric_names", "fixed_params"
+OF_THE_OLD_SPACE = ("cma:", "cmawm:", "sepcma:")  # state of an optimiser that counts dimensions; it starts anew
+OF_THE_RUN = (REPORTED, "completed_rung_")  # marks of a run that did not come to its end; it reports anew
+ABSENT = "(absent)"
 # where a trial runs and who watches it does not change what it finds
 FREE = ("tracker.", "device", "threads", "checkpoint", "data.root", "data.download", "data.workers")
 
@@ -92,11 +97,6 @@ def claim_identity(
 ) -> dict[str, Any] | None:
     """Write what the study is about into it, or compare with what stands there.
 
-    Args:
-        folder: the study's folder, for the message.
-        config: the resolved config that all trials share.
-        search: parameters, directions and objectives.
-
     Returns:
         None, or where nothing but the parameters differ: the values that the earlier trials had for those which are new.
 
@@ -113,7 +113,7 @@ def claim_identity(
             )
         study.set_user_attr(ATTRIBUTE, mine)
         return None
-    differ = sorted(name for name in {*mine, *theirs} if mine.get(name, _ABSENT) != theirs.get(name, _ABSENT))
+    differ = sorted(name for name in {*mine, *theirs} if mine.get(name, ABSENT) != theirs.get(name, ABSENT))
     if not differ:
         return None
     if not study.get_trials(deepcopy=False):
@@ -123,27 +123,14 @@ def claim_identity(
         return {
             name.removeprefix(PARAMS): theirs[key] for name in differ if (key := name.removeprefix(PARAMS)) in theirs
         }
-    lines = [f"  {name}: there {theirs.get(name, _ABSENT)}, now {mine.get(name, _ABSENT)}" for name in differ[:12]]
-    more = f"\n  and {len(differ) - 12} more" if len(differ) > 12 else ""
+    lines = [f"  {name}: there {theirs.get(name, ABSENT)}, now {mine.get(name, ABSENT)}" for name in differ[:12]]
+    lines += [f"  and {len(differ) - 12} more"] * (len(differ) > 12)
     raise ValueError(
         f"{folder} holds another study: {len(differ)} setting(s) differ, so its trials cannot be counted together.\n"
         + "\n".join(lines)
-        + more
         + f"\nGive this one a name of its own, e.g. hydra.sweeper.study_name={study.study_name}_2, "
         "or run the command that the study was made with."
     )
-
-
-_ABSENT = "(absent)"
-
-
-SUCCESSOR, PREDECESSOR, SPACE = "successor", "predecessor", "grown_space"
-METRIC_NAMES = "study:metric_names"
-FIXED = "fixed_params"
-# state of an optimiser that counts on the old number of dimensions; it starts anew
-OF_THE_OLD_SPACE = ("cma:", "cmawm:", "sepcma:")
-# marks of a run that did not come to its end; it reports anew
-OF_THE_RUN = (REPORTED, "completed_rung_")
 
 
 def current_name(storage: BaseStorage, name: str) -> str:
@@ -159,15 +146,13 @@ def current_name(storage: BaseStorage, name: str) -> str:
 
 
 def grow(study: optuna.Study, storage: BaseStorage, new_space: Sequence[Parameter], defaults: Mapping[str, Any]) -> str:
-    """Make the successor of `study` with the parameters `new_space`, and return its name.
+    """Make the successor of `study` with all parameters, old and new, `new_space`, and return its name.
 
     All trials keep order, number, values, dates and attributes; running and waiting ones wait. Call it while no worker
     runs trials of the study, under the lock that guards its claims. Called again, also after a crash, it gives the same.
 
     Args:
         study: the latest of its line, see `current_name`.
-        storage: that of `study`.
-        new_space: all parameters, old and new.
         defaults: parameter name -> the value that the earlier trials really had, for each parameter that is new.
 
     Raises:
@@ -190,10 +175,8 @@ def grow(study: optuna.Study, storage: BaseStorage, new_space: Sequence[Paramete
     for name, value in study.user_attrs.items():
         if name not in (SPACE, PREDECESSOR):
             successor.set_user_attr(name, value)
-    study_id = storage.get_study_id_from_name(study.study_name)
-    metric_names = storage.get_study_system_attrs(study_id).get(METRIC_NAMES)
-    if metric_names:
-        new_id = storage.get_study_id_from_name(successor.study_name)
+    old_id, new_id = (storage.get_study_id_from_name(each.study_name) for each in (study, successor))
+    if metric_names := storage.get_study_system_attrs(old_id).get(METRIC_NAMES):
         storage.set_study_system_attr(new_id, METRIC_NAMES, metric_names)
     for trial in grown:
         successor.add_trial(trial)

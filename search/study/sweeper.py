@@ -148,8 +148,7 @@ class StudyRun(ABC):
         """The first seed of a study that gives none: the one it has begun with, or seeds of its own.
 
         Args:
-            trials: those that are written down already, finished or not.
-            searched: seeds that a search trains on.
+            trials: written down already, finished or not; `searched` are seeds that a search trains on.
         """
         seeds = (str(trial.user_attrs.get(CELL, "")).rpartition("/")[2] for trial in trials)
         there = {int(seed) for seed in seeds if seed.isdigit()}
@@ -159,12 +158,7 @@ class StudyRun(ABC):
         """Launch workers until no trial of `spec` is waiting or running.
 
         Args:
-            write: writes down, in the study it is given, the trials that are known beforehand; called again after each
-                launch.
-
-        Raises:
-            KeyboardInterrupt: the user stopped the study; running trials have saved their state.
-            RuntimeError: too many trials failed, or launchers break down without bringing any trial to its end.
+            write: writes the trials that are known beforehand into the study; called again after each launch.
         """
         queue = open_queue(spec)
         recover(queue, spec)
@@ -209,11 +203,7 @@ class StudyRun(ABC):
             )  # fmt: skip
 
     def _launch(self, spec: StudySpec, to_go: int, queue: TrialQueue) -> Exception | None:
-        """Run one launcher call of workers; return what broke it, if it is worth another try.
-
-        Raises:
-            RuntimeError: too many trials failed.
-        """
+        """Run one launcher call of workers; return what broke it, if it is worth another try."""
         node, n_jobs = self.config.hydra.launcher, self.options.n_jobs
         workers = min(worker_count(node, n_jobs), to_go)
         if workers < min(n_jobs, to_go) and str(node._target_).endswith("BasicLauncher"):

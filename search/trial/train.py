@@ -45,7 +45,6 @@ class CountsEpochs(Protocol):
 
     def set_epoch(self, epoch: int) -> None:
         """Told before each epoch, counted from 0."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,7 @@ class Trainer:
             yield Epoch(number, loss, scores, rate, clock() - start)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that training from here on depends on; plain containers and tensors.
-
-        To be taken between two epochs or after `Halted`.
-        """
+        """All that training depends on from between two epochs, or after `Halted`; plain containers and tensors."""
         return {
             "model": self.model.state_dict(),
             "ema": self.evaluated.state_dict() if self._training.has_ema() else None,
@@ -240,10 +236,7 @@ class Trainer:
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], evaluator: Evaluator, amp_type: str | None = None
 ) -> dict[str, float]:
-    """Score `model` on all of `batches`; the model's mode is restored.
-
-    Args:
-        amp_type: as in `autocast`.
+    """Score `model` on all of `batches` under `autocast`; the model's mode is restored.
 
     Raises:
         Diverged: an output is not finite.
@@ -276,21 +269,17 @@ def check_form(model: nn.Module, config: TrainConfig, device: torch.device) -> N
         )
     if config.grad_checkpointing:
         try:
-            _checkpointing(model, True)
+            cast(Any, model).set_grad_checkpointing(True)
         except (AttributeError, AssertionError):
             name = type(model).__name__
             raise ValueError(
                 f"train.grad_checkpointing=true: timm's {name} has no activation checkpointing; leave it false"
             ) from None
-        _checkpointing(model, False)
+        cast(Any, model).set_grad_checkpointing(False)
 
 
 def formed(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
-    """`model` on its device in the form that the recipe trains it in; changed in place.
-
-    Raises:
-        ValueError: as `check_form`.
-    """
+    """`model` on its device in the form that the recipe trains it in, checked by `check_form`; changed in place."""
     check_form(model, config, device)
     model = model.to(device)
     if config.channels_last:
@@ -298,17 +287,13 @@ def formed(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mo
     if config.sync_bn:
         model = convert_sync_batchnorm(model)
     if config.grad_checkpointing:
-        _checkpointing(model, True)
+        cast(Any, model).set_grad_checkpointing(True)
     return model
 
 
 def unformed(model: nn.Module, config: TrainConfig) -> nn.Module:
     """`model` as it was built, with what it has learned: so it is tested, measured and saved."""
     if config.grad_checkpointing:
-        _checkpointing(model, False)
+        cast(Any, model).set_grad_checkpointing(False)
     plain: nn.Module = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return plain
-
-
-def _checkpointing(model: Any, enable: bool) -> None:
-    model.set_grad_checkpointing(enable)

@@ -73,8 +73,7 @@ def place(
 
     Args:
         coefficient_BDOIHW: (B, D, O, I / g, H', W').
-        in_size: (H, W) of the input.
-        directions, shift, stride, border: of the branch.
+        in_size: (H, W) of the input; the rest is of the branch.
 
     Returns:
         kernel_BHWOIkk: (B, H', W', O, I / g, k, k) with k = 2 * shift + 1.
@@ -126,8 +125,7 @@ def mixed_kernel(kernel_BHWZIkk: Tensor, project: Tensor, groups: int, stride: i
 
     Args:
         kernel_BHWZIkk: (B, H', W', Z, I / g, k, k), of dilation 1.
-        project: P, (O, Z / g, m, m), m odd.
-        groups: g.
+        project: P, (O, Z / g, m, m), m odd, in g groups.
         stride: of z, in pixels of the input.
 
     Returns:
@@ -266,7 +264,6 @@ class ShiftedBranch(AttentionBranch):
         directions: 4 (up, left, right, down), 8 (with the diagonals) or 9 (with the centre).
         border: what the embeddings but the query are outside of the image: "zero", or "replicate" their nearest pixel.
         q_bias: give the query a bias.
-        rest: as in `AttentionBranch`.
     """
 
     has_dynamic_kernel = True

@@ -32,10 +32,8 @@ GRID = "optuna.samplers.GridSampler"
 BRUTE_FORCE = "optuna.samplers.BruteForceSampler"
 EVOLUTION = "search.study.sampling.evolution.EvolutionSampler"
 QMC = "optuna.samplers.QMCSampler"
-EXHAUSTIVE = {
-    GRID: ("seed",),
-    BRUTE_FORCE: ("seed", "avoid_premature_stop"),
-}  # arguments of Optuna's that may stand there
+# with the arguments of Optuna's that may stand there
+EXHAUSTIVE = {GRID: ("seed",), BRUTE_FORCE: ("seed", "avoid_premature_stop")}
 
 
 def is_grid(config: Mapping[str, Any] | None) -> bool:

@@ -38,14 +38,7 @@ _SQLITE = {5, 6, 8, 10, 13, 14}  # busy, locked, read-only, I/O error, full, can
 # (lock timeout), intervention by the operator (shutdown, start-up), system error; and a server that became a standby
 _SQL_CLASSES, _SQL_STATES = ("08", "40", "53", "55", "57", "58"), ("25006",)
 _REFUSED = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied", "not permitted")
-_REDIS_AWAY = (
-    "ConnectionError",
-    "TimeoutError",
-    "ReadOnlyError",
-    "OutOfMemoryError",
-    "ClusterDownError",
-    "TryAgainError",
-)
+_REDIS_AWAY_ERRORS = "ConnectionError TimeoutError ReadOnlyError OutOfMemoryError ClusterDownError TryAgainError"
 _REDIS_REFUSED = ("AuthenticationError", "AuthorizationError", "ExternalAuthProviderError")
 
 
@@ -99,7 +92,7 @@ def _of_redis(error: BaseException) -> bool:
         return False
     if isinstance(error, tuple(getattr(exceptions, name) for name in _REDIS_REFUSED if hasattr(exceptions, name))):
         return False
-    away = tuple(getattr(exceptions, name) for name in _REDIS_AWAY if hasattr(exceptions, name))
+    away = tuple(getattr(exceptions, name) for name in _REDIS_AWAY_ERRORS.split() if hasattr(exceptions, name))
     return isinstance(error, away) or str(error).startswith("MISCONF")  # the server cannot write to its disk
 
 
