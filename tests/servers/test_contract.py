@@ -77,6 +77,7 @@ def told(lines: list[list[str]]) -> list[int]:
     return sorted(int(line.split()[1]) for each in lines for line in each if line.startswith("told"))
 
 
+@pytest.mark.slow
 def test_four_processes_claim_each_waiting_trial_once(store: Store) -> None:
     study = store.study()
     for _ in range(12):

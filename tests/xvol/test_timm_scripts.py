@@ -80,6 +80,7 @@ def built_as_validate_does(checkpoint: Path, use_ema: bool = False) -> nn.Module
     return model.eval()
 
 
+@pytest.mark.slow
 def test_an_epoch_leaves_a_checkpoint_that_validates(folder: Path) -> None:
     plain = built_as_validate_does(folder / "last.pth.tar")
     smooth = built_as_validate_does(folder / "last.pth.tar", use_ema=True)

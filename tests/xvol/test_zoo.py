@@ -40,6 +40,7 @@ def test_timm_lists_them() -> None:
     assert "xvol_resnet34.stage3" in timm.list_pretrained("xvol_resnet34*")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["checkpoint_path", "pretrained", "load_state_dict", "file of the converted"])
 def test_weights_of_the_plain_model_load(way: str, tmp_path: Path) -> None:
     plain = timm.create_model("resnet18", num_classes=5)

@@ -114,6 +114,7 @@ def test_pt2(trained: Path, network: torch.nn.Module, tmp_path: Path) -> None:
     check(program, network, (2, 1, 16, 16), (5, 1, 23, 30))
 
 
+@pytest.mark.slow
 def test_pt2_of_one_size(trained: Path, network: torch.nn.Module, tmp_path: Path) -> None:
     out = tmp_path / "model.pt2"
     assert main([str(trained), "--out", str(out), "--fixed-size"]) == 0

@@ -199,6 +199,7 @@ def test_the_plan_of_an_experiment(capsys: pytest.CaptureFixture[str], tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_infeasible_cells_and_duplicates_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = ["design=factorial", *FIXED, "placement=none,stage3", "branch.use=conv+pssa,pssa,conv+pool"]
     assert main([*arguments, f"hydra.sweep.dir={tmp_path}/study", "-m"]) == 1

@@ -23,6 +23,7 @@ def test_a_key_has_63_bits_and_is_one_of_its_parts(parts: list[object], others: 
     assert (key(*parts) == key(*others)) == (list(map(str, parts)) == list(map(str, others)))
 
 
+@pytest.mark.slow
 def test_a_key_is_the_same_in_every_process_and_for_every_type_of_number() -> None:
     code = "from search.data.keyed import key; print(key(3, 'order', 7))"
     there = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

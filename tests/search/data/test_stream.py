@@ -246,6 +246,7 @@ def test_a_broken_picture_is_named_and_never_replaced(folder: Path, tmp_path: Pa
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_another_release_of_what_decodes_is_other_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def digests() -> list[str]:
         found = [load_data(configured(folder), recipe, with_test=False) for recipe in (Augmentation(), RECIPE)]

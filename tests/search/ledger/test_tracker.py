@@ -285,6 +285,7 @@ def test_an_offline_run_holds_the_table(table: StudyTable, read_wandb: Callable[
     assert b"a table in .tex" in [path.read_bytes() for path in staged]
 
 
+@pytest.mark.slow
 def test_a_server_gets_the_run_the_rows_and_the_files(table: StudyTable, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as seen:
         monkeypatch.setenv("WANDB_BASE_URL", seen.address)
@@ -313,6 +314,7 @@ def test_a_server_gets_the_run_the_rows_and_the_files(table: StudyTable, monkeyp
     assert not list(table.folder.glob("wandb/staging-*"))
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_costs_the_limit(table: StudyTable, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as hole:
         hole.bind(("127.0.0.1", 0))

@@ -173,6 +173,7 @@ def test_nothing_heavy_is_imported() -> None:
     assert run("-c", LIGHT_HELP).stderr == ""
 
 
+@pytest.mark.slow
 def test_write_tables_is_what_a_study_calls(filled: Path, tmp_path: Path) -> None:
     made = write_tables(filled)
     assert made.baseline == "plain"

@@ -343,6 +343,7 @@ def test_each_row_says_where_it_comes_from(marked_up: AblationTable) -> None:
     assert MARKUP in other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 400])
 def test_no_page_is_wider_than_the_screen(study: Path, add: Add, tmp_path: Path, width: int) -> None:
     """A wide table scrolls in its own box; on a desk's screen the verdict can be seen at once."""

@@ -165,6 +165,7 @@ def test_the_command_tells_a_wrong_key_before_it_loads_optuna(tmp_path: Path) ->
     assert "Key 'polcy' not in 'PlacementConfig'\nDid you mean policy?" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "message"),
     [

@@ -122,6 +122,7 @@ def test_several_objectives(toy: Toy, run: Run) -> None:
     assert all(len(trial.values) == 2 for trial in toy.study().trials)
 
 
+@pytest.mark.slow
 def test_a_search_space_in_code_may_be_conditional(toy: Toy, run: Run) -> None:
     run("x=range(0,8)", "hydra.sweeper.n_trials=8", "hydra.sweeper.custom_search_space=spaces.conditional")
     params = [trial.params for trial in toy.study().trials]

@@ -250,6 +250,7 @@ def test_a_form_that_cannot_be_had_is_refused_before_a_training(
             check(config)
 
 
+@pytest.mark.slow
 def test_the_training_step_is_compiled_and_nothing_else(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """By torch's own front end without its compiler, which takes minutes."""
     compiled = []

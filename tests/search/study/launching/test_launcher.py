@@ -125,6 +125,7 @@ def test_more_jobs_than_workers_share_the_gpus_one_at_a_time(app: App) -> None:
     assert "slot 0 (GPU GPU-a), slot 1 (GPU GPU-b)" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_application_in_a_package(app: App) -> None:
     done = app.run("+x=1,2", "hydra.launcher.workers=1", program=("-m", "nested.app"))
     assert done.returncode == 0, done.stderr
@@ -182,6 +183,7 @@ def test_a_process_that_just_ends_is_not_started_again(app: App) -> None:
     assert "ended with exit code 7 before its job had" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_may_ask_for_a_fresh_one(app: App) -> None:
     done = app.run("+x=1", "+act=exit", "+code=75", "hydra.launcher.restarts=1")
     assert done.returncode == 1
@@ -189,6 +191,7 @@ def test_a_process_may_ask_for_a_fresh_one(app: App) -> None:
     assert "ended with exit code 75" in done.stderr
 
 
+@pytest.mark.slow
 def test_lines_of_several_workers_stay_whole(app: App) -> None:
     app.environ["PYTHONUNBUFFERED"] = "1"  # which would let the end of a line come apart from it
     done = app.run("+x=1,2", "+act=chatter", "hydra.launcher.workers=2")
@@ -218,6 +221,7 @@ def test_ctrl_c_stops_the_jobs_softly_and_starts_no_more(app: App) -> None:
     assert not any(lives(note["pid"]) for note in starts)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(app: App) -> None:
     process = app.start("+x=1,2", "+act=stubborn", "hydra.launcher.workers=2")
     starts = app.wait_for("start", 2)
@@ -247,6 +251,7 @@ def test_a_handler_of_the_applications_own_is_called_too(app: App, signals: int)
     assert not lives(start["pid"])
 
 
+@pytest.mark.slow
 def test_sigterm_asks_and_after_the_grace_kills(app: App) -> None:
     process = app.start("+x=1", "+act=stubborn", "hydra.launcher.grace_seconds=1")
     (start,) = app.wait_for("start", 1)

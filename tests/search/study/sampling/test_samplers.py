@@ -310,6 +310,7 @@ def test_one_objective_is_judged_as_optuna_judges_it(name: str) -> None:
     assert run_study(optuna.create_study(study_name="a", directions=["maximize"] * 2), config) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directions", DIRECTIONS.values(), ids=DIRECTIONS)
 @pytest.mark.parametrize("name", PRUNERS)
 def test_a_step_that_is_reported_twice_changes_nothing(name: str, directions: list[str]) -> None:
