@@ -102,6 +102,7 @@ def compare_second_derivatives() -> None:
         assert torch.autograd.gradgradcheck(lambda *t: shifted_product(*t, 2, 1, 1), tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: pip install triton (Linux only)")
 def test_is_the_plain_form_in_the_interpreter() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET as it is imported."""
