@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn.functional import grid_sample, pad
 from search.data.config import Augmentation, DataConfig
 from search.data.images import DataInfo, TensorPair, crops
 from search.data.keyed import generator
-from search.data.schedule import Schedule
+from search.data.schedule import Schedule, Scheduled
 
 ATTEMPTS = 10  # at a crop that fits, as in timm and torchvision
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # theirs where one of the two is not given
@@ -30,7 +30,7 @@ class _Draws(NamedTuple):
     boxes: Tensor | None
 
 
-class MemoryLoader:
+class MemoryLoader(Scheduled):
     """Gives (images, labels): float32 (B, C, H, W), normalised by channel, and int64 (B,), on the device.
 
     What is drawn for an image hangs on (seed, epoch, index of the image) alone. It is drawn on the CPU from generators of its own,
@@ -65,14 +65,11 @@ class MemoryLoader:
         world: int = 1,
     ) -> None:
         self._augmentation = augmentation = augmentation or Augmentation()
-        self._schedule = Schedule(
-            len(pair.labels),
-            config.batch_size if training else config.eval_batch_size,
-            training=training,
-            seed=seed,
-            repeats=augmentation.repeats,
-            rank=rank,
-            world=world,
+        batch_size, repeats = config.batch_size if training else config.eval_batch_size, augmentation.repeats
+        super().__init__(
+            Schedule(
+                len(pair.labels), batch_size, training=training, seed=seed, repeats=repeats, rank=rank, world=world
+            )
         )
         self._training, self._seed = training, seed
         self.flip, self.crop_padding = config.flip, 0 if crops(augmentation) else config.crop_padding
@@ -81,20 +78,6 @@ class MemoryLoader:
         shape = (1, -1, 1, 1)
         self._mean = torch.tensor(info.mean, device=self.device).mul_(255).view(shape)
         self._scale = torch.tensor(info.std, device=self.device).mul_(255).reciprocal_().view(shape)
-        self.samples = self._schedule.samples
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        return len(self._schedule)
-
-    def at(self, epoch: int, step: int = 0) -> Self:
-        """As `Loader.at`.
-
-        Raises:
-            ValueError: the epoch has fewer batches.
-        """
-        self._schedule.at(epoch, step)
-        return self
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Give the batches from where `at` says."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -70,3 +71,23 @@ class Schedule:
             order = torch.randperm(self.count, generator=generator(self.seed, epoch, "order"))
         turns = torch.arange(self.count) % self.repeats
         return torch.stack((order.repeat_interleave(self.repeats)[: self.count], turns))
+
+
+class Scheduled:
+    """What loaders over a schedule share: where an epoch begins, its length, and `samples` as of the schedule."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule, self.samples = schedule, schedule.samples
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return len(self._schedule)
+
+    def at(self, epoch: int, step: int = 0) -> Self:
+        """As `Loader.at`, at no cost: no image in front is drawn for or decoded.
+
+        Raises:
+            ValueError: the epoch has fewer batches.
+        """
+        self._schedule.at(epoch, step)
+        return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from PIL import Image
@@ -23,12 +23,12 @@ from torchvision import transforms
 from search.data.config import Augmentation, DataConfig
 from search.data.images import DataInfo, Pictures, crops
 from search.data.keyed import reseed, restored
-from search.data.schedule import Schedule
+from search.data.schedule import Schedule, Scheduled
 
 Key = tuple[int, int, int]  # epoch, index, turn
 
 
-class StreamLoader:
+class StreamLoader(Scheduled):
     """As `MemoryLoader`, over pictures that `data.workers` processes decode and timm's transforms change.
 
     How many workers there are, what they take from their generators and where an epoch begins changes no pixel: each picture is
@@ -60,17 +60,13 @@ class StreamLoader:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        batch_size = config.batch_size if training else config.eval_batch_size
-        self._schedule = Schedule(
-            len(pictures.labels),
-            batch_size,
-            training=training,
-            seed=seed,
-            repeats=augmentation.repeats,
-            rank=rank,
-            world=world,
+        batch_size, repeats = config.batch_size if training else config.eval_batch_size, augmentation.repeats
+        super().__init__(
+            Schedule(
+                len(pictures.labels), batch_size, training=training, seed=seed, repeats=repeats, rank=rank, world=world
+            )
         )
-        self.labels, self.samples = pictures.labels, self._schedule.samples
+        self.labels = pictures.labels
         change = training_transform(info, config, augmentation) if training else evaluation_transform(info)
         self._draws = _Draws(pictures, change, seed)
         device = torch.device(device)
@@ -88,19 +84,6 @@ class StreamLoader:
             PrefetchLoader, mean=info.mean, std=info.std, channels=info.channels, device=device
         )
         self._batches = self._to_device(loader)
-
-    def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        return len(self._schedule)
-
-    def at(self, epoch: int, step: int = 0) -> Self:
-        """As `Loader.at`; the pictures in front are not decoded.
-
-        Raises:
-            ValueError: the epoch has fewer batches.
-        """
-        self._schedule.at(epoch, step)
-        return self
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Give the batches from where `at` says.

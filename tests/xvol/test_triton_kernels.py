@@ -61,7 +61,7 @@ BLOCKS = [  # options of the branch, of the host, (H, W), dtype
 
 def compare_block(options: dict[str, object], host: dict[str, int], size: list[int], dtype: str) -> None:
     """A whole block, forward and backward: every gradient against plain operations in float64."""
-    from xvol import triton_kernels
+    from xvol import triton_kernels  # in the process that has the interpreter
 
     torch.manual_seed(0)
     ours, oracle = (
@@ -91,7 +91,7 @@ def compare_block(options: dict[str, object], host: dict[str, int], size: list[i
 
 def compare_second_derivatives() -> None:
     """By finite differences: all three arguments, and only one that wants a gradient."""
-    from xvol.triton_kernels import shifted_product
+    from xvol.triton_kernels import shifted_product  # in the process that has the interpreter
 
     torch.manual_seed(0)
     shapes = [(1, 2, 2, 3), (1, 2, 4, 5), (4, 1, 3, 3)]
