@@ -8,9 +8,8 @@ import sys
 import hydra
 
 from search.app import application, check_single
-from search.command_line import app_help, explain, is_plain_help, refuse_wrong_words
+from search.command_line import app_help, explain, is_plain_help, is_users, refuse_wrong_words
 from search.config import config_folder, register
-from search.refusals import is_users
 
 __all__ = ["main"]
 

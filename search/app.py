@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import xvol
 from search import trial  # which loads torch with the first trial that is built
 from search.channel import Application, current
+from search.command_line import told_compactly
 from search.config import config_folder, typed
 from search.ledger.secrets import mask_logs, masked_tree, note_variables
 from search.ledger.study_files import refuse_blocked
 from search.recipe import COSTS, ZERO_COST
-from search.refusals import told_compactly
 from search.trial.refuse import check_values, refuse_moot
 
 __all__ = ["Trainings", "application", "check_single"]

@@ -1,28 +1,32 @@
-"""What is said to whoever types a command: what is wrong with its words, its help, and what an error of Hydra's leaves out."""
+"""What is said to whoever types a command: what is wrong with its words, its help, and which errors tell something, in which words."""
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import OverrideParseException
+from hydra.errors import CompactHydraException, HydraException, OverrideParseException
 from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from search.config import OPEN_KEYS, Config, config_folder
 from search.ledger.secrets import find_secret
-from search.refusals import RefusedError
 from search.study.launching.slots import LocalLauncherOptions
 from search.study.options import SweeperOptions
-from xvol.suggest import meant
+from xvol.allowed import meant
 
 _MODES = re.compile(r"(--run|-r|--multirun|-m|--cfg|-c|--info|-i|--shell-completion|-sc)(=.*)?")
 _BY_NAME = ("hydra.sweeper.sampler", "hydra.sweeper.pruner")  # a class of Optuna's and any of its arguments
 _OPTIONS: dict[str, type] = {"": Config, "hydra.sweeper": SweeperOptions, "hydra.launcher": LocalLauncherOptions}
+_HERE = Path(__file__).resolve().parents[1]
+_OURS = (_HERE / "search", _HERE / "xvol", _HERE / "hydra_plugins")
 
 
 def refuse_wrong_words(words: Sequence[str], groups: Path) -> None:
@@ -116,6 +120,38 @@ def _groups(folder: Path) -> str:
         if group != ".":
             options.setdefault(group, []).append(path.stem)
     return "".join(f"{group}: {', '.join(names)}\n" for group, names in sorted(options.items()))
+
+
+class RefusedError(CompactHydraException, ValueError):
+    """What a user asked for is refused: Hydra shows its message alone, without frames."""
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether the error tells the user something: raised by Hydra, OmegaConf, or on purpose by our own code; or a file that
+    cannot be read or written."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return True
+    if isinstance(error, OSError):
+        return error.filename is not None
+    if not isinstance(error, ValueError | RuntimeError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and any(Path(frames[-1].filename).resolve().is_relative_to(folder) for folder in _OURS)
+
+
+@contextmanager
+def told_compactly() -> Iterator[None]:
+    """Raise what tells the user something as an exception that Hydra shows in one message; let all else through.
+
+    Raises:
+        RefusedError: in the place of such an error, which is its cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, CompactHydraException) or not is_users(error):
+            raise
+        raise RefusedError(str(error)) from error
 
 
 def explain(error: BaseException) -> str:

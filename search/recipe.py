@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.allowed import check_choice, check_number
 from search.data.config import Augmentation
 from search.ledger.metric import CLASSIFY, SCORE_PREFIX, chosen_by, metrics_of
-from xvol.suggest import meant
+from xvol.allowed import check_choice, check_number, meant
 
 SCHEDULES = ("onecycle", "cosine", "constant")
 CHOICES = {

@@ -22,11 +22,11 @@ from xvol.timm_hook import TimmHook
 
 if TYPE_CHECKING:
     from xvol.block import XVolution2d
+    from xvol.branches import branch_class, branch_names, branch_options, register_branch
     from xvol.deploy_form import load_state_dict
     from xvol.fusing import FuseReport, fuse, fuse_error, fuse_report, norms_left
-    from xvol.measures import count_macs, count_params, doses, geometric_mean
     from xvol.placement import describe, select
-    from xvol.registry import branch_class, branch_names, branch_options, register_branch
+    from xvol.probe import count_macs, count_params, doses, geometric_mean
     from xvol.siting import Refusal, Site, refused, sites
     from xvol.spec import BlockSpec
     from xvol.surgery import convert
@@ -61,9 +61,9 @@ _NAMES = {
     "block": ("XVolution2d",),
     "deploy_form": ("load_state_dict",),
     "fusing": ("FuseReport", "fuse", "fuse_error", "fuse_report", "norms_left"),
-    "measures": ("count_macs", "count_params", "doses", "geometric_mean"),
+    "probe": ("count_macs", "count_params", "doses", "geometric_mean"),
     "placement": ("describe", "select"),
-    "registry": ("branch_class", "branch_names", "branch_options", "register_branch"),
+    "branches": ("branch_class", "branch_names", "branch_options", "register_branch"),
     "siting": ("Refusal", "Site", "refused", "sites"),
     "spec": ("BlockSpec",),
     "surgery": ("convert",),

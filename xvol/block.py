@@ -12,10 +12,10 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from xvol.branches import branch_class
 from xvol.branches.base import Branch, Geometry
 from xvol.deploy_form import FusedXVolution2d, add_to, as_conv, refuse_dynamic, refuse_other_form
 from xvol.fold import Kernel, Norm, bias_only, norm_at_rest, sum_parallel
-from xvol.registry import branch_class
 from xvol.spec import CONV, BlockSpec
 
 

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import timm
 from torch import nn
 
+from xvol.allowed import suggest
 from xvol.block import XVolution2d
+from xvol.branches import branch_class, branch_names
 from xvol.branches.base import Geometry
-from xvol.measures import count_macs, count_params
 from xvol.placement import describe, select
-from xvol.registry import branch_class, branch_names
+from xvol.probe import count_macs, count_params
 from xvol.siting import Site, refused, sites
 from xvol.spec import CONV, BlockSpec
-from xvol.suggest import suggest
 
 Table = list[list[str]]
 

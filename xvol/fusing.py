@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from xvol.block import XVolution2d
 from xvol.fold import fold_norm
-from xvol.measures import count_params
-from xvol.probe import Call, at_rest, takers, watch
+from xvol.probe import Call, at_rest, count_params, takers, watch
 from xvol.siting import Refusal
 from xvol.surgery import keep_from_reparameterising, split_norm
 

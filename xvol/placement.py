@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from xvol.allowed import suggest
 from xvol.siting import Site
-from xvol.suggest import suggest
 
 GRAMMAR = """a policy is one or more of these, joined by '+' or ',':
   none (or plain)      nothing            all                  every site

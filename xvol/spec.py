@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xvol.registry import branch_class, branch_options
-from xvol.suggest import suggest
+from xvol.allowed import suggest
+from xvol.branches import branch_class, branch_options
 
 CONV = "conv"  # the branch that holds the host convolution
 

@@ -13,11 +13,11 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from xvol.allowed import suggest
 from xvol.block import XVolution2d
-from xvol.registry import branch_class
+from xvol.branches import branch_class
 from xvol.siting import Site, sites
 from xvol.spec import BlockSpec
-from xvol.suggest import suggest
 
 
 def convert(

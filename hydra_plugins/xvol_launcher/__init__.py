@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from search.refusals import told_compactly
+from search.command_line import told_compactly
 from search.study.launching.slots import LocalLauncherOptions
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherOptions, provider="xvol")

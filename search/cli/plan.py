@@ -13,10 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from search.allowed import check_number
 from search.cli.planned import PlannedStudy
 from search.command_line import explain, refuse_wrong_words
 from search.config import config_folder, register
+from xvol.allowed import check_number
 
 EXAMPLES = """\
 examples:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from search.allowed import check_choice, check_number
-from xvol.suggest import meant
+from xvol.allowed import check_choice, check_number, meant
 
 log = logging.getLogger("xvol")
 ENTRY_POINTS = "xvol.data"

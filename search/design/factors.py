@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from search.space.parameters import Space
-from xvol.suggest import meant
+from xvol.allowed import meant
 
 Factors = Mapping[str, Any] | Sequence["Factor"]
 """What the designs take: name -> levels (see `read_factors`), or factors that were read already."""

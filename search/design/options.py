@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from search.allowed import check_choice, check_number
 from search.design import kinds
 from search.design.factors import factors_of_space
 from search.design.fraction import Fraction
 from search.design.kinds import MATCHES, Control, matched_control, replicates
 from search.ledger.study_files import Cell
 from search.space.parameters import Space
+from xvol.allowed import check_choice, check_number
 
 KINDS = ("one_at_a_time", "leave_one_out", "add_one_in", "ladder", "factorial", "fractional", "random_matched")
 CONTROLS = ("none", *MATCHES)

@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any
 
-from xvol.suggest import meant
+from xvol.allowed import meant
 
 ENTRY_POINTS = "xvol.metrics"
 CLASSIFY = "classify"

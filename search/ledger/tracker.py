@@ -25,10 +25,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from search.allowed import check_choice
 from search.ledger.metric import CLASSIFY, columns_on
 from search.ledger.result import TrialResult
 from search.ledger.secrets import mask, masked_tree
+from xvol.allowed import check_choice
 
 log = logging.getLogger(__name__)
 MODES = ("offline", "online", "disabled")

@@ -26,7 +26,7 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException, OverrideParseException
 
-from xvol.suggest import meant
+from xvol.allowed import meant
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

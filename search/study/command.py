@@ -17,7 +17,6 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from search.allowed import check_choice
 from search.channel import Application
 from search.ledger.study_files import Cell, refuse_blocked
 from search.report.words import int_ranges
@@ -25,7 +24,7 @@ from search.space.parameters import Space, parse_space
 from search.study.launching.compose import Composer, as_text, without_hydra
 from search.study.launching.launcher import worker_count
 from search.study.options import FinalOptions, SweeperOptions, check_options, parse_constraints, read_options
-from xvol.suggest import meant
+from xvol.allowed import check_choice, meant
 
 OF_A_SEARCH = ("hydra.sweeper.n_trials", "hydra.sweeper.max_skips", "hydra.sweeper.old_values", "hydra.sweeper.final.")
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from search.allowed import check_choice, check_number
 from search.design.options import DesignOptions, check_design
-from xvol.suggest import meant
+from xvol.allowed import check_choice, check_number, meant
 
 DIRECTIONS = ("minimize", "maximize")
 REUSE = ("all", "study", "none")

@@ -16,10 +16,10 @@ from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
-from search.allowed import check_choice
 from search.config import Config
 from search.ledger.metric import Metric, metrics_of
 from search.recipe import TrainConfig
+from xvol.allowed import check_choice
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from timm.models import load_state_dict
 from search.config import Config
 from search.space.architecture import AUTO, Architecture, BackboneConfig, BranchConfig
 from xvol import BlockSpec, Site
-from xvol.suggest import nearest
+from xvol.allowed import nearest
 
 PLAIN, PLAIN_LABEL = "none", "plain"
 

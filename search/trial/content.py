@@ -30,13 +30,13 @@ OPERATOR = (
     "xvol.surgery",
     "xvol.fusing",
     "xvol.placement",
-    "xvol.measures",
+    "xvol.probe",
 )  # what builds, places, fuses, counts any block
 TRIAL = ("search.trial.run",)
 # These refuse, word, copy or fetch, and make no figure; what a source of images comes to is in the digest of the images.
 NO_FIGURES = frozenset(
     [
-        *("xvol.suggest", "xvol", "xvol.branches", "search.data", "search.tasks", "search.trial"),
+        *("xvol.allowed", "xvol", "xvol.branches", "search.data", "search.tasks", "search.trial"),
         *("search.trial.refuse", "search.trial.content", "search.data.config", "search.data.cache"),
     ]
 )

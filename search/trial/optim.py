@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from search.recipe import TrainConfig
-from xvol.suggest import meant, nearest
+from xvol.allowed import meant, nearest
 
 MOST_INITIAL = 0.05  # share of the initial weights that an average may still hold at the end
 OWN_KEYS = ("opt", "lr", "momentum", "weight_decay", "layer_decay")  # of the recipe, so not among its `opt_kwargs`

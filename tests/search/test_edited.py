@@ -26,7 +26,7 @@ SMALL = (
 BRANCH = """
 import torch
 from xvol.branches.conv import SecondConv
-from xvol.registry import register_branch
+from xvol.branches import register_branch
 
 from mine_of_test.gain import gain
 

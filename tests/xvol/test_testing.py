@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from xvol import registry
+from xvol import branches
+from xvol.branches import register_branch
 from xvol.branches.base import Branch, factory_of
-from xvol.registry import register_branch
 from xvol.testing import apply_dynamic_kernel, apply_sample_kernel, check_branch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def _own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "_own", dict(registry._own))
+    monkeypatch.setattr(branches, "_own", dict(branches._own))
 
 
 class Good(Branch):

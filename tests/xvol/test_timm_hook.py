@@ -51,7 +51,7 @@ def run(code: str, folder: Path | None = None) -> str:
 def test_names_of_branches_are_known_without_torch() -> None:
     out = run(
         "import sys, xvol\n"
-        "from xvol.registry import branch_names\n"
+        "from xvol.branches import branch_names\n"
         "print('pssa' in branch_names(), *sorted({'torch', 'timm', 'torchvision'} & sys.modules.keys()))"
     )
     assert out == "True"

@@ -32,7 +32,7 @@ from search.ledger.result import RESULT_FILE
 from search.ledger.study_files import NO_TRIALS_INSIDE
 from search.report.reading import rows
 from search.report.reading.rows import COLUMNS, PHASES, is_extra, read_trials_file, result_row, unfinished_row
-from xvol.suggest import nearest
+from xvol.allowed import nearest
 
 # Not handed out: the trial's folder, the key of its result where its row may be kept, and the names of its scores.
 OWN_COLUMNS = {"place": "string", "key": "string", "scores": "string"}

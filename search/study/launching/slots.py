@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.allowed import check_choice, check_number
+from xvol.allowed import check_choice, check_number
 
 log = logging.getLogger("xvol")
 VISIBLE = "CUDA_VISIBLE_DEVICES"

@@ -26,7 +26,7 @@ from search.space.parameters import Space
 from search.study.options import WarmStartOptions
 from search.study.sampling.evolution import EvolutionSampler
 from search.study.trials import INTERRUPTED
-from xvol.suggest import nearest
+from xvol.allowed import nearest
 
 GRID = "optuna.samplers.GridSampler"
 BRUTE_FORCE = "optuna.samplers.BruteForceSampler"

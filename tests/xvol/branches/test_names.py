@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from xvol import branch_class, branch_names, branch_options, register_branch, registry
+from xvol import branch_class, branch_names, branch_options, branches, register_branch
 from xvol.branches import BRANCHES
 from xvol.branches.conv import Conv
 from xvol.branches.pssa import PSSA
@@ -12,7 +12,7 @@ from xvol.branches.pssa import PSSA
 
 @pytest.fixture(autouse=True)
 def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_own", dict(registry._own))
+    monkeypatch.setattr(branches, "_own", dict(branches._own))
 
 
 def test_known_branches() -> None:
@@ -80,17 +80,17 @@ def test_branches_of_installed_packages_are_found(tmp_path: Path, monkeypatch: p
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[xvol.branches]\ntheirs = their_branch\n")
     monkeypatch.syspath_prepend(tmp_path)
-    registry._load_entry_points.cache_clear()
+    branches._load_entry_points.cache_clear()
     assert branch_class("theirs").__name__ == "Theirs"
     assert "theirs" in branch_names()
 
     (tmp_path / "their_branch.py").write_text("import no_such_module\n")
     sys.modules.pop("their_branch")
-    registry._own.pop("theirs")
-    registry._load_entry_points.cache_clear()
+    branches._own.pop("theirs")
+    branches._load_entry_points.cache_clear()
     with pytest.raises(ValueError, match=r"entry point 'theirs'.*no_such_module"):
         branch_class("theirs")
-    registry._load_entry_points.cache_clear()
+    branches._load_entry_points.cache_clear()
 
 
 def test_each_branch_of_the_table_calls_itself_so() -> None:
