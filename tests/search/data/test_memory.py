@@ -140,9 +140,11 @@ def test_crop_gives_every_shift_within_the_padding_and_no_other() -> None:
 
 def test_crop_on_an_oblong_image() -> None:
     image = torch.arange(6).view(1, 1, 2, 3)
-    moved = crop(image, torch.tensor([0]), torch.tensor([2]), 1)
+    as_it_is, mirrored = torch.tensor([False]), torch.tensor([True])
+    moved = crop(image, torch.tensor([0]), torch.tensor([2]), 1, as_it_is)
     assert moved.tolist() == [[[[0, 0, 0], [1, 2, 0]]]]
-    assert torch.equal(crop(image, torch.tensor([1]), torch.tensor([1]), 1), image)
+    assert torch.equal(crop(image, torch.tensor([1]), torch.tensor([1]), 1, as_it_is), image)
+    assert torch.equal(crop(image, torch.tensor([0]), torch.tensor([2]), 1, mirrored), moved.flip(3))
 
 
 def test_a_batch_larger_than_the_data_is_refused_in_training_only() -> None:
@@ -218,7 +220,8 @@ def test_repeats_draw_an_image_anew_in_one_epoch_of_the_same_length(repeats: int
 def test_a_random_crop_is_the_box_resized() -> None:
     images = pair(6, size=9).images
     boxes = torch.tensor([[0, 2, 1, 5, 0, 8], [0, 1, 3, 0, 4, 8], [9, 3, 8, 4, 1, 1], [9, 8, 2, 9, 5, 1]])
-    got = crop_and_resize(images, boxes)
+    got = crop_and_resize(images, boxes, torch.zeros(6, dtype=torch.bool))
+    assert torch.equal(crop_and_resize(images, boxes, torch.ones(6, dtype=torch.bool)), got.flip(3))
     for image, (top, left, height, width), found in zip(images.float(), boxes.T.tolist(), got, strict=True):
         box = image[None, :, top : top + height, left : left + width]
         expected = interpolate(box, size=(9, 9), mode="bilinear", align_corners=False)[0]
