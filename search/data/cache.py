@@ -8,8 +8,8 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -25,7 +25,6 @@ FORMAT = 1
 ARRAYS = ("images", "labels")
 MANIFEST = "manifest.json"
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-NAMED = 5  # broken pictures; the rest is counted
 
 
 class Decoded(NamedTuple):
@@ -48,27 +47,25 @@ class _UnusableError(Exception):
     """The cache is absent (an empty message) or damaged."""
 
 
-def cached(folder: Path, check: Callable[[Decoded], None], build: Callable[[Path], Decoded]) -> Decoded:
+def cached(folder: Path, build: Callable[[Path], Decoded]) -> Decoded:
     """Read the decoded images of `folder`, or make them, safely beside other processes that want the same.
 
     Args:
         folder: holds `decoded/` with two .npy files and a manifest; made if absent.
-        check: raises ValueError if the arrays are not whole.
         build: makes the arrays; may use the scratch folder that it is given.
 
     Returns:
         Arrays mapped from disk, private to this process when written to.
 
     Raises:
-        ValueError: the folder cannot be written, or from `build` and `check`.
+        ValueError: the folder cannot be written, or from `build`.
     """
-    try:
-        return _read(folder / "decoded", check)
-    except _UnusableError:
-        pass
+    place = folder / "decoded"
+    with suppress(_UnusableError):
+        return _read(place)
     with _locked(folder):
         try:
-            return _read(folder / "decoded", check)  # another process made it while this one waited
+            return _read(place)  # another process made it while this one waited
         except _UnusableError as problem:
             if str(problem):
                 log.warning("The decoded images in %s are damaged (%s). Making them again.", folder, problem)
@@ -76,18 +73,16 @@ def cached(folder: Path, check: Callable[[Decoded], None], build: Callable[[Path
             shutil.rmtree(left_over, ignore_errors=True)
         try:
             with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
-                decoded = build(Path(scratch))
-            check(decoded)
-            _write(folder / "decoded", decoded)
+                _write(place, build(Path(scratch)))
         except OSError as error:
             raise ValueError(
                 f"The images in {folder} could not be prepared ({error}). See to free space and rights there, or set "
                 "data.root to another folder."
             ) from error
-    return _read(folder / "decoded", check)
+    return _read(place)
 
 
-def _read(place: Path, check: Callable[[Decoded], None]) -> Decoded:
+def _read(place: Path) -> Decoded:
     if not (place / MANIFEST).exists():
         raise _UnusableError
     try:
@@ -95,17 +90,13 @@ def _read(place: Path, check: Callable[[Decoded], None]) -> Decoded:
         if manifest["format"] != FORMAT:
             raise _UnusableError(f"format {manifest['format']}, not {FORMAT}")
         # Copy on write: the pages are shared with other processes, and torch is content that it may write.
-        arrays = {name: np.load(place / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ARRAYS}
-        crc32 = {name: zlib.crc32(array.data) for name, array in arrays.items()}
-        if crc32 != manifest["crc32"]:
+        arrays = [np.load(place / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ARRAYS]
+        crc32 = [zlib.crc32(array.data) for array in arrays]
+        if dict(zip(ARRAYS, crc32, strict=True)) != manifest["crc32"]:
             raise _UnusableError("an array has another checksum than when it was written")
-        decoded = Decoded(
-            arrays["images"], arrays["labels"], str(manifest["source"]), (crc32["images"], crc32["labels"])
-        )
-        check(decoded)
+        return Decoded(arrays[0], arrays[1], str(manifest["source"]), (crc32[0], crc32[1]))
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
         raise _UnusableError(f"{type(error).__name__}: {error}") from error
-    return decoded
 
 
 def _write(place: Path, decoded: Decoded) -> None:
@@ -116,14 +107,8 @@ def _write(place: Path, decoded: Decoded) -> None:
     for name, array in zip(ARRAYS, (decoded.images, decoded.labels), strict=True):
         whole = np.ascontiguousarray(array)
         crc32[name] = zlib.crc32(whole.data)
-        write_whole(place / f"{name}.npy", functools.partial(_save, whole))
-    manifest = {"format": FORMAT, "source": decoded.source, "crc32": crc32}
-    write_atomic(place / MANIFEST, json.dumps(manifest, indent=1))
-
-
-def _save(array: np.ndarray, path: Path) -> None:
-    with path.open("wb") as file:  # np.save would give a path another suffix
-        np.save(file, array, allow_pickle=False)
+        write_whole(place / f"{name}.npy", functools.partial(np.save, arr=whole, allow_pickle=False))
+    write_atomic(place / MANIFEST, json.dumps({"format": FORMAT, "source": decoded.source, "crc32": crc32}, indent=1))
 
 
 @contextmanager
@@ -144,27 +129,6 @@ def _locked(folder: Path) -> Iterator[None]:
             with idle():
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def refuse_unreadable(paths: Sequence[Path]) -> None:
-    """Look at the head of each file, which is quick, so that all that are no pictures are told before any is decoded.
-
-    Raises:
-        ValueError: If a file is empty or no picture; names the first few.
-    """
-    broken = []
-    for path in paths:
-        try:
-            with Image.open(path):
-                pass
-        except UNREADABLE:
-            broken.append(str(path))
-    if broken:
-        more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-        raise ValueError(
-            f"{len(broken)} of {len(paths)} files cannot be read as pictures: {', '.join(broken[:NAMED])}{more}. Replace or "
-            "delete them."
-        )
 
 
 def open_picture(file: Path | str | IO[bytes], mode: str, name: str = "") -> Image.Image:

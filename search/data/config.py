@@ -39,8 +39,8 @@ class Source:
 
 SOURCES = {
     "digits": Source("search.data.digits", image_size=16, channels=1),
-    "fashion_mnist": Source("search.data.fashion_mnist", image_size=28, channels=1),
-    "cifar10": Source("search.data.cifar10", image_size=32),
+    "fashion_mnist": Source("search.data.published", image_size=28, channels=1),
+    "cifar10": Source("search.data.published", image_size=32),
     "folder": Source("search.data.folder", takes_path=True),
     "tar": Source("search.data.tar", takes_path=True),
     "hfds": Source("search.data.hfds", takes_path=True),

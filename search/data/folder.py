@@ -5,7 +5,7 @@ import hashlib
 import logging
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from search.data.cache import Decoded, cached, open_picture, refuse_unreadable
+from search.data.cache import UNREADABLE, Decoded, cached, open_picture
 from search.data.config import DataConfig, channels, image_size
 from search.data.images import MODES, ImageSet, PictureSet
 from search.data.splits import PARTS, Labelled, split_labels
@@ -22,6 +22,7 @@ from search.slot import give_way
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+NAMED = 5  # broken pictures; the rest is counted
 
 
 class Files:
@@ -118,13 +119,7 @@ def read_pictures(root: Path, size: int, channels: int, listing: Listing) -> Ima
     folder = listing.files.folder
     place = root / "image_folder" / f"{folder.resolve().name}-{_fingerprint(listing, size, channels)}"
 
-    def check(decoded: Decoded) -> None:
-        if decoded.images.shape != (len(listing.files), channels, size, size) or decoded.images.dtype != np.uint8:
-            raise ValueError(f"images of shape {decoded.images.shape} for {len(listing.files)} files")
-        if decoded.labels.tolist() != listing.labelled.labels.tolist():
-            raise ValueError("labels that do not match the folders")
-
-    decoded = cached(place, check, lambda _: _decode(listing, size, channels))
+    decoded = cached(place, lambda _: _decode(listing, size, channels))
     return ImageSet(
         images=torch.from_numpy(decoded.images),
         labels=torch.from_numpy(decoded.labels),
@@ -230,6 +225,23 @@ def _decode(listing: Listing, size: int, channels: int) -> Decoded:
         image[:] = square.reshape(size, size, channels).transpose(2, 0, 1)
         give_way()
     return Decoded(images, listing.labelled.labels, f"{len(files)} pictures in the folder {folder.name}")
+
+
+def refuse_unreadable(paths: Sequence[Path]) -> None:
+    """Look at the head of each file, which is quick, so that all that are no pictures are told before any is decoded."""
+    broken = []
+    for path in paths:
+        try:
+            with Image.open(path):
+                pass
+        except UNREADABLE:
+            broken.append(str(path))
+    if broken:
+        more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+        raise ValueError(
+            f"{len(broken)} of {len(paths)} files cannot be read as pictures: {', '.join(broken[:NAMED])}{more}. Replace or "
+            "delete them."
+        )
 
 
 def _centre_square(picture: Image.Image, size: int) -> Image.Image:

@@ -17,18 +17,13 @@ def decoded(source: str = "a test") -> Decoded:
     return Decoded(images, np.arange(5), source)
 
 
-def check(found: Decoded) -> None:
-    if found.images.shape != (5, 3, 4, 4):
-        raise ValueError(f"shape {found.images.shape}")
-
-
 def never(scratch: Path) -> Decoded:
     raise AssertionError("built again")
 
 
 def test_built_once_then_read(tmp_path: Path) -> None:
-    first = cached(tmp_path / "x", check, lambda _: decoded())
-    again = cached(tmp_path / "x", check, never)
+    first = cached(tmp_path / "x", lambda _: decoded())
+    again = cached(tmp_path / "x", never)
     for found in (first, again):
         np.testing.assert_array_equal(found.images, decoded().images)
         np.testing.assert_array_equal(found.labels, decoded().labels)
@@ -38,8 +33,8 @@ def test_built_once_then_read(tmp_path: Path) -> None:
 
 
 def test_what_one_reader_writes_stays_its_own(tmp_path: Path) -> None:
-    cached(tmp_path, check, lambda _: decoded()).images[:] = 0
-    assert cached(tmp_path, check, never).images.any()
+    cached(tmp_path, lambda _: decoded()).images[:] = 0
+    assert cached(tmp_path, never).images.any()
 
 
 def truncate(place: Path) -> None:
@@ -67,13 +62,13 @@ def remove_labels(place: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, spoil_manifest, older_format, remove_labels])
 def test_a_damaged_cache_is_made_again_and_says_so(tmp_path: Path, damage, caplog: pytest.LogCaptureFixture) -> None:
-    cached(tmp_path, check, lambda _: decoded())
+    cached(tmp_path, lambda _: decoded())
     damage(tmp_path / "decoded")
     with caplog.at_level(logging.WARNING):
-        assert cached(tmp_path, check, lambda _: decoded("the second time")).source == "the second time"
+        assert cached(tmp_path, lambda _: decoded("the second time")).source == "the second time"
     assert "are damaged" in caplog.text
     assert "Making them again" in caplog.text
-    assert cached(tmp_path, check, never).source == "the second time"
+    assert cached(tmp_path, never).source == "the second time"
 
 
 @pytest.mark.parametrize("error", [ValueError("no way works"), KeyboardInterrupt()])
@@ -83,28 +78,21 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path, error: BaseException)
         raise error
 
     with pytest.raises(type(error)):
-        cached(tmp_path, check, build)
+        cached(tmp_path, build)
     assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
-
-
-def test_what_the_check_refuses_is_not_kept(tmp_path: Path) -> None:
-    short = Decoded(decoded().images[:2], decoded().labels[:2], "a test")
-    with pytest.raises(ValueError, match="shape"):
-        cached(tmp_path, check, lambda _: short)
-    assert not (tmp_path / "decoded").exists()
 
 
 def test_the_rest_of_a_killed_process_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".partial-abc").mkdir()
     (tmp_path / ".partial-abc" / "half.png").write_bytes(b"half")
-    cached(tmp_path, check, lambda _: decoded())
+    cached(tmp_path, lambda _: decoded())
     assert not list(tmp_path.glob(".partial-*"))
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match=r"cannot be written.*Set data\.root"):
-        cached(tmp_path / "file" / "x", check, never)
+        cached(tmp_path / "file" / "x", never)
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
@@ -112,7 +100,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ValueError, match=r"No space left on device.*data\.root"):
-        cached(tmp_path, check, build)
+        cached(tmp_path, build)
 
 
 def _slow_build(scratch: Path) -> Decoded:
@@ -124,7 +112,7 @@ def _slow_build(scratch: Path) -> Decoded:
 
 def _load(folder: Path, start, results) -> None:
     start.wait()
-    found = cached(folder, check, _slow_build)
+    found = cached(folder, _slow_build)
     results.put((os.getpid(), int(found.images.sum())))
 
 
