@@ -36,7 +36,7 @@ class TrainConfig(Augmentation):
         opt: a name that `timm.optim.create_optimizer_v2` knows.
         opt_kwargs: further arguments of that optimiser or of `create_optimizer_v2`, e.g. {eps: 1e-6}.
         lr: peak learning rate.
-        momentum: of SGD, or the first beta of the Adam family, unless `opt_kwargs` has betas.
+        momentum: of SGD and Muon, or the first beta of the Adam family and of Muon's fallback, unless `opt_kwargs` has betas.
         weight_decay: not applied to biases and norms.
         layer_decay: the learning rate of a layer is that of the layer above it times this, above 0 to 1; null: one rate.
         schedule: "onecycle" (warm-up, then cosine to zero, by update), "cosine" (linear warm-up, then cosine), "constant".
@@ -69,6 +69,11 @@ class TrainConfig(Augmentation):
         clip_mode: "norm", "value" or "agc" (adaptive clipping, but for the head).
         amp: autocast: false; true or "bfloat16"; "float16", with a gradient scaler, on CUDA alone.
         channels_last: memory format of the network while it is trained. Its latency is measured in torch's own.
+        whiten: the first convolution starts from the leading eigenvectors of patches of training images, each with both signs,
+            scaled to whiten them, and is trained on from there; see `search.tasks.model.whiten`.
+        low_res: height and width in pixels of training images in the first `low_res_epochs` epochs, resized from
+            `data.image_size`; null: none.
+        low_res_epochs: how many epochs that are, 0 to `epochs`.
         compile: `torch.compile` for the training step.
         grad_checkpointing: activations are computed again in the backward pass, not kept. Each batch norm then counts a
             batch twice in its running statistics.
@@ -111,6 +116,9 @@ class TrainConfig(Augmentation):
     clip_mode: str = "norm"
     amp: bool | str = False
     channels_last: bool = False
+    whiten: bool = False
+    low_res: int | None = None
+    low_res_epochs: int = 0
     compile: bool = False
     grad_checkpointing: bool = False
     sync_bn: bool = False
@@ -156,6 +164,13 @@ class TrainConfig(Augmentation):
         check_choice("train.amp", str(self.amp).lower(), ("false", "true", "bfloat16", "float16"))
         check_number("train.ema_decay", self.ema_decay, low=0, below=1, null="no average")
         check_number("train.accumulate", self.accumulate, low=1)
+        check_number("train.low_res", self.low_res, low=1, null="no smaller images")
+        check_number("train.low_res_epochs", self.low_res_epochs, low=0, high=self.epochs)
+        if (self.low_res is None) != (self.low_res_epochs == 0):
+            raise ValueError(
+                f"train.low_res={self.low_res} and train.low_res_epochs={self.low_res_epochs}: give both, how small images "
+                "are and for how many epochs, or neither (null and 0)"
+            )
         check_number("train.clip_grad", self.clip_grad, above=0, null="no clipping")
         check_number("train.eval_every", self.eval_every, low=1)
         check_number("train.state_every_seconds", self.state_every_seconds, low=0, null="saving only on a stop")

@@ -45,6 +45,7 @@ SOURCES = {
     "tar": Source("search.data.tar", takes_path=True),
     "hfds": Source("search.data.hfds", takes_path=True),
 }
+ALTERNATE = "alternate"
 UNPAIRED = ("wds", "tfds", "hfids")
 RENAMED = {"image_folder": "folder"}
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos")
@@ -123,7 +124,8 @@ class DataConfig:
             of the images where there is none; None takes that part whole, or a fifth of the images.
         test_size: Test images, likewise.
         split_seed: Fixes the three parts, whatever a trial's own seed is.
-        flip: Mirror half of the training images, left to right.
+        flip: Mirror half of the training images, left to right: true draws anew in each epoch; "alternate" draws
+            once for an image, which is then mirrored in every second epoch (Jordan 2024, arXiv 2404.00498, section 3.6).
         crop_padding: Random crop of training images after zero padding by so many pixels.
         batch_size: Training batch; the last incomplete one of an epoch is dropped.
         eval_batch_size: Batch for validation and test.
@@ -145,7 +147,7 @@ class DataConfig:
     val_size: int | float | None = None
     test_size: int | float | None = None
     split_seed: int = 0
-    flip: bool = False
+    flip: bool | str = False
     crop_padding: int = 0
     batch_size: int = 128
     eval_batch_size: int = 512
@@ -160,6 +162,11 @@ class DataConfig:
         if self.name in RENAMED:
             log.warning("data.name=%s is called %s now.", self.name, RENAMED[self.name])
             self.name = RENAMED[self.name]
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether half of the training images are mirrored."""
+        return str(self.flip).lower() != "false"
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is fetched.
@@ -205,6 +212,7 @@ class DataConfig:
             value = getattr(self, key)
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"data.{key}={value} is not allowed. It must be at least 1.")
+        check_choice("data.flip", str(self.flip).lower(), ("false", "true", ALTERNATE))
         check_number("data.in_memory_mb", self.in_memory_mb, low=0)
         check_number("data.workers", self.workers, low=0)
         check_number("data.crop_pct", self.crop_pct, above=0, high=1, null="the backbone's")

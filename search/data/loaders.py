@@ -42,7 +42,7 @@ class Loader(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
     def sample(self, count: int) -> Batch:
-        """One batch of `count` images, at most one training batch, of epoch 0, which is never trained."""
+        """One batch of `count` images, at most one training batch, of epoch 0, which is never trained; the same on every rank."""
         ...
 
 

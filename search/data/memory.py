@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
-from search.data.config import Augmentation, DataConfig
+from search.data.config import ALTERNATE, Augmentation, DataConfig
 from search.data.images import DataInfo, TensorPair, crops
 from search.data.keyed import generator
-from search.data.schedule import Schedule, Scheduled
+from search.data.schedule import Schedule, Scheduled, alternating
 
 ATTEMPTS = 10  # at a crop that fits, as in timm and torchvision
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # theirs where one of the two is not given
@@ -72,7 +72,8 @@ class MemoryLoader(Scheduled):
             )
         )
         self._training, self._seed = training, seed
-        self.flip, self.crop_padding = config.flip, 0 if crops(augmentation) else config.crop_padding
+        self.flip, self._alternates = config.mirrors, config.flip == ALTERNATE
+        self.crop_padding = 0 if crops(augmentation) else config.crop_padding
         self.device = torch.device(device)
         self._images, self.labels = pair.images.to(self.device), pair.labels.to(self.device)
         shape = (1, -1, 1, 1)
@@ -93,7 +94,9 @@ class MemoryLoader(Scheduled):
         """Each kind of draw has a generator of its own, so that one does not change the others."""
         flips, shifts, boxes = (generator(self._seed, epoch, what) for what in ("flip", "shift", "crop"))
         shape = (max(self._augmentation.repeats, 1), len(self.labels))
-        mirrored = torch.rand(shape, generator=flips) < 0.5
+        mirrored = (
+            alternating(shape, self._seed, epoch) if self._alternates else torch.rand(shape, generator=flips) < 0.5
+        )
         offsets = torch.randint(0, 2 * self.crop_padding + 1, (2, *shape), generator=shifts)
         if not crops(self._augmentation):
             return _Draws(mirrored, offsets, None)

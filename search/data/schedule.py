@@ -60,8 +60,8 @@ class Schedule:
                 yield batch[0], batch[1]
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
-        """This rank's part of the first `count` images of epoch 0, and of one batch at most."""
-        batch = self.of(0)[:, : min(count, self.batch_size)][:, self._share]
+        """The first `count` images of epoch 0, one batch at most; the same on every rank."""
+        batch = self.of(0)[:, : min(count, self.batch_size)]
         return batch[0], batch[1]
 
     def of(self, epoch: int) -> Tensor:
@@ -71,6 +71,15 @@ class Schedule:
             order = torch.randperm(self.count, generator=generator(self.seed, epoch, "order"))
         turns = torch.arange(self.count) % self.repeats
         return torch.stack((order.repeat_interleave(self.repeats)[: self.count], turns))
+
+
+def alternating(shape: tuple[int, int], seed: int, epoch: int = 0) -> Tensor:
+    """Which turns of which images an epoch mirrors where `data.flip` is "alternate", bool (R, N).
+
+    An image's first side hangs on the seed alone; from there on it is mirrored every other time, in each epoch's turns too.
+    """
+    first = torch.rand(shape[1], generator=generator(seed, "side")) < 0.5  # N
+    return first ^ ((torch.arange(shape[0]).unsqueeze(1) + epoch) % 2 == 1)
 
 
 class Scheduled:

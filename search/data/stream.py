@@ -20,10 +20,10 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.transforms import str_to_interp_mode
 from torchvision import transforms
 
-from search.data.config import Augmentation, DataConfig
+from search.data.config import ALTERNATE, Augmentation, DataConfig
 from search.data.images import DataInfo, Pictures, crops
 from search.data.keyed import reseed, restored
-from search.data.schedule import Schedule, Scheduled
+from search.data.schedule import Schedule, Scheduled, alternating
 
 Key = tuple[int, int, int]  # epoch, index, turn
 
@@ -68,7 +68,9 @@ class StreamLoader(Scheduled):
         )
         self.labels = pictures.labels
         change = training_transform(info, config, augmentation) if training else evaluation_transform(info)
-        self._draws = _Draws(pictures, change, seed)
+        shape = max(repeats, 1), len(pictures.labels)
+        sides = alternating(shape, seed) if training and config.flip == ALTERNATE else None
+        self._draws = _Draws(pictures, change, seed, sides)
         device = torch.device(device)
         workers = min(config.workers, cores())  # more of them only wait, and torch warns
         loader: DataLoader[Any] = DataLoader(
@@ -108,10 +110,13 @@ class StreamLoader(Scheduled):
 class _Draws(Dataset[tuple[Tensor, int]]):
     """A split's transformed pictures, uint8 (C, H, W), and labels by (epoch, index, turn)."""
 
-    def __init__(self, pictures: Pictures, change: Callable[[Image.Image], Tensor], seed: int) -> None:
+    def __init__(
+        self, pictures: Pictures, change: Callable[[Image.Image], Tensor], seed: int, sides: Tensor | None
+    ) -> None:
         self._open, self._change, self._seed = pictures.open, change, seed
         # to index a tensor takes ten times as long
         self._index, self._labels = pictures.index.numpy(), pictures.labels.numpy()
+        self._sides = None if sides is None else sides.numpy()  # of epoch 0
 
     def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Tensor, int]]:
         with restored():  # without workers these are the generators that the model draws from
@@ -120,7 +125,10 @@ class _Draws(Dataset[tuple[Tensor, int]]):
     def _drawn(self, epoch: int, index: int, turn: int) -> tuple[Tensor, int]:
         picture = self._open(int(self._index[index]))
         reseed(self._seed, epoch, index, turn)
-        return self._change(picture), int(self._labels[index])
+        changed = self._change(picture)
+        if self._sides is not None and bool(self._sides[turn, index]) ^ (epoch % 2 == 1):
+            changed = changed.flip(2)
+        return changed, int(self._labels[index])
 
 
 class _Keys:
@@ -143,14 +151,17 @@ def training_transform(
 ) -> Callable[[Image.Image], Tensor]:
     """timm's; but for its random crop where there is none: then the centre, shifted by up to `data.crop_padding`.
 
+    It does not flip where `data.flip` is "alternate": what it has made is mirrored then.
+
     Raises:
         ValueError: timm does not take the augmentation.
     """
     size, interpolation = info.image_size, augmentation.train_interpolation
+    flips = config.mirrors and config.flip != ALTERNATE
     arguments: dict[str, Any] = {
         "scale": augmentation.scale,
         "ratio": augmentation.ratio,
-        "hflip": 0.5 if config.flip else 0.0,
+        "hflip": 0.5 if flips else 0.0,
         "color_jitter": augmentation.color_jitter,
         "auto_augment": augmentation.aa,
         "interpolation": interpolation,
@@ -164,7 +175,7 @@ def training_transform(
         mode = str_to_interp_mode("bilinear" if interpolation == "random" else interpolation)
         steps = [transforms.Resize(size, interpolation=mode), transforms.CenterCrop(size)]
         steps += [transforms.RandomCrop(size, padding=config.crop_padding)] if config.crop_padding else []
-        steps += [transforms.RandomHorizontalFlip()] if config.flip else []
+        steps += [transforms.RandomHorizontalFlip()] if flips else []
         crop = transforms.Compose(steps)
     return transforms.Compose([step for part in (crop, change, finish) for step in part.transforms])
 

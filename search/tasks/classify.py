@@ -59,7 +59,7 @@ class Classify:
 
 
 class ClassifyTraining(ClassificationTask):
-    """timm's task, with what its train.py does to a batch before: erasing, then mixup or cutmix. It changes the batch in place.
+    """timm's task, with what its train.py does to a batch before: erasing, then mixup or cutmix. It may change the batch in place.
 
     Args:
         model: on the device of the images; with timm's `num_classes` where the recipe mixes.
@@ -67,7 +67,8 @@ class ClassifyTraining(ClassificationTask):
 
     def __init__(self, model: nn.Module, recipe: TrainConfig) -> None:
         super().__init__(model, criterion(recipe), verbose=False)
-        self._off_epoch = recipe.mixup_off_epoch
+        self._off_epoch, self._low_res, self._low_epochs = recipe.mixup_off_epoch, recipe.low_res, recipe.low_res_epochs
+        self._edge: int | None = None  # pixels that images of this epoch are resized to
         self._erase = None
         if recipe.reprob:
             device = next(model.parameters()).device
@@ -85,17 +86,28 @@ class ClassifyTraining(ClassificationTask):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Mix in the first `mixup_off_epoch` epochs alone, where it is not 0; targets stay shares of classes."""
+        """Mix in the first `mixup_off_epoch` epochs alone, where it is not 0; and shrink in the first `low_res_epochs`.
+
+        Targets stay shares of classes.
+        """
+        self._edge = self._low_res if epoch < self._low_epochs else None
         if self._mix is not None:
             self._mix.mixup_enabled = not 0 < self._off_epoch <= epoch
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Loss and output for normalised images (B, C, H, W) and labels (B,)."""
+        if self._edge is not None:
+            input = shrink(input, self._edge)
         if self._erase is not None:
             input = self._erase(input)
         if self._mix is not None:
             input, target = self._mix(input, target)
         return super().forward(input, target)
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Resize images (B, C, H, W) to (B, C, size, size), bilinear with antialiasing."""
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 def criterion(recipe: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:

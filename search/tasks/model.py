@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import xvol  # before timm, where torch is a CPU build: see xvol/timm_hook.py
 
@@ -21,6 +22,7 @@ from xvol import BlockSpec, Site
 from xvol.allowed import nearest
 
 PLAIN, PLAIN_LABEL = "none", "plain"
+DAMPING = 0.05  # of the eigenvalues of patches, in units of the images' variance
 
 
 def build(config: Config, channels: int, classes: int, image_size: int) -> tuple[nn.Module, Architecture]:
@@ -68,6 +70,38 @@ def _backbone(config: Config, channels: int, classes: int) -> nn.Module:
     if config.backbone.weights is not None:
         _start_from(model, config.backbone.weights)
     return model
+
+
+def whiten(model: nn.Module, images: Tensor) -> None:
+    """Let the first convolution start as +- the leading eigenvectors of image patches, scaled to whiten them.
+
+    Half of its filters get the eigenvectors v of the patches' second moments, each over sqrt(eigenvalue + `DAMPING`), and the other
+    half -v (Jordan 2024, arXiv 2404.00498, section 3.2, there behind no batch norm and frozen). Filters beyond twice the size of a
+    patch stay as they were initialised.
+
+    Args:
+        model: on the CPU; changed in place.
+        images: normalised training images, float32 (B, C, H, W).
+
+    Raises:
+        ValueError: the first module that takes the images is no plain convolution, as of a network without one, or has groups.
+    """
+    named = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    name, first = next(named, ("", None))
+    if first is None or first.in_channels != images.shape[1] or first.groups > 1:
+        found = f"{name} is {first}" if first is not None else "there is no nn.Conv2d"
+        raise ValueError(
+            f"train.whiten=true: {type(model).__name__} does not begin with a convolution of the images' {images.shape[1]} "
+            f"channels ({found}); leave it false"
+        )
+    padding: Any = 0 if isinstance(first.padding, str) else first.padding
+    columns = F.unfold(images.cpu(), first.kernel_size, first.dilation, padding, first.stride)  # B, C * KH * KW, places
+    patches = columns.transpose(1, 2).flatten(0, 1).double()
+    moments, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    count = min(first.out_channels // 2, len(moments))
+    leading = (vectors / (moments.clamp(min=0) + DAMPING).sqrt()).flip(1)[:, :count].T  # largest eigenvalue first
+    with torch.no_grad():
+        first.weight[: 2 * count] = torch.cat((leading, -leading)).view(-1, *first.weight.shape[1:]).to(first.weight)
 
 
 def _start_from(model: nn.Module, weights: str) -> None:

@@ -61,10 +61,13 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
 
 
 def _momentum(opt_class: Any, momentum: float) -> dict[str, Any]:
-    """Momentum under the optimiser's own name for it: the first of its betas where it has some, the others untouched."""
+    """Momentum under the optimiser's own names for it: the first of its betas where it has some, the others untouched."""
     takes = inspect.signature(opt_class).parameters
     if "betas" in takes and isinstance(takes["betas"].default, tuple):
-        return {"betas": (momentum, *takes["betas"].default[1:])}
+        betas = {"betas": (momentum, *takes["betas"].default[1:])}
+        return betas | (
+            {"momentum": momentum} if "momentum" in takes else {}
+        )  # Muon has both: the betas are its fallback's
     # Nesterov's step is the plain one where there is no momentum, and torch refuses to be asked for it then
     plain = {"nesterov": False} if momentum == 0 and "nesterov" in takes else {}
     return {"momentum": momentum, **plain}

@@ -25,7 +25,7 @@ from search.recipe import CHEAP_COSTS, TrainConfig, check_costs, check_scores, s
 from search.slot import idle
 from search.space.architecture import Architecture
 from search.tasks.base import Scores, Task, task_named
-from search.tasks.model import build
+from search.tasks.model import build, whiten
 from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb, usable_device
 from search.trial.optim import check_average, make_optimizer
@@ -36,6 +36,7 @@ from search.trial.zero_cost import SCORE_BATCH, scores
 log = logging.getLogger("xvol")
 CPU = torch.device("cpu")
 PAUSES = (2.0, 5.0, 10.0, 20.0)  # seconds between attempts at a latency that the study judges by
+WHITENED_BY = 512  # training images, or one batch of fewer: tens of thousands of patches
 ANY_CLASSES = 10  # of a network that is built to look at its backbone, without data
 
 
@@ -181,7 +182,10 @@ def _loaders(task: str, backbone: str, data: str, drawn: str, seed: int) -> Load
 
 
 def _built(config: Config, task: Task, loaders: Loaders) -> Untrained:
-    return Untrained(config, task, loaders, *task.model(config, loaders.info))
+    model, architecture = task.model(config, loaders.info)
+    if config.train.whiten:
+        whiten(model, loaders.train.sample(WHITENED_BY)[0])
+    return Untrained(config, task, loaders, model, architecture)
 
 
 def check_trial(composed: Any) -> dict[str, Any]:
@@ -200,6 +204,7 @@ def check_trial(composed: Any) -> dict[str, Any]:
     made = prepare_cached(config)
     check_average(config.train, config.train.epochs * len(made.loaders.train))
     check_form(made.model, config.train, device)
+    _check_low_res(made.model, made.input_size, config.train)
     make_optimizer(made.model, config.train)
     return {
         "arch_hash": made.architecture.hash,
@@ -215,9 +220,26 @@ def check_network(config: Config) -> None:
     Raises:
         ValueError: as `check_trial`, but for the data.
     """
-    model = _without_data(config, channels(config.data), image_size(config.data))
+    input_size = channels(config.data), image_size(config.data), image_size(config.data)
+    model = _without_data(config, *input_size[:2])
     check_form(model, config.train, usable_device(config.device))
+    _check_low_res(model, input_size, config.train)
     make_optimizer(model, config.train)
+
+
+def _check_low_res(model: nn.Module, input_size: tuple[int, int, int], recipe: TrainConfig) -> None:
+    """Raise ValueError where the network does not take the smaller images of the recipe's first epochs."""
+    size = recipe.low_res
+    if size is None:
+        return
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).eval()(torch.zeros(1, input_size[0], size, size))
+    except Exception as error:  # networks of a fixed size say so in any way
+        raise ValueError(
+            f"train.low_res={size}: {type(model).__name__} takes no images of {size}x{size} ({error}); take a size that it "
+            "takes, or train.low_res=null train.low_res_epochs=0"
+        ) from None
 
 
 def score(composed: Any, names: Sequence[str]) -> dict[str, float]:

@@ -128,7 +128,7 @@ def told(composed: Any, override: str) -> str:
         ("hydra.sweeper.final.topk=3", ["Did you mean top_k", "Allowed in hydra.sweeper.final: top_k"]),
         ("train.epochs=many", ["'many'", "train.epochs takes int; the default is 4"]),
         ("train.ema_decay=high", ["train.ema_decay takes float | null; the default is 0.98"]),
-        ("data.flip=3.5", ["data.flip takes bool; the default is False"]),
+        ("data.flip=3.5", ["data.flip takes bool | str; the default is False"]),
         ("hydra.sweeper.n_trials=x", ["hydra.sweeper.n_trials takes int; the default is 20"]),
         ("objectives=3", ["objectives takes list[str]"]),
         (

@@ -32,7 +32,7 @@ def batches(
     *,
     training: bool = True,
     seed: int = 0,
-    flip: bool = False,
+    flip: bool | str = False,
     crop_padding: int = 0,
     rank: int = 0,
     world: int = 1,
@@ -275,3 +275,20 @@ def test_ranks_share_each_batch(training: bool, drawn: dict[str, Any]) -> None:
         for rank, (share, names) in enumerate(parts):
             assert torch.equal(share, images[rank::2])
             assert torch.equal(names, labels[rank::2])
+
+
+def test_an_alternating_flip_shows_the_other_side_in_the_next_epoch() -> None:
+    plain, first, second, third = (
+        by_image(batches(batch_size=20, flip=flip, seed=4), number)
+        for flip, number in ((False, 1), ("alternate", 1), ("alternate", 2), ("alternate", 3))
+    )
+    assert len(plain) == 20
+    mirrored = 0
+    for name, image in plain.items():
+        assert torch.equal(first[name], image) != torch.equal(first[name], image.flip(2))
+        assert torch.equal(second[name], first[name].flip(2))
+        assert torch.equal(third[name], first[name])
+        mirrored += torch.equal(first[name], image.flip(2))
+    assert 0 < mirrored < 20
+    shares = [by_image(batches(batch_size=20, flip="alternate", seed=4, rank=rank, world=2), 1) for rank in (0, 1)]
+    assert all(torch.equal(image, first[name]) for share in shares for name, image in share.items())

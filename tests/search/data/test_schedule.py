@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.data.schedule import Schedule
+from search.data.schedule import Schedule, alternating
 
 COUNTS = st.integers(1, 40)
 
@@ -50,3 +50,17 @@ def test_the_order_is_another_in_each_epoch_and_for_each_seed() -> None:
 def test_what_cannot_be_had_is_refused(count: int, size: int) -> None:
     with pytest.raises(ValueError, match=rf"batch_size={size} cannot be had from {count} images"):
         Schedule(count, size, training=True, seed=0)
+
+
+@given(st.integers(1, 4), COUNTS, st.integers(0, 9), st.integers(0, 5))
+def test_alternating_sides_change_with_each_view_of_an_image(turns: int, count: int, seed: int, epoch: int) -> None:
+    sides = alternating((turns, count), seed, epoch)
+    assert torch.equal(sides, ~alternating((turns, count), seed, epoch + 1))
+    assert torch.equal(sides[1:], ~sides[:-1])
+    assert torch.equal(sides[0], alternating((1, count), seed, epoch)[0])
+
+
+def test_the_first_side_is_drawn_by_the_seed() -> None:
+    one, other = (alternating((1, 1000), seed) for seed in (0, 1))
+    assert 400 < int(one.sum()) < 600
+    assert 400 < int((one ^ other).sum()) < 600

@@ -224,6 +224,22 @@ def test_without_a_random_crop_the_centre_is_shifted(folder: Path) -> None:
     assert sorted_pixels(shifted) != sorted_pixels(again)
 
 
+def test_an_alternating_flip_shows_the_other_side_in_the_next_epoch(folder: Path) -> None:
+    def seen(epoch: int, flip: bool | str, **changes: Any) -> dict[bytes, Tensor]:
+        """The pictures of an epoch by what both sides of one have in common."""
+        loader = made(folder, Augmentation(), crop_padding=0, flip=flip, **changes).train
+        pictures = [image for images, _ in taken(loader, epoch) for image in images]
+        return {torch.minimum(image, image.flip(2)).numpy().tobytes(): image for image in pictures}
+
+    plain = seen(1, False)
+    first, second = (seen(epoch, "alternate") for epoch in (1, 2))
+    assert first.keys() == plain.keys() == second.keys()
+    assert all(torch.equal(second[key], image.flip(2)) for key, image in first.items())
+    assert 0 < sum(torch.equal(plain[key], image.flip(2)) for key, image in first.items()) < len(plain)
+    again = seen(1, "alternate", workers=2)
+    assert all(torch.equal(again[key], image) for key, image in first.items())
+
+
 def test_a_sample_is_of_the_epoch_that_is_never_trained(folder: Path) -> None:
     loader = made(folder).train
     images, labels = loader.sample(4)

@@ -19,7 +19,7 @@ from search.config import typed
 from search.data.keyed import keyed
 from search.recipe import TrainConfig
 from search.tasks.base import Diverged
-from search.tasks.classify import Classify, ClassifyEvaluator, chance_top1, criterion
+from search.tasks.classify import Classify, ClassifyEvaluator, ClassifyTraining, chance_top1, criterion
 
 from .conftest import Small
 
@@ -120,3 +120,23 @@ def test_test_images_come_only_to_who_asks_for_them(small: Small) -> None:
     assert with_test is not None
     assert with_test.samples == 80
     assert task.probe_input(loaders.info) == (1, 16, 16)
+
+
+def test_the_first_epochs_see_smaller_images() -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            sizes.append(tuple(images.shape))
+            return images.mean((2, 3)) * self.scale
+
+    training = ClassifyTraining(Net(), TrainConfig(low_res=6, low_res_epochs=2))
+    images, labels = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    for epoch in (0, 1, 2, 0):  # in whatever order: a training that goes on begins in the midst
+        training.set_epoch(epoch)
+        training(images, labels)
+    assert sizes == [(4, 3, 6, 6), (4, 3, 6, 6), (4, 3, 8, 8), (4, 3, 6, 6)]

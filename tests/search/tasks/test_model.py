@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
 from search.config import typed
 from search.space.architecture import Architecture
-from search.tasks.model import build
+from search.tasks.model import build, whiten
 from xvol import XVolution2d
 
 from .conftest import Small
@@ -237,3 +239,46 @@ def test_weights_of_another_network_and_code_are_refused(
         with pytest.raises(ValueError, match=rf"weights={name}: cannot be read as a state dict"):
             made(f"backbone.weights={name}")
     assert not Path("exploded").exists()
+
+
+def smooth(count: int = 64, channels: int = 3) -> torch.Tensor:
+    """Pictures whose neighbouring pixels are alike, as those of the world are."""
+    small = torch.randn(count, channels, 6, 6, generator=torch.Generator().manual_seed(1))
+    return F.interpolate(small, size=(24, 24), mode="bicubic")
+
+
+def test_a_whitened_convolution_gives_uncorrelated_maps_of_both_signs() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("xvol_proxy_resnet", channels=(16, 16, 16, 16))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = smooth()
+    whiten(model, images)
+    first = model.conv1.weight
+    assert torch.equal(first[8:], -first[:8])
+    assert [n for n, value in model.state_dict().items() if not torch.equal(value, before[n])] == ["conv1.weight"]
+    maps = model.conv1(images)[:, :8].transpose(0, 1).flatten(1).detach()
+    moments = maps @ maps.T / maps.shape[1]
+    torch.testing.assert_close(moments, torch.diag(moments.diag()), atol=1e-4, rtol=0)
+    assert moments.diag().tolist() == sorted(
+        moments.diag().tolist(), reverse=True
+    )  # 1, but for the damping of small ones
+    assert 0.5 < float(moments.diag()[0]) < 1
+    again = timm.create_model("xvol_proxy_resnet", channels=(16, 16, 16, 16))
+    whiten(again, images)
+    assert torch.equal(again.conv1.weight, first)
+
+
+def test_filters_beyond_twice_the_patch_stay_as_they_were() -> None:
+    model = timm.create_model("xvol_proxy_resnet", channels=(32, 16, 16, 16), in_chans=1)
+    before = model.conv1.weight.clone()
+    whiten(model, smooth(channels=1))
+    changed = [not torch.equal(one, other) for one, other in zip(model.conv1.weight, before, strict=True)]
+    assert changed == [True] * 18 + [False] * 14
+
+
+@pytest.mark.parametrize(
+    "model", [nn.Linear(3, 2), nn.Conv2d(6, 4, 3), nn.Conv2d(3, 3, 3, groups=3)], ids=["none", "channels", "groups"]
+)
+def test_a_network_that_does_not_begin_with_a_convolution_is_not_whitened(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"train\.whiten=true: .*leave it false"):
+        whiten(model, smooth())

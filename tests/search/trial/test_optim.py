@@ -219,3 +219,18 @@ def test_a_study_refuses_the_average_before_it_trains(small: Small) -> None:
     with pytest.raises(ValueError, match="after the 4 updates"):
         check_trial(small(*overrides))
     check_trial(small("train.ema_decay=0.98"))
+
+
+def test_muon_takes_the_recipes_momentum_and_its_fallback_a_share_of_the_rate() -> None:
+    model = timm.create_model("xvol_proxy_resnet", channels=(16, 16, 16, 16))
+    kwargs = {"fallback_lr_scale": 0.1, "fallback_list": ["fc.*"], "nesterov": True}
+    optimizer = make_optimizer(model, TrainConfig(opt="muon", momentum=0.8, lr=0.05, opt_kwargs=kwargs))
+    assert {(group["momentum"], group["betas"][0], group["lr"]) for group in optimizer.param_groups} == {
+        (0.8, 0.8, 0.05)
+    }
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    kinds = {name: set(optimizer.state[parameter]) for name, parameter in model.named_parameters()}
+    assert "momentum_buffer" in kinds["layer1.0.conv1.weight"]
+    assert all("exp_avg" in kinds[name] for name in ("fc.weight", "fc.bias", "bn1.weight"))

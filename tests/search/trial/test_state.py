@@ -57,6 +57,18 @@ RECIPES = {
         ),
         *("placement.policy=stage3", "branch.gamma=1"),
     ],
+    "all that the proxies have": [
+        *("train.opt=muon", "train.lr=0.05", "train.opt_kwargs={nesterov: true, ns_steps: 3, adjust_lr_fn: original}"),
+        *(
+            "train.whiten=true",
+            "train.low_res=12",
+            "train.low_res_epochs=1",
+            "data.flip=alternate",
+            "train.amp=bfloat16",
+        ),
+        *("train.channels_last=true", "train.ema_decay=null", "train.label_smoothing=0.2", "train.accumulate=2"),
+        *("placement.policy=stage3", "branch.gamma=1"),
+    ],
     "dropout, constant, lamb": [
         *("backbone.kwargs.drop_rate=0.3", "backbone.kwargs.drop_path_rate=0.2", "train.schedule=constant"),
         "train.opt=lamb",

@@ -160,3 +160,27 @@ def test_a_latency_that_is_judged_is_measured_until_nothing_else_runs(
     unjudged = row()
     trial.add_costs(unjudged, ("latency_ms",))
     assert unjudged.latency_exclusive is False
+
+
+def test_arms_and_ranks_start_from_the_same_whitened_convolution(small: Small) -> None:
+    def first(*overrides: str) -> torch.Tensor:
+        return prepare(typed(small("train.whiten=true", *overrides))).model.conv1.weight
+
+    plain = first()
+    assert torch.equal(first("placement.policy=all"), plain)
+    assert torch.equal(first("train.accumulate=2", "train.epochs=3"), plain)
+    assert not torch.equal(first("seed=1"), plain)
+    assert torch.equal(plain[4:], -plain[:4])
+    with pytest.raises(ValueError, match=r"train\.whiten=true.*trained already"):
+        check_trial(small("train.whiten=true", "backbone.pretrained=true"))
+
+
+def test_smaller_images_that_are_not_smaller_or_that_a_backbone_does_not_take_are_refused(small: Small) -> None:
+    low = ("train.low_res_epochs=1", "train.low_res")
+    check_trial(small(low[0], f"{low[1]}=12"))
+    with pytest.raises(ValueError, match=r"train\.low_res=16.*below 16"):
+        check_trial(small(low[0], f"{low[1]}=16"))
+    fixed = ("backbone.name=vit_tiny_patch16_224", "backbone.kwargs.img_size=16", "backbone.kwargs.patch_size=4")
+    check_trial(small(*fixed))
+    with pytest.raises(ValueError, match=r"train\.low_res=12: .* takes no images of 12x12"):
+        check_trial(small(*fixed, low[0], f"{low[1]}=12"))
