@@ -71,8 +71,8 @@ class TrainConfig(Augmentation):
         channels_last: memory format of the network while it is trained. Its latency is measured in torch's own.
         whiten: the first convolution starts from the leading eigenvectors of patches of training images, each with both signs,
             scaled to whiten them, and is trained on from there; see `search.tasks.model.whiten`.
-        low_res: height and width in pixels of training images in the first `low_res_epochs` epochs, resized from
-            `data.image_size`; null: none.
+        low_res: share of `data.image_size`, above 0 and below 1, that training images are resized to in the first
+            `low_res_epochs` epochs; null: none.
         low_res_epochs: how many epochs that are, 0 to `epochs`.
         compile: `torch.compile` for the training step.
         grad_checkpointing: activations are computed again in the backward pass, not kept. Each batch norm then counts a
@@ -117,7 +117,7 @@ class TrainConfig(Augmentation):
     amp: bool | str = False
     channels_last: bool = False
     whiten: bool = False
-    low_res: int | None = None
+    low_res: float | None = None
     low_res_epochs: int = 0
     compile: bool = False
     grad_checkpointing: bool = False
@@ -164,7 +164,7 @@ class TrainConfig(Augmentation):
         check_choice("train.amp", str(self.amp).lower(), ("false", "true", "bfloat16", "float16"))
         check_number("train.ema_decay", self.ema_decay, low=0, below=1, null="no average")
         check_number("train.accumulate", self.accumulate, low=1)
-        check_number("train.low_res", self.low_res, low=1, null="no smaller images")
+        check_number("train.low_res", self.low_res, above=0, below=1, null="no smaller images")
         check_number("train.low_res_epochs", self.low_res_epochs, low=0, high=self.epochs)
         if (self.low_res is None) != (self.low_res_epochs == 0):
             raise ValueError(

@@ -68,7 +68,7 @@ class ClassifyTraining(ClassificationTask):
     def __init__(self, model: nn.Module, recipe: TrainConfig) -> None:
         super().__init__(model, criterion(recipe), verbose=False)
         self._off_epoch, self._low_res, self._low_epochs = recipe.mixup_off_epoch, recipe.low_res, recipe.low_res_epochs
-        self._edge: int | None = None  # pixels that images of this epoch are resized to
+        self._share: float | None = None  # of the image's side, that images of this epoch are resized to
         self._erase = None
         if recipe.reprob:
             device = next(model.parameters()).device
@@ -90,14 +90,14 @@ class ClassifyTraining(ClassificationTask):
 
         Targets stay shares of classes.
         """
-        self._edge = self._low_res if epoch < self._low_epochs else None
+        self._share = self._low_res if epoch < self._low_epochs else None
         if self._mix is not None:
             self._mix.mixup_enabled = not 0 < self._off_epoch <= epoch
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Loss and output for normalised images (B, C, H, W) and labels (B,)."""
-        if self._edge is not None:
-            input = shrink(input, self._edge)
+        if self._share is not None:
+            input = shrink(input, self._share)
         if self._erase is not None:
             input = self._erase(input)
         if self._mix is not None:
@@ -105,9 +105,10 @@ class ClassifyTraining(ClassificationTask):
         return super().forward(input, target)
 
 
-def shrink(images: Tensor, size: int) -> Tensor:
-    """Resize images (B, C, H, W) to (B, C, size, size), bilinear with antialiasing."""
-    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+def shrink(images: Tensor, share: float) -> Tensor:
+    """Resize images (B, C, H, W) to that share of height and width in whole pixels, bilinear with antialiasing."""
+    height, width = (max(round(share * edge), 1) for edge in images.shape[2:])
+    return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
 
 
 def criterion(recipe: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:

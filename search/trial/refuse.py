@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from search.config import Config
-from search.data.config import image_size
 from search.ledger.tracker import check_tracker
 from search.recipe import CHECKPOINTS, TrainConfig, check_objectives, check_once
 from search.space.architecture import AUTO, BackboneConfig, BranchConfig, PlacementConfig
@@ -58,8 +57,6 @@ def check_values(config: Config) -> None:
     config.data.check()
     config.train.check()
     config.train.check_batch(config.data.batch_size)
-    if config.train.low_res is not None:
-        check_number("train.low_res", config.train.low_res, below=image_size(config.data))
     if config.train.whiten and (config.backbone.pretrained or config.backbone.weights):
         raise ValueError(
             "train.whiten=true lets the first convolution start anew, and the backbone is trained already: leave it false"

@@ -25,6 +25,7 @@ from search.recipe import CHEAP_COSTS, TrainConfig, check_costs, check_scores, s
 from search.slot import idle
 from search.space.architecture import Architecture
 from search.tasks.base import Scores, Task, task_named
+from search.tasks.classify import shrink
 from search.tasks.model import build, whiten
 from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb, usable_device
@@ -229,16 +230,16 @@ def check_network(config: Config) -> None:
 
 def _check_low_res(model: nn.Module, input_size: tuple[int, int, int], recipe: TrainConfig) -> None:
     """Raise ValueError where the network does not take the smaller images of the recipe's first epochs."""
-    size = recipe.low_res
-    if size is None:
+    if recipe.low_res is None:
         return
+    images = shrink(torch.zeros(1, *input_size), recipe.low_res)
     try:
         with torch.no_grad():
-            copy.deepcopy(model).eval()(torch.zeros(1, input_size[0], size, size))
+            copy.deepcopy(model).eval()(images)
     except Exception as error:  # networks of a fixed size say so in any way
         raise ValueError(
-            f"train.low_res={size}: {type(model).__name__} takes no images of {size}x{size} ({error}); take a size that it "
-            "takes, or train.low_res=null train.low_res_epochs=0"
+            f"train.low_res={recipe.low_res}: {type(model).__name__} takes no images of {images.shape[2]}x{images.shape[3]} "
+            f"({error}); take a share of which it does, or train.low_res=null train.low_res_epochs=0"
         ) from None
 
 

@@ -52,7 +52,7 @@ from search.recipe import (
         ("recount", 0),
         ("accumulate", 0),
         ("clip_mode", "all"),
-        ("low_res", 0),
+        ("low_res", 1.0),
         ("low_res_epochs", 5),
         ("amp", "half"),
         ("eval_every", 0),
@@ -132,8 +132,8 @@ def test_a_cost_is_known_before_training() -> None:
             check_costs([name])
 
 
-@pytest.mark.parametrize("given", [{"low_res": 24}, {"low_res_epochs": 2}])
-def test_smaller_images_are_given_with_the_epochs_that_see_them(given: dict[str, int]) -> None:
+@pytest.mark.parametrize("given", [{"low_res": 0.75}, {"low_res_epochs": 2}])
+def test_smaller_images_are_given_with_the_epochs_that_see_them(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"train\.low_res=.*train\.low_res_epochs=.*give both"):
         TrainConfig(**given).check()
-    TrainConfig(low_res=24, low_res_epochs=4).check()
+    TrainConfig(low_res=0.75, low_res_epochs=4).check()

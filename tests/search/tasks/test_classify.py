@@ -134,7 +134,7 @@ def test_the_first_epochs_see_smaller_images() -> None:
             sizes.append(tuple(images.shape))
             return images.mean((2, 3)) * self.scale
 
-    training = ClassifyTraining(Net(), TrainConfig(low_res=6, low_res_epochs=2))
+    training = ClassifyTraining(Net(), TrainConfig(low_res=0.75, low_res_epochs=2))
     images, labels = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
     for epoch in (0, 1, 2, 0):  # in whatever order: a training that goes on begins in the midst
         training.set_epoch(epoch)

@@ -61,7 +61,7 @@ RECIPES = {
         *("train.opt=muon", "train.lr=0.05", "train.opt_kwargs={nesterov: true, ns_steps: 3, adjust_lr_fn: original}"),
         *(
             "train.whiten=true",
-            "train.low_res=12",
+            "train.low_res=0.75",
             "train.low_res_epochs=1",
             "data.flip=alternate",
             "train.amp=bfloat16",

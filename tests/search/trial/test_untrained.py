@@ -177,10 +177,10 @@ def test_arms_and_ranks_start_from_the_same_whitened_convolution(small: Small) -
 
 def test_smaller_images_that_are_not_smaller_or_that_a_backbone_does_not_take_are_refused(small: Small) -> None:
     low = ("train.low_res_epochs=1", "train.low_res")
-    check_trial(small(low[0], f"{low[1]}=12"))
-    with pytest.raises(ValueError, match=r"train\.low_res=16.*below 16"):
-        check_trial(small(low[0], f"{low[1]}=16"))
+    check_trial(small(low[0], f"{low[1]}=0.75"))
+    with pytest.raises(ValueError, match=r"train\.low_res=1.*below 1"):
+        check_trial(small(low[0], f"{low[1]}=1"))
     fixed = ("backbone.name=vit_tiny_patch16_224", "backbone.kwargs.img_size=16", "backbone.kwargs.patch_size=4")
     check_trial(small(*fixed))
-    with pytest.raises(ValueError, match=r"train\.low_res=12: .* takes no images of 12x12"):
-        check_trial(small(*fixed, low[0], f"{low[1]}=12"))
+    with pytest.raises(ValueError, match=r"train\.low_res=0.75: .* takes no images of 12x12"):
+        check_trial(small(*fixed, low[0], f"{low[1]}=0.75"))
