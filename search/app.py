@@ -16,6 +16,7 @@ from search import trial  # which loads torch with the first trial that is built
 from search.channel import Application, current
 from search.command_line import told_compactly
 from search.config import config_folder, typed
+from search.data.config import source_names, source_of
 from search.ledger.secrets import mask_logs, masked_tree, note_variables
 from search.ledger.study_files import refuse_blocked
 from search.recipe import COSTS, ZERO_COST
@@ -42,6 +43,11 @@ class Trainings(Application):
             folder = Path(HydraConfig.get().runtime.output_dir)
             _write_config(config, folder)
             return trial.run_trial(config, folder, _overrides())
+
+    def preloads(self, config: DictConfig) -> Sequence[str]:
+        """torch, timm and what runs a trial; what its data are read by."""
+        name = str(OmegaConf.select(config, "data.name"))
+        return ("search.trial.run", *((source_of(name).module,) if name in source_names() else ()))
 
     def check_values(self, config: DictConfig) -> None:
         """Raise ValueError for what is wrong with a config on the face of it, without building the network."""

@@ -138,6 +138,13 @@ class Application:
         """Run one trial in the folder that Hydra gave it; return its objectives, a single one bare."""
         raise NotImplementedError
 
+    def preloads(self, config: DictConfig) -> Sequence[str]:
+        """Modules that trials need, of a study's config: the local launcher imports them once for all its workers.
+
+        Importing them must start no thread, and no accelerator.
+        """
+        return ()
+
     def check_values(self, config: DictConfig) -> None:
         """Raise ValueError for what is wrong with a config on the face of it, at once."""
 

@@ -76,6 +76,7 @@ class Worker:
     ) -> None:
         self.app, self.config, self.context, self.spec, self.groups = app, config, hydra_context, spec, groups
         self.study_dir = Path(spec.study_dir)
+        self.preloads = (__name__, *app.preloads(config))  # asked for by the local launcher
 
     def __call__(self, _: DictConfig) -> WorkerReport:
         """Claim and run trials until none is left, too many have failed, or the user wants to stop."""

@@ -1,7 +1,8 @@
 """One job of the `local` launcher in a process of its own: the launcher's side of it, and below that the job's.
 
-The process is a fresh interpreter, so that it imports torch after its environment is set and shares no CUDA state. It
-reads the job from the launcher and never from a file; the same pipe tells it that the launcher has died.
+The process is a fresh interpreter, or forked from one that has done nothing but import (`forkserver`): so its environment was
+set before torch was imported, and it shares no CUDA state. It reads the job from the launcher and never from a file; the same
+pipe tells it that the launcher has died.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from omegaconf import open_dict
 
+from search.study.launching.forkserver import ForkedProcess, ForkServer, interpreter
 from search.study.launching.slots import Slot
 from search.study.launching.stopping import EXIT_HUNG
 
@@ -78,24 +80,33 @@ class _Lines:
 
 
 class JobProcess:
-    """One job in a fresh interpreter, in a session of its own, so that a Ctrl-C at the terminal does not reach it.
+    """One job in a process and a session of its own, so that a Ctrl-C at the terminal does not reach it.
 
     Args:
         job: what the caller knows the job by.
         payload: the pickled job.
         env: the whole environment of the process.
         grace: seconds that it may take to stop when the launcher is dead.
+        server: forks it; without one, or where that has died, it is a fresh interpreter.
     """
 
-    def __init__(self, job: int, slot: Slot, payload: bytes, env: Mapping[str, str], grace: float) -> None:
+    def __init__(
+        self,
+        job: int,
+        slot: Slot,
+        payload: bytes,
+        env: Mapping[str, str],
+        grace: float,
+        server: ForkServer | None = None,
+    ) -> None:
         self.job, self.slot = job, slot
         self.ready, self.progress = False, 0
         self.result: bytes | None = None
         self.result_at = 0.0
         self._lines, self._heard = _Lines(), bytearray()
         head = {"path": sys.path, "argv": sys.argv, "parent": os.getpid(), "grace": grace, "size": len(payload)}
-        self._unsent = memoryview(json.dumps(head).encode() + b"\n" + payload)
-        self._process, (self._inbox, self._outbox, self._stderr) = _started(env)
+        self._unsent = memoryview(json.dumps(head | {"env": dict(env)}).encode() + b"\n" + payload)
+        self._process, (self._inbox, self._outbox, self._stderr) = _started(env, server)
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have `selector` call back where there is something to read or to write."""
@@ -170,7 +181,9 @@ class JobProcess:
         return list(self._lines.tail)
 
 
-def _started(env: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], tuple[int, int, int]]:
+def _started(
+    env: Mapping[str, str], server: ForkServer | None
+) -> tuple[subprocess.Popen[bytes] | ForkedProcess, tuple[int, int, int]]:
     """The process, and our ends of the pipes to its job, from its job and from its stderr."""
     inbox_end, inbox = os.pipe()
     outbox, outbox_end = os.pipe()
@@ -180,16 +193,19 @@ def _started(env: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], tuple[int
     except OSError:
         real_stderr = os.open(os.devnull, os.O_WRONLY)
     theirs = (inbox_end, outbox_end, stderr, real_stderr)
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # -W, -X, -O as ours
+    process: subprocess.Popen[bytes] | ForkedProcess | None = None
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-P", *flags, "-c", _START, *map(str, theirs)],
-            stdin=subprocess.DEVNULL,
-            stderr=stderr_end,
-            env=dict(env),
-            pass_fds=theirs,
-            start_new_session=True,
-        )
+        if server is not None:
+            process = server.start((*theirs, stderr_end))
+        if process is None:
+            process = subprocess.Popen(
+                [*interpreter(_START), *map(str, theirs)],
+                stdin=subprocess.DEVNULL,
+                stderr=stderr_end,
+                env=dict(env),
+                pass_fds=theirs,
+                start_new_session=True,
+            )
     except BaseException:
         for handle in (inbox, outbox, stderr):
             os.close(handle)

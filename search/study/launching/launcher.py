@@ -1,4 +1,7 @@
-"""The `local` launcher: a fresh process for each job, each in a slot of this machine; a dead one is started again."""
+"""The `local` launcher: a process for each job, each in a slot of this machine; a dead one is started again.
+
+A task that says by `preloads` what it needs has it imported once, by the process that its jobs are forked from.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import cloudpickle
 from hydra.core.singleton import Singleton
@@ -23,6 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from search.ledger.secrets import mask
+from search.study.launching.forkserver import ForkServer, fork_server
 from search.study.launching.job import AGAIN, JobProcess, failed
 from search.study.launching.slots import Gpu, LocalLauncherOptions, Slot, slots, usable_cores, visible_gpus
 
@@ -78,7 +82,20 @@ def launch(
         for number, overrides in enumerate(job_overrides)
     ]
     log.info("%d job(s) in %d process(es): %s", len(payloads), len(places), ", ".join(slot.title for slot in places))
-    return _Launch(typed, places, payloads, job_overrides, initial_job_idx).run()
+    server = fork_server(_environment(typed), task.preloads if isinstance(task, _Preloading) else ())
+    return _Launch(typed, places, payloads, job_overrides, initial_job_idx, server).run()
+
+
+@runtime_checkable
+class _Preloading(Protocol):
+    """A task of which the modules that each of its jobs needs are known."""
+
+    preloads: Sequence[str]
+
+
+def _environment(options: LocalLauncherOptions) -> dict[str, str]:
+    """What is the same in the environment of all jobs."""
+    return {**os.environ, **Slot(0, None, options.threads).environment(), **options.env}
 
 
 def _typed(options: DictConfig | Mapping[str, Any]) -> LocalLauncherOptions:
@@ -115,7 +132,9 @@ class _Launch:
         payloads: Sequence[bytes],
         overrides: Sequence[Sequence[str]],
         first: int,
+        server: ForkServer | None,
     ) -> None:
+        self._server = server
         self._options, self._payloads, self._overrides, self._first = options, payloads, overrides, first
         self._waiting = deque(range(len(payloads)))
         self._free = deque(places)
@@ -146,10 +165,12 @@ class _Launch:
         return [self._ends[job] for job in range(len(self._payloads))]
 
     def _start(self, selector: selectors.BaseSelector) -> None:
+        if self._server is not None and not self._server.ready() and self._server.is_open:
+            return  # it still imports
         while self._waiting and self._free and not self._signals and time.monotonic() >= self._next_start:
             job, slot = self._waiting.popleft(), self._free.popleft()
             env = {**os.environ, **slot.environment(), **self._options.env}
-            process = JobProcess(job, slot, self._payloads[job], env, self._options.grace_seconds)
+            process = JobProcess(job, slot, self._payloads[job], env, self._options.grace_seconds, self._server)
             self._running.append(process)
             process.register(selector)
             self._next_start = time.monotonic() + self._options.stagger_seconds
