@@ -10,7 +10,7 @@ from search import trial
 from search.cli.planned import PlannedStudy, Row, earlier_runs, noise_of, seconds_of
 from search.config import typed
 from search.design.options import Design
-from search.stats.power import minimum_detectable_difference
+from search.stats.inference import minimum_detectable_difference
 from search.stats.sequential import plan_looks
 from search.study.launching.launcher import worker_count
 

@@ -14,6 +14,7 @@ from search.report.judging import POWER, Judging, within
 from search.report.notes import changes_of
 from search.report.values import Reading, has_looks
 from search.report.words import counted, counted_range, interval_decimals, joined, p_is, signed, significant, span
+from search.stats.inference import MAX_SEEDS
 from search.stats.paired import (
     AFTER_CORRECTION,
     AHEAD,
@@ -25,7 +26,6 @@ from search.stats.paired import (
     UNDECIDED,
     WORSE,
 )
-from search.stats.power import MAX_SEEDS
 
 SOURCES = {
     "final with looks": "test images, the networks of the looks",

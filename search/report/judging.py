@@ -20,6 +20,12 @@ from search.stats.inference import (
     bootstrap_interval,
     equivalence_p_value,
     error_of_a_row,
+    exaggerations,
+    hedges_factor,
+    minimum_detectable_difference,
+    powers,
+    sd_interval,
+    seeds_needed,
     wilcoxon_p_value,
 )
 from search.stats.paired import (
@@ -37,14 +43,6 @@ from search.stats.paired import (
     shared,
     survivors,
     verdict,
-)
-from search.stats.power import (
-    exaggerations,
-    hedges_factor,
-    minimum_detectable_difference,
-    powers,
-    sd_interval,
-    seeds_needed,
 )
 
 POWER = 0.8
