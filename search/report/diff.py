@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, list_arms
 from search.report.judging import Compared
 from search.report.reading.load import differing, flat, load_study, recipe_folders, recipe_settings
-from search.report.table import Column, Row, Table, dash, interval_shown, with_dtypes
+from search.report.table import Column, Table, interval_of, rows_of, value_of, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, interval_decimals, joined, one_line, signed
 from search.stats.paired import CONFIDENCE, difference
@@ -68,12 +68,12 @@ def diff_studies(
     if len(data) and not data["same_recipe"].all():
         notes.append("Some arms were trained by different recipes: such a difference is that of the recipes too.")
     notes += unread
-    columns, shown = displayed(data, chosen)
+    columns = columns_of(data, chosen)
     return Table(
         name="diff",
         title=f"A {a} against B {b}",
         columns=columns,
-        rows=shown,
+        rows=rows_of(columns, data.itertuples(index=False)),
         data=data,
         conclusion=said_of(only, settings),
         notes=[*(f"{name}: {values[0]} in A, {values[1]} in B" for name, values in settings.items()), *notes],
@@ -155,28 +155,27 @@ def said_of(only: tuple[list[str], list[str]], settings: Mapping[str, list[Any]]
     return " ".join(said)
 
 
-def displayed(data: pd.DataFrame, metric: MetricColumn) -> tuple[list[Column], list[Row]]:
-    """Round the numbers for a reader."""
-    lines: list[Any] = list(data.itertuples(index=False))
-    digits = interval_decimals([(row.ci_low, row.ci_high) for row in lines if pd.notna(row.ci_low)], metric.decimals)
-    columns = [
-        Column(name="arm", title="arm", kind="words"),
-        Column(name="a", title=f"A {metric.title} (n)"),
-        Column(name="b", title=f"B {metric.title} (n)"),
-        Column(name="diff", title="B - A", kind="math"),
-        Column(name="interval", title="95% interval"),
-        Column(name="p", title="p"),
+def columns_of(data: pd.DataFrame, metric: MetricColumn) -> list[Column]:
+    """Say how the numbers are rounded for a reader."""
+    ends = data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
+    digits = interval_decimals(ends, metric.decimals)
+
+    def mean(study: str) -> Callable[[Any], str]:
+        def show(line: Any) -> str:
+            value, n = getattr(line, f"mean_{study}"), getattr(line, f"n_{study}")
+            return "-" if pd.isna(value) else f"{value:.{digits}f} ({n})"
+
+        return show
+
+    def interval(line: Any) -> str:
+        is_welch = pd.notna(line.ci_low) and line.n_paired == 0
+        return interval_of("ci_low", "ci_high", digits)(line) + (" Welch" if is_welch else "")
+
+    return [
+        Column("arm", "arm", "words", show=lambda line: one_line(line.arm, 400)),
+        Column("a", f"A {metric.title} (n)", show=mean("a")),
+        Column("b", f"B {metric.title} (n)", show=mean("b")),
+        Column("diff", "B - A", "math", show=value_of("diff", lambda value: signed(value, digits))),
+        Column("interval", "95% interval", show=interval),
+        Column("p", "p", show=value_of("p_value", "{:.2g}".format)),
     ]
-    rows = []
-    for row in lines:
-        interval = interval_shown(row.ci_low, row.ci_high, digits)
-        means = ((row.mean_a, row.n_a), (row.mean_b, row.n_b))
-        texts = (
-            one_line(row.arm, 400),
-            *("-" if pd.isna(mean) else f"{mean:.{digits}f} ({n})" for mean, n in means),
-            dash(row.diff, lambda value: signed(value, digits)),
-            interval + (" Welch" if pd.notna(row.ci_low) and row.n_paired == 0 else ""),
-            dash(row.p_value, "{:.2g}".format),
-        )
-        rows.append(Row.of(texts))
-    return columns, rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 from search.ledger.metric import MetricColumn
 from search.report.arms import CONTROL, Arm, Declared, comparable, marked_baseline
 from search.report.judging import CORRECTIONS
-from search.report.table import Column, Row, Table, interval_shown
+from search.report.table import Column, Table, interval_of, rows_of, value_of
 from search.report.values import Reading, arm_values, levels, overrides, read_arms
 from search.report.words import P_TITLES, counted, interval_decimals, joined, p_is, p_shown, signed
 from search.stats.effects import SEED, FactorialEffects, factorial_effects, levels_of
@@ -64,17 +64,17 @@ def effects_of_arms(read: Reading, factors: Sequence[str], correction: Correctio
     """Estimate the effects of factors over arms; errors as `effects_table`."""
     metric, design = read.metric, read.declared.design
     kept, notes = of_one_kind(read.arms, factors)
-    rows = rows_of(kept, arm_values(kept, metric.column), factors, metric)
+    rows = trials_of(kept, arm_values(kept, metric.column), factors, metric)
     result = factorial_effects(rows, metric.column, list(factors))
     corrected = adjusted_p_values(result.terms["p_value"], correction)
     data = data_of(result, rows, corrected)
     fraction = design is not None and design.kind == "fractional"
-    columns, shown = displayed(data, metric, correction)
+    columns = columns_of(data, metric, correction)
     return Table(
         name="effects",
         title=f"{study}: effects on {metric.title}" if study else f"Effects on {metric.title}",
         columns=columns,
-        rows=shown,
+        rows=rows_of(columns, data.assign(first=~data["term"].duplicated()).itertuples(index=False)),
         data=data,
         conclusion=said_of(result, corrected, metric, correction),
         notes=[
@@ -87,32 +87,28 @@ def effects_of_arms(read: Reading, factors: Sequence[str], correction: Correctio
     )
 
 
-def displayed(data: pd.DataFrame, metric: MetricColumn, correction: Correction) -> tuple[list[Column], list[Row]]:
-    """Round the numbers for a reader; what is a whole term's stands in its first line alone."""
-    lines: list[Any] = list(data.itertuples(index=False))
-    digits = interval_decimals([(row.ci_low, row.ci_high) for row in lines if pd.notna(row.ci_low)], metric.decimals)
-    columns = [
-        Column(name="term", title="term", kind="words"),
-        Column(name="level", title="level", kind="words"),
-        Column(name="effect", title=f"effect, {metric.unit}", kind="math"),
-        Column(name="interval", title="95% interval", kind="math"),
-        Column(name="f", title="F"),
-        Column(name="p", title=P_TITLES[correction]),
+def columns_of(data: pd.DataFrame, metric: MetricColumn, correction: Correction) -> list[Column]:
+    """Say how the numbers are rounded for a reader; what is a whole term's stands in its first line alone."""
+    ends = data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
+    digits = interval_decimals(ends, metric.decimals)
+
+    def once(show: Callable[[Any], str]) -> Callable[[Any], str]:
+        return lambda line: show(line) if line.first else ""
+
+    def level(line: Any) -> str:
+        return line.level if pd.isna(line.reference) else f"{line.level} against {line.reference}"
+
+    def f(line: Any) -> str:
+        return "-" if pd.isna(line.f) else f"{line.f:.3g} ({line.df}, {line.df_error})"
+
+    return [
+        Column("term", "term", "words", show=once(value_of("term"))),
+        Column("level", "level", "words", show=level),
+        Column("effect", f"effect, {metric.unit}", "math", show=lambda line: signed(line.estimate, digits)),
+        Column("interval", "95% interval", "math", show=interval_of("ci_low", "ci_high", digits)),
+        Column("f", "F", show=once(f)),
+        Column("p", P_TITLES[correction], show=once(value_of("p_corrected", p_shown))),
     ]
-    rows = []
-    for number, row in enumerate(lines):
-        first = number == 0 or row.term != lines[number - 1].term
-        f = "-" if pd.isna(row.f) else f"{row.f:.3g} ({row.df}, {row.df_error})"
-        texts = (
-            row.term if first else "",
-            row.level if pd.isna(row.reference) else f"{row.level} against {row.reference}",
-            signed(row.estimate, digits),
-            interval_shown(row.ci_low, row.ci_high, digits),
-            f if first else "",
-            ("-" if pd.isna(row.p_corrected) else p_shown(row.p_corrected)) if first else "",
-        )
-        rows.append(Row.of(texts))
-    return columns, rows
 
 
 def is_factorial(arms: Sequence[Arm], declared: Declared) -> bool:
@@ -169,7 +165,7 @@ def of_one_kind(arms: Sequence[Arm], factors: Sequence[str]) -> tuple[list[Arm],
     return kept, notes if len(notes) <= 4 else [*notes[:3], f"So were {len(notes) - 3} more arms."]
 
 
-def rows_of(
+def trials_of(
     arms: Sequence[Arm], measured: Sequence[ArmValues], factors: Sequence[str], metric: MetricColumn
 ) -> pd.DataFrame:
     """Return one row for each finished trial: seed, value, and the levels, the baseline's first in each factor."""

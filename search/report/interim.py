@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from search.ledger.study_files import LOOKS_FILE
 from search.report.arms import Arm, comparable, declared_by, list_arms, marked_baseline
 from search.report.notes import gate
 from search.report.reading.load import load_study
-from search.report.table import Column, Row, Table, dash, interval_shown
+from search.report.table import Column, Table, interval_of, rows_of, value_of
 from search.report.values import arm_values
 from search.report.words import counted, one_line, signed
 from search.stats.paired import AHEAD, BEHIND, BETTER, WORSE, survivors
@@ -41,16 +42,6 @@ READ_ON_VALIDATION = (
     "unfinished study has none."
 )
 READ_ON_TEST = "These looks were of an earlier version, and read the test images each time."
-COLUMNS = [
-    Column(name="row", title="row", kind="words"),
-    Column(name="verdict", title="verdict", kind="words"),
-    Column(name="look", title="look"),
-    Column(name="n", title="n"),
-    Column(name="difference", title="difference", kind="math"),
-    Column(name="p", title="p"),
-    Column(name="bound", title="finding if p <="),
-    Column(name="interval", title="repeated interval", kind="math"),
-]
 
 
 def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None:
@@ -119,13 +110,12 @@ def interim_table(study_dir: str | os.PathLike[str]) -> Table | None:
     data = data.rename_axis("arm").reset_index().astype({"arm": "string"})
     looks = ", ".join(map(str, plan.looks))
     names = frame["study"].dropna().unique().tolist()
-    survived = survived_by(arms, column, baseline)
-    rows: list[Any] = list(data.itertuples(index=False))
+    columns = columns_of(metric, plan, survived_by(arms, column, baseline))
     return Table(
         name="sequential",
         title=f"{' + '.join(names) or study_dir}: sequential comparison, {metric.title}, looks at {looks} seeds",
-        columns=COLUMNS,
-        rows=[displayed(row, metric, plan, survived.get(str(row.arm), "")) for row in rows],
+        columns=columns,
+        rows=rows_of(columns, data.itertuples(index=False)),
         data=data,
         notes=notes_of(plan, data, metric, baseline, frame, arms),
     )
@@ -184,18 +174,22 @@ def notes_of(
     return notes
 
 
-def displayed(row: Any, metric: MetricColumn, plan: LookPlan, survived: str) -> Row:
-    """Round a row for a reader; `survived` as `survived_by` has it."""
-    texts = (
-        one_line(row.arm, 400),
-        words_of(row, metric, survived),
-        dash(row.look, lambda look: f"{look} of {len(plan.looks)}"),
-        dash(row.n, str),
-        dash(row.mean, lambda mean: signed(mean, metric.decimals)),
-        *(dash(p, "{:.2g}".format) for p in (row.p_value, row.bound)),
-        interval_shown(row.low, row.high, metric.decimals),
-    )
-    return Row.of(texts)
+def columns_of(metric: MetricColumn, plan: LookPlan, survived: Mapping[str, str]) -> list[Column]:
+    """Say how a row is rounded for a reader; `survived` as `survived_by` has it."""
+
+    def difference(value: float) -> str:
+        return signed(value, metric.decimals)
+
+    return [
+        Column("row", "row", "words", show=lambda row: one_line(row.arm, 400)),
+        Column("verdict", "verdict", "words", show=lambda row: words_of(row, metric, survived.get(str(row.arm), ""))),
+        Column("look", "look", show=value_of("look", lambda look: f"{look} of {len(plan.looks)}")),
+        Column("n", "n"),
+        Column("difference", "difference", "math", show=value_of("mean", difference)),
+        Column("p", "p", show=value_of("p_value", "{:.2g}".format)),
+        Column("bound", "finding if p <=", show=value_of("bound", "{:.2g}".format)),
+        Column("interval", "repeated interval", "math", show=interval_of("low", "high", metric.decimals)),
+    ]
 
 
 def words_of(row: Any, metric: MetricColumn, survived: str) -> str:

@@ -202,16 +202,16 @@ def displayed_columns(
     differ = spec.show.startswith("diff")
     ours = [
         Column(
-            name=f"{group} {metric.column}".strip(),
-            title=f"{metric.title}, difference" if differ and not metric.is_cost else metric.title,
-            kind="point",
+            f"{group} {metric.column}".strip(),
+            f"{metric.title}, difference" if differ and not metric.is_cost else metric.title,
+            "point",
             group=group if spec.columns is not None else None,
         )
         for group in groups
         for metric in metrics
     ]
-    published = [Column(name=title, title=title, kind="words") for title in paper]
-    return [Column(name=spec.rows, title=spec.rows, kind="words"), *ours, *published]
+    published = [Column(title, title, "words") for title in paper]
+    return [Column(spec.rows, spec.rows, "words"), *ours, *published]
 
 
 def displayed(line: Line, spec: TableSpec, digits: Mapping[str, tuple[int, int]], wide: int) -> Row:

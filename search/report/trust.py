@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,7 +20,7 @@ from search.report.rankings import (
     study_case,
 )
 from search.report.reading.load import load_study
-from search.report.table import Column, Row, Table, with_dtypes
+from search.report.table import Column, Table, rows_of, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, counted_range, one_line
 
@@ -53,15 +53,35 @@ CAUTION = (
     "ranking is wrong."
 )
 SETTINGS_SHOWN = 6
+
+
+def figure(show: Callable[[TrustCase], str]) -> Callable[[TrustCase], str]:
+    """Show a figure of a comparison, or a dash where the rankings give no tau."""
+    return lambda case: "-" if not_compared(case) or case.trust.tau is None else show(case)
+
+
 COLUMNS = [
-    Column(name="cheap", title="cheap ranking", kind="words"),
-    Column(name="expensive", title="against", kind="words"),
-    Column(name="n", title="arms"),
-    Column(name="tau", title="tau", kind="math"),
-    Column(name="interval", title="95% interval", kind="math"),
-    Column(name="overlap", title="best in both"),
-    Column(name="chance", title="by chance"),
-    Column(name="regret", title="winner behind"),
+    Column("cheap", "cheap ranking", "words", show=lambda case: side_words(case.cheap, case.seeds[0])),
+    Column("expensive", "against", "words", show=lambda case: side_words(case.expensive, case.seeds[1])),
+    Column("n", "arms", show=lambda case: str(case.trust.n)),
+    Column("tau", "tau", "math", show=figure(lambda case: f"{case.trust.tau:.2f}")),
+    Column(
+        "interval",
+        "95% interval",
+        "math",
+        show=figure(lambda case: "-" if case.trust.low is None else f"{case.trust.low:.2f} to {case.trust.high:.2f}"),
+    ),
+    Column("overlap", "best in both", show=figure(lambda case: f"{len(case.trust.top_k)} of {case.trust.k}")),
+    Column(
+        "chance", "by chance", show=figure(lambda case: f"{(case.trust.overlap_by_chance or 0.0) * case.trust.k:.1f}")
+    ),
+    Column(
+        "regret",
+        "winner behind",
+        show=figure(
+            lambda case: f"{case.trust.regret:.{case.expensive.metric.decimals}f} {case.expensive.metric.unit}"
+        ),
+    ),
 ]
 
 
@@ -108,7 +128,7 @@ def trust_table(paths: Sequence[str | os.PathLike[str]], metric: str | None = No
         name="trust",
         title=f"Proxy trust: {' against '.join(map(str, paths))}",
         columns=COLUMNS,
-        rows=[displayed(case) for case in cases],
+        rows=rows_of(COLUMNS, cases),
         data=with_dtypes([data_row(case) for case in cases], TRUST_COLUMNS),
         notes=[*(note for case in cases for note in case_notes(case)), CAUTION],
     )
@@ -146,27 +166,11 @@ def sentence(case: TrustCase) -> str:
     said = f"{cheap} against {expensive}: "
     if why := not_compared(case):
         return f"{said}not compared, {why}."
-    _, _, n, tau, interval, same, chance, regret = (cell.text for cell in displayed(case).cells)
+    _, _, n, tau, interval, same, chance, regret = (cell.text for cell in rows_of(COLUMNS, [case])[0].cells)
     spread = f" (95% interval {interval})" if interval != "-" else ""
     best = f"{same} best the same (by chance {chance})"
     behind = "is the best there" if trust.regret == 0 else f"is {regret} behind"
     return f"{said}Kendall's tau {tau}{spread} over {n} arms, {best}, its winner {behind}."
-
-
-def displayed(case: TrustCase) -> Row:
-    """Round one comparison for a reader."""
-    trust, unit = case.trust, case.expensive.metric
-    sides = [side_words(*each) for each in zip((case.cheap, case.expensive), case.seeds, strict=True)]
-    figures = ["-"] * 5
-    if not not_compared(case) and trust.overlap_by_chance is not None:
-        figures = [
-            f"{trust.tau:.2f}",
-            "-" if trust.low is None else f"{trust.low:.2f} to {trust.high:.2f}",
-            f"{len(trust.top_k)} of {trust.k}",
-            f"{trust.overlap_by_chance * trust.k:.1f}",
-            f"{trust.regret:.{unit.decimals}f} {unit.unit}",
-        ]
-    return Row.of((*sides, str(trust.n), *figures))
 
 
 def not_compared(case: TrustCase) -> str:
