@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check(options)
         from search.cli.table_made import made  # here, so that --help and refusals do not wait for pandas and SciPy
 
-        text, written, send = made(options, has_spec(options))
+        text, written, send = made(options, _has_spec(options))
     except (ValueError, OSError) as error:
         return refused(error)
-    printed(text)
+    _printed(text)
     if written:
         print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
     return 0 if send is None else send()
@@ -61,7 +61,7 @@ def refused(error: Exception) -> int:
     return 2
 
 
-def printed(text: str, stream: TextIO | None = None) -> None:
+def _printed(text: str, stream: TextIO | None = None) -> None:
     """Print to a terminal or a pipe that may lack a character, or close early (`| head`)."""
     out = stream or sys.stdout
     try:
@@ -84,7 +84,7 @@ def given(options: argparse.Namespace, *names: str) -> list[str]:
 
 def check(options: argparse.Namespace) -> None:
     """Raise ValueError for options that do not go with one another."""
-    check_wandb(options)
+    _check_wandb(options)
     if options.out and options.no_write:
         raise ValueError("--out names a folder for the files, and --no-write writes none; leave one of them out")
     if options.diff and len({Path(name).resolve() for name in options.study}) < len(options.study):
@@ -92,29 +92,28 @@ def check(options: argparse.Namespace) -> None:
     if options.trust:
         unused = given(options, "spec", "tidy", "baseline", "diff", *STATISTICS, *OF_A_SPEC, "effects")
         refuse(unused, "--trust takes --metric, --phase, --format and --out, not")
-        check_format(options, ("csv",), "--trust is printed as text, or as csv, not")
+        _check_format(options, ("csv",), "--trust is printed as text, or as csv, not")
     elif options.diff:
         unused = given(options, "spec", "tidy", "baseline", *STATISTICS, "effects", *OF_A_SPEC)
         if len(options.study) != 2 or unused:
             wrong = f"{', '.join(unused)} does not go with it" if unused else f"{len(options.study)} given"
             raise ValueError(f"--diff takes two studies, --metric and --phase: {wrong}")
-        check_format(options, ("md", "csv"), "--diff is printed as md or csv, not")
+        _check_format(options, ("md", "csv"), "--diff is printed as md or csv, not")
     elif options.tidy:
         unused = given(
             options, "metric", "baseline", "out", "spec", *STATISTICS, *OF_A_SPEC, "effects", "no_write", "format"
         )
         refuse(unused, "--tidy writes every trial x seed into its file, and does not take")
     else:
-        check_table(options)
+        _check_table(options)
 
 
-def check_table(options: argparse.Namespace) -> None:
-    """Raise ValueError for options that do not go with a table of arms, of effects or by a spec."""
+def _check_table(options: argparse.Namespace) -> None:
     if options.effects is not None:
         unused = given(options, *OF_A_SPEC, "spec", "baseline", "margin", "test", "interval")
         refuse(unused, "--effects takes --metric, --phase and --correction, not")
-        check_format(options, ("md", "tex", "csv"), "--effects is written as md, tex, csv, not")
-    elif has_spec(options):
+        _check_format(options, ("md", "tex", "csv"), "--effects is written as md, tex, csv, not")
+    elif _has_spec(options):
         beside = given(options, "test", "interval")
         if beside:
             why = ", ".join(given(options, *OF_A_SPEC, "spec")) or f"--format {options.format}"
@@ -134,8 +133,7 @@ def check_table(options: argparse.Namespace) -> None:
         )
 
 
-def has_spec(options: argparse.Namespace) -> bool:
-    """Tell whether a table by its spec is asked for."""
+def _has_spec(options: argparse.Namespace) -> bool:
     return bool(given(options, *OF_A_SPEC, "spec")) or options.format in ("html", "parquet")
 
 
@@ -145,13 +143,12 @@ def refuse(unused: Sequence[str], why: str) -> None:
         raise ValueError(f"{why} {', '.join(unused)}; leave that out")
 
 
-def check_format(options: argparse.Namespace, allowed: Sequence[str], why: str) -> None:
-    """Raise ValueError for a form that a kind of table has not."""
+def _check_format(options: argparse.Namespace, allowed: Sequence[str], why: str) -> None:
     if options.format not in (*allowed, "all"):
         raise ValueError(f"{why} {options.format}")
 
 
-def check_wandb(options: argparse.Namespace) -> None:
+def _check_wandb(options: argparse.Namespace) -> None:
     """Raise ValueError where there is no table of one study to send."""
     settings = given(options, "wandb_mode", "wandb_project", "wandb_entity")
     if settings and not options.wandb:
@@ -205,14 +202,13 @@ def parser() -> argparse.ArgumentParser:
         help="how far cheap rankings may stand for expensive ones: of one study its search against its re-evaluation, its "
         "budgets, and its epochs; of two the first, cheap one against the second; --out writes trust.txt and trust.csv",
     )
-    add_wandb_options(command)
-    add_statistics_options(command)
-    add_spec_options(command)
+    _add_wandb_options(command)
+    _add_statistics_options(command)
+    _add_spec_options(command)
     return command
 
 
-def add_wandb_options(command: argparse.ArgumentParser) -> None:
-    """Add where a table is sent."""
+def _add_wandb_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("Weights & Biases")
     group.add_argument("--wandb", action="store_true", help="send the table and its files, as the study's tracker says")
     group.add_argument(
@@ -222,8 +218,7 @@ def add_wandb_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--wandb-entity", metavar="NAME", help="default: the study's")
 
 
-def add_statistics_options(command: argparse.ArgumentParser) -> None:
-    """Add what is asked of the rows beside the paired t test."""
+def _add_statistics_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("statistics (docs/tables.md)")
     group.add_argument(
         "--correction", choices=CHOICES["correction"], help="of p-values over the rows, or over terms (default: holm)"
@@ -247,8 +242,7 @@ def add_statistics_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_spec_options(command: argparse.ArgumentParser) -> None:
-    """Add the fields of a table spec."""
+def _add_spec_options(command: argparse.ArgumentParser) -> None:
     spec = command.add_argument_group("table spec (docs/tables.md)")
     spec.add_argument("--spec", metavar="FILE", help="YAML file with fields of a table spec; the options below win")
     spec.add_argument("--rows", metavar="FACTOR", help="arm (default), where, what, a column or a key of the overrides")

@@ -111,19 +111,19 @@ def ablation_table(
     read, judging = read_arms(frame, phase, metric, baseline), judging or Judging()
     measured = arm_values(read.arms, read.metric.column)
     is_final = read.phase == "final"
-    absent = absent_seeds(read.trials, measured) if is_final else [Counter[str]() for _ in read.arms]
+    absent = _absent_seeds(read.trials, measured) if is_final else [Counter[str]() for _ in read.arms]
     added = " (seeds added)" if is_final and seeds_added(frame) else ""
     against = compared(read.arms, measured, read.reference, read.metric, judging)
     front = front_of(read.arms, frame, read.phase)
     members = front.members if front else [None] * len(read.arms)
     rows = (
-        row_of(read, arm, values, each, gone, judging, added) | {"on_front": member}
+        _row_of(read, arm, values, each, gone, judging, added) | {"on_front": member}
         for arm, values, each, gone, member in zip(read.arms, measured, against, absent, members, strict=True)
     )
     data = with_dtypes(sorted(rows, key=lambda row: sort_key(row, read.metric)), DATA_COLUMNS)
     source = f"{read.phase} with looks" if read.phase != "single" and has_looks(frame) else read.phase
-    columns, shown = displayed(data, read.metric, judging)
-    effects = effects_below(read, measured, judging)
+    columns, shown = _displayed(data, read.metric, judging)
+    effects = _effects_below(read, measured, judging)
     said = conclusion(data, read.metric, source, judging)
     return AblationTable(
         name="ablation",
@@ -131,7 +131,7 @@ def ablation_table(
         columns=columns,
         rows=shown,
         data=data,
-        beside=("Against the baseline", verdict_lines(data, columns, shown, judging)),
+        beside=("Against the baseline", _verdict_lines(data, columns, shown, judging)),
         below=(effects,) if effects is not None else (),
         metric=read.metric,
         phase=read.phase,
@@ -147,14 +147,14 @@ def ablation_table(
     )
 
 
-def effects_below(read: Reading, measured: Sequence[ArmValues], judging: Judging) -> Table | None:
+def _effects_below(read: Reading, measured: Sequence[ArmValues], judging: Judging) -> Table | None:
     """Estimate the effects of a factorial design; None where the study is none, or an arm finished on no two seeds."""
     if not is_factorial(read.arms, read.declared) or any(len(each.values) < 2 for each in measured):
         return None
     return effects_of_arms(read, own_factors(read.arms, read.declared), judging.correction)
 
 
-def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counter[str]]:
+def _absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counter[str]]:
     """Count, for each arm, the seeds other arms have and it has not: "unfinished" where a started folder was found."""
     started = set(trials.loc[trials["status"] == "unfinished", "seed"].dropna().tolist())
     has = [set(arm.all_seeds.tolist()) for arm in arms]
@@ -162,7 +162,7 @@ def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counte
     return [Counter("unfinished" if seed in started else "absent" for seed in seeds - own) for own in has]
 
 
-def row_of(
+def _row_of(
     read: Reading,
     arm: Arm,
     measured: ArmValues,
@@ -193,7 +193,7 @@ def row_of(
         "n": n,
         "missing": ", ".join(f"{missing[what]} {what}" for what in order if missing[what]) or None,
         "mean": mean,
-        "sd": None if mean is None or n < 2 else sd_about(values, mean),
+        "sd": None if mean is None or n < 2 else _sd_about(values, mean),
         "n_lost": survived and survived.lost,
         "worst_diff": survived and survived.worst,
         "correlation": result and result.correlation,
@@ -204,7 +204,7 @@ def row_of(
     }
 
 
-def sd_about(values: np.ndarray, mean: float) -> float:
+def _sd_about(values: np.ndarray, mean: float) -> float:
     """Standard deviation with n - 1 in the denominator; `np.std` costs ten times as much on a handful of values."""
     deviations = values - mean
     return math.sqrt(float(deviations @ deviations) / (len(values) - 1))
@@ -217,8 +217,7 @@ def sort_key(row: dict[str, Any], metric: MetricColumn) -> tuple[bool, bool, flo
     return (not row["is_baseline"], mean is None, value, row["arm"])
 
 
-def columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> list[Column]:
-    """Say what is shown of a row, and how its numbers are rounded for a reader; an empty cell is a dash."""
+def _columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> list[Column]:
     decimals, finer = digits_of(data, metric)
 
     def mean(row: Any) -> Cell:
@@ -272,9 +271,8 @@ def columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> li
     ]
 
 
-def displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tuple[list[Column], list[Row]]:
-    """Show the rows in the columns that have anything in them."""
-    columns = columns_of(data, metric, judging)
+def _displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tuple[list[Column], list[Row]]:
+    columns = _columns_of(data, metric, judging)
     cells = [row.cells for row in rows_of(columns, data.itertuples(index=False))]
     kept = [
         at for at, column in enumerate(columns) if column.name in ALWAYS or any(row[at].text != "-" for row in cells)
@@ -289,7 +287,7 @@ def digits_of(data: pd.DataFrame, metric: MetricColumn) -> tuple[int, int]:
     return decimals, interval_decimals(intervals, decimals)
 
 
-def verdict_lines(data: pd.DataFrame, columns: Sequence[Column], shown: Sequence[Row], judging: Judging) -> list[str]:
+def _verdict_lines(data: pd.DataFrame, columns: Sequence[Column], shown: Sequence[Row], judging: Judging) -> list[str]:
     """Say of each row its verdict, and in brackets what that rests on: "stage4: better than the baseline (p = 0.01)"."""
     places = [(at, TITLED[column.name]) for at, column in enumerate(columns) if column.name in TITLED]
     corrected = "" if judging.correction == "none" else "corrected "

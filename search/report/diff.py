@@ -56,10 +56,10 @@ def diff_studies(
     trials = [frame[frame["phase"] == phases[0]] for frame in frames]
     chosen = metric_to_read(pd.concat(trials), phases[0], metric)
     arms = [list_arms(frame) for frame in trials]
-    pairs, only = matched(arms[0], arms[1])
-    rows = [diff_row(one, other, chosen.column) for one, other in pairs]
+    pairs, only = _matched(arms[0], arms[1])
+    rows = [_diff_row(one, other, chosen.column) for one, other in pairs]
     data = with_dtypes(rows, DIFF_COLUMNS)
-    settings, unread = settings_that_differ((a, b), trials)
+    settings, unread = _settings_that_differ((a, b), trials)
     notes = [
         f"Phase {phases[0]}, {chosen.title}: {chosen.meaning}. Differences are B minus A.",
         "95% intervals and p-values are not corrected for the number of rows: paired t over the seeds both studies "
@@ -68,19 +68,19 @@ def diff_studies(
     if len(data) and not data["same_recipe"].all():
         notes.append("Some arms were trained by different recipes: such a difference is that of the recipes too.")
     notes += unread
-    columns = columns_of(data, chosen)
+    columns = _columns_of(data, chosen)
     return Table(
         name="diff",
         title=f"A {a} against B {b}",
         columns=columns,
         rows=rows_of(columns, data.itertuples(index=False)),
         data=data,
-        conclusion=said_of(only, settings),
+        conclusion=_said_of(only, settings),
         notes=[*(f"{name}: {values[0]} in A, {values[1]} in B" for name, values in settings.items()), *notes],
     )
 
 
-def matched(a: Sequence[Arm], b: Sequence[Arm]) -> tuple[list[tuple[Arm, Arm]], tuple[list[str], list[str]]]:
+def _matched(a: Sequence[Arm], b: Sequence[Arm]) -> tuple[list[tuple[Arm, Arm]], tuple[list[str], list[str]]]:
     """Pair the arms that built the same network; of one network under several recipes, those of equal recipe first."""
     left = list(b)
     found: dict[int, Arm] = {}
@@ -99,8 +99,7 @@ def matched(a: Sequence[Arm], b: Sequence[Arm]) -> tuple[list[tuple[Arm, Arm]], 
     return [(a[at], found[at]) for at in sorted(found)], only
 
 
-def diff_row(one: Arm, other: Arm, metric: str) -> dict[str, Any]:
-    """Compute one row: arm `other` of study B minus arm `one` of study A."""
+def _diff_row(one: Arm, other: Arm, metric: str) -> dict[str, Any]:
     a, b = one.values(metric), other.values(metric)
     row = Compared(result=difference(b, a)).columns()
     if row["n_paired"] < 2:
@@ -120,7 +119,7 @@ def diff_row(one: Arm, other: Arm, metric: str) -> dict[str, Any]:
     }
 
 
-def settings_that_differ(
+def _settings_that_differ(
     paths: tuple[str | os.PathLike[str], str | os.PathLike[str]], trials: Sequence[pd.DataFrame]
 ) -> tuple[dict[str, list[Any]], list[str]]:
     """Compare the recipes, commits and versions of two studies; say what could not be read."""
@@ -143,8 +142,7 @@ def settings_that_differ(
     return differ, notes
 
 
-def said_of(only: tuple[list[str], list[str]], settings: Mapping[str, list[Any]]) -> str:
-    """Say which arms one study has alone, and how many settings differ."""
+def _said_of(only: tuple[list[str], list[str]], settings: Mapping[str, list[Any]]) -> str:
     said = [
         f"{counted(len(labels), 'arm')} only in {name}: {joined(labels)}."
         for name, labels in zip("AB", only, strict=True)
@@ -155,8 +153,7 @@ def said_of(only: tuple[list[str], list[str]], settings: Mapping[str, list[Any]]
     return " ".join(said)
 
 
-def columns_of(data: pd.DataFrame, metric: MetricColumn) -> list[Column]:
-    """Say how the numbers are rounded for a reader."""
+def _columns_of(data: pd.DataFrame, metric: MetricColumn) -> list[Column]:
     ends = data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
     digits = interval_decimals(ends, metric.decimals)
 

@@ -63,31 +63,31 @@ def effects_table(
 def effects_of_arms(read: Reading, factors: Sequence[str], correction: Correction = "holm", study: str = "") -> Table:
     """Estimate the effects of factors over arms; errors as `effects_table`."""
     metric, design = read.metric, read.declared.design
-    kept, notes = of_one_kind(read.arms, factors)
+    kept, notes = _of_one_kind(read.arms, factors)
     rows = trials_of(kept, arm_values(kept, metric.column), factors, metric)
     result = factorial_effects(rows, metric.column, list(factors))
     corrected = adjusted_p_values(result.terms["p_value"], correction)
-    data = data_of(result, rows, corrected)
+    data = _data_of(result, rows, corrected)
     fraction = design is not None and design.kind == "fractional"
-    columns = columns_of(data, metric, correction)
+    columns = _columns_of(data, metric, correction)
     return Table(
         name="effects",
         title=f"{study}: effects on {metric.title}" if study else f"Effects on {metric.title}",
         columns=columns,
         rows=rows_of(columns, data.assign(first=~data["term"].duplicated()).itertuples(index=False)),
         data=data,
-        conclusion=said_of(result, corrected, metric, correction),
+        conclusion=_said_of(result, corrected, metric, correction),
         notes=[
-            *method_notes(result, correction, fraction, len(factors) > 2),
+            *_method_notes(result, correction, fraction, len(factors) > 2),
             *notes,
-            *shared_cells(kept),
+            *_shared_cells(kept),
             *(f"{note}." for note in result.notes),
         ],
         of="the effects",
     )
 
 
-def columns_of(data: pd.DataFrame, metric: MetricColumn, correction: Correction) -> list[Column]:
+def _columns_of(data: pd.DataFrame, metric: MetricColumn, correction: Correction) -> list[Column]:
     """Say how the numbers are rounded for a reader; what is a whole term's stands in its first line alone."""
     ends = data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
     digits = interval_decimals(ends, metric.decimals)
@@ -144,14 +144,14 @@ def own_factors(arms: Sequence[Arm], declared: Declared) -> list[str]:
     return varying
 
 
-def level_of(arms: Sequence[Arm], factor: str) -> list[str | None]:
+def _level_of(arms: Sequence[Arm], factor: str) -> list[str | None]:
     """Return the level that each arm has of a factor: of the design's own, else of those that rows may be of."""
     if any(factor in arm.levels for arm in arms):
         return [arm.levels.get(factor) for arm in arms]
     return levels(arms, factor)
 
 
-def of_one_kind(arms: Sequence[Arm], factors: Sequence[str]) -> tuple[list[Arm], list[str]]:
+def _of_one_kind(arms: Sequence[Arm], factors: Sequence[str]) -> tuple[list[Arm], list[str]]:
     """Leave out controls, and arms that may not be compared with the baseline; say which."""
     reference = marked_baseline(arms) or next(iter(arms), None)
     kept, notes = [], []
@@ -179,7 +179,7 @@ def trials_of(
         metric.column: np.concatenate([each.values for each in measured]) if measured else [],
     }
     for factor in factors:
-        per_arm = level_of(arms, factor)
+        per_arm = _level_of(arms, factor)
         base = [level for arm, level in zip(arms, per_arm, strict=True) if arm is reference and level is not None]
         order = list(dict.fromkeys([*base, *(level for level in per_arm if level is not None)]))
         each_row = [level for level, n in zip(per_arm, lengths, strict=True) for _ in range(n)]
@@ -187,8 +187,7 @@ def trials_of(
     return pd.DataFrame(columns)
 
 
-def data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[float]) -> pd.DataFrame:
-    """Put estimates and tests into one frame, term by term."""
+def _data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[float]) -> pd.DataFrame:
     lines = result.estimates.merge(
         result.terms.assign(p_corrected=corrected.to_numpy()), on="term", suffixes=("_estimate", ""), sort=False
     )
@@ -199,8 +198,9 @@ def data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[f
     return lines[list(EFFECT_COLUMNS)].astype(EFFECT_COLUMNS)
 
 
-def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: MetricColumn, correction: Correction) -> str:
-    """Say which terms can be told from noise, and which cannot."""
+def _said_of(
+    result: FactorialEffects, corrected: pd.Series[float], metric: MetricColumn, correction: Correction
+) -> str:
     if not result.degrees:
         return "No effect can be tested: no two seeds hold the same cells; add seeds."
     word = "" if correction == "none" else "corrected "
@@ -228,8 +228,7 @@ def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: Metri
     return " ".join(said)
 
 
-def method_notes(result: FactorialEffects, correction: Correction, fraction: bool, many: bool) -> list[str]:
-    """Say how the numbers were made and how to read them."""
+def _method_notes(result: FactorialEffects, correction: Correction, fraction: bool, many: bool) -> list[str]:
     tested = int(result.terms["p_value"].notna().sum())
     how = "not corrected"
     if correction != "none" and tested > 1:
@@ -247,8 +246,7 @@ def method_notes(result: FactorialEffects, correction: Correction, fraction: boo
     return [*notes, *["Interactions of three or more factors are taken to be none."] * many]
 
 
-def shared_cells(arms: Sequence[Arm]) -> list[str]:
-    """Name the cells that built one network, whose trials must not count twice."""
+def _shared_cells(arms: Sequence[Arm]) -> list[str]:
     return [
         f"The cells {joined([repr(name) for name in arm.cell_names])} build one network: it counts once, as the first. "
         "A factor that changes nothing there is nested in another: its effect is that of the other cells."

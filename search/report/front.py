@@ -60,12 +60,12 @@ def front_of(arms: Sequence[Arm], frame: pd.DataFrame, phase: str) -> Front | No
     split = "test" if phase == "final" else "val"
     twins = {f"val_{column.name}": column.column for column in known.values() if column.split == split}
     higher = {twins.get(name, name): sense == "maximize" for name, sense in senses.items()}
-    columns = [values_of(arms, name) for name in higher]
+    columns = [_values_of(arms, name) for name in higher]
     points = np.array(columns, dtype=float).T
     return Front(phase, higher, tuple(arms), points, tuple(on_front(points, list(higher.values()))))
 
 
-def values_of(arms: Sequence[Arm], column: str) -> list[float]:
+def _values_of(arms: Sequence[Arm], column: str) -> list[float]:
     """Return one objective of each arm; NaN where it was not measured."""
     if column not in arms[0].all_trials:
         return [float("nan")] * len(arms)

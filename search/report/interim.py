@@ -64,7 +64,7 @@ def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None
         ) from None
 
 
-def phase_of(metric: str) -> str:
+def _phase_of(metric: str) -> str:
     """The phase whose trials are looked at. Looks of before November 2026 compared test scores."""
     return "final" if metric.startswith("test_") else "search"
 
@@ -75,7 +75,7 @@ def judged_arms(frame: pd.DataFrame, metric: str) -> list[Arm]:
     A row has finished a seed at least, and is one that the ablation table compares with the baseline too: its recipe is the
     baseline's, or the design varies the recipe.
     """
-    arms = list_arms(frame[frame["phase"] == phase_of(metric)], declared_by(frame))
+    arms = list_arms(frame[frame["phase"] == _phase_of(metric)], declared_by(frame))
     arms = [arm for arm in arms if np.isfinite(arm.values(metric)).any()]
     reference = marked_baseline(arms)
     return arms if reference is None else [arm for arm in arms if comparable(arm, reference)]
@@ -110,25 +110,25 @@ def interim_table(study_dir: str | os.PathLike[str]) -> Table | None:
     data = data.rename_axis("arm").reset_index().astype({"arm": "string"})
     looks = ", ".join(map(str, plan.looks))
     names = frame["study"].dropna().unique().tolist()
-    columns = columns_of(metric, plan, survived_by(arms, column, baseline))
+    columns = _columns_of(metric, plan, _survived_by(arms, column, baseline))
     return Table(
         name="sequential",
         title=f"{' + '.join(names) or study_dir}: sequential comparison, {metric.title}, looks at {looks} seeds",
         columns=columns,
         rows=rows_of(columns, data.itertuples(index=False)),
         data=data,
-        notes=notes_of(plan, data, metric, baseline, frame, arms),
+        notes=_notes_of(plan, data, metric, baseline, frame, arms),
     )
 
 
-def survived_by(arms: list[Arm], column: str, baseline: str | None) -> dict[str, str]:
+def _survived_by(arms: list[Arm], column: str, baseline: str | None) -> dict[str, str]:
     """On which seeds the verdict of an arm rests that failed, or whose baseline failed, on others: such a one is not better."""
     values = dict(zip([arm.label for arm in arms], arm_values(arms, column), strict=True))
     others = [] if baseline is None else [(label, own) for label, own in values.items() if label != baseline]
     return {label: survivors(own, values[str(baseline)], None).on_which() for label, own in others}
 
 
-def notes_of(
+def _notes_of(
     plan: LookPlan, data: pd.DataFrame, metric: MetricColumn, baseline: str | None, frame: pd.DataFrame, arms: list[Arm]
 ) -> list[str]:
     """Name the method, and say how the table is to be read."""
@@ -141,7 +141,7 @@ def notes_of(
         f"false finding over all looks and rows is at most {plan.alpha:g}, split over the looks by "
         f"{SPENDING_WORDS[plan.spending]} and within a look over the undecided rows by Holm's procedure (1979). Repeated "
         f"confidence intervals (Jennison and Turnbull 2000), {level} over all looks and rows together, in {metric.unit}.",
-        READ_ON_TEST if phase_of(metric.column) == "final" else READ_ON_VALIDATION,
+        READ_ON_TEST if _phase_of(metric.column) == "final" else READ_ON_VALIDATION,
         "These are the figures to report: p-values and intervals of the ablation table are those of a fixed number of "
         "seeds and do not account for looking.",
         "A row that was found got no more seeds, so rows have unequal numbers on purpose. A difference that ended early is "
@@ -165,7 +165,7 @@ def notes_of(
             f"The design varies the recipe: its cells have {len(mixed)} (data, training or backbone), and the difference of such a row "
             "is that of its recipe too."
         )
-    everyone = list_arms(frame[frame["phase"] == phase_of(metric.column)], declared_by(frame))
+    everyone = list_arms(frame[frame["phase"] == _phase_of(metric.column)], declared_by(frame))
     never = sorted({arm.label for arm in everyone} - {arm.label for arm in arms})
     if never:
         notes.append(
@@ -174,15 +174,14 @@ def notes_of(
     return notes
 
 
-def columns_of(metric: MetricColumn, plan: LookPlan, survived: Mapping[str, str]) -> list[Column]:
-    """Say how a row is rounded for a reader; `survived` as `survived_by` has it."""
+def _columns_of(metric: MetricColumn, plan: LookPlan, survived: Mapping[str, str]) -> list[Column]:
 
     def difference(value: float) -> str:
         return signed(value, metric.decimals)
 
     return [
         Column("row", "row", "words", show=lambda row: one_line(row.arm, 400)),
-        Column("verdict", "verdict", "words", show=lambda row: words_of(row, metric, survived.get(str(row.arm), ""))),
+        Column("verdict", "verdict", "words", show=lambda row: _words_of(row, metric, survived.get(str(row.arm), ""))),
         Column("look", "look", show=value_of("look", lambda look: f"{look} of {len(plan.looks)}")),
         Column("n", "n"),
         Column("difference", "difference", "math", show=value_of("mean", difference)),
@@ -192,8 +191,8 @@ def columns_of(metric: MetricColumn, plan: LookPlan, survived: Mapping[str, str]
     ]
 
 
-def words_of(row: Any, metric: MetricColumn, survived: str) -> str:
-    """A row's verdict for a reader; `survived` as `survived_by` has it."""
+def _words_of(row: Any, metric: MetricColumn, survived: str) -> str:
+    """A row's verdict for a reader; `survived` as `_survived_by` has it."""
     if row.verdict == FOUND:
         gains = (row.mean > 0) == metric.higher_is_better
         if survived:

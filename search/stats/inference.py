@@ -136,11 +136,11 @@ def powers(d_z: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
     unknown = ~np.isfinite(values)
     if unknown.any():
         values = values.copy()
-        values[unknown] = large_effect_powers(d_z[unknown], n[unknown], alpha)
+        values[unknown] = _large_effect_powers(d_z[unknown], n[unknown], alpha)
     return values
 
 
-def large_effect_powers(d_z: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
+def _large_effect_powers(d_z: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
     """Compute the power where statsmodels has none (NaN), which happens at large effects.
 
     SciPy cannot compute the other tail there, which is below Phi(-d_z sqrt(n)): it is left out. Above about 38 standard
@@ -173,12 +173,12 @@ def minimum_detectable_difference(sd: float, n: int, *, alpha: float = 0.05, tar
         raise ValueError(f"the standard deviation of the difference must be a number above zero, got {sd}")
     if n < 2:
         raise ValueError(f"a paired t test needs at least 2 seeds, got {n}")
-    check_target(alpha, target)
-    return sd * detectable_effect(n, alpha, target)
+    _check_target(alpha, target)
+    return sd * _detectable_effect(n, alpha, target)
 
 
 @cache
-def detectable_effect(n: int, alpha: float, target: float) -> float:
+def _detectable_effect(n: int, alpha: float, target: float) -> float:
     """Compute the detectable difference in units of the sd; the rows of a table mostly share it."""
 
     def missing(d_z: float) -> float:
@@ -203,7 +203,7 @@ def seeds_needed(d_z: np.ndarray, *, alpha: float = 0.05, target: float = 0.8) -
     Returns:
         None above `MAX_SEEDS`, and for a difference of zero or NaN.
     """
-    check_target(alpha, target)
+    _check_target(alpha, target)
     effects = np.abs(np.asarray(d_z, dtype=float))
     known = effects > 0  # NaN is not
     low, high = np.ones(len(effects)), np.full(len(effects), MAX_SEEDS + 1.0)  # one seed is never enough
@@ -227,7 +227,7 @@ def sd_interval(sd: np.ndarray, n: np.ndarray, *, confidence: float = 0.95) -> t
     return np.sqrt(squares / stats.chi2.isf(tail, degrees)), np.sqrt(squares / stats.chi2.ppf(tail, degrees))
 
 
-def check_target(alpha: float, target: float) -> None:
+def _check_target(alpha: float, target: float) -> None:
     """Refuse a power that is trivial or never reached."""
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie between 0 and 1, got {alpha}; 0.05 is usual")
