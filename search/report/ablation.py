@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,12 @@ def ablation_table(
         _row_of(read, arm, values, each, gone, judging, added) | {"on_front": member}
         for arm, values, each, gone, member in zip(read.arms, measured, against, absent, members, strict=True)
     )
-    data = with_dtypes(sorted(rows, key=lambda row: sort_key(row, read.metric)), DATA_COLUMNS)
+    best_first = -1.0 if read.metric.higher_is_better else 1.0
+
+    def order(row: dict[str, Any]) -> tuple[bool, bool, float, str]:
+        return not row["is_baseline"], row["mean"] is None, best_first * (row["mean"] or 0.0), row["arm"]
+
+    data = with_dtypes(sorted(rows, key=order), DATA_COLUMNS)
     source = f"{read.phase} with looks" if read.phase != "single" and has_looks(frame) else read.phase
     columns, shown = _displayed(data, read.metric, judging)
     effects = _effects_below(read, measured, judging)
@@ -210,26 +216,14 @@ def _sd_about(values: np.ndarray, mean: float) -> float:
     return math.sqrt(float(deviations @ deviations) / (len(values) - 1))
 
 
-def sort_key(row: dict[str, Any], metric: MetricColumn) -> tuple[bool, bool, float, str]:
-    """Order rows: the baseline, then the best mean, then arms without one."""
-    mean = row["mean"]
-    value = 0.0 if mean is None else -mean if metric.higher_is_better else mean
-    return (not row["is_baseline"], mean is None, value, row["arm"])
-
-
 def _columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> list[Column]:
     decimals, finer = digits_of(data, metric)
+    difference, second = partial(signed, decimals=finer), partial(significant, digits=2)
 
     def mean(row: Any) -> Cell:
         if pd.isna(row.mean):
             return NOTHING
         return Cell(f"{row.mean:.{decimals}f}", "" if pd.isna(row.sd) else f"± {row.sd:.{decimals}f}")
-
-    def difference(value: float) -> str:
-        return signed(value, finer)
-
-    def second(value: float) -> str:
-        return significant(value, 2)
 
     def pairing(row: Any) -> str:
         if pd.isna(row.correlation):
@@ -260,7 +254,7 @@ def _columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> l
         Column("wilcoxon", "p Wilcoxon", left_out=NARROW, show=value_of("wilcoxon_p_corrected", p_shown)),
         Column("equivalence", "p equivalence", left_out=NARROW, show=value_of("equivalence_p_corrected", p_shown)),
         Column("verdict", "against the baseline", "words", left_out=NARROW + PAPER),
-        Column("g_z", "g_z", left_out=NARROW + PAPER, show=value_of("g_z", lambda value: signed(value, 2))),
+        Column("g_z", "g_z", left_out=NARROW + PAPER, show=value_of("g_z", partial(signed, decimals=2))),
         Column("pairing", "pairing", left_out=NARROW + PAPER, show=pairing),
         Column("dose", "dose", show=value_of("dose", second)),
         Column("front", "Pareto", show=value_of("on_front", {True: "front", False: "-"}.__getitem__)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,7 @@ def _columns_of(data: pd.DataFrame, metric: MetricColumn) -> list[Column]:
         Column("arm", "arm", "words", show=lambda line: one_line(line.arm, 400)),
         Column("a", f"A {metric.title} (n)", show=mean("a")),
         Column("b", f"B {metric.title} (n)", show=mean("b")),
-        Column("diff", "B - A", "math", show=value_of("diff", lambda value: signed(value, digits))),
+        Column("diff", "B - A", "math", show=value_of("diff", partial(signed, decimals=digits))),
         Column("interval", "95% interval", show=interval),
         Column("p", "p", show=value_of("p_value", "{:.2g}".format)),
     ]

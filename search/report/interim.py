@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,16 +176,12 @@ def _notes_of(
 
 
 def _columns_of(metric: MetricColumn, plan: LookPlan, survived: Mapping[str, str]) -> list[Column]:
-
-    def difference(value: float) -> str:
-        return signed(value, metric.decimals)
-
     return [
         Column("row", "row", "words", show=lambda row: one_line(row.arm, 400)),
         Column("verdict", "verdict", "words", show=lambda row: _words_of(row, metric, survived.get(str(row.arm), ""))),
         Column("look", "look", show=value_of("look", lambda look: f"{look} of {len(plan.looks)}")),
         Column("n", "n"),
-        Column("difference", "difference", "math", show=value_of("mean", difference)),
+        Column("difference", "difference", "math", show=value_of("mean", partial(signed, decimals=metric.decimals))),
         Column("p", "p", show=value_of("p_value", "{:.2g}".format)),
         Column("bound", "finding if p <=", show=value_of("bound", "{:.2g}".format)),
         Column("interval", "repeated interval", "math", show=interval_of("low", "high", metric.decimals)),
