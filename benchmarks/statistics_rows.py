@@ -16,10 +16,11 @@ from search.stats.inference import (
     bootstrap_interval,
     equivalence_p_value,
     error_of_a_row,
+    minimum_detectable_difference,
+    seeds_needed,
 )
+from search.stats.inference import powers as power_at
 from search.stats.paired import difference
-from search.stats.power import minimum_detectable_difference, seeds_needed
-from search.stats.power import powers as power_at
 
 __all__ = ["coverage", "equivalences", "families", "powers"]
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from search.cli.planned import PlannedStudy
+from search import stats, trial
+from search.cli.planned import PlannedStudy, Row, earlier_runs, noise_of, seconds_of
 from search.command_line import explain, refuse_wrong_words
-from search.config import config_folder, register
+from search.config import config_folder, register, typed
+from search.design.options import Design
+from search.study.launching.launcher import worker_count
 from xvol.allowed import check_number
 
 EXAMPLES = """\
@@ -27,6 +32,7 @@ examples:
 Overrides are those of `python -m search -m`. No accelerator is taken and nothing is written to runs/.
 Exit status: 0; 1 where a cell is infeasible; 2 where the command is wrong.
 """
+LEAST_ALPHA = 1e-9  # a look with less finds nothing that a study would show
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,11 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--config-dir {given.config_dir}: there is no such folder")
         refuse_wrong_words(given.overrides, config_folder())
         with _hydra():
-            study = PlannedStudy(given)
-            made = study.made()
-            from search.cli.plan_text import Plan  # here, so that --help and refusals do not wait for pandas and SciPy
-
-            return Plan(study, made).print()
+            return Plan(PlannedStudy(given)).print()
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         print(f"xvol-plan: {explain(error)}", file=sys.stderr)
         return 2
@@ -83,6 +85,215 @@ def _hydra() -> Iterator[None]:
             yield
     finally:
         GlobalHydra.instance().hydra = held
+
+
+class Plan:
+    """Prints a planned study: sites, cells, hours, and the smallest differences that can be told."""
+
+    def __init__(self, study: PlannedStudy) -> None:
+        self.study, self.given, self.design, self.sweeper = study, study.given, study.design, study.sweeper
+
+    def print(self) -> int:
+        """Print it; return 1 where a cell is infeasible, else 0."""
+        made = self.study.made()
+        rows = [self.study.row(cell) for cell in made.cells]
+        self.study.mark_twins(rows)
+        feasible = [row for row in rows if row.reason is None]
+        if self.design.kind is not None:
+            self.study.find_finished(rows)
+        runs = self._find_seconds(rows)
+        self._print_sites(rows)
+        self._print_cells(rows, made)
+        self._print_hours(rows)
+        if self.design.kind is not None:
+            self._print_resolution(feasible, runs)
+        return 1 if len(feasible) < len(rows) else 0
+
+    def _print_sites(self, rows: list[Row]) -> None:
+        backbones: dict[tuple[str, str], Any] = {}
+        for row in rows:
+            if row.reason is None:
+                config = typed(self.study.compose(row.cell.overrides))
+                backbones.setdefault((config.backbone.name, str(config.backbone.kwargs)), config)
+        for (name, _), config in backbones.items():
+            sites = trial.sites_of(config)
+            print(f"Sites of {name}: {len(sites)}")
+            for stage in sorted({site.stage for site in sites}):
+                inside = [site for site in sites if site.stage == stage]
+                print(f"  stage{stage}: {', '.join(site.fqn for site in inside)}")
+            print()
+
+    def _print_cells(self, rows: list[Row], made: Design) -> None:
+        what = f"design {self.design.kind}" if self.design.kind else "a search; its baseline and levels, one at a time"
+        print(f"Cells: {len(rows)} ({what}); the first is the baseline")
+        table = [["", "cell", "network", "params", "M MACs", "s/trial", "seconds from"]]
+        for number, row in enumerate(rows):
+            if row.reason is not None:
+                table.append([str(number), row.cell.name, f"infeasible: {row.reason}", "", "", "", ""])
+                continue
+            facts = row.facts
+            source = f"same network as {row.twin}" if row.twin else row.source
+            seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+            figures = (f"{facts['params']:,}", f"{facts['macs'] / 1e6:.2f}", seconds)
+            table.append([str(number), row.cell.name, facts["arm"], *figures, source])
+        print(_aligned(table))
+        once = "" if self.sweeper["reuse"] == "none" else ", trained once, since results are reused"
+        infeasible, twins = sum(row.reason is not None for row in rows), sum(row.twin is not None for row in rows)
+        print(f"infeasible: {infeasible}; duplicates (same network and recipe): {twins}{once}")
+        unjudged = sorted({name for row in rows for name in row.unjudged})
+        if unjudged:
+            print(f"constraints on {', '.join(unjudged)}: not judged before running, since a plan takes no accelerator")
+        recipes = Counter(row.recipe for row in rows if row.reason is None)
+        if len(recipes) > 1:
+            print(f"note: the cells have {len(recipes)} different recipes (data, training or backbone); tables say so")
+        if made.fraction is not None:
+            print(made.fraction.describe())
+        for control in made.controls:
+            print(f"control: {control}")
+        print()
+
+    def _print_hours(self, rows: list[Row]) -> None:
+        trained = [row for row in rows if self.study.is_trained(row)]
+        if self.design.kind is None:
+            final = self.sweeper["final"]
+            again = (final["top_k"] + 1) * final["seeds"] if final["top_k"] else 0
+            search = self.sweeper["n_trials"] * self.sweeper["seeds_per_trial"]
+            each = (search + again) / max(1, len(trained))
+            runs = f"{search} trials of the search and at most {again} of the re-evaluation"
+            self._print_time("Time", runs, [(row, each) for row in trained])
+        else:
+            self._print_design_time(
+                "Time to the first look" if self.design.looks else "Time", trained, self.study.seeds()
+            )
+        if len(self.design.looks) > 1:
+            self._print_design_time(
+                "Time at most, if every row goes to the last look",
+                trained,
+                self.study.seeds(self.design.looks[-1]),
+            )
+        if any(row.source == "a few steps, here" for row in trained):
+            print(
+                "      measured on one CPU worker alone; reading data and test images come on top, and workers share a machine"
+            )
+
+    def _print_design_time(self, what: str, trained: list[Row], seeds: range) -> None:
+        counted = [(row, len(seeds) - len(row.finished.intersection(seeds))) for row in trained]
+        there = len(seeds) * len(trained) - sum(left for _, left in counted)
+        runs = f"{len(trained)} networks x {len(seeds)} seeds"
+        if there:
+            runs += f" = {len(seeds) * len(trained)} results, of which {there} are there and need no training; left"
+        self._print_time(what, runs, counted)
+
+    def _print_time(self, what: str, runs: str, counted: Sequence[tuple[Row, float]]) -> None:
+        workers = self.given.workers or worker_count(
+            self.study.config.hydra.launcher, int(self.study.config.hydra.sweeper.n_jobs)
+        )
+        count = round(sum(times for _, times in counted))
+        needed = [(row, times) for row, times in counted if times]
+        if any(row.seconds is None for row, _ in needed):
+            print(f"{what}: {runs} = {count} trials on {workers} worker(s); seconds of a trial are not known")
+            return
+        total = sum(times * (row.seconds or 0.0) for row, times in needed)
+        longest = max((row.seconds or 0.0 for row, _ in needed), default=0.0)
+        wall = max(total / min(workers, max(count, 1)), longest)
+        print(
+            f"{what}: {runs} = {count} trials, {_duration(total)} of work, about {_duration(wall)} on {workers} worker(s)"
+        )
+
+    def _print_resolution(self, feasible: list[Row], runs: list[Any]) -> None:
+        seeds = len(self.study.seeds())
+        against = len({(row.facts["arch_hash"], row.recipe) for row in feasible}) - 1
+        base = feasible[0].facts["arch_hash"] if feasible and feasible[0].cell.is_baseline else None
+        sd, source = self._noise(runs, base)
+        if sd is None or seeds < 2:
+            why = "at least 2 seeds are needed" if seeds < 2 else source
+            print(f"Smallest difference that {seeds} seed(s) can resolve: unknown ({why})")
+            return
+        if self.design.looks:
+            self._print_looks(sd, source, against)
+            return
+        alone = _smallest(sd, seeds, self.given.alpha, self.given.power)
+        print(
+            f"Smallest difference that {seeds} paired seeds find with power {self.given.power:g}: {alone:.2f} points for one "
+            f"comparison at alpha {self.given.alpha:g} (sd of a paired difference {sd:.2f} points, {source})"
+        )
+        if against > 1:
+            every = _smallest(sd, seeds, self.given.alpha / against, self.given.power)
+            print(
+                f"  {every:.2f} points where all {against} differences to the baseline are corrected for (Bonferroni)"
+            )
+
+    def _print_looks(self, sd: float, source: str, against: int) -> None:
+        design = self.design
+        plan = stats.plan_looks(design.looks, alpha=design.alpha, spending=design.spending, margin=design.margin)  # type: ignore[arg-type]
+        print(
+            f"Smallest difference that a look finds by itself with power {self.given.power:g} (alpha {plan.alpha:g} over all looks, "
+            f"{plan.spending}; sd of a paired difference {sd:.2f} points, {source}):"
+        )
+        for number, (seeds, alpha) in enumerate(zip(plan.looks, plan.alphas, strict=True), start=1):
+            each = [
+                _smallest(sd, seeds, alpha / rows, self.given.power) if alpha > LEAST_ALPHA else None
+                for rows in (1, against)
+            ]
+            one, every = ("none" if value is None else f"{value:.2f} points" for value in each)
+            corrected = f"; {every} where all {against} rows are undecided" if against > 1 else ""
+            print(f"  look {number}, at {seeds} seeds: {one} for one row{corrected}")
+        if plan.margin is not None:
+            print(
+                f"  A row that would hardly be found even if it differed by {plan.margin:g} points gets no more seeds."
+            )
+
+    def _noise(self, runs: list[Any], baseline: str | None) -> tuple[float | None, str]:
+        if self.given.sd is not None:
+            return self.given.sd, "as given"
+        noise = noise_of(runs, baseline)
+        if noise is None:
+            return None, "no earlier runs of this recipe share two seeds with the baseline; give --sd"
+        return noise.sd, f"{noise.metric} of earlier runs of this recipe, {noise.degrees} degrees of freedom"
+
+    def _find_seconds(self, rows: list[Row]) -> list[Any]:
+        """Fill in seconds; return earlier runs of the baseline's recipe."""
+        root = self.study.study_dir.parent
+        by_recipe: dict[str, list[Any]] = {}
+        for row in rows:
+            if not self.study.is_trained(row):
+                continue
+            config = typed(self.study.compose(row.cell.overrides))
+            kind = trial.device_kind(config)
+            if row.recipe not in by_recipe:
+                by_recipe[row.recipe] = earlier_runs(root, row.recipe, on_cpu=kind == "cpu")
+            known = seconds_of(by_recipe[row.recipe])
+            if self.given.seconds is not None:
+                row.seconds, row.source = self.given.seconds, "as given"
+            elif row.facts["arch_hash"] in known:
+                row.seconds, row.source = known[row.facts["arch_hash"]], "earlier runs"
+            elif kind == "cpu":
+                row.seconds, row.source = trial.measured_seconds(config), "a few steps, here"
+            else:
+                row.source = f"unknown: it would run on {kind}, which a plan does not take; give --seconds"
+        return by_recipe.get(rows[0].recipe, [])
+
+
+def _smallest(sd: float, seeds: int, alpha: float, power: float) -> float:
+    return stats.minimum_detectable_difference(sd, seeds, alpha=alpha, target=power)
+
+
+def _aligned(table: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    numeric = {0, 3, 4, 5}
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if column in numeric else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

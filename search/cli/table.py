@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from search.ledger.metric import COSTS, metric_columns, metrics_of
-from search.report.spec import CHOICES, PAPER, SPEC_OPTIONS, STATISTICS
+from search.report.spec import CHOICES, PAPER, SPEC_OPTIONS
 
 EXAMPLES = """\
 examples:
@@ -31,7 +31,15 @@ Reads result.json files alone; torch is never imported. Any option of the group 
 parquet, makes tables/<name>.{md,tex,html,csv,parquet}; --effects makes tables/effects.{md,tex,csv}. Exit status: 0; 2 where
 no table could be made; 1 where it was made, but W&B did not take it.
 """
-OF_A_SPEC = (*SPEC_OPTIONS, "no_marks")
+OF_A_SPEC = (*SPEC_OPTIONS, "no_marks", "spec")
+FILES = ("metric", "format", "out", "no_write")
+KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "trust": (FILES, ("csv",)),
+    "diff": (FILES, ("md", "csv")),
+    "tidy": ((), ()),
+    "effects": ((*FILES, "correction"), ("md", "tex", "csv")),
+}
+"""Each option that asks for another table than that of the arms: what it takes beside the phase, and its forms."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text, written, send = made(options, has_spec(options))
     except (ValueError, OSError) as error:
         return refused(error)
-    printed(text)
+    _printed(text)
     if written:
         print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
     return 0 if send is None else send()
@@ -61,7 +69,7 @@ def refused(error: Exception) -> int:
     return 2
 
 
-def printed(text: str, stream: TextIO | None = None) -> None:
+def _printed(text: str, stream: TextIO | None = None) -> None:
     """Print to a terminal or a pipe that may lack a character, or close early (`| head`)."""
     out = stream or sys.stdout
     try:
@@ -74,50 +82,45 @@ def printed(text: str, stream: TextIO | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def given(options: argparse.Namespace, *names: str) -> list[str]:
-    """Return those of some options that were given, as they are written."""
-    there = [
-        name for name in names if getattr(options, name) not in (None, "all") and getattr(options, name) is not False
-    ]
-    return [f"--{name.replace('_', '-')}" for name in there]
-
-
 def check(options: argparse.Namespace) -> None:
     """Raise ValueError for options that do not go with one another."""
-    check_wandb(options)
+
+    def given(*names: str) -> list[str]:
+        there = [name for name in names if getattr(options, name) not in (None, "all")]
+        return [f"--{name.replace('_', '-')}" for name in there if getattr(options, name) is not False]
+
+    several = len(options.study) > 1
     if options.out and options.no_write:
         raise ValueError("--out names a folder for the files, and --no-write writes none; leave one of them out")
-    if options.diff and len({Path(name).resolve() for name in options.study}) < len(options.study):
-        raise ValueError(f"--diff compares two studies, and {options.study[0]} is given more than once")
-    if options.trust:
-        unused = given(options, "spec", "tidy", "baseline", "diff", *STATISTICS, *OF_A_SPEC, "effects")
-        refuse(unused, "--trust takes --metric, --phase, --format and --out, not")
-        check_format(options, ("csv",), "--trust is printed as text, or as csv, not")
-    elif options.diff:
-        unused = given(options, "spec", "tidy", "baseline", *STATISTICS, "effects", *OF_A_SPEC)
-        if len(options.study) != 2 or unused:
-            wrong = f"{', '.join(unused)} does not go with it" if unused else f"{len(options.study)} given"
-            raise ValueError(f"--diff takes two studies, --metric and --phase: {wrong}")
-        check_format(options, ("md", "csv"), "--diff is printed as md or csv, not")
-    elif options.tidy:
-        unused = given(
-            options, "metric", "baseline", "out", "spec", *STATISTICS, *OF_A_SPEC, "effects", "no_write", "format"
+    settings = given("wandb_mode", "wandb_project", "wandb_entity")
+    if settings and not options.wandb:
+        raise ValueError(f"{', '.join(settings)} says where to send the table; add --wandb to send it")
+    unfit = (
+        given("no_write", *KINDS)
+        + ["several studies"] * several
+        + ["a file of trials"] * Path(options.study[0]).is_file()
+    )
+    if options.wandb and unfit:
+        raise ValueError(
+            f"--wandb sends the table of one study, with its files: it does not go with {', '.join(unfit)}"
         )
-        refuse(unused, "--tidy writes every trial x seed into its file, and does not take")
-    else:
-        check_table(options)
-
-
-def check_table(options: argparse.Namespace) -> None:
-    """Raise ValueError for options that do not go with a table of arms, of effects or by a spec."""
-    if options.effects is not None:
-        unused = given(options, *OF_A_SPEC, "spec", "baseline", "margin", "test", "interval")
-        refuse(unused, "--effects takes --metric, --phase and --correction, not")
-        check_format(options, ("md", "tex", "csv"), "--effects is written as md, tex, csv, not")
-    elif has_spec(options):
-        beside = given(options, "test", "interval")
-        if beside:
-            why = ", ".join(given(options, *OF_A_SPEC, "spec")) or f"--format {options.format}"
+    kind = next((name for name in KINDS if given(name)), None)
+    if kind is not None:
+        takes, forms = KINDS[kind]
+        if unused := given(*(name for name in vars(options) if name not in (kind, "study", "phase", *takes))):
+            also = ", ".join(f"--{name.replace('_', '-')}" for name in ("phase", *takes))
+            raise ValueError(f"--{kind} takes {also}, not {', '.join(unused)}; leave that out")
+        if options.format not in (*forms, "all"):
+            raise ValueError(f"--{kind} is written as {' or '.join(forms)}, not as {options.format}")
+    places = {Path(name).resolve() for name in options.study}
+    if kind == "diff" and (len(options.study) != 2 or len(places) != 2):
+        what = f"{len(options.study)} given"
+        if len(places) < len(options.study):
+            what = f"{options.study[0]} is given more than once"
+        raise ValueError(f"--diff takes two studies: {what}")
+    if kind is None and has_spec(options):
+        if beside := given("test", "interval"):
+            why = ", ".join(given(*OF_A_SPEC)) or f"--format {options.format}"
             raise ValueError(
                 f"{' and '.join(beside)} is of the table of arms, and {why} asks for a table by its spec; leave one of them out"
             )
@@ -127,7 +130,7 @@ def check_table(options: argparse.Namespace) -> None:
             )
         if options.format == "parquet" and options.no_write:
             raise ValueError("--format parquet has no text to print; leave out --no-write")
-    if len(options.study) > 1 and not options.out and not options.no_write:
+    if kind in (None, "effects") and several and not options.out and not options.no_write:
         raise ValueError(
             f"a table of {', '.join(map(str, options.study))} belongs to none of their folders; name one with --out DIR, or "
             "print it with --no-write"
@@ -135,35 +138,10 @@ def check_table(options: argparse.Namespace) -> None:
 
 
 def has_spec(options: argparse.Namespace) -> bool:
-    """Tell whether a table by its spec is asked for."""
-    return bool(given(options, *OF_A_SPEC, "spec")) or options.format in ("html", "parquet")
-
-
-def refuse(unused: Sequence[str], why: str) -> None:
-    """Raise ValueError where options were given that would be passed over."""
-    if unused:
-        raise ValueError(f"{why} {', '.join(unused)}; leave that out")
-
-
-def check_format(options: argparse.Namespace, allowed: Sequence[str], why: str) -> None:
-    """Raise ValueError for a form that a kind of table has not."""
-    if options.format not in (*allowed, "all"):
-        raise ValueError(f"{why} {options.format}")
-
-
-def check_wandb(options: argparse.Namespace) -> None:
-    """Raise ValueError where there is no table of one study to send."""
-    settings = given(options, "wandb_mode", "wandb_project", "wandb_entity")
-    if settings and not options.wandb:
-        raise ValueError(f"{', '.join(settings)} says where to send the table; add --wandb to send it")
-    unfit = given(options, "trust", "diff", "tidy", "no_write", "effects") + ["several studies"] * (
-        len(options.study) > 1
+    """Whether a table by its spec is asked for."""
+    return options.format in ("html", "parquet") or any(
+        getattr(options, name) not in (None, False) for name in OF_A_SPEC
     )
-    unfit += ["a file of trials"] * Path(options.study[0]).is_file()
-    if options.wandb and unfit:
-        raise ValueError(
-            f"--wandb sends the table of one study, with its files: it does not go with {', '.join(unfit)}"
-        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -205,14 +183,13 @@ def parser() -> argparse.ArgumentParser:
         help="how far cheap rankings may stand for expensive ones: of one study its search against its re-evaluation, its "
         "budgets, and its epochs; of two the first, cheap one against the second; --out writes trust.txt and trust.csv",
     )
-    add_wandb_options(command)
-    add_statistics_options(command)
-    add_spec_options(command)
+    _add_wandb_options(command)
+    _add_statistics_options(command)
+    _add_spec_options(command)
     return command
 
 
-def add_wandb_options(command: argparse.ArgumentParser) -> None:
-    """Add where a table is sent."""
+def _add_wandb_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("Weights & Biases")
     group.add_argument("--wandb", action="store_true", help="send the table and its files, as the study's tracker says")
     group.add_argument(
@@ -222,8 +199,7 @@ def add_wandb_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--wandb-entity", metavar="NAME", help="default: the study's")
 
 
-def add_statistics_options(command: argparse.ArgumentParser) -> None:
-    """Add what is asked of the rows beside the paired t test."""
+def _add_statistics_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("statistics (docs/tables.md)")
     group.add_argument(
         "--correction", choices=CHOICES["correction"], help="of p-values over the rows, or over terms (default: holm)"
@@ -247,8 +223,7 @@ def add_statistics_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_spec_options(command: argparse.ArgumentParser) -> None:
-    """Add the fields of a table spec."""
+def _add_spec_options(command: argparse.ArgumentParser) -> None:
     spec = command.add_argument_group("table spec (docs/tables.md)")
     spec.add_argument("--spec", metavar="FILE", help="YAML file with fields of a table spec; the options below win")
     spec.add_argument("--rows", metavar="FACTOR", help="arm (default), where, what, a column or a key of the overrides")

@@ -58,10 +58,10 @@ def made(options: argparse.Namespace, by_spec: bool) -> Made:
             raise ValueError(str(error).replace("tracker.project=", "--wandb-project ")) from None
     if options.trust:
         report = trust_table(options.study, options.metric, options.phase)
-        return plain_made(options, report, beside, ("txt", "csv"), "txt")
+        return _plain_made(options, report, beside, ("txt", "csv"), "txt")
     if options.diff:
         diff = diff_studies(options.study[0], options.study[1], metric=options.metric, phase=options.phase)
-        return plain_made(options, diff, beside, ("md", "csv"), "md")
+        return _plain_made(options, diff, beside, ("md", "csv"), "md")
     frame = load_pooled(options.study, options.phase)
     if options.tidy:
         return Made("", [save_tidy(frame, options.tidy)])
@@ -70,13 +70,13 @@ def made(options: argparse.Namespace, by_spec: bool) -> Made:
     folder = Path(options.out) if options.out else Path(options.study[0]) / "tables"
     if options.effects is not None:
         table = effects_table(frame, options.effects, options.metric, options.phase, options.correction or "holm")
-        return plain_made(options, table, folder, TEXT_FORMATS, "txt")
+        return _plain_made(options, table, folder, TEXT_FORMATS, "txt")
     if by_spec:
-        return pivot_made(options, frame, folder)
-    return ablation_made(options, frame, folder)
+        return _pivot_made(options, frame, folder)
+    return _ablation_made(options, frame, folder)
 
 
-def plain_made(
+def _plain_made(
     options: argparse.Namespace, table: Table, folder: Path | None, forms: tuple[str, ...], printed: str
 ) -> Made:
     """Print one form, and write each or the one that was asked for; none without a folder."""
@@ -85,8 +85,7 @@ def plain_made(
     return Made(RENDERERS[printed if options.format == "all" else options.format](table), written)
 
 
-def ablation_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -> Made:
-    """Make the table of arms."""
+def _ablation_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -> Made:
     given = {name: getattr(options, name) for name in STATISTICS if getattr(options, name) is not None}
     table = with_trust(ablation_table(frame, options.metric, options.baseline, options.phase, Judging(**given)), frame)
     every = options.format == "all"
@@ -95,11 +94,10 @@ def ablation_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path
         written = save_table(table, folder, paper_grid(frame, table), FORMATS if every else (options.format,))
         written += save_trials(frame, folder) if every else []
     text = RENDERERS["txt" if every else options.format](table)
-    return Made(text, written, sender(options, frame, folder, table))
+    return Made(text, written, _sender(options, frame, folder, table))
 
 
-def pivot_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -> Made:
-    """Make a table by its spec."""
+def _pivot_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -> Made:
     names = (*SPEC_OPTIONS, "baseline", "phase", "correction", "margin")
     changes: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     changes |= {"marks": False} if options.no_marks else {}
@@ -108,10 +106,10 @@ def pivot_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -
     every = options.format == "all"
     written = [] if options.no_write else save_pivot(table, folder, FORMATS if every else (options.format,))
     text = "" if options.format == "parquet" else RENDERERS["md" if every else options.format](table)
-    return Made(text, written, sender(options, frame, folder, table))
+    return Made(text, written, _sender(options, frame, folder, table))
 
 
-def sender(
+def _sender(
     options: argparse.Namespace, frame: pd.DataFrame, folder: Path, table: AblationTable | PivotTable
 ) -> Callable[[], int] | None:
     """Return what sends a table to W&B and returns the exit status; None where that was not asked for."""

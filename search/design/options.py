@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from search import stats
 from search.design import kinds
 from search.design.factors import factors_of_space
 from search.design.fraction import Fraction
@@ -147,10 +148,8 @@ def _check_looks(options: DesignOptions, where: str) -> None:
                 "or leave them out"
             )
         return
-    from search.stats.sequential import plan_looks  # SciPy: not for other designs
-
     try:
-        plan_looks(options.looks, alpha=options.alpha, spending=options.spending, margin=options.margin)  # type: ignore[arg-type]
+        stats.plan_looks(options.looks, alpha=options.alpha, spending=options.spending, margin=options.margin)  # type: ignore[arg-type]
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if options.seeds not in (None, options.looks[0]):

@@ -27,6 +27,8 @@ Status = Literal["ok", "pruned", "failed", "interrupted", "infeasible", "duplica
 class TrialResult:
     """What one trial came to. A value that was not reached or not measured is None, never a made-up number.
 
+    Tables have these columns in this order, see `search.report.reading.rows`.
+
     Attributes:
         study: name of the study, or "single" for a run outside of one.
         trial: number of the trial inside its study and phase, from 0.
@@ -80,10 +82,9 @@ class TrialResult:
     """
 
     study: str
-    trial: int
     phase: Phase
+    trial: int
     status: Status
-    seed: int
     reason: str | None = None
     task: str = CLASSIFY
     arm: str | None = None
@@ -96,6 +97,7 @@ class TrialResult:
     reused_from: str | None = None
     attempt: int = 1
     resumed_from: str | None = None
+    seed: int
     backbone: str | None = None
     sites: list[str] = field(default_factory=list)
     branches: list[str] = field(default_factory=list)

@@ -327,7 +327,7 @@ def attempt(config: TrackerConfig, table: StudyTable, limit: float) -> Sent:
         last = said[-1] if said else f"exit status {process.returncode}"
         why = (answer or {}).get("error") or late or last
         raise RuntimeError(" ".join(why.split())[:LONGEST_REASON])
-    tidy_up(table.folder / "wandb", run_id, config.mode, Path(answer["folder"]), staging)
+    _tidy_up(table.folder / "wandb", run_id, config.mode, Path(answer["folder"]), staging)
     return Sent(run_id=run_id, mode=config.mode, where=answer["url"] if config.mode == "online" else answer["folder"])
 
 
@@ -348,7 +348,7 @@ def answer_of(output: bytes) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def tidy_up(folder: Path, run_id: str, mode: str, latest: Path, staging: Path) -> None:
+def _tidy_up(folder: Path, run_id: str, mode: str, latest: Path, staging: Path) -> None:
     """Remove what an offline run that was never uploaded has left of an earlier state of the same table."""
     old = [path for path in folder.glob(f"offline-run-*-{run_id}") if path.resolve() != latest.resolve()]
     old += [path for path in staging.parent.glob("*") if mode == "online" or path != staging]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from search.report.effects import effects_of_arms, is_factorial, own_factors
 from search.report.front import front_of
 from search.report.judging import JUDGED, SIZES, Compared, Judging, compared, row_verdict
 from search.report.notes import gate, table_notes
-from search.report.table import NOTHING, Cell, Column, Row, Table, interval_shown, with_dtypes
+from search.report.table import NOTHING, Cell, Column, Row, Table, interval_of, rows_of, value_of, with_dtypes
 from search.report.values import Reading, arm_values, has_looks, read_arms
 from search.report.words import (
     P_TITLES,
@@ -66,28 +67,6 @@ DATA_COLUMNS: dict[str, str] = {
 
 OTHER_RECIPE = "trained by another recipe: not compared"
 NARROW, PAPER = ("text",), ("latex",)  # forms that have no room for a column: there it stands below, or elsewhere
-COLUMNS = (
-    Column(name="arm", title="arm", kind="words"),
-    Column(name="n", title="n"),
-    Column(name="missing", title="missing", kind="words", width=12),
-    Column(name="mean", title="", kind="math"),
-    Column(name="diff", title="diff", kind="math"),
-    Column(name="interval", title="95% interval", kind="math"),
-    Column(name="worst", title="worst case", kind="math"),
-    Column(name="boot", title="95% bootstrap", kind="math", left_out=NARROW),
-    Column(name="p", title="", left_out=NARROW),
-    Column(name="wilcoxon", title="p Wilcoxon", left_out=NARROW),
-    Column(name="equivalence", title="p equivalence", left_out=NARROW),
-    Column(name="verdict", title="against the baseline", kind="words", left_out=NARROW + PAPER),
-    Column(name="g_z", title="g_z", left_out=NARROW + PAPER),
-    Column(name="pairing", title="pairing", left_out=NARROW + PAPER),
-    Column(name="dose", title="dose"),
-    Column(name="front", title="Pareto"),
-    Column(name="params", title="params", left_out=PAPER),
-    Column(name="macs", title="MACs", left_out=PAPER),
-    Column(name="latency", title="latency ms", left_out=PAPER),
-    Column(name="fused", title="fused ms", left_out=PAPER),
-)
 ALWAYS = ("arm", "n", "mean")  # other columns are left out where no row has anything in them
 TITLED = {"boot": "bootstrap interval", "g_z": "g_z", "pairing": "pairing"}  # beside a verdict in plain text
 
@@ -133,19 +112,24 @@ def ablation_table(
     read, judging = read_arms(frame, phase, metric, baseline), judging or Judging()
     measured = arm_values(read.arms, read.metric.column)
     is_final = read.phase == "final"
-    absent = absent_seeds(read.trials, measured) if is_final else [Counter[str]() for _ in read.arms]
+    absent = _absent_seeds(read.trials, measured) if is_final else [Counter[str]() for _ in read.arms]
     added = " (seeds added)" if is_final and seeds_added(frame) else ""
     against = compared(read.arms, measured, read.reference, read.metric, judging)
     front = front_of(read.arms, frame, read.phase)
     members = front.members if front else [None] * len(read.arms)
     rows = (
-        row_of(read, arm, values, each, gone, judging, added) | {"on_front": member}
+        _row_of(read, arm, values, each, gone, judging, added) | {"on_front": member}
         for arm, values, each, gone, member in zip(read.arms, measured, against, absent, members, strict=True)
     )
-    data = with_dtypes(sorted(rows, key=lambda row: sort_key(row, read.metric)), DATA_COLUMNS)
+    best_first = -1.0 if read.metric.higher_is_better else 1.0
+
+    def order(row: dict[str, Any]) -> tuple[bool, bool, float, str]:
+        return not row["is_baseline"], row["mean"] is None, best_first * (row["mean"] or 0.0), row["arm"]
+
+    data = with_dtypes(sorted(rows, key=order), DATA_COLUMNS)
     source = f"{read.phase} with looks" if read.phase != "single" and has_looks(frame) else read.phase
-    columns, shown = displayed(data, read.metric, judging)
-    effects = effects_below(read, measured, judging)
+    columns, shown = _displayed(data, read.metric, judging)
+    effects = _effects_below(read, measured, judging)
     said = conclusion(data, read.metric, source, judging)
     return AblationTable(
         name="ablation",
@@ -153,7 +137,7 @@ def ablation_table(
         columns=columns,
         rows=shown,
         data=data,
-        beside=("Against the baseline", verdict_lines(data, columns, shown, judging)),
+        beside=("Against the baseline", _verdict_lines(data, columns, shown, judging)),
         below=(effects,) if effects is not None else (),
         metric=read.metric,
         phase=read.phase,
@@ -169,14 +153,14 @@ def ablation_table(
     )
 
 
-def effects_below(read: Reading, measured: Sequence[ArmValues], judging: Judging) -> Table | None:
+def _effects_below(read: Reading, measured: Sequence[ArmValues], judging: Judging) -> Table | None:
     """Estimate the effects of a factorial design; None where the study is none, or an arm finished on no two seeds."""
     if not is_factorial(read.arms, read.declared) or any(len(each.values) < 2 for each in measured):
         return None
     return effects_of_arms(read, own_factors(read.arms, read.declared), judging.correction)
 
 
-def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counter[str]]:
+def _absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counter[str]]:
     """Count, for each arm, the seeds other arms have and it has not: "unfinished" where a started folder was found."""
     started = set(trials.loc[trials["status"] == "unfinished", "seed"].dropna().tolist())
     has = [set(arm.all_seeds.tolist()) for arm in arms]
@@ -184,7 +168,7 @@ def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counte
     return [Counter("unfinished" if seed in started else "absent" for seed in seeds - own) for own in has]
 
 
-def row_of(
+def _row_of(
     read: Reading,
     arm: Arm,
     measured: ArmValues,
@@ -215,7 +199,7 @@ def row_of(
         "n": n,
         "missing": ", ".join(f"{missing[what]} {what}" for what in order if missing[what]) or None,
         "mean": mean,
-        "sd": None if mean is None or n < 2 else sd_about(values, mean),
+        "sd": None if mean is None or n < 2 else _sd_about(values, mean),
         "n_lost": survived and survived.lost,
         "worst_diff": survived and survived.worst,
         "correlation": result and result.correlation,
@@ -226,76 +210,68 @@ def row_of(
     }
 
 
-def sd_about(values: np.ndarray, mean: float) -> float:
+def _sd_about(values: np.ndarray, mean: float) -> float:
     """Standard deviation with n - 1 in the denominator; `np.std` costs ten times as much on a handful of values."""
     deviations = values - mean
     return math.sqrt(float(deviations @ deviations) / (len(values) - 1))
 
 
-def sort_key(row: dict[str, Any], metric: MetricColumn) -> tuple[bool, bool, float, str]:
-    """Order rows: the baseline, then the best mean, then arms without one."""
-    mean = row["mean"]
-    value = 0.0 if mean is None else -mean if metric.higher_is_better else mean
-    return (not row["is_baseline"], mean is None, value, row["arm"])
-
-
-def displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tuple[list[Column], list[Row]]:
-    """Round the numbers of a table for a reader; an empty cell is a dash, and a column of those is left out."""
-    titles = {"mean": metric.title, "p": P_TITLES[judging.correction]}
-    rows: list[Any] = list(data.itertuples(index=False))
+def _columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> list[Column]:
     decimals, finer = digits_of(data, metric)
+    difference, second = partial(signed, decimals=finer), partial(significant, digits=2)
 
-    def spread(row: Any) -> Cell:
+    def mean(row: Any) -> Cell:
         if pd.isna(row.mean):
             return NOTHING
         return Cell(f"{row.mean:.{decimals}f}", "" if pd.isna(row.sd) else f"± {row.sd:.{decimals}f}")
 
-    def interval(low: str, high: str) -> list[Cell]:
-        return [Cell(interval_shown(*ends, finer)) for ends in zip(data[low], data[high], strict=True)]
+    def pairing(row: Any) -> str:
+        if pd.isna(row.correlation):
+            return "-"
+        return f"x{second(row.variance_ratio)} (r {signed(row.correlation, 2)})"
 
-    def each(name: str, show: Callable[[Any], str]) -> list[Cell]:
-        return [NOTHING if pd.isna(value) else Cell(show(value)) for value in data[name]]
+    def latency(name: str) -> Callable[[Any], str]:
+        def show(row: Any) -> str:
+            alone = pd.notna(row.latency_exclusive) and row.latency_exclusive
+            mark = "" if alone else NOT_ALONE
+            return value_of(name, lambda value: significant(value) + mark)(row)
 
-    def latency(name: str) -> list[Cell]:
-        marks = ["" if exclusive is True else NOT_ALONE for exclusive in data["latency_exclusive"].tolist()]
-        pairs = zip(each(name, significant), marks, strict=True)
-        return [cell if cell is NOTHING else Cell(cell.text + mark) for cell, mark in pairs]
+        return show
 
-    bought = [
-        NOTHING
-        if pd.isna(row.correlation)
-        else Cell(f"x{significant(row.variance_ratio, 2)} (r {signed(row.correlation, 2)})")
-        for row in rows
+    def arm(row: Any) -> str:
+        return one_line(row.arm, 400) + " (baseline)" * bool(row.is_baseline)
+
+    return [
+        Column("arm", "arm", "words", show=arm),
+        Column("n", "n"),
+        Column("missing", "missing", "words", width=12),
+        Column("mean", metric.title, "math", show=mean),
+        Column("diff", "diff", "math", show=value_of("diff", difference)),
+        Column("interval", "95% interval", "math", show=interval_of("ci_low", "ci_high", finer)),
+        Column("worst", "worst case", "math", show=value_of("worst_diff", difference)),
+        Column("boot", "95% bootstrap", "math", left_out=NARROW, show=interval_of("boot_low", "boot_high", finer)),
+        Column("p", P_TITLES[judging.correction], left_out=NARROW, show=value_of("p_corrected", p_shown)),
+        Column("wilcoxon", "p Wilcoxon", left_out=NARROW, show=value_of("wilcoxon_p_corrected", p_shown)),
+        Column("equivalence", "p equivalence", left_out=NARROW, show=value_of("equivalence_p_corrected", p_shown)),
+        Column("verdict", "against the baseline", "words", left_out=NARROW + PAPER),
+        Column("g_z", "g_z", left_out=NARROW + PAPER, show=value_of("g_z", partial(signed, decimals=2))),
+        Column("pairing", "pairing", left_out=NARROW + PAPER, show=pairing),
+        Column("dose", "dose", show=value_of("dose", second)),
+        Column("front", "Pareto", show=value_of("on_front", {True: "front", False: "-"}.__getitem__)),
+        Column("params", "params", left_out=PAPER, show=value_of("params", scaled)),
+        Column("macs", "MACs", left_out=PAPER, show=value_of("macs", scaled)),
+        Column("latency", "latency ms", left_out=PAPER, show=latency("latency_ms")),
+        Column("fused", "fused ms", left_out=PAPER, show=latency("latency_fused_ms")),
     ]
-    labels = [Cell(one_line(row.arm, 400) + " (baseline)" * bool(row.is_baseline)) for row in rows]
-    cells = {
-        "arm": labels,
-        "n": each("n", str),
-        "missing": each("missing", str),
-        "mean": [spread(row) for row in rows],
-        "diff": each("diff", lambda value: signed(value, finer)),
-        "interval": interval("ci_low", "ci_high"),
-        "worst": each("worst_diff", lambda value: signed(value, finer)),
-        "boot": interval("boot_low", "boot_high"),
-        "p": each("p_corrected", p_shown),
-        "wilcoxon": each("wilcoxon_p_corrected", p_shown),
-        "equivalence": each("equivalence_p_corrected", p_shown),
-        "verdict": each("verdict", str),
-        "g_z": each("g_z", lambda value: signed(value, 2)),
-        "pairing": bought,
-        "dose": each("dose", lambda value: significant(value, 2)),
-        "front": each("on_front", lambda member: "front" if member else "-"),
-        "params": each("params", scaled),
-        "macs": each("macs", scaled),
-        "latency": latency("latency_ms"),
-        "fused": latency("latency_fused_ms"),
-    }
+
+
+def _displayed(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> tuple[list[Column], list[Row]]:
+    columns = _columns_of(data, metric, judging)
+    cells = [row.cells for row in rows_of(columns, data.itertuples(index=False))]
     kept = [
-        replace(column, title=titles.get(column.name, column.title))
-        for column in COLUMNS
-        if column.name in ALWAYS or any(cell.text != "-" for cell in cells[column.name])
+        at for at, column in enumerate(columns) if column.name in ALWAYS or any(row[at].text != "-" for row in cells)
     ]
-    return kept, [Row(row) for row in zip(*(cells[column.name] for column in kept), strict=True)]
+    return [columns[at] for at in kept], [Row([row[at] for at in kept]) for row in cells]
 
 
 def digits_of(data: pd.DataFrame, metric: MetricColumn) -> tuple[int, int]:
@@ -305,7 +281,7 @@ def digits_of(data: pd.DataFrame, metric: MetricColumn) -> tuple[int, int]:
     return decimals, interval_decimals(intervals, decimals)
 
 
-def verdict_lines(data: pd.DataFrame, columns: Sequence[Column], shown: Sequence[Row], judging: Judging) -> list[str]:
+def _verdict_lines(data: pd.DataFrame, columns: Sequence[Column], shown: Sequence[Row], judging: Judging) -> list[str]:
     """Say of each row its verdict, and in brackets what that rests on: "stage4: better than the baseline (p = 0.01)"."""
     places = [(at, TITLED[column.name]) for at, column in enumerate(columns) if column.name in TITLED]
     corrected = "" if judging.correction == "none" else "corrected "

@@ -92,7 +92,7 @@ def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm
         )
     known = frame[frame["arch_hash"].notna() | frame["arm"].notna()]
     known = known[known["status"] != "duplicate"].reset_index(drop=True)  # another trial is the arm's
-    number, what = group_numbers(known)
+    number, what = _group_numbers(known)
     if not len(known):
         return []
     ok, position = (known["status"] == "ok").to_numpy(dtype=bool), np.arange(len(known))
@@ -123,11 +123,11 @@ def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm
         )
     if declared is not None and declared.design is not None:
         set_by = [set(texts) for _, texts in known["overrides"].fillna("").groupby(number)]
-        arms = laid_over(arms, declared.design, set_by)
-    return with_distinct_labels(arms)
+        arms = _laid_over(arms, declared.design, set_by)
+    return _with_distinct_labels(arms)
 
 
-def group_numbers(known: pd.DataFrame) -> tuple[np.ndarray, int]:
+def _group_numbers(known: pd.DataFrame) -> tuple[np.ndarray, int]:
     """Number the arm of each trial, in order of first appearance.
 
     A trial that failed before its network was known goes to the arm of its name; one without a recipe to the only
@@ -150,7 +150,7 @@ def group_numbers(known: pd.DataFrame) -> tuple[np.ndarray, int]:
     return number, len(numbers)
 
 
-def with_distinct_labels(arms: list[Arm]) -> list[Arm]:
+def _with_distinct_labels(arms: list[Arm]) -> list[Arm]:
     """Put the hash of the architecture, or of the recipe, behind labels that several arms share."""
     by_label, by_network = Counter(arm.label for arm in arms), Counter((arm.label, arm.arch_hash) for arm in arms)
     distinct = []
@@ -215,7 +215,7 @@ def declared_by(frame: pd.DataFrame) -> Declared:
         return Declared(fault=f"{error}: arms that were trained by different recipes are not compared")
 
 
-def laid_over(arms: Sequence[Arm], design: DeclaredDesign, set_by: Sequence[Collection[str]]) -> list[Arm]:
+def _laid_over(arms: Sequence[Arm], design: DeclaredDesign, set_by: Sequence[Collection[str]]) -> list[Arm]:
     """Give each arm the levels of its cell, and let arms whose recipes differ by the design's own factors be compared.
 
     An arm of several cells (a branch argument where nothing is placed builds one network) has the levels of the first.

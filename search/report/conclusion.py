@@ -14,6 +14,7 @@ from search.report.judging import POWER, Judging, within
 from search.report.notes import changes_of
 from search.report.values import Reading, has_looks
 from search.report.words import counted, counted_range, interval_decimals, joined, p_is, signed, significant, span
+from search.stats.inference import MAX_SEEDS
 from search.stats.paired import (
     AFTER_CORRECTION,
     AHEAD,
@@ -25,7 +26,6 @@ from search.stats.paired import (
     UNDECIDED,
     WORSE,
 )
-from search.stats.power import MAX_SEEDS
 
 SOURCES = {
     "final with looks": "test images, the networks of the looks",
@@ -54,7 +54,7 @@ def conclusion(data: pd.DataFrame, metric: MetricColumn, phase: str, judging: Ju
     elif not baselines[0].n:
         said = [f"The baseline, {baselines[0].arm}, finished on no seed, so no difference can be given."]
     else:
-        said = comparisons(str(baselines[0].arm), others, metric, judging)
+        said = _comparisons(str(baselines[0].arm), others, metric, judging)
     if phase == "search":
         said.append(
             "These are the numbers that chose the arms, not a re-evaluation on fresh seeds: the best look too good."
@@ -64,40 +64,39 @@ def conclusion(data: pd.DataFrame, metric: MetricColumn, phase: str, judging: Ju
     return " ".join(said)
 
 
-def comparisons(baseline: str, others: list[Any], metric: MetricColumn, judging: Judging) -> list[str]:
-    """Say, group by group, how the arms compare with the baseline."""
+def _comparisons(baseline: str, others: list[Any], metric: MetricColumn, judging: Judging) -> list[str]:
     said = []
     intervals = [(row.ci_low, row.ci_high) for row in others if pd.notna(row.ci_low)]
     digits = interval_decimals(intervals, metric.decimals)
     for words, kind in ((BETTER, "better"), (WORSE, "worse")):
-        told = starting(words, others)
+        told = _starting(words, others)
         if told:
             be = "is" if len(told) == 1 else "are"
-            said.append(f"{listed(told, metric, digits)} {be} {kind} than the baseline ({baseline}).")
-    survivors = starting(AHEAD, others) + starting(BEHIND, others)
-    said += [survivor_sentence(baseline, row, metric, digits) for row in survivors]
-    found = starting(BETTER, others) + starting(WORSE, others) + survivors
+            said.append(f"{_listed(told, metric, digits)} {be} {kind} than the baseline ({baseline}).")
+    survivors = _starting(AHEAD, others) + _starting(BEHIND, others)
+    said += [_survivor_sentence(baseline, row, metric, digits) for row in survivors]
+    found = _starting(BETTER, others) + _starting(WORSE, others) + survivors
     if found and judging.correction == "none" and len(intervals) > 1:
         said.append(
             f"The p-values are not corrected: {len(intervals)} comparisons at {ALPHA:.0%} give "
             f"{significant(ALPHA * len(intervals), 2)} false findings on average where no arm differs."
         )
-    said += exaggeration_sentence(found)
-    said += equivalents(baseline, others, metric, judging)
-    lost = starting(AFTER_CORRECTION, others)
+    said += _exaggeration_sentence(found)
+    said += _equivalents(baseline, others, metric, judging)
+    lost = _starting(AFTER_CORRECTION, others)
     if lost:
         alone = "its interval, taken alone, leaves" if len(lost) == 1 else "their intervals, each taken alone, leave"
         said.append(
-            f"{listed(lost, metric, digits)} cannot be told from the baseline ({baseline}) after correction, though {alone} out "
+            f"{_listed(lost, metric, digits)} cannot be told from the baseline ({baseline}) after correction, though {alone} out "
             "zero."
         )
-    undecided = starting(UNDECIDED, others)
+    undecided = _starting(UNDECIDED, others)
     if undecided:
         every = len(undecided) == len(others) > 1
-        who = f"None of the {len(others)} arms can" if every else f"{named([row.arm for row in undecided])} cannot"
+        who = f"None of the {len(others)} arms can" if every else f"{_named([row.arm for row in undecided])} cannot"
         said.append(f"{who} be told from the baseline ({baseline}).")
     said += resolution([*lost, *undecided], metric, digits, judging)
-    for row in (row for row in others if starting((EQUAL, CONSTANT), [row])):
+    for row in (row for row in others if _starting((EQUAL, CONSTANT), [row])):
         each = f"on each of {counted(row.n_paired, 'shared seed')}"
         if row.verdict.startswith(EQUAL):
             said.append(f"{row.arm} equals the baseline {each}.")
@@ -107,25 +106,23 @@ def comparisons(baseline: str, others: list[Any], metric: MetricColumn, judging:
     few = [row.arm for row in others if pd.notna(row.n_paired) and row.n_paired < 2]
     if few:
         share = f"share{'s' * (len(few) == 1)} fewer than two finished seeds with the baseline ({baseline})"
-        said.append(f"Nothing can be said about {named(few)}, which {share}.")
+        said.append(f"Nothing can be said about {_named(few)}, which {share}.")
     foreign = [row.arm for row in others if pd.isna(row.n_paired)]
     if foreign:
         were = "was" if len(foreign) == 1 else "were"
-        said.append(f"{named(foreign)} {were} trained by another recipe than the baseline: not compared.")
+        said.append(f"{_named(foreign)} {were} trained by another recipe than the baseline: not compared.")
     return said
 
 
-def starting(words: str | tuple[str, ...], rows: list[Any]) -> list[Any]:
-    """Return the rows whose verdict begins with these words."""
+def _starting(words: str | tuple[str, ...], rows: list[Any]) -> list[Any]:
     return [row for row in rows if pd.notna(row.verdict) and row.verdict.startswith(words)]
 
 
-def survivor_sentence(baseline: str, row: Any, metric: MetricColumn, digits: int) -> str:
-    """Say what is known of an arm that differs on the seeds that are left, where a training failed on others."""
+def _survivor_sentence(baseline: str, row: Any, metric: MetricColumn, digits: int) -> str:
     words, _, on_which = str(row.verdict).partition(" on the ")
     kind = "better" if words.startswith(AHEAD) else "worse"
     said = (
-        f"{row.arm} ({amount(row, metric, digits)}) is {words.replace('the baseline', f'the baseline ({baseline})')} on the "
+        f"{row.arm} ({_amount(row, metric, digits)}) is {words.replace('the baseline', f'the baseline ({baseline})')} on the "
         f"{on_which}, which does not make it {kind}"
     )
     if pd.isna(row.worst_diff):
@@ -133,19 +130,18 @@ def survivor_sentence(baseline: str, row: Any, metric: MetricColumn, digits: int
     return f"{said}: with a failed seed counted as {metric.worst:g} %, the difference is {signed(row.worst_diff, digits)} {metric.unit}."
 
 
-def exaggeration_sentence(found: list[Any]) -> list[str]:
-    """Say by how much findings of low power exaggerate (type M error)."""
+def _exaggeration_sentence(found: list[Any]) -> list[str]:
     low = [row for row in found if pd.notna(row.power) and row.power < POWER]
     if not low:
         return []
     chance, factor = span((row.power for row in low), ".0%"), span((row.exaggeration for row in low), ".1f")
     return [
-        f"Power is low for {named([row.arm for row in low])}: were the true difference as large as measured, {chance} of such "
+        f"Power is low for {_named([row.arm for row in low])}: were the true difference as large as measured, {chance} of such "
         f"studies would find it, on average {factor} times too large; a smaller one, more so."
     ]
 
 
-def equivalents(baseline: str, others: list[Any], metric: MetricColumn, judging: Judging) -> list[str]:
+def _equivalents(baseline: str, others: list[Any], metric: MetricColumn, judging: Judging) -> list[str]:
     """Say which arms were shown to be equivalent to the baseline, or that none was."""
     if judging.margin is None:
         return []
@@ -158,28 +154,26 @@ def equivalents(baseline: str, others: list[Any], metric: MetricColumn, judging:
     p = ("" if len(same) == 1 else "largest ") + ("" if judging.correction == "none" else "corrected ")
     p += p_is(max(float(row.equivalence_p_corrected) for row in same))
     return [
-        f"{named([row.arm for row in same])} {be} equivalent to the baseline ({baseline}) within {margin} (two one-sided "
+        f"{_named([row.arm for row in same])} {be} equivalent to the baseline ({baseline}) within {margin} (two one-sided "
         f"t tests, {p})."
     ]
 
 
-def amount(row: Any, metric: MetricColumn, digits: int) -> str:
-    """Format a difference with its unit, interval and seeds."""
+def _amount(row: Any, metric: MetricColumn, digits: int) -> str:
     value = f"{signed(row.diff, digits)} {metric.unit}"
     interval = f"95% interval {signed(row.ci_low, digits)} to {signed(row.ci_high, digits)}"
     return f"{value}, {interval}, {counted(row.n_paired, 'seed')}"
 
 
-def listed(rows: list[Any], metric: MetricColumn, digits: int) -> str:
+def _listed(rows: list[Any], metric: MetricColumn, digits: int) -> str:
     """Name a few arms with their differences; count the rest of many."""
-    told = [f"{row.arm} ({amount(row, metric, digits)})" for row in rows]
+    told = [f"{row.arm} ({_amount(row, metric, digits)})" for row in rows]
     if len(told) > NAMED_ARMS:
         told[NAMED_ARMS:] = [f"{len(told) - NAMED_ARMS} more"]
     return joined(told)
 
 
-def named(arms: list[str]) -> str:
-    """Name a few arms; count many."""
+def _named(arms: list[str]) -> str:
     return joined(arms) if len(arms) <= NAMED_ARMS else f"{len(arms)} arms"
 
 

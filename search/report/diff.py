@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, list_arms
 from search.report.judging import Compared
 from search.report.reading.load import differing, flat, load_study, recipe_folders, recipe_settings
-from search.report.table import Column, Row, Table, dash, interval_shown, with_dtypes
+from search.report.table import Column, Table, interval_of, rows_of, value_of, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, interval_decimals, joined, one_line, signed
 from search.stats.paired import CONFIDENCE, difference
@@ -56,10 +57,10 @@ def diff_studies(
     trials = [frame[frame["phase"] == phases[0]] for frame in frames]
     chosen = metric_to_read(pd.concat(trials), phases[0], metric)
     arms = [list_arms(frame) for frame in trials]
-    pairs, only = matched(arms[0], arms[1])
-    rows = [diff_row(one, other, chosen.column) for one, other in pairs]
+    pairs, only = _matched(arms[0], arms[1])
+    rows = [_diff_row(one, other, chosen.column) for one, other in pairs]
     data = with_dtypes(rows, DIFF_COLUMNS)
-    settings, unread = settings_that_differ((a, b), trials)
+    settings, unread = _settings_that_differ((a, b), trials)
     notes = [
         f"Phase {phases[0]}, {chosen.title}: {chosen.meaning}. Differences are B minus A.",
         "95% intervals and p-values are not corrected for the number of rows: paired t over the seeds both studies "
@@ -68,19 +69,19 @@ def diff_studies(
     if len(data) and not data["same_recipe"].all():
         notes.append("Some arms were trained by different recipes: such a difference is that of the recipes too.")
     notes += unread
-    columns, shown = displayed(data, chosen)
+    columns = _columns_of(data, chosen)
     return Table(
         name="diff",
         title=f"A {a} against B {b}",
         columns=columns,
-        rows=shown,
+        rows=rows_of(columns, data.itertuples(index=False)),
         data=data,
-        conclusion=said_of(only, settings),
+        conclusion=_said_of(only, settings),
         notes=[*(f"{name}: {values[0]} in A, {values[1]} in B" for name, values in settings.items()), *notes],
     )
 
 
-def matched(a: Sequence[Arm], b: Sequence[Arm]) -> tuple[list[tuple[Arm, Arm]], tuple[list[str], list[str]]]:
+def _matched(a: Sequence[Arm], b: Sequence[Arm]) -> tuple[list[tuple[Arm, Arm]], tuple[list[str], list[str]]]:
     """Pair the arms that built the same network; of one network under several recipes, those of equal recipe first."""
     left = list(b)
     found: dict[int, Arm] = {}
@@ -99,8 +100,7 @@ def matched(a: Sequence[Arm], b: Sequence[Arm]) -> tuple[list[tuple[Arm, Arm]], 
     return [(a[at], found[at]) for at in sorted(found)], only
 
 
-def diff_row(one: Arm, other: Arm, metric: str) -> dict[str, Any]:
-    """Compute one row: arm `other` of study B minus arm `one` of study A."""
+def _diff_row(one: Arm, other: Arm, metric: str) -> dict[str, Any]:
     a, b = one.values(metric), other.values(metric)
     row = Compared(result=difference(b, a)).columns()
     if row["n_paired"] < 2:
@@ -120,7 +120,7 @@ def diff_row(one: Arm, other: Arm, metric: str) -> dict[str, Any]:
     }
 
 
-def settings_that_differ(
+def _settings_that_differ(
     paths: tuple[str | os.PathLike[str], str | os.PathLike[str]], trials: Sequence[pd.DataFrame]
 ) -> tuple[dict[str, list[Any]], list[str]]:
     """Compare the recipes, commits and versions of two studies; say what could not be read."""
@@ -143,8 +143,7 @@ def settings_that_differ(
     return differ, notes
 
 
-def said_of(only: tuple[list[str], list[str]], settings: Mapping[str, list[Any]]) -> str:
-    """Say which arms one study has alone, and how many settings differ."""
+def _said_of(only: tuple[list[str], list[str]], settings: Mapping[str, list[Any]]) -> str:
     said = [
         f"{counted(len(labels), 'arm')} only in {name}: {joined(labels)}."
         for name, labels in zip("AB", only, strict=True)
@@ -155,28 +154,26 @@ def said_of(only: tuple[list[str], list[str]], settings: Mapping[str, list[Any]]
     return " ".join(said)
 
 
-def displayed(data: pd.DataFrame, metric: MetricColumn) -> tuple[list[Column], list[Row]]:
-    """Round the numbers for a reader."""
-    lines: list[Any] = list(data.itertuples(index=False))
-    digits = interval_decimals([(row.ci_low, row.ci_high) for row in lines if pd.notna(row.ci_low)], metric.decimals)
-    columns = [
-        Column(name="arm", title="arm", kind="words"),
-        Column(name="a", title=f"A {metric.title} (n)"),
-        Column(name="b", title=f"B {metric.title} (n)"),
-        Column(name="diff", title="B - A", kind="math"),
-        Column(name="interval", title="95% interval"),
-        Column(name="p", title="p"),
+def _columns_of(data: pd.DataFrame, metric: MetricColumn) -> list[Column]:
+    ends = data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
+    digits = interval_decimals(ends, metric.decimals)
+
+    def mean(study: str) -> Callable[[Any], str]:
+        def show(line: Any) -> str:
+            value, n = getattr(line, f"mean_{study}"), getattr(line, f"n_{study}")
+            return "-" if pd.isna(value) else f"{value:.{digits}f} ({n})"
+
+        return show
+
+    def interval(line: Any) -> str:
+        is_welch = pd.notna(line.ci_low) and line.n_paired == 0
+        return interval_of("ci_low", "ci_high", digits)(line) + (" Welch" if is_welch else "")
+
+    return [
+        Column("arm", "arm", "words", show=lambda line: one_line(line.arm, 400)),
+        Column("a", f"A {metric.title} (n)", show=mean("a")),
+        Column("b", f"B {metric.title} (n)", show=mean("b")),
+        Column("diff", "B - A", "math", show=value_of("diff", partial(signed, decimals=digits))),
+        Column("interval", "95% interval", show=interval),
+        Column("p", "p", show=value_of("p_value", "{:.2g}".format)),
     ]
-    rows = []
-    for row in lines:
-        interval = interval_shown(row.ci_low, row.ci_high, digits)
-        means = ((row.mean_a, row.n_a), (row.mean_b, row.n_b))
-        texts = (
-            one_line(row.arm, 400),
-            *("-" if pd.isna(mean) else f"{mean:.{digits}f} ({n})" for mean, n in means),
-            dash(row.diff, lambda value: signed(value, digits)),
-            interval + (" Welch" if pd.notna(row.ci_low) and row.n_paired == 0 else ""),
-            dash(row.p_value, "{:.2g}".format),
-        )
-        rows.append(Row.of(texts))
-    return columns, rows

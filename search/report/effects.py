@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 from search.ledger.metric import MetricColumn
 from search.report.arms import CONTROL, Arm, Declared, comparable, marked_baseline
 from search.report.judging import CORRECTIONS
-from search.report.table import Column, Row, Table, interval_shown
+from search.report.table import Column, Table, interval_of, rows_of, value_of
 from search.report.values import Reading, arm_values, levels, overrides, read_arms
 from search.report.words import P_TITLES, counted, interval_decimals, joined, p_is, p_shown, signed
 from search.stats.effects import SEED, FactorialEffects, factorial_effects, levels_of
@@ -63,56 +63,52 @@ def effects_table(
 def effects_of_arms(read: Reading, factors: Sequence[str], correction: Correction = "holm", study: str = "") -> Table:
     """Estimate the effects of factors over arms; errors as `effects_table`."""
     metric, design = read.metric, read.declared.design
-    kept, notes = of_one_kind(read.arms, factors)
-    rows = rows_of(kept, arm_values(kept, metric.column), factors, metric)
+    kept, notes = _of_one_kind(read.arms, factors)
+    rows = trials_of(kept, arm_values(kept, metric.column), factors, metric)
     result = factorial_effects(rows, metric.column, list(factors))
     corrected = adjusted_p_values(result.terms["p_value"], correction)
-    data = data_of(result, rows, corrected)
+    data = _data_of(result, rows, corrected)
     fraction = design is not None and design.kind == "fractional"
-    columns, shown = displayed(data, metric, correction)
+    columns = _columns_of(data, metric, correction)
     return Table(
         name="effects",
         title=f"{study}: effects on {metric.title}" if study else f"Effects on {metric.title}",
         columns=columns,
-        rows=shown,
+        rows=rows_of(columns, data.assign(first=~data["term"].duplicated()).itertuples(index=False)),
         data=data,
-        conclusion=said_of(result, corrected, metric, correction),
+        conclusion=_said_of(result, corrected, metric, correction),
         notes=[
-            *method_notes(result, correction, fraction, len(factors) > 2),
+            *_method_notes(result, correction, fraction, len(factors) > 2),
             *notes,
-            *shared_cells(kept),
+            *_shared_cells(kept),
             *(f"{note}." for note in result.notes),
         ],
         of="the effects",
     )
 
 
-def displayed(data: pd.DataFrame, metric: MetricColumn, correction: Correction) -> tuple[list[Column], list[Row]]:
-    """Round the numbers for a reader; what is a whole term's stands in its first line alone."""
-    lines: list[Any] = list(data.itertuples(index=False))
-    digits = interval_decimals([(row.ci_low, row.ci_high) for row in lines if pd.notna(row.ci_low)], metric.decimals)
-    columns = [
-        Column(name="term", title="term", kind="words"),
-        Column(name="level", title="level", kind="words"),
-        Column(name="effect", title=f"effect, {metric.unit}", kind="math"),
-        Column(name="interval", title="95% interval", kind="math"),
-        Column(name="f", title="F"),
-        Column(name="p", title=P_TITLES[correction]),
+def _columns_of(data: pd.DataFrame, metric: MetricColumn, correction: Correction) -> list[Column]:
+    """Say how the numbers are rounded for a reader; what is a whole term's stands in its first line alone."""
+    ends = data[["ci_low", "ci_high"]].dropna().itertuples(index=False, name=None)
+    digits = interval_decimals(ends, metric.decimals)
+
+    def once(show: Callable[[Any], str]) -> Callable[[Any], str]:
+        return lambda line: show(line) if line.first else ""
+
+    def level(line: Any) -> str:
+        return line.level if pd.isna(line.reference) else f"{line.level} against {line.reference}"
+
+    def f(line: Any) -> str:
+        return "-" if pd.isna(line.f) else f"{line.f:.3g} ({line.df}, {line.df_error})"
+
+    return [
+        Column("term", "term", "words", show=once(value_of("term"))),
+        Column("level", "level", "words", show=level),
+        Column("effect", f"effect, {metric.unit}", "math", show=lambda line: signed(line.estimate, digits)),
+        Column("interval", "95% interval", "math", show=interval_of("ci_low", "ci_high", digits)),
+        Column("f", "F", show=once(f)),
+        Column("p", P_TITLES[correction], show=once(value_of("p_corrected", p_shown))),
     ]
-    rows = []
-    for number, row in enumerate(lines):
-        first = number == 0 or row.term != lines[number - 1].term
-        f = "-" if pd.isna(row.f) else f"{row.f:.3g} ({row.df}, {row.df_error})"
-        texts = (
-            row.term if first else "",
-            row.level if pd.isna(row.reference) else f"{row.level} against {row.reference}",
-            signed(row.estimate, digits),
-            interval_shown(row.ci_low, row.ci_high, digits),
-            f if first else "",
-            ("-" if pd.isna(row.p_corrected) else p_shown(row.p_corrected)) if first else "",
-        )
-        rows.append(Row.of(texts))
-    return columns, rows
 
 
 def is_factorial(arms: Sequence[Arm], declared: Declared) -> bool:
@@ -148,14 +144,14 @@ def own_factors(arms: Sequence[Arm], declared: Declared) -> list[str]:
     return varying
 
 
-def level_of(arms: Sequence[Arm], factor: str) -> list[str | None]:
+def _level_of(arms: Sequence[Arm], factor: str) -> list[str | None]:
     """Return the level that each arm has of a factor: of the design's own, else of those that rows may be of."""
     if any(factor in arm.levels for arm in arms):
         return [arm.levels.get(factor) for arm in arms]
     return levels(arms, factor)
 
 
-def of_one_kind(arms: Sequence[Arm], factors: Sequence[str]) -> tuple[list[Arm], list[str]]:
+def _of_one_kind(arms: Sequence[Arm], factors: Sequence[str]) -> tuple[list[Arm], list[str]]:
     """Leave out controls, and arms that may not be compared with the baseline; say which."""
     reference = marked_baseline(arms) or next(iter(arms), None)
     kept, notes = [], []
@@ -169,7 +165,7 @@ def of_one_kind(arms: Sequence[Arm], factors: Sequence[str]) -> tuple[list[Arm],
     return kept, notes if len(notes) <= 4 else [*notes[:3], f"So were {len(notes) - 3} more arms."]
 
 
-def rows_of(
+def trials_of(
     arms: Sequence[Arm], measured: Sequence[ArmValues], factors: Sequence[str], metric: MetricColumn
 ) -> pd.DataFrame:
     """Return one row for each finished trial: seed, value, and the levels, the baseline's first in each factor."""
@@ -183,7 +179,7 @@ def rows_of(
         metric.column: np.concatenate([each.values for each in measured]) if measured else [],
     }
     for factor in factors:
-        per_arm = level_of(arms, factor)
+        per_arm = _level_of(arms, factor)
         base = [level for arm, level in zip(arms, per_arm, strict=True) if arm is reference and level is not None]
         order = list(dict.fromkeys([*base, *(level for level in per_arm if level is not None)]))
         each_row = [level for level, n in zip(per_arm, lengths, strict=True) for _ in range(n)]
@@ -191,8 +187,7 @@ def rows_of(
     return pd.DataFrame(columns)
 
 
-def data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[float]) -> pd.DataFrame:
-    """Put estimates and tests into one frame, term by term."""
+def _data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[float]) -> pd.DataFrame:
     lines = result.estimates.merge(
         result.terms.assign(p_corrected=corrected.to_numpy()), on="term", suffixes=("_estimate", ""), sort=False
     )
@@ -203,8 +198,9 @@ def data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[f
     return lines[list(EFFECT_COLUMNS)].astype(EFFECT_COLUMNS)
 
 
-def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: MetricColumn, correction: Correction) -> str:
-    """Say which terms can be told from noise, and which cannot."""
+def _said_of(
+    result: FactorialEffects, corrected: pd.Series[float], metric: MetricColumn, correction: Correction
+) -> str:
     if not result.degrees:
         return "No effect can be tested: no two seeds hold the same cells; add seeds."
     word = "" if correction == "none" else "corrected "
@@ -232,8 +228,7 @@ def said_of(result: FactorialEffects, corrected: pd.Series[float], metric: Metri
     return " ".join(said)
 
 
-def method_notes(result: FactorialEffects, correction: Correction, fraction: bool, many: bool) -> list[str]:
-    """Say how the numbers were made and how to read them."""
+def _method_notes(result: FactorialEffects, correction: Correction, fraction: bool, many: bool) -> list[str]:
     tested = int(result.terms["p_value"].notna().sum())
     how = "not corrected"
     if correction != "none" and tested > 1:
@@ -251,8 +246,7 @@ def method_notes(result: FactorialEffects, correction: Correction, fraction: boo
     return [*notes, *["Interactions of three or more factors are taken to be none."] * many]
 
 
-def shared_cells(arms: Sequence[Arm]) -> list[str]:
-    """Name the cells that built one network, whose trials must not count twice."""
+def _shared_cells(arms: Sequence[Arm]) -> list[str]:
     return [
         f"The cells {joined([repr(name) for name in arm.cell_names])} build one network: it counts once, as the first. "
         "A factor that changes nothing there is nested in another: its effect is that of the other cells."

@@ -111,8 +111,8 @@ def figures_of(arms: Sequence[Arm], metric: MetricColumn, reference: Arm | None,
             doubt=NOT_ALONE if is_latency and values.latency_exclusive is False else "",
             provenance=provenance,
         )
-        cells.append(replace(figure, stars=stars_of(each.facts) if spec.marks and not figure.failed else ""))
-    best = best_of(arms, measured, cells, metric, judging) if spec.bold == "best" else []
+        cells.append(replace(figure, stars=_stars_of(each.facts) if spec.marks and not figure.failed else ""))
+    best = _best_of(arms, measured, cells, metric, judging) if spec.bold == "best" else []
     return [replace(cell, best=position in best) for position, cell in enumerate(cells)]
 
 
@@ -129,14 +129,13 @@ def digits_of(cells: Sequence[Figure], metric: MetricColumn, digits: int | None)
     return decimals_for(half, metric.decimals), decimals_for(widths, decimals_for(half, metric.decimals))
 
 
-def stars_of(fact: Mapping[str, Any]) -> str:
-    """Mark significance and equivalence."""
+def _stars_of(fact: Mapping[str, Any]) -> str:
     p, same = fact["p_corrected"], fact["equivalence_p_corrected"]
     stars = "" if p is None else next((mark for limit, mark in STARS if p < limit), "")
     return ",".join(mark for mark in (stars, "=" if same is not None and same <= ALPHA else "") if mark)
 
 
-def best_of(
+def _best_of(
     arms: Sequence[Arm], measured: Sequence[ArmValues], cells: Sequence[Figure], metric: MetricColumn, judging: Judging
 ) -> list[int]:
     """Return the positions of the best mean and of all that cannot be told from it.
@@ -227,8 +226,8 @@ def legend_of(
     if judged and reference is None:
         said += no_baseline([cell.arm for cell in cells])
     elif judged and reference is not None:
-        said += marks_of(cells, first, judged, reference, spec) if spec.marks else []
-        said += power_of(cells, judged)
+        said += _marks_of(cells, first, judged, reference, spec) if spec.marks else []
+        said += _power_of(cells, judged)
     if spec.bold == "best":
         said.append("Bold: the best mean, and every arm that cannot be told from it.")
     if any(cell.doubt for cell in cells):
@@ -241,11 +240,11 @@ def legend_of(
     lost = int(((frame["phase"] == phase) & (frame["status"] == "unfinished")).sum())
     if lost:
         said.append(f"{counted(lost, 'trial')} left no result (killed, or still running).")
-    said += paper_notes(spec.paper, lines) if spec.paper else []
+    said += _paper_notes(spec.paper, lines) if spec.paper else []
     return [*said, *unreadable(frame), HOW_TO_READ]
 
 
-def marks_of(
+def _marks_of(
     cells: Sequence[Figure], first: Sequence[Figure], metrics: Sequence[MetricColumn], reference: Arm, spec: TableSpec
 ) -> list[str]:
     """Say what stars and equals signs mean; `first` are the figures of the first of the `metrics` that are judged."""
@@ -262,8 +261,7 @@ def marks_of(
     return said
 
 
-def paper_notes(name: str, lines: Sequence[Line]) -> list[str]:
-    """Say where the published figures come from, and which of them stand beside no row of ours."""
+def _paper_notes(name: str, lines: Sequence[Line]) -> list[str]:
     paper = paper_table(name)
     source = f"Paper: {paper.source}. Its data and networks are not ours: the order is to be compared, not the size."
     shown = {line.paper for line in lines}
@@ -272,8 +270,7 @@ def paper_notes(name: str, lines: Sequence[Line]) -> list[str]:
     return [f"{source} {paper.note}".rstrip(), *([beside] if unmatched else [])]
 
 
-def power_of(cells: Sequence[Figure], metrics: Sequence[MetricColumn]) -> list[str]:
-    """Say what the seeds of undecided cells can find."""
+def _power_of(cells: Sequence[Figure], metrics: Sequence[MetricColumn]) -> list[str]:
     said = []
     for metric in metrics:
         own = [cell for cell in cells if cell.metric is metric]

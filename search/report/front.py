@@ -12,7 +12,7 @@ import pandas as pd
 from search.ledger.metric import LATENCIES, metric_columns
 from search.ledger.study_files import read_objectives
 from search.report.arms import Arm, declared_by, list_arms
-from search.report.table import Column, Row, Table
+from search.report.table import Cell, Column, Row, Table
 from search.report.values import arm_values
 from search.report.words import joined, one_line, scaled, significant
 from search.stats.front import on_front
@@ -60,12 +60,12 @@ def front_of(arms: Sequence[Arm], frame: pd.DataFrame, phase: str) -> Front | No
     split = "test" if phase == "final" else "val"
     twins = {f"val_{column.name}": column.column for column in known.values() if column.split == split}
     higher = {twins.get(name, name): sense == "maximize" for name, sense in senses.items()}
-    columns = [values_of(arms, name) for name in higher]
+    columns = [_values_of(arms, name) for name in higher]
     points = np.array(columns, dtype=float).T
     return Front(phase, higher, tuple(arms), points, tuple(on_front(points, list(higher.values()))))
 
 
-def values_of(arms: Sequence[Arm], column: str) -> list[float]:
+def _values_of(arms: Sequence[Arm], column: str) -> list[float]:
     """Return one objective of each arm; NaN where it was not measured."""
     if column not in arms[0].all_trials:
         return [float("nan")] * len(arms)
@@ -94,13 +94,13 @@ def order(front: Front) -> list[int]:
 def front_table(front: Front) -> Table:
     """Make the table of the members of a front, rounded for a reader."""
     members = order(front)
-    columns = [Column(name="arm", title="arm", kind="words")]
+    columns = [Column("arm", "arm", "words")]
     cells = [[one_line(front.arms[position].label, 400) for position in members]]
     for number, name in enumerate(front.higher):
         show = scaled if name in COUNTS else lambda value: significant(value, 4)
-        columns.append(Column(name=name, title=name))
+        columns.append(Column(name, name))
         cells.append([show(float(front.points[position, number])) for position in members])
-    rows = [Row.of(texts) for texts in zip(*cells, strict=True)]
+    rows = [Row([Cell(text) for text in texts]) for texts in zip(*cells, strict=True)]
     return Table(name="front", title=front.title, columns=columns, rows=rows, data=fronts_data([front]))
 
 

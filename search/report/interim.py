@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from search.ledger.study_files import LOOKS_FILE
 from search.report.arms import Arm, comparable, declared_by, list_arms, marked_baseline
 from search.report.notes import gate
 from search.report.reading.load import load_study
-from search.report.table import Column, Row, Table, dash, interval_shown
+from search.report.table import Column, Table, interval_of, rows_of, value_of
 from search.report.values import arm_values
 from search.report.words import counted, one_line, signed
 from search.stats.paired import AHEAD, BEHIND, BETTER, WORSE, survivors
@@ -41,16 +43,6 @@ READ_ON_VALIDATION = (
     "unfinished study has none."
 )
 READ_ON_TEST = "These looks were of an earlier version, and read the test images each time."
-COLUMNS = [
-    Column(name="row", title="row", kind="words"),
-    Column(name="verdict", title="verdict", kind="words"),
-    Column(name="look", title="look"),
-    Column(name="n", title="n"),
-    Column(name="difference", title="difference", kind="math"),
-    Column(name="p", title="p"),
-    Column(name="bound", title="finding if p <="),
-    Column(name="interval", title="repeated interval", kind="math"),
-]
 
 
 def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None:
@@ -73,7 +65,7 @@ def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None
         ) from None
 
 
-def phase_of(metric: str) -> str:
+def _phase_of(metric: str) -> str:
     """The phase whose trials are looked at. Looks of before November 2026 compared test scores."""
     return "final" if metric.startswith("test_") else "search"
 
@@ -84,7 +76,7 @@ def judged_arms(frame: pd.DataFrame, metric: str) -> list[Arm]:
     A row has finished a seed at least, and is one that the ablation table compares with the baseline too: its recipe is the
     baseline's, or the design varies the recipe.
     """
-    arms = list_arms(frame[frame["phase"] == phase_of(metric)], declared_by(frame))
+    arms = list_arms(frame[frame["phase"] == _phase_of(metric)], declared_by(frame))
     arms = [arm for arm in arms if np.isfinite(arm.values(metric)).any()]
     reference = marked_baseline(arms)
     return arms if reference is None else [arm for arm in arms if comparable(arm, reference)]
@@ -119,26 +111,25 @@ def interim_table(study_dir: str | os.PathLike[str]) -> Table | None:
     data = data.rename_axis("arm").reset_index().astype({"arm": "string"})
     looks = ", ".join(map(str, plan.looks))
     names = frame["study"].dropna().unique().tolist()
-    survived = survived_by(arms, column, baseline)
-    rows: list[Any] = list(data.itertuples(index=False))
+    columns = _columns_of(metric, plan, _survived_by(arms, column, baseline))
     return Table(
         name="sequential",
         title=f"{' + '.join(names) or study_dir}: sequential comparison, {metric.title}, looks at {looks} seeds",
-        columns=COLUMNS,
-        rows=[displayed(row, metric, plan, survived.get(str(row.arm), "")) for row in rows],
+        columns=columns,
+        rows=rows_of(columns, data.itertuples(index=False)),
         data=data,
-        notes=notes_of(plan, data, metric, baseline, frame, arms),
+        notes=_notes_of(plan, data, metric, baseline, frame, arms),
     )
 
 
-def survived_by(arms: list[Arm], column: str, baseline: str | None) -> dict[str, str]:
+def _survived_by(arms: list[Arm], column: str, baseline: str | None) -> dict[str, str]:
     """On which seeds the verdict of an arm rests that failed, or whose baseline failed, on others: such a one is not better."""
     values = dict(zip([arm.label for arm in arms], arm_values(arms, column), strict=True))
     others = [] if baseline is None else [(label, own) for label, own in values.items() if label != baseline]
     return {label: survivors(own, values[str(baseline)], None).on_which() for label, own in others}
 
 
-def notes_of(
+def _notes_of(
     plan: LookPlan, data: pd.DataFrame, metric: MetricColumn, baseline: str | None, frame: pd.DataFrame, arms: list[Arm]
 ) -> list[str]:
     """Name the method, and say how the table is to be read."""
@@ -151,7 +142,7 @@ def notes_of(
         f"false finding over all looks and rows is at most {plan.alpha:g}, split over the looks by "
         f"{SPENDING_WORDS[plan.spending]} and within a look over the undecided rows by Holm's procedure (1979). Repeated "
         f"confidence intervals (Jennison and Turnbull 2000), {level} over all looks and rows together, in {metric.unit}.",
-        READ_ON_TEST if phase_of(metric.column) == "final" else READ_ON_VALIDATION,
+        READ_ON_TEST if _phase_of(metric.column) == "final" else READ_ON_VALIDATION,
         "These are the figures to report: p-values and intervals of the ablation table are those of a fixed number of "
         "seeds and do not account for looking.",
         "A row that was found got no more seeds, so rows have unequal numbers on purpose. A difference that ended early is "
@@ -175,7 +166,7 @@ def notes_of(
             f"The design varies the recipe: its cells have {len(mixed)} (data, training or backbone), and the difference of such a row "
             "is that of its recipe too."
         )
-    everyone = list_arms(frame[frame["phase"] == phase_of(metric.column)], declared_by(frame))
+    everyone = list_arms(frame[frame["phase"] == _phase_of(metric.column)], declared_by(frame))
     never = sorted({arm.label for arm in everyone} - {arm.label for arm in arms})
     if never:
         notes.append(
@@ -184,22 +175,21 @@ def notes_of(
     return notes
 
 
-def displayed(row: Any, metric: MetricColumn, plan: LookPlan, survived: str) -> Row:
-    """Round a row for a reader; `survived` as `survived_by` has it."""
-    texts = (
-        one_line(row.arm, 400),
-        words_of(row, metric, survived),
-        dash(row.look, lambda look: f"{look} of {len(plan.looks)}"),
-        dash(row.n, str),
-        dash(row.mean, lambda mean: signed(mean, metric.decimals)),
-        *(dash(p, "{:.2g}".format) for p in (row.p_value, row.bound)),
-        interval_shown(row.low, row.high, metric.decimals),
-    )
-    return Row.of(texts)
+def _columns_of(metric: MetricColumn, plan: LookPlan, survived: Mapping[str, str]) -> list[Column]:
+    return [
+        Column("row", "row", "words", show=lambda row: one_line(row.arm, 400)),
+        Column("verdict", "verdict", "words", show=lambda row: _words_of(row, metric, survived.get(str(row.arm), ""))),
+        Column("look", "look", show=value_of("look", lambda look: f"{look} of {len(plan.looks)}")),
+        Column("n", "n"),
+        Column("difference", "difference", "math", show=value_of("mean", partial(signed, decimals=metric.decimals))),
+        Column("p", "p", show=value_of("p_value", "{:.2g}".format)),
+        Column("bound", "finding if p <=", show=value_of("bound", "{:.2g}".format)),
+        Column("interval", "repeated interval", "math", show=interval_of("low", "high", metric.decimals)),
+    ]
 
 
-def words_of(row: Any, metric: MetricColumn, survived: str) -> str:
-    """A row's verdict for a reader; `survived` as `survived_by` has it."""
+def _words_of(row: Any, metric: MetricColumn, survived: str) -> str:
+    """A row's verdict for a reader; `survived` as `_survived_by` has it."""
     if row.verdict == FOUND:
         gains = (row.mean > 0) == metric.higher_is_better
         if survived:

@@ -20,6 +20,12 @@ from search.stats.inference import (
     bootstrap_interval,
     equivalence_p_value,
     error_of_a_row,
+    exaggerations,
+    hedges_factor,
+    minimum_detectable_difference,
+    powers,
+    sd_interval,
+    seeds_needed,
     wilcoxon_p_value,
 )
 from search.stats.paired import (
@@ -37,14 +43,6 @@ from search.stats.paired import (
     shared,
     survivors,
     verdict,
-)
-from search.stats.power import (
-    exaggerations,
-    hedges_factor,
-    minimum_detectable_difference,
-    powers,
-    sd_interval,
-    seeds_needed,
 )
 
 POWER = 0.8
@@ -126,7 +124,7 @@ def compared(
     """Hold each arm against the baseline; `reference` is one of the arms, None where there is none."""
     if reference is None:
         return [Compared() for _ in arms]
-    baseline = measured[position_of(reference, arms)]
+    baseline = measured[_position_of(reference, arms)]
     results = differences_to(reference, arms, measured)
     facts = judged(measured, baseline, results, judging)
     return [
@@ -137,14 +135,13 @@ def compared(
     ]
 
 
-def position_of(reference: Arm, arms: Sequence[Arm]) -> int:
-    """Where one of the arms stands among them."""
+def _position_of(reference: Arm, arms: Sequence[Arm]) -> int:
     return next(position for position, arm in enumerate(arms) if arm is reference)
 
 
 def differences_to(reference: Arm, arms: Sequence[Arm], measured: Sequence[ArmValues]) -> list[PairedDifference | None]:
     """Return the paired difference of each arm to one of them; None for that one, and where recipes forbid it."""
-    results = differences(measured, measured[position_of(reference, arms)])
+    results = differences(measured, measured[_position_of(reference, arms)])
     return [
         None if arm is reference or not comparable(arm, reference) else result
         for arm, result in zip(arms, results, strict=True)
@@ -180,14 +177,14 @@ def judged(
         for fact, result in zip(facts, results, strict=True)
         if result is not None and fact["p_corrected"] is not None
     ]
-    exaggerated([row for row in sized if row[0]["p_corrected"] <= ALPHA and row[2]], error, judging.margin)
+    _exaggerated([row for row in sized if row[0]["p_corrected"] <= ALPHA and row[2]], error, judging.margin)
     if judging.margin is not None:
-        planned([row for row in sized if row[0]["p_corrected"] > ALPHA], error, judging.margin)
-    second_opinions(facts, arms, reference, results, judging)
+        _planned([row for row in sized if row[0]["p_corrected"] > ALPHA], error, judging.margin)
+    _second_opinions(facts, arms, reference, results, judging)
     return facts
 
 
-def exaggerated(found: Sequence[Sized], error: float, margin: float | None) -> None:
+def _exaggerated(found: Sequence[Sized], error: float, margin: float | None) -> None:
     """Fill in the power behind each finding, and by how much such findings exaggerate."""
     if not found:
         return
@@ -198,7 +195,7 @@ def exaggerated(found: Sequence[Sized], error: float, margin: float | None) -> N
         fact |= {"power": float(power), "exaggeration": float(factor)}
 
 
-def planned(undecided: Sequence[Sized], error: float, margin: float) -> None:
+def _planned(undecided: Sequence[Sized], error: float, margin: float) -> None:
     """Fill in how many seeds would settle each undecided row."""
     if not undecided:
         return
@@ -210,7 +207,7 @@ def planned(undecided: Sequence[Sized], error: float, margin: float) -> None:
             fact[name] = seeds
 
 
-def second_opinions(
+def _second_opinions(
     facts: list[dict[str, Any]],
     arms: Sequence[ArmValues],
     reference: ArmValues,

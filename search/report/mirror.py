@@ -104,10 +104,10 @@ def mirror_table(
     else:
         facts = {"metrics": [table.metric.column], "phase": table.phase, "baseline": table.baseline}
         said = [table.conclusion, *table.notes]
-    name, rows = table.name, frame_rows(table.data)
+    name, rows = table.name, _frame_rows(table.data)
     tables = {name: rows}
     if len(frame) <= MOST_TRIALS:
-        tables[TRIALS] = frame_rows(frame.drop(columns="provenance"))
+        tables[TRIALS] = _frame_rows(frame.drop(columns="provenance"))
     else:
         said = [*said, f"The {len(frame):,} trials are in the artifact alone, as {TRIALS_FILE}."]
     studies = frame["study"].dropna().unique().tolist()
@@ -143,11 +143,11 @@ def study_tracker(study_dir: Path, frame: pd.DataFrame) -> TrackerConfig | None:
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             continue
         if isinstance(config, dict) and isinstance(config.get("tracker"), dict):
-            return tracker_of(config, path)
+            return _tracker_of(config, path)
     return None
 
 
-def tracker_of(config: Mapping[str, Any], path: Path) -> TrackerConfig:
+def _tracker_of(config: Mapping[str, Any], path: Path) -> TrackerConfig:
     """Read the tracker of a config; interpolations in it are resolved as Hydra resolves them."""
     values = config["tracker"]
     if "${" in str(values):
@@ -167,7 +167,7 @@ def tracker_of(config: Mapping[str, Any], path: Path) -> TrackerConfig:
     return tracker
 
 
-def frame_rows(frame: pd.DataFrame) -> Rows:
+def _frame_rows(frame: pd.DataFrame) -> Rows:
     """Return a data frame as plain values, None for NA and for what is not finite."""
     columns = [
         [None if pd.isna(value) or value in (math.inf, -math.inf) else value for value in frame[name].tolist()]

@@ -39,16 +39,16 @@ def table_notes(read: Reading, data: pd.DataFrame, judging: Judging) -> list[str
     if phase == "final" and read.metric.column.startswith("val_") and not has_looks(frame):
         notes.append("The seeds are fresh, but the validation images are the ones that chose the arms.")
     notes += phase_notes(frame, phase)
-    notes += baseline_notes(read.arms, data, judging)
-    notes += second_notes(data, judging)
+    notes += _baseline_notes(read.arms, data, judging)
+    notes += _second_notes(data, judging)
     notes += change_notes(frame)
     notes += recipe_note(read.arms)
     notes += latency_note(trials)
     notes += gaps(trials, read.arms, data)
     notes += odd_trials(read.arms)
-    notes += disagreement(trials)
+    notes += _disagreement(trials)
     notes += unreadable(frame)
-    return [*notes, f"{made_of(trials, read.arms)} {HOW_TO_READ}"]
+    return [*notes, f"{_made_of(trials, read.arms)} {HOW_TO_READ}"]
 
 
 def unreadable(frame: pd.DataFrame) -> list[str]:
@@ -69,15 +69,14 @@ def phase_notes(frame: pd.DataFrame, phase: str) -> list[str]:
     ]
 
 
-def made_of(trials: pd.DataFrame, arms: Sequence[Arm]) -> str:
-    """Name the images, the backbone, the recipe, the seeds and the commit."""
+def _made_of(trials: pd.DataFrame, arms: Sequence[Arm]) -> str:
     said = []
     for title, column in (("Data", "data_source"), ("backbone", "backbone"), ("recipe", "recipe_hash")):
         values = [str(value) for value in trials[column].dropna().unique()]
         said.append(f"{title} {', '.join(values) or 'not on record'}")
     seeds = arms[0].all_trials["seed"].unique().tolist() if arms else []
     said.append(f"seeds {int_ranges(map(int, seeds)) or 'none'}")
-    commits = facts_of(trials).get("commit", set())
+    commits = _facts_of(trials).get("commit", set())
     said.append(f"commit {', '.join(sorted(commits)) or 'not on record'}")
     return f"{'; '.join(said)}."
 
@@ -99,8 +98,7 @@ def trial_counts(frame: pd.DataFrame, phase: str) -> list[str]:
     return [" ".join(said)] if said else []
 
 
-def baseline_notes(arms: Sequence[Arm], data: pd.DataFrame, judging: Judging) -> list[str]:
-    """Say what the differences are tested by, or why there are none."""
+def _baseline_notes(arms: Sequence[Arm], data: pd.DataFrame, judging: Judging) -> list[str]:
     if not data["is_baseline"].any():
         return no_baseline(arms)
     tested = int(data["p_value"].notna().sum())
@@ -126,7 +124,7 @@ def no_baseline(arms: Sequence[Arm]) -> list[str]:
     return [f"{several if marked else 'No arm is marked as the baseline'}, so no differences: {CHOOSE}."]
 
 
-def second_notes(data: pd.DataFrame, judging: Judging) -> list[str]:
+def _second_notes(data: pd.DataFrame, judging: Judging) -> list[str]:
     """Say what must be known of the tests and intervals that were asked for beside the t test."""
     notes = []
     pairs = sorted({int(n) for n in data["n_paired"].dropna() if n > 1})
@@ -220,11 +218,11 @@ def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[
     return notes
 
 
-def disagreement(trials: pd.DataFrame) -> list[str]:
+def _disagreement(trials: pd.DataFrame) -> list[str]:
     """Name the versions and machines on which the trials do not agree; `odd_trials` tells of commits."""
     differing = [
         f"{name} ({', '.join(sorted(values))})"
-        for name, values in facts_of(trials).items()
+        for name, values in _facts_of(trials).items()
         if len(values) > 1 and name != "commit"
     ]
     if not differing:
@@ -232,7 +230,7 @@ def disagreement(trials: pd.DataFrame) -> list[str]:
     return [f"Trials do not agree on {joined(differing)}: a difference between arms may come from there."]
 
 
-def facts_of(trials: pd.DataFrame) -> dict[str, set[str]]:
+def _facts_of(trials: pd.DataFrame) -> dict[str, set[str]]:
     """The commit, Python, processor and package versions that made the numbers: each with all of its values."""
     facts: dict[str, set[str]] = {}
     for text in trials["provenance"].dropna().unique():
@@ -252,14 +250,14 @@ def gate(arms: Sequence[Arm], metric: MetricColumn) -> list[str]:
         return []
     split = metric.split or "val"
     return [
-        *(line for each in metrics_of(None) if each.has_chance for line in near_chance(arms, each, split)),
-        *losses_that_did_not_fall(arms),
-        *equal_everywhere(arms, metric.column),
-        *nearly_nil(arms),
+        *(line for each in metrics_of(None) if each.has_chance for line in _near_chance(arms, each, split)),
+        *_losses_that_did_not_fall(arms),
+        *_equal_everywhere(arms, metric.column),
+        *_nearly_nil(arms),
     ]
 
 
-def near_chance(arms: Sequence[Arm], metric: Metric, split: str) -> list[str]:
+def _near_chance(arms: Sequence[Arm], metric: Metric, split: str) -> list[str]:
     """Name the arms whose mean is at most two binomial standard errors above what guessing reaches."""
     reached, chance, images = (
         column(arms, name) for name in (f"{split}_{metric.name}", metric.chance, f"{split}_images")
@@ -278,10 +276,10 @@ def near_chance(arms: Sequence[Arm], metric: Metric, split: str) -> list[str]:
         return []
     labels, means, guesses, errors = zip(*found, strict=True)
     reaches = f"guessing reaches {max(guesses):.1f} ± {max(errors):.1f} %"
-    return [f"Hardly better than guessing: {named(labels)} ({span(means, '.1f')} %; {reaches})."]
+    return [f"Hardly better than guessing: {_named(labels)} ({span(means, '.1f')} %; {reaches})."]
 
 
-def losses_that_did_not_fall(arms: Sequence[Arm]) -> list[str]:
+def _losses_that_did_not_fall(arms: Sequence[Arm]) -> list[str]:
     """Name the arms whose training loss rose, was no finite number any more, or stayed where it was."""
     first, last, epochs = (column(arms, name) for name in ("train_loss_first", "train_loss", "epochs"))
     more = np.isfinite(first) & np.isfinite(last) & (epochs > 1)
@@ -296,11 +294,11 @@ def losses_that_did_not_fall(arms: Sequence[Arm]) -> list[str]:
     ):
         counts = {arm.label: (int(which[arm.start : arm.stop].sum()), arm.stop - arm.start) for arm in arms}
         found = [f"{label} on {count} of {counted(of, 'seed')}" for label, (count, of) in counts.items() if count]
-        said += [f"{words}: {named(found)}."] if found else []
+        said += [f"{words}: {_named(found)}."] if found else []
     return said
 
 
-def equal_everywhere(arms: Sequence[Arm], metric: str) -> list[str]:
+def _equal_everywhere(arms: Sequence[Arm], metric: str) -> list[str]:
     """Name the arms that have the same figures as another one on the same two seeds or more."""
     values, seeds = column(arms, metric), column(arms, "seed")
     known = finished(arms) & np.isfinite(values)
@@ -310,13 +308,13 @@ def equal_everywhere(arms: Sequence[Arm], metric: str) -> list[str]:
         if len(keep) > 1:
             same.setdefault((seeds[keep].tobytes(), values[keep].tobytes()), []).append(arm.label)
     return [
-        f"Equal on every seed to the last digit, so hardly trained or too coarsely measured: {named(labels)}."
+        f"Equal on every seed to the last digit, so hardly trained or too coarsely measured: {_named(labels)}."
         for labels in same.values()
         if len(labels) > 1
     ]
 
 
-def nearly_nil(arms: Sequence[Arm]) -> list[str]:
+def _nearly_nil(arms: Sequence[Arm]) -> list[str]:
     """Name the arms whose added branches give next to nothing beside the convolution."""
     values, ok = column(arms, "dose"), finished(arms)
     means = {arm.label: geometric_mean(values[arm.start : arm.stop][ok[arm.start : arm.stop]]) for arm in arms}
@@ -326,7 +324,7 @@ def nearly_nil(arms: Sequence[Arm]) -> list[str]:
         if dose is not None and dose < NEARLY_NIL
     ]
     return (
-        [f"Nearly the plain network, since the added branches give next to nothing: {named(found)}."] if found else []
+        [f"Nearly the plain network, since the added branches give next to nothing: {_named(found)}."] if found else []
     )
 
 
@@ -341,6 +339,6 @@ def finished(arms: Sequence[Arm]) -> np.ndarray:
     return (arms[0].all_trials["status"] == "ok").to_numpy(dtype=bool)
 
 
-def named(arms: Sequence[str]) -> str:
+def _named(arms: Sequence[str]) -> str:
     """Name a few arms; name some and count the rest of many."""
     return joined(list(arms) if len(arms) <= NAMED else [*arms[: NAMED - 1], f"{len(arms) - NAMED + 1} more"])

@@ -65,7 +65,7 @@ class PivotTable(Table):
     @property
     def figures(self) -> list[tuple[Line, str, Figure]]:
         """Every figure there is, with its line and the level of its column ("" where it has none)."""
-        return placed(self.lines, self.groups, self.metrics)
+        return _placed(self.lines, self.groups, self.metrics)
 
     @property
     def provenance(self) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def pivot_table(
     if read.reference is None and spec.show.startswith("diff"):
         raise ValueError(f"show={spec.show} needs a baseline and none, or more than one, is marked; set baseline")
     columns = {metric.column: figures_of(read.arms, metric, read.reference, spec) for metric in metrics}
-    groups, lines = arranged(read.arms, columns, metrics, read.reference, spec)
+    groups, lines = _arranged(read.arms, columns, metrics, read.reference, spec)
     paper = paper_table(spec.paper) if spec.paper else None
     lines = lettered([replace(line, paper=published(line, paper)) for line in lines] if paper else lines)
     shown_digits = {metric.column: digits_of(columns[metric.column], metric, spec.digits) for metric in metrics}
@@ -117,9 +117,9 @@ def pivot_table(
     return PivotTable(
         name=spec.name,
         title=spec.caption or title,
-        columns=displayed_columns(spec, groups, metrics, headings),
-        rows=[displayed(line, spec, shown_digits, len(groups) * len(metrics)) for line in lines],
-        data=with_dtypes(data_rows(placed(lines, groups, metrics), headings), PIVOT_COLUMNS),
+        columns=_displayed_columns(spec, groups, metrics, headings),
+        rows=[_displayed(line, spec, shown_digits, len(groups) * len(metrics)) for line in lines],
+        data=with_dtypes(_data_rows(_placed(lines, groups, metrics), headings), PIVOT_COLUMNS),
         notes=legend_of(lines, metrics, read.reference, spec, frame, read.phase),
         spec=spec,
         metrics=metrics,
@@ -129,7 +129,7 @@ def pivot_table(
     )
 
 
-def arranged(
+def _arranged(
     arms: Sequence[Arm],
     columns: dict[str, list[Figure]],
     metrics: Sequence[MetricColumn],
@@ -161,12 +161,12 @@ def arranged(
     if spec.sort == "name":
         rows.sort(key=lambda row: row.name)
     elif spec.sort == "mean":
-        rows.sort(key=lambda row: best_mean(row, metrics[0]))
+        rows.sort(key=lambda row: _best_mean(row, metrics[0]))
     rows.sort(key=lambda row: not row.is_baseline)
     return groups, rows
 
 
-def best_mean(row: Line, metric: MetricColumn) -> float:
+def _best_mean(row: Line, metric: MetricColumn) -> float:
     """Key that puts the row with the best mean of a metric first, and rows without one last."""
     means = [cell.mean for cell in row.figures if cell is not None and cell.metric is metric and cell.n]
     return min(-mean if metric.higher_is_better else mean for mean in means) if means else float("inf")
@@ -182,7 +182,7 @@ def published(row: Line, paper: PaperTable) -> tuple[str, ...]:
     return ("-",) * len(paper.columns)
 
 
-def placed(
+def _placed(
     lines: Sequence[Line], groups: Sequence[str], metrics: Sequence[MetricColumn]
 ) -> list[tuple[Line, str, Figure]]:
     """Return every figure there is, with its line and the level of its column ("" where it has none)."""
@@ -195,26 +195,26 @@ def placed(
     ]
 
 
-def displayed_columns(
+def _displayed_columns(
     spec: TableSpec, groups: Sequence[str], metrics: Sequence[MetricColumn], paper: Sequence[str]
 ) -> list[Column]:
     """Return the columns: the names, ours in their groups, the published ones. Headings say where differences are shown."""
     differ = spec.show.startswith("diff")
     ours = [
         Column(
-            name=f"{group} {metric.column}".strip(),
-            title=f"{metric.title}, difference" if differ and not metric.is_cost else metric.title,
-            kind="point",
+            f"{group} {metric.column}".strip(),
+            f"{metric.title}, difference" if differ and not metric.is_cost else metric.title,
+            "point",
             group=group if spec.columns is not None else None,
         )
         for group in groups
         for metric in metrics
     ]
-    published = [Column(name=title, title=title, kind="words") for title in paper]
-    return [Column(name=spec.rows, title=spec.rows, kind="words"), *ours, *published]
+    published = [Column(title, title, "words") for title in paper]
+    return [Column(spec.rows, spec.rows, "words"), *ours, *published]
 
 
-def displayed(line: Line, spec: TableSpec, digits: Mapping[str, tuple[int, int]], wide: int) -> Row:
+def _displayed(line: Line, spec: TableSpec, digits: Mapping[str, tuple[int, int]], wide: int) -> Row:
     """Round a line for a reader; one that spans is filled up with empty cells."""
     name = Cell(one_line(line.name, 400) + " (baseline)" * line.is_baseline)
     figures = [
@@ -225,8 +225,7 @@ def displayed(line: Line, spec: TableSpec, digits: Mapping[str, tuple[int, int]]
     return Row([name, *figures, *left, *map(Cell, line.paper)], spans=line.spans)
 
 
-def data_rows(figures: Sequence[tuple[Line, str, Figure]], paper: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the figures as plain values by the names of `PIVOT_COLUMNS` (None where there is no value)."""
+def _data_rows(figures: Sequence[tuple[Line, str, Figure]], paper: Sequence[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for row, group, cell in figures:
         pairs = zip(paper, row.paper, strict=True)

@@ -33,13 +33,12 @@ def provenance_of_arms(arms: Sequence[Arm], metric: str) -> list[dict[str, Any]]
     trials = arms[0].all_trials
     columns = {name: [None if pd.isna(value) else value for value in trials[name].tolist()] for name in (*READ, metric)}
     return [
-        provenance_of(arm, {name: values[arm.start : arm.stop] for name, values in columns.items()}, metric)
+        _provenance_of(arm, {name: values[arm.start : arm.stop] for name, values in columns.items()}, metric)
         for arm in arms
     ]
 
 
-def provenance_of(arm: Arm, columns: Mapping[str, list[Any]], metric: str) -> dict[str, Any]:
-    """Say where the cell of one arm comes from; `columns` holds its trials' values."""
+def _provenance_of(arm: Arm, columns: Mapping[str, list[Any]], metric: str) -> dict[str, Any]:
     averaged = [
         at
         for at, (status, value) in enumerate(zip(columns["status"], columns[metric], strict=True))

@@ -83,7 +83,7 @@ def phase_case(frame: pd.DataFrame, metric: MetricColumn) -> TrustCase | None:
         return None
     search, final = (frame[frame["phase"] == phase] for phase in ("search", "final"))
     measured = final.loc[final["status"] == "ok", metric.column].notna().any()
-    cheap, expensive = ranked(search, "search", chose), ranked(final, "final", metric if measured else chose)
+    cheap, expensive = _ranked(search, "search", chose), _ranked(final, "final", metric if measured else chose)
     return case("phases", cheap, expensive, frame) if cheap.values and expensive.values else None
 
 
@@ -96,7 +96,7 @@ def budget_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[
     if trials["epochs_planned"].nunique() < 2 or trials["recipe_hash"].nunique() < 2:
         return []
     alike: dict[str, list[tuple[int, str]]] = {}
-    for recipe, settings in settings_of(trials, folder_of(frame)).items():
+    for recipe, settings in _settings_of(trials, folder_of(frame)).items():
         if settings is not None and isinstance(settings.get(EPOCHS), int):
             rest = {name: value for name, value in settings.items() if name != EPOCHS}
             alike.setdefault(repr(sorted(rest.items())), []).append((settings[EPOCHS], recipe))
@@ -105,7 +105,7 @@ def budget_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[
         *fewer, (most, longest) = sorted(recipes)
         for epochs, recipe in fewer:
             cheap, expensive = (
-                ranked(trials[trials["recipe_hash"] == each], phase, metric) for each in (recipe, longest)
+                _ranked(trials[trials["recipe_hash"] == each], phase, metric) for each in (recipe, longest)
             )
             if cheap.values and expensive.values:
                 cases.append(case("budgets", cheap, expensive, trials, settings={EPOCHS: [epochs, most]}))
@@ -128,16 +128,18 @@ def epoch_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[T
     trials = trials[trials["epochs_planned"] == planned]
     root = folder_of(frame)
     at = {share: epoch for share in SHARES if (epoch := math.ceil(share * planned)) < planned}
-    read = [history_values(root / place, shown.column, [*at.values(), planned]) for place in trials["run_dir"].tolist()]
+    read = [
+        _history_values(root / place, shown.column, [*at.values(), planned]) for place in trials["run_dir"].tolist()
+    ]
     whole = [values is not None for values in read]
     trials = trials[whole]
     values = np.array([each for each in read if each is not None], dtype=float).reshape(-1, len(at) + 1)
     end = f"{PHASE_NAMES[phase]} after the last epoch"
-    expensive = ranked(trials.assign(**{shown.column: values[:, -1]}), phase, shown, end)
+    expensive = _ranked(trials.assign(**{shown.column: values[:, -1]}), phase, shown, end)
     cases = []
     for column, (share, epoch) in enumerate(at.items()):
         early = trials.assign(**{shown.column: values[:, column]})
-        cheap = ranked(early, phase, shown, f"{PHASE_NAMES[phase]} after {IN_WORDS[share]}", (epoch, epoch))
+        cheap = _ranked(early, phase, shown, f"{PHASE_NAMES[phase]} after {IN_WORDS[share]}", (epoch, epoch))
         if cheap.values:
             cases.append(case("epochs", cheap, expensive, trials, left_out=whole.count(False)))
     return cases
@@ -163,12 +165,12 @@ def study_case(cheap: Folder, expensive: Folder, metric: str | None = None, phas
     if other is None or not (has or metric is None):
         raise ValueError(f"no finished trial of {cheap}, phase '{phases[0]}', has {wanted.column}; choose --metric")
     sides = [
-        ranked(rows, each, by, f"{path}, {PHASE_NAMES[each]}")
+        _ranked(rows, each, by, f"{path}, {PHASE_NAMES[each]}")
         for rows, each, by, path in zip(trials, phases, (other, wanted), (cheap, expensive), strict=True)
     ]
     known = []
     for rows, path in zip(trials, (cheap, expensive), strict=True):
-        known += [found for found in settings_of(rows, Path(path)).values() if found is not None][:1]
+        known += [found for found in _settings_of(rows, Path(path)).values() if found is not None][:1]
     settings = differing(known) if len(known) == 2 else {}
     return case("studies", sides[0], sides[1], pd.concat(trials), settings=settings)
 
@@ -200,7 +202,7 @@ def case(
         for side, seeds in zip(found, own, strict=True)
     ]
     ranked_twice = [key for key in shared if all(side[key] for side in kept)]
-    names = names_of(trials, ranked_twice)
+    names = _names_of(trials, ranked_twice)
     series = [pd.Series([np.mean(side[key]) for key in ranked_twice], index=names, dtype=float) for side in kept]
     counts = [[len(side[key]) for key in ranked_twice] or [0] for side in kept]
     k = min(MOST_OF_THE_BEST, max(len(ranked_twice) // 2, 1))  # of all arms, the best k are always the same
@@ -225,14 +227,13 @@ def divide(cheap: set[int], expensive: set[int]) -> tuple[tuple[set[int], set[in
     return own, both
 
 
-def ranked(
+def _ranked(
     trials: pd.DataFrame,
     phase: str,
     metric: MetricColumn,
     name: str | None = None,
     epochs: tuple[int, int] | None = None,
 ) -> Ranking:
-    """Read the finished trials of each arm of one phase."""
     arms = list_arms(trials)
     values: dict[Key, Mapping[int, float]] = {}
     for arm, measured in zip(arms, arm_values(arms, metric.column), strict=True):
@@ -245,7 +246,7 @@ def ranked(
     return Ranking(name=name or PHASE_NAMES[phase], metric=metric, epochs=epochs, values=values)
 
 
-def names_of(trials: pd.DataFrame, keys: Sequence[Any]) -> list[str]:
+def _names_of(trials: pd.DataFrame, keys: Sequence[Any]) -> list[str]:
     """Name networks, with hashes behind a name that several share."""
     named = trials.dropna(subset=["arm", "arch_hash"]).drop_duplicates("arch_hash")
     label = dict(zip(named["arch_hash"], named["arm"], strict=True))
@@ -268,12 +269,11 @@ def folder_of(frame: pd.DataFrame) -> Path:
     return path if path.is_dir() else Path()  # a pooled frame's are relative to the working folder
 
 
-def settings_of(trials: pd.DataFrame, root: Path) -> dict[str, dict[str, Any] | None]:
-    """Read the settings of each recipe from the first trial that has it."""
+def _settings_of(trials: pd.DataFrame, root: Path) -> dict[str, dict[str, Any] | None]:
     return {recipe: recipe_settings(folder) for recipe, folder in recipe_folders(root, trials).items()}
 
 
-def history_values(folder: Path, column: str, epochs: Sequence[int]) -> list[float] | None:
+def _history_values(folder: Path, column: str, epochs: Sequence[int]) -> list[float] | None:
     """Read a metric after some epochs; None where the history is not whole."""
     rows = read_history(folder)
     if len(rows) < max(epochs):

@@ -50,13 +50,8 @@ class Row(NamedTuple):
     title: str = ""
     spans: bool = False
 
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> Row:
-        """Make a row of texts alone."""
-        return cls([Cell(text) for text in texts])
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """How the cells of one column are set.
 
@@ -68,6 +63,7 @@ class Column:
         group: heading above this column and its neighbours; None where no column has one.
         width: characters after which a cell breaks in plain text; None breaks words alone, where the line is too long.
         left_out: forms that have no room for it: "text", "latex".
+        show: what it shows of a line of its builder; by default the value of its name.
     """
 
     name: str
@@ -76,6 +72,7 @@ class Column:
     group: str | None = None
     width: int | None = None
     left_out: tuple[str, ...] = ()
+    show: Callable[[Any], Cell | str] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +103,26 @@ class Table:
     below: tuple[Table, ...] = ()
 
 
-def dash(value: Any, show: Callable[[Any], str]) -> str:
-    """Format a value, or a dash where there is none."""
-    return "-" if pd.isna(value) else show(value)
+def value_of(name: str, show: Callable[[Any], str] = str) -> Callable[[Any], str]:
+    """What shows one value of a line, or a dash where there is none."""
+    return lambda line: "-" if pd.isna(value := getattr(line, name)) else show(value)
 
 
-def interval_shown(low: Any, high: Any, digits: int) -> str:
-    """Format an interval of differences, or a dash where there is none."""
-    return "-" if pd.isna(low) else f"[{signed(low, digits)}, {signed(high, digits)}]"
+def rows_of(columns: Sequence[Column], lines: Iterable[Any]) -> list[Row]:
+    """Show each line of a builder in each of its columns."""
+    shown = [column.show or value_of(column.name) for column in columns]
+    cells = ([show(line) for show in shown] for line in lines)
+    return [Row([Cell(each) if isinstance(each, str) else each for each in row]) for row in cells]
+
+
+def interval_of(low: str, high: str, digits: int) -> Callable[[Any], str]:
+    """What shows an interval of differences, of the values of these names, or a dash where there is none."""
+
+    def show(line: Any) -> str:
+        ends = getattr(line, low), getattr(line, high)
+        return "-" if pd.isna(ends[0]) else f"[{', '.join(signed(end, digits) for end in ends)}]"
+
+    return show
 
 
 def headings(table: Table) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,7 +20,7 @@ from search.report.rankings import (
     study_case,
 )
 from search.report.reading.load import load_study
-from search.report.table import Column, Row, Table, with_dtypes
+from search.report.table import Column, Table, rows_of, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, counted_range, one_line
 
@@ -53,15 +53,35 @@ CAUTION = (
     "ranking is wrong."
 )
 SETTINGS_SHOWN = 6
+
+
+def figure(show: Callable[[TrustCase], str]) -> Callable[[TrustCase], str]:
+    """Show a figure of a comparison, or a dash where the rankings give no tau."""
+    return lambda case: "-" if _not_compared(case) or case.trust.tau is None else show(case)
+
+
 COLUMNS = [
-    Column(name="cheap", title="cheap ranking", kind="words"),
-    Column(name="expensive", title="against", kind="words"),
-    Column(name="n", title="arms"),
-    Column(name="tau", title="tau", kind="math"),
-    Column(name="interval", title="95% interval", kind="math"),
-    Column(name="overlap", title="best in both"),
-    Column(name="chance", title="by chance"),
-    Column(name="regret", title="winner behind"),
+    Column("cheap", "cheap ranking", "words", show=lambda case: _side_words(case.cheap, case.seeds[0])),
+    Column("expensive", "against", "words", show=lambda case: _side_words(case.expensive, case.seeds[1])),
+    Column("n", "arms", show=lambda case: str(case.trust.n)),
+    Column("tau", "tau", "math", show=figure(lambda case: f"{case.trust.tau:.2f}")),
+    Column(
+        "interval",
+        "95% interval",
+        "math",
+        show=figure(lambda case: "-" if case.trust.low is None else f"{case.trust.low:.2f} to {case.trust.high:.2f}"),
+    ),
+    Column("overlap", "best in both", show=figure(lambda case: f"{len(case.trust.top_k)} of {case.trust.k}")),
+    Column(
+        "chance", "by chance", show=figure(lambda case: f"{(case.trust.overlap_by_chance or 0.0) * case.trust.k:.1f}")
+    ),
+    Column(
+        "regret",
+        "winner behind",
+        show=figure(
+            lambda case: f"{case.trust.regret:.{case.expensive.metric.decimals}f} {case.expensive.metric.unit}"
+        ),
+    ),
 ]
 
 
@@ -75,7 +95,7 @@ def trust_notes(frame: pd.DataFrame, table: AblationTable) -> list[str]:
     if table.metric.column != "train_seconds":
         cases += budget_cases(frame, table.phase, table.metric)
     known = [case for case in cases if case is not None and case.arms >= FEWEST_TO_RANK]
-    return [f"Proxy trust: {sentence(case)}" for case in known] + [CAUTION] * bool(known)
+    return [f"Proxy trust: {_sentence(case)}" for case in known] + [CAUTION] * bool(known)
 
 
 def trust_table(paths: Sequence[str | os.PathLike[str]], metric: str | None = None, phase: str | None = None) -> Table:
@@ -101,20 +121,20 @@ def trust_table(paths: Sequence[str | os.PathLike[str]], metric: str | None = No
                 f"{paths[0]} and {paths[1]} have no network in common whose trials finished, so there is nothing to rank twice"
             )
     elif len(paths) == 1:
-        cases = cases_of(paths[0], metric, phase)
+        cases = _cases_of(paths[0], metric, phase)
     else:
         raise ValueError(f"--trust takes one study, or a cheap and an expensive one: {len(paths)} given")
     return Table(
         name="trust",
         title=f"Proxy trust: {' against '.join(map(str, paths))}",
         columns=COLUMNS,
-        rows=[displayed(case) for case in cases],
-        data=with_dtypes([data_row(case) for case in cases], TRUST_COLUMNS),
-        notes=[*(note for case in cases for note in case_notes(case)), CAUTION],
+        rows=rows_of(COLUMNS, cases),
+        data=with_dtypes([_data_row(case) for case in cases], TRUST_COLUMNS),
+        notes=[*(note for case in cases for note in _case_notes(case)), CAUTION],
     )
 
 
-def cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | None) -> list[TrustCase]:
+def _cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | None) -> list[TrustCase]:
     """Find every pair of rankings in one study."""
     frame = load_study(path)
     phases = [name for name in ("final", "search", "single") if (frame["phase"] == name).any()]
@@ -139,37 +159,20 @@ def cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | None
     return known
 
 
-def sentence(case: TrustCase) -> str:
-    """Say one comparison in a short sentence."""
+def _sentence(case: TrustCase) -> str:
     trust = case.trust
-    cheap, expensive = (side_words(*each) for each in zip((case.cheap, case.expensive), case.seeds, strict=True))
+    cheap, expensive = (_side_words(*each) for each in zip((case.cheap, case.expensive), case.seeds, strict=True))
     said = f"{cheap} against {expensive}: "
-    if why := not_compared(case):
+    if why := _not_compared(case):
         return f"{said}not compared, {why}."
-    _, _, n, tau, interval, same, chance, regret = (cell.text for cell in displayed(case).cells)
+    _, _, n, tau, interval, same, chance, regret = (cell.text for cell in rows_of(COLUMNS, [case])[0].cells)
     spread = f" (95% interval {interval})" if interval != "-" else ""
     best = f"{same} best the same (by chance {chance})"
     behind = "is the best there" if trust.regret == 0 else f"is {regret} behind"
     return f"{said}Kendall's tau {tau}{spread} over {n} arms, {best}, its winner {behind}."
 
 
-def displayed(case: TrustCase) -> Row:
-    """Round one comparison for a reader."""
-    trust, unit = case.trust, case.expensive.metric
-    sides = [side_words(*each) for each in zip((case.cheap, case.expensive), case.seeds, strict=True)]
-    figures = ["-"] * 5
-    if not not_compared(case) and trust.overlap_by_chance is not None:
-        figures = [
-            f"{trust.tau:.2f}",
-            "-" if trust.low is None else f"{trust.low:.2f} to {trust.high:.2f}",
-            f"{len(trust.top_k)} of {trust.k}",
-            f"{trust.overlap_by_chance * trust.k:.1f}",
-            f"{trust.regret:.{unit.decimals}f} {unit.unit}",
-        ]
-    return Row.of((*sides, str(trust.n), *figures))
-
-
-def not_compared(case: TrustCase) -> str:
+def _not_compared(case: TrustCase) -> str:
     """Say why two rankings give no tau; empty where they do."""
     if case.trust.n >= FEWEST_TO_RANK:
         return case.trust.note if case.trust.tau is None else ""
@@ -179,15 +182,14 @@ def not_compared(case: TrustCase) -> str:
     return f"{counted(case.arms, 'arm')} in both, {FEWEST_TO_RANK} are the fewest whose order says anything"
 
 
-def side_words(ranking: Ranking, seeds: tuple[int, int]) -> str:
-    """Say what a ranking is made of."""
+def _side_words(ranking: Ranking, seeds: tuple[int, int]) -> str:
     parts = [ranking.metric.title, *([counted_range(*ranking.epochs, "epoch")] if ranking.epochs else [])]
     return f"{ranking.name} ({', '.join([*parts, counted_range(*seeds, 'seed')])} an arm)"
 
 
-def case_notes(case: TrustCase) -> list[str]:
+def _case_notes(case: TrustCase) -> list[str]:
     """Say which arms are among the best of both, and what to be careful about."""
-    why = not_compared(case)
+    why = _not_compared(case)
     notes = [f"not compared, {why}"] if why else []
     if not why and case.trust.top_k:
         notes.append(
@@ -209,8 +211,7 @@ def case_notes(case: TrustCase) -> list[str]:
     return [f"{case.cheap.name}: {'; '.join(notes)}."] if notes else []
 
 
-def data_row(case: TrustCase) -> dict[str, Any]:
-    """Return one comparison by the names of `TRUST_COLUMNS`."""
+def _data_row(case: TrustCase) -> dict[str, Any]:
     return vars(case.trust) | {
         "kind": case.kind,
         "cheap": case.cheap.name,
@@ -224,5 +225,5 @@ def data_row(case: TrustCase) -> dict[str, Any]:
         "tau_low": case.trust.low,
         "tau_high": case.trust.high,
         "top_k": "; ".join(case.trust.top_k) or None,
-        "note": not_compared(case) or case.trust.note or None,
+        "note": _not_compared(case) or case.trust.note or None,
     }

@@ -104,7 +104,7 @@ def factorial_effects(frame: pd.DataFrame, response: str, factors: Sequence[str]
         seeds=seeds,
         degrees=degrees,
         terms=term_tests(found.values, design, terms),
-        estimates=level_estimates(coefficients_SP, terms, levels, degrees),
+        estimates=_level_estimates(coefficients_SP, terms, levels, degrees),
         notes=[*([] if usable.all() else [left_out]), *found.notes, *dropped],
     )
 
@@ -159,17 +159,17 @@ def levels_of(column: pd.Series) -> list[Hashable]:
     return list(dict.fromkeys(column))
 
 
-def codes(n_levels: int) -> np.ndarray:
+def _codes(n_levels: int) -> np.ndarray:
     """Return the deviation coding: one line for each level, one column less; the last level is minus the sum."""
     return np.vstack([np.eye(n_levels - 1), -np.ones(n_levels - 1)])
 
 
-def columns_of(term: Term, levels: Factors, rows: pd.DataFrame) -> np.ndarray:
+def _columns_of(term: Term, levels: Factors, rows: pd.DataFrame) -> np.ndarray:
     """Code one term: products of the codes of its factors, rows x (product of levels - 1)."""
     product = np.ones((len(rows), 1))
     for name in term:
         position = {level: index for index, level in enumerate(levels[name])}
-        coded = codes(len(levels[name]))[[position[level] for level in rows[name]]]
+        coded = _codes(len(levels[name]))[[position[level] for level in rows[name]]]
         product = (product[:, :, None] * coded[:, None, :]).reshape(len(rows), -1)
     return product
 
@@ -186,17 +186,17 @@ def estimable(
     design, notes = np.ones((len(rows), 1)), []
     rank = np.linalg.matrix_rank(seed_columns)
     for term in wanted:
-        added = columns_of(term, levels, rows)
+        added = _columns_of(term, levels, rows)
         new_rank = np.linalg.matrix_rank(np.hstack([seed_columns, design, added]))
         if new_rank - rank < added.shape[1]:
-            notes.append(why_not(term, added, terms, design, seed_columns, rows))
+            notes.append(_why_not(term, added, terms, design, seed_columns, rows))
             continue
         terms[term] = slice(design.shape[1], design.shape[1] + added.shape[1])
         design, rank = np.hstack([design, added]), new_rank
     return terms, design, notes
 
 
-def why_not(
+def _why_not(
     term: Term,
     added: np.ndarray,
     terms: dict[Term, slice],
@@ -249,7 +249,7 @@ def contrasts(design: np.ndarray, where: slice) -> np.ndarray:
     return np.asarray(np.linalg.qr(left)[0])
 
 
-def level_estimates(
+def _level_estimates(
     coefficients_SP: np.ndarray, terms: dict[Term, slice], levels: Factors, degrees: int
 ) -> pd.DataFrame:
     """Compare each level with the reference, or each pair of levels by its difference of differences."""
@@ -259,7 +259,7 @@ def level_estimates(
         for combination in itertools.product(*(range(1, len(levels[name])) for name in term)):
             contrast = np.ones(1)
             for name, index in zip(term, combination, strict=True):
-                coded = codes(len(levels[name]))
+                coded = _codes(len(levels[name]))
                 contrast = np.outer(contrast, coded[index] - coded[0]).ravel()
             each_seed = coefficients_SP[:, where] @ contrast
             estimate, se, p_value = float(each_seed.mean()), np.nan, np.nan

@@ -1,4 +1,4 @@
-"""What is said of the rows of a table beside their paired t tests: corrections over rows, bootstrap, signed ranks, equivalence.
+"""What is said of the rows of a table beside their paired t tests: corrections over rows, second opinions, and what the seeds can tell.
 
 - "holm" holds the chance of even one false finding in the table (family-wise error; Holm 1979).
 - "bonferroni" holds the same with less power; intervals at 1 - alpha / m leave out zero exactly where p is at most alpha.
@@ -11,22 +11,32 @@ two-sided tests against a shared baseline it is not, and the simulated tables of
 The bootstrap is a second opinion on the shape of the differences, not on their size: at the five or nine seeds of a usual study
 its 95% intervals cover the truth less often than 95% (the same page). "No difference was found" is not "there is none": only a
 test against a margin can say the second (Schuirmann 1987).
+
+Where power is low, a difference is found only in those studies in which noise has enlarged it: what is found is then larger
+than the truth on average, however honest each test is (type M error, Gelman and Carlin 2014).
 """
 
 from __future__ import annotations
 
+import math
 import warnings
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
+from scipy.optimize import brentq
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import ttest_power
 from statsmodels.stats.weightstats import DescrStatsW
 
 Correction = Literal["holm", "bonferroni", "bh", "none"]
 METHOD = {"holm": "holm", "bonferroni": "bonferroni", "bh": "fdr_bh"}  # the names statsmodels has for them
 FEWEST_FOR_BOOTSTRAP = 3  # two differences have three distinct resamples: no distribution to take quantiles of
+MAX_SEEDS = 10_000
+"""Beyond this many seeds `seeds_needed` says None: the difference is too small to be settled by training."""
+NODES = 128  # of the quadrature over the spread that a study happens to measure; more change the fifth digit at most
 
 
 def adjusted_p_values(p_values: pd.Series[float], correction: Correction = "holm") -> pd.Series[float]:
@@ -118,3 +128,150 @@ def equivalence_p_value(deltas: np.ndarray, margin: float) -> float:
         margin: smallest difference that matters, above zero, chosen before the numbers are seen.
     """
     return float(DescrStatsW(deltas, ddof=0).ttost_mean(-margin, margin)[0])
+
+
+def powers(d_z: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
+    """Compute the power at each effect (in units of the sd, not negative) and its number of seeds."""
+    values = np.asarray(ttest_power(d_z, n, alpha, alternative="two-sided"), dtype=float)
+    unknown = ~np.isfinite(values)
+    if unknown.any():
+        values = values.copy()
+        values[unknown] = _large_effect_powers(d_z[unknown], n[unknown], alpha)
+    return values
+
+
+def _large_effect_powers(d_z: np.ndarray, n: np.ndarray, alpha: float) -> np.ndarray:
+    """Compute the power where statsmodels has none (NaN), which happens at large effects.
+
+    SciPy cannot compute the other tail there, which is below Phi(-d_z sqrt(n)): it is left out. Above about 38 standard
+    errors it cannot compute this one either; there the error of the mean is negligible beside that of the spread.
+    """
+    degrees, noncentrality = n - 1, d_z * np.sqrt(n)
+    critical = stats.t.isf(alpha / 2, degrees)
+    values = np.asarray(stats.nct.sf(critical, degrees, noncentrality), dtype=float)
+    beyond = stats.chi2.cdf(degrees * (noncentrality / critical) ** 2, degrees)
+    return np.where(np.isfinite(values), values, beyond)
+
+
+def minimum_detectable_difference(sd: float, n: int, *, alpha: float = 0.05, target: float = 0.8) -> float:
+    """Return the smallest true difference that n paired seeds find with power `target`.
+
+    Args:
+        sd: standard deviation of the paired difference over seeds, above zero.
+        n: number of paired seeds, at least 2.
+        alpha: error of the two-sided test.
+        target: power asked for, between alpha and 1.
+
+    Returns:
+        A difference above zero in the unit of `sd`. It is as uncertain as `sd` is: at 5 seeds the true sd may be 0.6 to
+        2.9 times the one measured.
+
+    Raises:
+        ValueError: an sd that is not above zero, n < 2, an alpha outside 0 to 1, or a target that is no power.
+    """
+    if not (sd > 0 and math.isfinite(sd)):
+        raise ValueError(f"the standard deviation of the difference must be a number above zero, got {sd}")
+    if n < 2:
+        raise ValueError(f"a paired t test needs at least 2 seeds, got {n}")
+    _check_target(alpha, target)
+    return sd * _detectable_effect(n, alpha, target)
+
+
+@cache
+def _detectable_effect(n: int, alpha: float, target: float) -> float:
+    """Compute the detectable difference in units of the sd; the rows of a table mostly share it."""
+
+    def missing(d_z: float) -> float:
+        return float(powers(np.array([d_z]), np.array([float(n)]), alpha)[0]) - target
+
+    high = 1.0
+    while missing(high) < 0:
+        high *= 2
+    return float(brentq(missing, 0.0, high, xtol=1e-10))
+
+
+def seeds_needed(d_z: np.ndarray, *, alpha: float = 0.05, target: float = 0.8) -> list[int | None]:
+    """Return for each row the fewest paired seeds that find a true difference with power `target`.
+
+    Args:
+        d_z: the smallest difference that would matter to the reader, in units of the sd of the paired difference. Never the
+            measured one: a row is undecided because that number is mostly noise, and what would be needed at 5 seeds for a true
+            92 comes out between 9 and 6,875.
+        alpha: error of the two-sided test.
+        target: power asked for, between alpha and 1.
+
+    Returns:
+        None above `MAX_SEEDS`, and for a difference of zero or NaN.
+    """
+    _check_target(alpha, target)
+    effects = np.abs(np.asarray(d_z, dtype=float))
+    known = effects > 0  # NaN is not
+    low, high = np.ones(len(effects)), np.full(len(effects), MAX_SEEDS + 1.0)  # one seed is never enough
+    while (going := known & (high - low > 1)).any():
+        middle, enough = np.floor((low + high) / 2), np.zeros(len(effects), dtype=bool)
+        enough[going] = powers(effects[going], middle[going], alpha) >= target
+        high, low = np.where(going & enough, middle, high), np.where(going & ~enough, middle, low)
+    return [int(n) if there and n <= MAX_SEEDS else None for n, there in zip(high, known, strict=True)]
+
+
+def sd_interval(sd: np.ndarray, n: np.ndarray, *, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Return between which ends the true sd lies, given the one that n seeds show (chi-squared; normal differences).
+
+    Args:
+        sd: standard deviations of paired differences, (rows,).
+        n: seeds behind each, at least 2, (rows,).
+        confidence: of the interval.
+    """
+    degrees, tail = np.asarray(n, dtype=float) - 1, (1 - confidence) / 2
+    squares = degrees * np.asarray(sd, dtype=float) ** 2
+    return np.sqrt(squares / stats.chi2.isf(tail, degrees)), np.sqrt(squares / stats.chi2.ppf(tail, degrees))
+
+
+def _check_target(alpha: float, target: float) -> None:
+    """Refuse a power that is trivial or never reached."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, got {alpha}; 0.05 is usual")
+    if not alpha < target < 1:
+        raise ValueError(f"the power asked for must lie between alpha ({alpha}) and 1, got {target}; 0.8 is usual")
+
+
+def exaggerations(d_z: np.ndarray, n: np.ndarray, *, alpha: float = 0.05) -> np.ndarray:
+    """Return by what factor the differences that are found exceed the true one on average, in absolute value.
+
+    Gelman and Carlin take the standard error as known. Here each study measures its own, as a t test does.
+
+    Args:
+        d_z: true mean difference in units of the sd of the paired difference; not zero. (rows,)
+        n: paired seeds, at least 2. (rows,)
+        alpha: error of the two-sided test, between 0 and 1.
+
+    Returns:
+        Factors of at least nearly 1, float64 (rows,): E[|measured| given p <= alpha] / |true|.
+    """
+    shift = np.abs(np.asarray(d_z, dtype=float)) * np.sqrt(n)  # in standard errors of the mean
+    degrees = np.asarray(n, dtype=float) - 1
+    if not (shift > 0).all() or (degrees < 1).any() or not 0 < alpha < 1:
+        raise ValueError(
+            "exaggeration needs true differences that are not zero, at least 2 seeds and an alpha between 0 and 1, got "
+            f"d_z {d_z}, n {n}, alpha {alpha}"
+        )
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    share = ((nodes + 1) / 2) ** 3  # finer where the measured spread is small, which is where little is found
+    weights = weights / 2 * 3 * ((nodes + 1) / 2) ** 2
+    each, row = np.unique(degrees, return_inverse=True)  # the rows of a table mostly share them, and quantiles are slow
+    spread = np.sqrt(stats.chi2.ppf(share[None, :], each[:, None]) / each[:, None])[row]  # measured over true sd
+    limit = stats.t.isf(alpha / 2, degrees)[:, None] * spread
+    shift = shift[:, None]
+    above, below = limit - shift, limit + shift
+    upper, lower = special.ndtr(-above), special.ndtr(-below)
+    density = (np.exp(-above * above / 2) + np.exp(-below * below / 2)) / np.sqrt(2 * np.pi)
+    found, size = upper + lower, shift * (upper - lower) + density
+    return np.asarray((size @ weights) / (found @ weights) / shift[:, 0], dtype=float)
+
+
+def hedges_factor(degrees: int) -> float:
+    """Return Hedges' exact correction for `degrees` (at least 2) degrees of freedom (Hedges 1981, equation 6e)."""
+    if degrees < 2:
+        raise ValueError(f"Hedges' factor needs at least 2 degrees of freedom (3 seeds), got {degrees}")
+    half = degrees / 2
+    return float(np.exp(special.gammaln(half) - special.gammaln(half - 0.5)) / np.sqrt(half))

@@ -90,7 +90,7 @@ def proxy_trust(
     elif math.isclose(abs(tau), 1):
         notes.append("no interval of tau: the rankings agree (or disagree) in every pair, so every resample does too")
     else:
-        low, high = tau_interval(both, resamples, seed)
+        low, high = _tau_interval(both, resamples, seed)
     best = []
     for name, ranking in both.items():
         ordered = ranking.sort_values(ascending=False, kind="stable")
@@ -124,8 +124,7 @@ def check(cheap: pd.Series[float], expensive: pd.Series[float], k: int) -> None:
             raise ValueError(f"the {name} ranking has more than one value for {', '.join(twice)}: keep one of them")
 
 
-def tau_interval(both: pd.DataFrame, resamples: int, seed: int) -> tuple[float, float]:
-    """Resample arms with SciPy."""
+def _tau_interval(both: pd.DataFrame, resamples: int, seed: int) -> tuple[float, float]:
     cheap, expensive = both["cheap"].to_numpy(), both["expensive"].to_numpy()
     resamples = min(resamples, max(FEWEST_RESAMPLES, resamples * MANY_ARMS // len(both)))
     # Arms are resampled, not values: a resample is how often each arm was drawn, and tau-b over all resamples is three

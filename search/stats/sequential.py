@@ -38,7 +38,7 @@ from search.stats.paired import PairedDifference, compared
 Spending = Literal["hwang_shih_decani", "obrien_fleming", "pocock"]
 GAMMA = -2.0  # of Hwang, Shih and De Cani
 HOPELESS = 0.1
-"""A row is given up where the chance that it is found at the last look is below this, see `chance_left`."""
+"""A row is given up where the chance that it is found at the last look is below this, see `_chance_left`."""
 
 FOUND, UNDECIDED, WAITING, FINISHED, GIVEN_UP = (
     "different",
@@ -56,7 +56,7 @@ SEQUENTIAL_COLUMNS: dict[str, str] = {
     "mean": "Float64",  # difference over those seeds
     "p_value": "Float64",  # paired t test at that look, uncorrected
     "bound": "Float64",  # a p-value up to this one is a finding at that look
-    "chance": "Float64",  # that the last look finds it (`chance_left`); NA without a margin, and at that look
+    "chance": "Float64",  # that the last look finds it (`_chance_left`); NA without a margin, and at that look
     "level": "Float64",  # confidence of the interval taken alone: 1 - alpha_k / rows
     "low": "Float64",  # repeated confidence interval: covers at every look and in every row together, at 1 - alpha
     "high": "Float64",
@@ -140,7 +140,7 @@ def sequential_verdicts(plan: LookPlan, values: pd.DataFrame, baseline: str) -> 
     if baseline not in values.columns:
         raise ValueError(f"the baseline '{baseline}' is none of the arms: {', '.join(map(str, values.columns))}")
     names = [str(name) for name in values.columns if name != baseline]
-    paired = {name: finished_pairs(values, name, baseline) for name in names}
+    paired = {name: _finished_pairs(values, name, baseline) for name in names}
     rows: dict[str, dict[str, Any]] = {
         name: {"verdict": WAITING, "seeds_to_add": max(plan.looks[0] - len(paired[name]), 0)} for name in names
     }
@@ -169,7 +169,7 @@ def sequential_verdicts(plan: LookPlan, values: pd.DataFrame, baseline: str) -> 
                 found.add(name)
         settled |= found
         for name in present if not last and plan.margin is not None else ():
-            if name not in found and (chance := chance_left(plan, results[name], len(names) - len(found))) is not None:
+            if name not in found and (chance := _chance_left(plan, results[name], len(names) - len(found))) is not None:
                 rows[name]["chance"] = chance
                 if chance < HOPELESS:
                     rows[name] |= {"verdict": GIVEN_UP, "seeds_to_add": 0}
@@ -182,7 +182,7 @@ def sequential_verdicts(plan: LookPlan, values: pd.DataFrame, baseline: str) -> 
     )
 
 
-def chance_left(plan: LookPlan, so_far: PairedDifference, rows: int) -> float | None:
+def _chance_left(plan: LookPlan, so_far: PairedDifference, rows: int) -> float | None:
     """Return the chance that the last look finds a row, given its seeds so far; None where these show no spread.
 
     The truth is taken to be the margin upwards, the margin downwards or the difference seen so far, whichever gives the
@@ -198,7 +198,7 @@ def chance_left(plan: LookPlan, so_far: PairedDifference, rows: int) -> float | 
     return float((stats.norm.sf((bound - means) / spread) + stats.norm.cdf((-bound - means) / spread)).max())
 
 
-def finished_pairs(values: pd.DataFrame, name: str, baseline: str) -> np.ndarray:
+def _finished_pairs(values: pd.DataFrame, name: str, baseline: str) -> np.ndarray:
     """Return arm and baseline on the seeds that both finished, in the order in which they were run: float64 (seeds, 2)."""
     if not values.index.is_unique:
         raise ValueError("a seed occurs twice in the frame: keep one line for each seed")

@@ -73,11 +73,11 @@ def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:
     if root.is_file():
         return read_trials_file(root)
     if not root.is_dir():
-        raise ValueError(f"{root} does not exist. {studies_beside(root)}")
+        raise ValueError(f"{root} does not exist. {_studies_beside(root)}")
     unreadable: list[str] = []
-    frame = read_trials(root, unreadable, cache)
+    frame = _read_trials(root, unreadable, cache)
     if not len(frame) and not unreadable:
-        raise ValueError(f"{root} holds no trial: looked for **/{RESULT_FILE} below it. {studies_beside(root)}")
+        raise ValueError(f"{root} holds no trial: looked for **/{RESULT_FILE} below it. {_studies_beside(root)}")
     finished = frame[frame["study"].notna()].drop_duplicates("study")
     if len(finished) > 1:
         places = sorted(zip(finished["study"], finished["place"], strict=True))
@@ -90,16 +90,16 @@ def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:
     return frame
 
 
-def trial_folders(root: str, unreadable: list[str]) -> Iterator[tuple[str, str | None]]:
+def _trial_folders(root: str, unreadable: list[str]) -> Iterator[tuple[str, str | None]]:
     """Find the trials below a study, parents first, names in order; a trial's own folder holds no other one.
 
     Yields:
-        The folder relative to `root`, "" for itself, and the `file_key` of its result; None where it left none.
+        The folder relative to `root`, "" for itself, and the `_file_key` of its result; None where it left none.
     """
     waiting = [""]
     while waiting:
         place = waiting.pop()
-        key = file_key(os.path.join(root, place, RESULT_FILE))
+        key = _file_key(os.path.join(root, place, RESULT_FILE))
         if key is not None:
             yield place, key
             if place:
@@ -115,14 +115,14 @@ def trial_folders(root: str, unreadable: list[str]) -> Iterator[tuple[str, str |
         waiting += [os.path.join(place, name) for name in sorted(inside - NO_TRIALS_INSIDE, reverse=True)]
 
 
-def read_trials(root: Path, unreadable: list[str], use_cache: bool) -> pd.DataFrame:
+def _read_trials(root: Path, unreadable: list[str], use_cache: bool) -> pd.DataFrame:
     """Read the trials below `root` in the order of their folders, with the columns `OWN_COLUMNS` more."""
-    known = read_cache(root) if use_cache else pd.DataFrame()
+    known = _read_cache(root) if use_cache else pd.DataFrame()
     there = {place: (key, row) for row, (place, key) in enumerate(known.reindex(columns=["place", "key"]).to_numpy())}
     kept: dict[int, int] = {}
     fresh: dict[int, dict[str, Any]] = {}
     provenances: dict[str, str] = {}
-    for at, (place, key) in enumerate(trial_folders(str(root), unreadable)):
+    for at, (place, key) in enumerate(_trial_folders(str(root), unreadable)):
         then, row = there.get(place, (None, 0))
         if key and key == then:
             kept[at] = row
@@ -133,7 +133,7 @@ def read_trials(root: Path, unreadable: list[str], use_cache: bool) -> pd.DataFr
             unreadable.append(str(error))
         else:
             fresh[at] = found | {"place": place, "key": key or None}
-    frame = frame_of(list(fresh.values()))
+    frame = _frame_of(list(fresh.values()))
     if kept:
         old = known.take(list(kept.values()))
         frame = pd.concat([old, frame], ignore_index=True) if len(frame) else old.reset_index(drop=True)
@@ -143,11 +143,11 @@ def read_trials(root: Path, unreadable: list[str], use_cache: bool) -> pd.DataFr
         frame = frame.iloc[np.argsort([*kept, *fresh], kind="stable")].reset_index(drop=True)
     news = len(kept) < len(known) or any(row["key"] for row in fresh.values())
     if use_cache and len(frame) >= CACHE_FROM and news:
-        write_cache(root, frame[frame["key"].notna()].reset_index(drop=True))
+        _write_cache(root, frame[frame["key"].notna()].reset_index(drop=True))
     return frame
 
 
-def file_key(path: str) -> str | None:
+def _file_key(path: str) -> str | None:
     """What a change of a file changes; "" where another change might not, or nothing is known; None where there is no file."""
     try:
         status = os.stat(path)
@@ -166,36 +166,35 @@ def made_by() -> str:
     return hashlib.sha256(b"".join(Path(name).read_bytes() for name in MADE_BY)).hexdigest()
 
 
-def read_cache(root: Path) -> pd.DataFrame:
-    """Read the rows that `write_cache` kept; none where there is no file that can be used."""
+def _read_cache(root: Path) -> pd.DataFrame:
+    """Read the rows that `_write_cache` kept; none where there is no file that can be used."""
     try:
         head, _, body = (root / CACHE_FILE).read_bytes().partition(b"\n")
     except OSError:
         return pd.DataFrame()
-    if head != header(body):
+    if head != _header(body):
         log.debug("%s is torn or was made by another version: passed over", root / CACHE_FILE)
         return pd.DataFrame()
     return pd.read_feather(io.BytesIO(body))
 
 
-def write_cache(root: Path, frame: pd.DataFrame) -> None:
-    """Keep rows, each with its `file_key`; where the folder cannot be written to, none are kept."""
+def _write_cache(root: Path, frame: pd.DataFrame) -> None:
+    """Keep rows, each with its `_file_key`; where the folder cannot be written to, none are kept."""
     buffer = io.BytesIO()
     frame.to_feather(buffer, compression="uncompressed")
     body = buffer.getvalue()
     try:
-        write_atomic(root / CACHE_FILE, header(body) + b"\n" + body)
+        write_atomic(root / CACHE_FILE, _header(body) + b"\n" + body)
     except OSError as error:
         log.debug("no cache was written: %s", error)
 
 
-def header(body: bytes) -> bytes:
+def _header(body: bytes) -> bytes:
     """First line of the file: what it is, who made it, and a checksum that a torn file fails."""
     return b" ".join([MAGIC, made_by().encode(), str(len(body)).encode(), b"%08x" % zlib.crc32(body)])
 
 
-def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Put rows into typed columns; a value a row lacks is NA."""
+def _frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     for row in rows:
         own = [name for name in row if is_extra(name)]
         row["scores"] = json.dumps(own) if own else None
@@ -206,7 +205,7 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     )
 
 
-def studies_beside(root: Path) -> str:
+def _studies_beside(root: Path) -> str:
     """Say which studies the parent folder (and `runs/`) holds, the nearest name first."""
     parents = [root.parent] if root.parent.name == "runs" else [root.parent, root.parent / "runs"]
     there = [folder for parent in parents if parent.is_dir() for folder in sorted(parent.iterdir()) if folder != root]
@@ -255,7 +254,7 @@ def load_pooled(paths: Sequence[Folder], phase: str | None = None) -> pd.DataFra
                 "it out, or choose a phase that all have with --phase"
             )
         pooled.append(trials)
-    refuse_other_recipes(paths, pooled)
+    _refuse_other_recipes(paths, pooled)
     pooled = [
         trials.assign(run_dir=(f"{Path(path)}/" + trials["run_dir"]).astype("string"))
         for path, trials in zip(paths, pooled, strict=True)
@@ -266,8 +265,7 @@ def load_pooled(paths: Sequence[Folder], phase: str | None = None) -> pd.DataFra
     return whole
 
 
-def refuse_other_recipes(paths: Sequence[Folder], frames: Sequence[pd.DataFrame]) -> None:
-    """Raise ValueError where the studies were not all trained by the same recipes."""
+def _refuse_other_recipes(paths: Sequence[Folder], frames: Sequence[pd.DataFrame]) -> None:
     folders = [recipe_folders(path, frame) for path, frame in zip(paths, frames, strict=True)]
     if all(found.keys() == folders[0].keys() for found in folders):
         return

@@ -5,70 +5,35 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 
 from search.ledger.metric import SCORE_PREFIX, TASK_METRICS
-from search.ledger.result import RESULT_FILE, Phase, Status, read_result
+from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result
 from search.ledger.study_files import trial_subdir
 
-OURS = [metric for metrics in TASK_METRICS.values() for metric in metrics]
+PANDAS = {str: "string", int: "Int64", float: "Float64", bool: "boolean"}
 
-COLUMNS: dict[str, str] = {
-    "study": "string",
-    "phase": "string",  # search | final | single
-    "trial": "Int64",  # number inside the study and phase
-    "status": "string",  # ok | pruned | failed | interrupted | infeasible | duplicate | unfinished (a folder without a result)
-    "reason": "string",
-    "arm": "string",
-    "is_baseline": "boolean",
-    "arch_hash": "string",
-    "recipe_hash": "string",
-    "fingerprint": "string",
-    "code_digest": "string",
-    "data_digest": "string",
-    "reused_from": "string",  # relative to the folder that holds the studies
-    "attempt": "Int64",
-    "resumed_from": "string",  # relative to the study's folder
-    "seed": "Int64",
-    "backbone": "string",
-    "sites": "string",  # names joined by "; "
-    "branches": "string",  # names joined by "; "
-    "params": "Int64",
-    "params_fused": "Int64",
-    "macs": "Int64",  # multiply-accumulates of one image
-    "macs_fused": "Int64",
-    "latency_ms": "Float64",  # one batch of latency_batch images
-    "latency_fused_ms": "Float64",
-    "latency_cpu_ms": "Float64",  # CPU time of the process in it; NA on an accelerator
-    "latency_fused_cpu_ms": "Float64",
-    "latency_exclusive": "boolean",  # measured in an exclusive slot; NA in results that are older than this column
-    "latency_batch": "Int64",
-    "fuse_error": "Float64",  # largest absolute difference of a logit
-    **{metric.on(split).column: "Float64" for split in ("val", "test") for metric in OURS if split in metric.splits},
-    "classes": "Int64",
-    **{metric.chance: "Float64" for metric in OURS if metric.has_chance},  # percent, 0 to 100
-    "val_images": "Int64",
-    "test_images": "Int64",
-    "train_loss_first": "Float64",  # nats
-    "train_loss": "Float64",  # nats
-    "dose": "Float64",  # ratio
-    "epochs": "Int64",
-    "epochs_planned": "Int64",
-    "train_seconds": "Float64",
-    "peak_memory_mb": "Float64",  # MiB
-    "train_memory_mb": "Float64",  # MiB
-    "data_source": "string",
-    "run_dir": "string",  # relative to the study's folder
-    "wandb_id": "string",
-    "started_at": "string",  # ISO 8601
-    "finished_at": "string",
-    "overrides": "string",  # joined by "; "
-    "provenance": "string",  # JSON
-}
-"""Name and pandas dtype of each column of `load_study`; what they mean is said in `TrialResult`.
+
+def _columns() -> Iterator[tuple[str, str]]:
+    """The fields of `TrialResult`, lists joined by "; ", and in the place of its mappings the metrics that come with the package."""
+    ours = [metric for metrics in TASK_METRICS.values() for metric in metrics]
+    for name, hint in get_type_hints(TrialResult).items():
+        if name == "metrics":
+            scores = (metric.on(split).column for split in ("val", "test") for metric in ours if split in metric.splits)
+            yield from ((column, "Float64") for column in scores)
+        elif name not in ("task", "doses", "zero_cost"):
+            yield name, next((PANDAS[kind] for kind in (hint, *get_args(hint)) if kind in PANDAS), "string")
+        if name == "classes":
+            yield from ((metric.chance, "Float64") for metric in ours if metric.has_chance)
+
+
+COLUMNS: dict[str, str] = dict(_columns())
+"""Name and pandas dtype of each column of `load_study`; what they mean is said in `TrialResult` and docs/tables.md. The status
+"unfinished" is that of a folder without a result, `provenance` is JSON.
 
 After these stand Float64 columns of what some studies have: `zero_cost.<name>`, where untrained networks were scored, and the
 metrics of installed packages."""
@@ -106,7 +71,7 @@ def result_row(root: str, place: str, provenances: dict[str, str]) -> dict[str, 
     del row["doses"]  # by site; the frame has their mean
     for group, prefix in (("metrics", ""), ("zero_cost", SCORE_PREFIX)):
         scores = row.pop(group)
-        if not isinstance(scores, dict) or not all(fits(value, "Float64") for value in scores.values()):
+        if not isinstance(scores, dict) or not all(_fits(value, "Float64") for value in scores.values()):
             raise ValueError(f"{path}: {group} is {scores!r}, expected numbers by name")
         row |= {f"{prefix}{name}": value for name, value in scores.items()}
     seen = repr(provenance)
@@ -122,12 +87,12 @@ def result_row(root: str, place: str, provenances: dict[str, str]) -> dict[str, 
         if value is None:
             if name in REQUIRED:
                 raise ValueError(f"{path}: {name} is None, expected a value of type {dtype}")
-        elif not fits(value, dtype):
+        elif not _fits(value, dtype):
             raise ValueError(f"{path}: {name} is {value!r}, expected a value of type {dtype}")
     return row
 
 
-def fits(value: Any, dtype: str) -> bool:
+def _fits(value: Any, dtype: str) -> bool:
     """Tell whether a value from JSON can stand in a column of this dtype."""
     if value is None:
         return True

@@ -34,13 +34,13 @@ ul { padding-left: 1.2rem; color: #444; }
 
 def to_html(table: Table) -> str:
     """Format as a self-contained page: no script, nothing loaded, every text escaped."""
-    return html_page(table.title, "\n".join(parts(table)))
+    return _html_page(table.title, "\n".join(parts(table)))
 
 
 def parts(table: Table) -> list[str]:
     """Return the table, its conclusion, its notes, and the same of the tables below it."""
-    rows = "\n".join(f"<tr{titled(row.title)}>{row_html(row, table.columns)}</tr>" for row in table.rows)
-    found = [boxed(table.title, head(table.columns), rows)]
+    rows = "\n".join(f"<tr{_titled(row.title)}>{_row_html(row, table.columns)}</tr>" for row in table.rows)
+    found = [_boxed(table.title, head(table.columns), rows)]
     if table.conclusion:
         found.append(f"<p>{escape(table.conclusion)}</p>")
     if table.notes:
@@ -68,27 +68,26 @@ def head(columns: Sequence[Column]) -> str:
     return "\n".join(f"<tr>{''.join(row)}</tr>" for row in (upper, lower) if row)
 
 
-def row_html(row: Row, columns: Sequence[Column]) -> str:
-    """Return the cells of one row."""
+def _row_html(row: Row, columns: Sequence[Column]) -> str:
     name = f'<th scope="row">{escape(row.cells[0].text)}</th>'
     if not row.spans:
         cells = zip(row.cells[1:], columns[1:], strict=True)
-        return name + "".join(cell_html(cell, column.kind == "words") for cell, column in cells)
+        return name + "".join(_cell_html(cell, column.kind == "words") for cell, column in cells)
     pairs = [(cell, column.kind) for cell, column in zip(row.cells[1:], columns[1:], strict=True)]
     own = [cell for cell, kind in pairs if kind == "point" and cell.text]
     said = ", ".join((f"{escape(cell.label)}: " if len(own) > 1 else "") + content(cell) for cell in own)
     title = escape(own[0].title) if own else ""
     shared = f'<td colspan="{sum(kind == "point" for _, kind in pairs)}" title="{title}">{said}</td>'
-    return name + shared + "".join(cell_html(cell, words=True) for cell, kind in pairs if kind == "words")
+    return name + shared + "".join(_cell_html(cell, words=True) for cell, kind in pairs if kind == "words")
 
 
-def cell_html(cell: Cell, words: bool) -> str:
+def _cell_html(cell: Cell, words: bool) -> str:
     """Return one cell, its provenance as its title."""
     side = ' class="words"' if words else ""
-    return f"<td{side}{titled(cell.title)}>{content(cell)}</td>"
+    return f"<td{side}{_titled(cell.title)}>{content(cell)}</td>"
 
 
-def titled(text: str) -> str:
+def _titled(text: str) -> str:
     """Return the attribute that shows a text when the pointer rests on it."""
     return f' title="{escape(text)}"' if text else ""
 
@@ -100,7 +99,7 @@ def content(cell: Cell) -> str:
     return f"{text}{marked}" + (f" {escape(cell.behind)}" if cell.behind else "")
 
 
-def html_page(title: str, body: str) -> str:
+def _html_page(title: str, body: str) -> str:
     """A self-contained page around `body`: no script, nothing loaded."""
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -118,7 +117,7 @@ def html_page(title: str, body: str) -> str:
 """
 
 
-def boxed(caption: str, head: str, body: str) -> str:
+def _boxed(caption: str, head: str, body: str) -> str:
     """A table in the box that it scrolls in."""
     return f"""<div class="table">
 <table>

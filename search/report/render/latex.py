@@ -75,7 +75,7 @@ def to_latex(table: Table) -> str:
     two = {at for at in columns if table.columns[at].kind == "point" and any(cells[at].behind for cells in own)}
     widths = {at: 1 + (at in two) for at in columns[1:]}
     spec = "".join(
-        column_type(table.columns[at], [cells[at] for cells in own], width > 1) for at, width in widths.items()
+        _column_type(table.columns[at], [cells[at] for cells in own], width > 1) for at, width in widths.items()
     )
     aligned = any(column.kind == "point" for column in table.columns)
     packages, begin, end = frame([row.cells[0].text for row in table.rows], spec)
@@ -90,7 +90,7 @@ def to_latex(table: Table) -> str:
             r"    \toprule",
             *head([table.columns[at] for at in columns], [1, *widths.values()], aligned),
             r"    \midrule",
-            *(f"    {' & '.join(row_cells(row, table.columns, widths))} \\\\" for row in table.rows),
+            *(f"    {' & '.join(_row_cells(row, table.columns, widths))} \\\\" for row in table.rows),
             r"    \bottomrule",
             *end,
             "",
@@ -110,7 +110,7 @@ def frame(names: Sequence[str], rest: str) -> tuple[list[str], list[str], list[s
     return [r"% \usepackage{tabularx}"], small, [r"\end{tabularx}}"]
 
 
-def column_type(column: Column, cells: Sequence[Cell], two: bool) -> str:
+def _column_type(column: Column, cells: Sequence[Cell], two: bool) -> str:
     """Return how LaTeX takes a column; one that aligns is wide enough for the digits, signs and marks of its cells."""
     if column.kind != "point":
         return "l" if column.kind == "words" else "r"
@@ -123,7 +123,7 @@ def column_type(column: Column, cells: Sequence[Cell], two: bool) -> str:
             post = max(post, cell.marks, key=len)
     options = [f"table-format={sign}{whole}.{decimals}" if decimals else f"table-format={sign}{whole}"]
     if post:
-        options.append(f"table-space-text-post={{{raised(post)}}}")
+        options.append(f"table-space-text-post={{{_raised(post)}}}")
     options += ["detect-weight=true", "mode=text"] if any(cell.bold for cell in cells) else []
     return f"S[{','.join(options)}]" + (r"@{\,}l" if two else "")
 
@@ -168,48 +168,48 @@ def head(columns: Sequence[Column], widths: Sequence[int], aligned: bool) -> lis
     return [line(upper), f"    {' '.join(rules)}", line(lower)]
 
 
-def row_cells(row: Row, columns: Sequence[Column], widths: dict[int, int]) -> Iterator[str]:
+def _row_cells(row: Row, columns: Sequence[Column], widths: dict[int, int]) -> Iterator[str]:
     """Return the cells of one line; `widths` as in `head`, of the columns that are shown, but for the names."""
-    yield row_name(row.cells[0].text)
+    yield _row_name(row.cells[0].text)
     if not row.spans:
         for at, width in widths.items():
-            yield from column_cells(row.cells[at], columns[at], width > 1)
+            yield from _column_cells(row.cells[at], columns[at], width > 1)
         return
     # One cell a metric cannot stand under its metric in every group: they share the width, each with its name.
     own = [row.cells[at] for at in widths if columns[at].kind == "point" and row.cells[at].text]
-    said = ", ".join((f"{latex(cell.label)}: " if len(own) > 1 else "") + free_cell(cell) for cell in own)
+    said = ", ".join((f"{latex(cell.label)}: " if len(own) > 1 else "") + _free_cell(cell) for cell in own)
     width = sum(width for at, width in widths.items() if columns[at].kind == "point")
     yield f"\\multicolumn{{{width}}}{{c}}{{{said or '--'}}}"
-    yield from (word_cell(row.cells[at]) for at in widths if columns[at].kind == "words")
+    yield from (_word_cell(row.cells[at]) for at in widths if columns[at].kind == "words")
 
 
-def column_cells(cell: Cell, column: Column, two: bool) -> list[str]:
+def _column_cells(cell: Cell, column: Column, two: bool) -> list[str]:
     """Return the one or two columns of a cell; text that is no number stands in braces, so that siunitx passes it."""
     if column.kind == "math":
         text = f"{cell.text} {cell.behind}".rstrip().replace("±", r"\pm")
         return ["--" if text == "-" else f"${text}$" if text else ""]
     if column.kind != "point":
-        return [word_cell(cell)]
-    marked = f"{{{raised(cell.marks)}}}" if cell.marks else ""
+        return [_word_cell(cell)]
+    marked = f"{{{_raised(cell.marks)}}}" if cell.marks else ""
     if NUMBER.match(cell.text):
         first = (r"\bfseries " if cell.bold else "") + cell.text + marked
     else:
-        text = f"\\textbf{{{word_cell(cell)}}}" if cell.bold else word_cell(cell)
+        text = f"\\textbf{{{_word_cell(cell)}}}" if cell.bold else _word_cell(cell)
         first = f"{{{text}{marked}}}"
     return [first, behind(cell)] if two else [first]
 
 
-def word_cell(cell: Cell) -> str:
+def _word_cell(cell: Cell) -> str:
     """Return a cell of words, or of a figure that is set as words are."""
     return "--" if cell.text == "-" else latex(cell.text)
 
 
-def free_cell(cell: Cell) -> str:
+def _free_cell(cell: Cell) -> str:
     """Return a cell outside of an S column."""
     text = "--" if cell.text == "-" else f"${cell.text}$" if NUMBER.match(cell.text) else latex(cell.text)
     if cell.bold:
         text = f"\\textbf{{{latex(cell.text)}}}"
-    return text + (raised(cell.marks) if cell.marks else "") + (f" {behind(cell)}" if cell.behind else "")
+    return text + (_raised(cell.marks) if cell.marks else "") + (f" {behind(cell)}" if cell.behind else "")
 
 
 def behind(cell: Cell) -> str:
@@ -217,12 +217,11 @@ def behind(cell: Cell) -> str:
     return "$" + cell.behind.replace("±", r"\pm") + "$" if cell.behind else ""
 
 
-def raised(text: str) -> str:
-    """Put marks above the line."""
+def _raised(text: str) -> str:
     return f"\\textsuperscript{{{latex(text)}}}"
 
 
-def row_name(name: str) -> str:
+def _row_name(name: str) -> str:
     """Escape the name of a row, which may break behind the signs that join its parts, and if it must behind an underscore."""
     joined = re.sub(r"(?<=\S)([+(,])(?=\S)", r"\1\\allowbreak{}", latex(name))
     return joined.replace(r"\_", r"\_\penalty500{}")
@@ -235,13 +234,12 @@ def latex(text: str) -> str:
     for character in unicodedata.normalize("NFC", text):
         if character == previous and character in "-'":
             pieces.append("{}")  # keeps LaTeX from joining two signs into a dash or a closing quote
-        pieces.append(latex_character(character))
+        pieces.append(_latex_character(character))
         previous = character
     return "".join(pieces)
 
 
-def latex_character(character: str) -> str:
-    """Escape one character."""
+def _latex_character(character: str) -> str:
     if character in LATEX:
         return LATEX[character]
     if " " <= character <= "~":

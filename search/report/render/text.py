@@ -20,21 +20,21 @@ def render_text(table: Table, width: int = WIDTH) -> str:
 
     Long words break into several lines.
     """
-    lines = [table.title, "", *aligned(table, width)]
+    lines = [table.title, "", *_aligned(table, width)]
     heading, beside = table.beside
     if beside:
-        lines += ["", heading, *(filled(text, width, "  ") for text in beside)]
+        lines += ["", heading, *(_filled(text, width, "  ") for text in beside)]
     if table.conclusion:
-        lines += ["", filled(table.conclusion, width)]
+        lines += ["", _filled(table.conclusion, width)]
     if table.notes:
-        notes = (filled(one_line(note, 1000), width, "  ") for note in table.notes)
+        notes = (_filled(one_line(note, 1000), width, "  ") for note in table.notes)
         lines += ["", f"Notes on {table.of}" if table.of else "Notes", *notes]
     for below in table.below:
         lines += ["", render_text(below, width).rstrip("\n")]
     return "\n".join([*lines, ""])
 
 
-def aligned(table: Table, width: int) -> list[str]:
+def _aligned(table: Table, width: int) -> list[str]:
     """Format the columns; a cell wider than its limit breaks into several lines."""
     shown = [at for at, column in enumerate(table.columns) if "text" not in column.left_out]
     columns = [table.columns[at] for at in shown]
@@ -79,7 +79,7 @@ def limits(columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int
     return found
 
 
-def filled(text: str, width: int, indent: str = "") -> str:
+def _filled(text: str, width: int, indent: str = "") -> str:
     """Break a paragraph into lines, the later ones indented a little further."""
     return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent * 2, break_on_hyphens=False)
 
@@ -94,7 +94,7 @@ def to_markdown(table: Table) -> str:
 
     A header of two rows becomes one, which is all that GitHub's tables have.
     """
-    lines = [f"**{markdown(table.title)}**", "", *piped(table)]
+    lines = [f"**{markdown(table.title)}**", "", *_piped(table)]
     if table.conclusion:
         lines += ["", markdown(table.conclusion)]
     if table.notes:
@@ -104,7 +104,7 @@ def to_markdown(table: Table) -> str:
     return "\n".join([*lines, ""])
 
 
-def piped(table: Table) -> list[str]:
+def _piped(table: Table) -> list[str]:
     """Format the columns; the cells of a row that spans stand in the first ones, since no cell can span here."""
     columns = [
         [markdown(title), *(shown(row.cells[at], column) for row in table.rows)]

@@ -19,9 +19,8 @@ from search.report.conclusion import conclusion
 from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.reading.load import load_study
 from search.report.render import render_text
-from search.stats.inference import Correction
+from search.stats.inference import Correction, seeds_needed
 from search.stats.paired import ALPHA, BETTER, WORSE, ArmValues, differences
-from search.stats.power import seeds_needed
 
 from ..stats.rows import RowOptions, row_statistics
 from .conftest import Add

@@ -15,10 +15,12 @@ from search.stats.inference import (
     bootstrap_interval,
     equivalence_p_value,
     error_of_a_row,
+    hedges_factor,
+    minimum_detectable_difference,
+    seeds_needed,
     wilcoxon_p_value,
 )
 from search.stats.paired import difference, paired_values
-from search.stats.power import hedges_factor, minimum_detectable_difference, seeds_needed
 
 ROW_COLUMNS: dict[str, str] = {
     "n": "Int64",  # seeds that both this arm and the baseline finished
