@@ -25,7 +25,7 @@ from search.recipe import CHEAP_COSTS, TrainConfig, check_costs, check_scores, s
 from search.slot import idle
 from search.space.architecture import Architecture
 from search.tasks.base import Scores, Task, task_named
-from search.tasks.classify import shrink
+from search.tasks.classify import check_low_res
 from search.tasks.model import build, whiten
 from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb, usable_device
@@ -205,7 +205,7 @@ def check_trial(composed: Any) -> dict[str, Any]:
     made = prepare_cached(config)
     check_average(config.train, config.train.epochs * len(made.loaders.train))
     check_form(made.model, config.train, device)
-    _check_low_res(made.model, made.input_size, config.train)
+    check_low_res(made.model, made.input_size, config.train)
     make_optimizer(made.model, config.train)
     return {
         "arch_hash": made.architecture.hash,
@@ -224,23 +224,8 @@ def check_network(config: Config) -> None:
     input_size = channels(config.data), image_size(config.data), image_size(config.data)
     model = _without_data(config, *input_size[:2])
     check_form(model, config.train, usable_device(config.device))
-    _check_low_res(model, input_size, config.train)
+    check_low_res(model, input_size, config.train)
     make_optimizer(model, config.train)
-
-
-def _check_low_res(model: nn.Module, input_size: tuple[int, int, int], recipe: TrainConfig) -> None:
-    """Raise ValueError where the network does not take the smaller images of the recipe's first epochs."""
-    if recipe.low_res is None:
-        return
-    images = shrink(torch.zeros(1, *input_size), recipe.low_res)
-    try:
-        with torch.no_grad():
-            copy.deepcopy(model).eval()(images)
-    except Exception as error:  # networks of a fixed size say so in any way
-        raise ValueError(
-            f"train.low_res={recipe.low_res}: {type(model).__name__} takes no images of {images.shape[2]}x{images.shape[3]} "
-            f"({error}); take a share of which it does, or train.low_res=null train.low_res_epochs=0"
-        ) from None
 
 
 def score(composed: Any, names: Sequence[str]) -> dict[str, float]:
