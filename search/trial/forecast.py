@@ -66,7 +66,8 @@ def measured_seconds(config: Config, steps: int = STEPS, most_seconds: float = M
         RuntimeError: its training diverges at once.
     """
     torch.set_num_threads(config.threads)
-    recipe = replace(config.train, compile=False)  # which takes longer than what is asked
+    # to compile takes longer than what is asked; steps on small images are reckoned from those on whole ones
+    recipe = replace(config.train, compile=False, low_res=None, low_res_epochs=0)
     made = prepare_cached(replace(config, train=recipe))
     loaders, few = made.loaders, list(itertools.islice(made.loaders.val, 1))
     stamps: list[float] = []
@@ -89,4 +90,7 @@ def measured_seconds(config: Config, steps: int = STEPS, most_seconds: float = M
     timed = 2 * (WARM_UP + config.measure.latency_repeats) * config.measure.latency_batch
     passes = -(-recipe.epochs // recipe.eval_every)
     scored = passes * loaders.val.samples + (timed if config.measure.latency_repeats else 0)
-    return recipe.epochs * len(loaders.train) * step + scored * image
+    saved = config.train.low_res_epochs * (
+        1 - (config.train.low_res or 1.0) ** 2
+    )  # epochs: a step costs what its pixels do
+    return (recipe.epochs - saved) * len(loaders.train) * step + scored * image
