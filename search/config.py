@@ -84,7 +84,7 @@ def _refuse_unknown(node: Any, kind: Any, path: str) -> None:
 
 # what changes no number that arms are compared by: where data lie, when state is saved, what is recorded beside
 _NO_RECIPE = {
-    "data": ("root", "download", "workers"),
+    "data": ("root", "download", "workers", "probe_size"),
     "train": ("state_every_seconds", "eval_every"),
     "measure": ("zero_cost",),
 }

@@ -35,7 +35,7 @@ _PARTS = re.compile(r"[+,](?![^\[]*\])")
 _STAGE = re.compile(r"stage(?:(\d+)|\[([\d\s,-]+)\])(?:\..+)?")
 _OF_THE_STUDY = ("experiment", "sampler", "pruner", "space", "design", "tracker")
 _BESIDE = (
-    *("tracker.", "checkpoint", "data.root", "data.download", "data.workers", "objectives"),
+    *("tracker.", "checkpoint", "data.root", "data.download", "data.workers", "data.probe_size", "objectives"),
     *("train.state_every_seconds", "train.eval_every"),
 )
 _MOOT_OF_RECIPE: tuple[tuple[tuple[str, ...], Callable[[TrainConfig], bool], str], ...] = (

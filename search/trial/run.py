@@ -212,6 +212,7 @@ class _Trial:
                 network, loaders.test, self.made.evaluator("test", self.device), config.train.amp_type
             )
             result.test_images = loaders.test.samples
+        self.made.keep_samples(network, self.device, self.folder)
         if self.device.type == "cuda":
             result.peak_memory_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
         if result.sites:
@@ -256,7 +257,7 @@ class _Trial:
             for epoch in trainer.epochs():
                 self.take_down(epoch)
                 log.info("%s: %s", self.name, self.progress(epoch))
-                self.obey_pruner(epoch)
+                self.obey_pruner(epoch, trainer)
                 history.append(asdict(epoch))
                 saver.after_epoch(trainer, history)
         except Halted as halt:
@@ -280,11 +281,12 @@ class _Trial:
         if objective in epoch.scores:
             self.channel.report(epoch.epoch, epoch.scores[objective])
 
-    def obey_pruner(self, epoch: Epoch) -> None:
+    def obey_pruner(self, epoch: Epoch, trainer: Trainer) -> None:
         """Stop where the pruner says so, but for objectives that no epoch changes, and at the end."""
         objective, epochs = self.config.objectives[0], self.config.train.epochs
         if objective in epoch.scores and epoch.epoch < epochs and self.channel.should_prune():
             value = epoch.scores[objective]
+            self.made.keep_samples(trainer.evaluated, self.device, self.folder)
             raise Pruned(f"pruned after epoch {epoch.epoch} of {epochs} at {objective} {value:.4g}")
 
     def progress(self, epoch: Epoch) -> str:
