@@ -22,7 +22,7 @@ from search.ledger.result import RESULT_FILE, TrialResult, read_result
 from search.ledger.samples import SAMPLES_FILE, read_samples
 from search.ledger.study_files import run_in_words
 from search.trial.content import changes, on_record
-from search.trial.state import CHECKPOINT_FILE, load_checkpoint
+from search.trial.state import CHECKPOINT_FILE, keep_samples, load_checkpoint
 from search.trial.train import evaluate
 from search.trial.untrained import Untrained
 
@@ -107,7 +107,7 @@ def read_on_test(made: Untrained, device: torch.device, record: Record, channel:
     test, amp = made.loaders.test, made.config.train.amp_type
     record.result.metrics |= evaluate(network.to(device), test, made.evaluator("test", device), amp)
     record.result.test_images = test.samples
-    made.keep_samples(network, device, record.folder)
+    keep_samples(made, network, device, record.folder)
     return True
 
 

@@ -33,7 +33,7 @@ from search.trial.measure import device_name, measure, slot_name, synchronize, u
 from search.trial.optim import check_average
 from search.trial.refuse import check_values
 from search.trial.reuse import drop_weights, read_on_test, take_over, tell_outdated
-from search.trial.state import Saver, adopt, begin, discard, save_checkpoint
+from search.trial.state import Saver, adopt, begin, discard, keep_samples, save_checkpoint
 from search.trial.train import Epoch, Halted, Trainer, evaluate, unformed
 from search.trial.untrained import Untrained, facts_for_admission, prepare
 
@@ -212,7 +212,7 @@ class _Trial:
                 network, loaders.test, self.made.evaluator("test", self.device), config.train.amp_type
             )
             result.test_images = loaders.test.samples
-        self.made.keep_samples(network, self.device, self.folder)
+        keep_samples(self.made, network, self.device, self.folder)
         if self.device.type == "cuda":
             result.peak_memory_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
         if result.sites:
@@ -286,7 +286,7 @@ class _Trial:
         objective, epochs = self.config.objectives[0], self.config.train.epochs
         if objective in epoch.scores and epoch.epoch < epochs and self.channel.should_prune():
             value = epoch.scores[objective]
-            self.made.keep_samples(trainer.evaluated, self.device, self.folder)
+            keep_samples(self.made, trainer.evaluated, self.device, self.folder)
             raise Pruned(f"pruned after epoch {epoch.epoch} of {epochs} at {objective} {value:.4g}")
 
     def progress(self, epoch: Epoch) -> str:

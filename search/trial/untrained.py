@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,18 +21,17 @@ from search.data.config import Augmentation, DataConfig, channels, image_size
 from search.data.loaders import Loaders
 from search.ledger.metric import LATENCIES, SCORE_PREFIX
 from search.ledger.result import TrialResult
-from search.ledger.samples import write_samples
 from search.recipe import CHEAP_COSTS, TrainConfig, check_costs, check_scores, sense_of
 from search.slot import idle
 from search.space.architecture import Architecture
-from search.tasks.base import KeepsSamples, Scores, Task, task_named
+from search.tasks.base import Scores, Task, task_named
 from search.tasks.classify import check_low_res
 from search.tasks.model import build, whiten
 from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb, usable_device
 from search.trial.optim import check_average, make_optimizer
 from search.trial.refuse import check_values
-from search.trial.train import Trainer, check_form, evaluate, formed
+from search.trial.train import Trainer, check_form, formed
 from search.trial.zero_cost import SCORE_BATCH, scores
 
 log = logging.getLogger("xvol")
@@ -72,20 +70,6 @@ class Untrained:
     def evaluator(self, split: str, device: torch.device = CPU) -> Scores:
         """A new evaluator for one pass over a split."""
         return Scores(self.task, self.config.task, split, device)
-
-    def keep_samples(self, network: nn.Module, device: torch.device, folder: Path) -> None:
-        """Write what `network` puts out for each image of the probe set to `folder`; nothing where there is none (`data.probe_size`)."""
-        probe, splits, evaluator = self.loaders.probe, self.loaders.splits, self.task.evaluator(device)
-        if probe is None or splits is None:
-            return
-        if not isinstance(evaluator, KeepsSamples):
-            log.warning("task=%s keeps nothing of each image: data.probe_size is of no effect", self.config.task)
-            return
-        evaluator.keep = True
-        evaluate(network, probe, evaluator, self.config.train.amp_type)
-        index = splits.probed(self.loaders.test is not None)
-        arrays = evaluator.per_sample() or {}
-        write_samples(folder, {"index": index.numpy(), "part": splits.part_of(index), **arrays})
 
     def trainer(
         self,
