@@ -28,7 +28,6 @@ VERSIONS = ("xvol", "torch", "timm")
 BY_VERSION = ("torch", "timm")  # their code is told by their versions
 OPERATOR = (
     "xvol.surgery",
-    "xvol.fusing",
     "xvol.placement",
     "xvol.probe",
 )  # what builds, places, fuses, counts any block
