@@ -24,7 +24,7 @@ from timm.models import get_pretrained_cfg
 
 from search.data.config import Augmentation, DataConfig, channels, image_size, source_of
 from search.data.splits import Labelled, Splits, split_labels
-from search.space.architecture import digest
+from search.ledger.files import digest
 
 CHUNK = 4096  # images that are resized at a time
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels

@@ -14,11 +14,11 @@ import yaml
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search import stats
 from search.ledger.files import write_atomic
 from search.ledger.secrets import masked_tree
 from search.ledger.study_files import OBJECTIVES_FILE
 from search.space.parameters import Space
-from search.stats.front import on_front
 from search.study.command import MAX_CHECKS, check_objectives, refuse_dead_parameters, searched_seeds
 from search.study.options import FinalOptions, directions_of
 from search.study.queue import TrialQueue
@@ -183,7 +183,7 @@ def best_arms(study: optuna.Study, top_k: int, baseline_hash: str | None = None)
     groups = list(arms.values())
     means = np.array([np.mean([trial.values for trial in group], axis=0) for group in groups]).reshape(-1, len(higher))
     if len(higher) > 1:
-        front = on_front(means, higher)
+        front = stats.on_front(means, higher)
         return [group[0] for group, member in zip(groups, front, strict=True) if member][:top_k]
     ranked = np.argsort(-means[:, 0] if higher[0] else means[:, 0], kind="stable")
     return [groups[position][0] for position in ranked[:top_k]]

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from timm.task import TrainingTask
     from torch import nn
 
+    from search.config import Architecture
     from search.data.images import DataInfo
     from search.data.loaders import Loaders
-    from search.space.architecture import Architecture
 
 ENTRY_POINTS = "xvol.tasks"
 TASKS = {"classify": "search.tasks.classify:Classify"}

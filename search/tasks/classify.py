@@ -21,11 +21,10 @@ from timm.data.random_erasing import RandomErasing
 from timm.loss import create_classification_loss
 from timm.task import ClassificationTask
 
-from search.config import Config
+from search.config import Architecture, Config
 from search.data.images import DataInfo, load_data
 from search.data.loaders import Loaders, image_loaders
 from search.recipe import TrainConfig
-from search.space.architecture import Architecture
 from search.tasks.base import Diverged
 from search.tasks.model import build
 

@@ -19,9 +19,9 @@ import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/t
 import timm
 from torch import nn
 
+from search.ledger.files import digest
 from search.ledger.provenance import Sources, code_commit, commit_of, file_of, is_installed, provenance
 from search.ledger.result import TrialResult
-from search.space.architecture import digest
 from xvol import XVolution2d
 
 VERSIONS = ("xvol", "torch", "timm")

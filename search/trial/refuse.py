@@ -11,10 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from search.config import Config
+from search.config import AUTO, BackboneConfig, BranchConfig, Config, PlacementConfig
 from search.ledger.tracker import check_tracker
 from search.recipe import CHECKPOINTS, TrainConfig, check_objectives, check_once
-from search.space.architecture import AUTO, BackboneConfig, BranchConfig, PlacementConfig
 from search.tasks.base import check_task
 from xvol.allowed import check_choice, check_number, meant
 from xvol.branches import branch_names

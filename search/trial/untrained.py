@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 import xvol
-from search.config import Config, typed
+from search.config import Architecture, Config, typed
 from search.data.config import Augmentation, DataConfig, channels, image_size
 from search.data.loaders import Loaders
 from search.ledger.metric import LATENCIES, SCORE_PREFIX
 from search.ledger.result import TrialResult
 from search.recipe import CHEAP_COSTS, TrainConfig, check_costs, check_scores, sense_of
 from search.slot import idle
-from search.space.architecture import Architecture
 from search.tasks.base import Scores, Task, task_named
 from search.tasks.classify import check_low_res
 from search.tasks.model import build, whiten
