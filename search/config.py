@@ -95,6 +95,9 @@ class Config:
         task: what is learned and what it is scored by: "classify", or a task of an installed package.
         seed: seeds initialisation, data order and augmentation; not the splits (`data.split_seed`).
         device: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1", "mps".
+        ranks: processes that train a trial together, on a GPU each, or on the CPU; they share out the parts of a batch,
+            `train.accumulate`, which they must divide. "auto": as many as the launcher gives a trial GPUs
+            (`hydra.launcher.gpus_per_trial`, submitit's `gpus_per_node`, Ray's `num_gpus`), else one. No part of the recipe.
         threads: torch threads of a process; one a process and a process a core is fastest at proxy sizes.
         checkpoint: which trials keep their evaluated weights as `checkpoint.pt`, for `xvol-export`: "never", "final"
             (the final re-evaluation and single runs, not the search), "always".
@@ -111,6 +114,7 @@ class Config:
     task: str = CLASSIFY
     seed: int = 0
     device: str = "auto"
+    ranks: int | str = "auto"
     threads: int = 1
     checkpoint: str = "final"
     objectives: list[str] = field(default_factory=lambda: [chosen_by()])

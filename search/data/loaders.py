@@ -77,18 +77,22 @@ def image_loaders(
     rank: int = 0,
     world: int = 1,
 ) -> Loaders:
-    """Loaders over images in memory or pictures that are decoded on the way; see `MemoryLoader` and `StreamLoader`."""
+    """Loaders over images in memory or pictures that are decoded on the way; see `MemoryLoader` and `StreamLoader`.
+
+    Args:
+        rank, world: which of how many processes that share each training batch; whoever evaluates reads all.
+    """
     recipe = augmentation or Augmentation()
 
-    def loader(part: TensorPair | Pictures, training: bool, rank: int = rank, world: int = world) -> Loader:
+    def loader(part: TensorPair | Pictures, training: bool) -> Loader:
         if isinstance(part, TensorPair) and training and needs_pictures(recipe):
             part = pictures_of(part)
         kind: Any = MemoryLoader if isinstance(part, TensorPair) else StreamLoader
-        where = {"seed": seed, "device": device, "rank": rank, "world": world}
-        made: Loader = kind(part, data.info, config, recipe, training=training, **where)
+        where = {"rank": rank, "world": world} if training else {}
+        made: Loader = kind(part, data.info, config, recipe, training=training, seed=seed, device=device, **where)
         return made
 
     test = None if data.test is None else loader(data.test, training=False)
-    probe = None if data.probe is None else loader(data.probe, training=False, rank=0, world=1)
+    probe = None if data.probe is None else loader(data.probe, training=False)
     train, val = loader(data.train, training=True), loader(data.val, training=False)
     return Loaders(train, val, test, data.info, splits=data.splits, probe=probe)

@@ -157,14 +157,16 @@ class Untrained:
         result.latency_batch = wanted.latency_batch
 
 
-def prepare(config: Config, device: torch.device = CPU, splits: Collection[str] = ("train", "val")) -> Untrained:
-    """Load the data to `device` and build the network; test data only where `splits` has them.
+def prepare(
+    config: Config, device: torch.device = CPU, splits: Collection[str] = ("train", "val"), world: int = 1
+) -> Untrained:
+    """Load the data to `device` and build the network, for the first of `world` ranks; test data only where `splits` has them.
 
     Raises:
         ValueError: what of it cannot be.
     """
     task = task_named(config.task)
-    return _built(config, task, task.data(config, splits, device))
+    return _built(config, task, task.data(config, splits, device, 0, world))
 
 
 def prepare_cached(config: Config) -> Untrained:
