@@ -34,6 +34,10 @@ class Stopped(Exception):
     """The trial has stopped because the study asked it to. Its message says from where it can be continued."""
 
 
+class Broken(Stopped):
+    """A process of the trial has died. Its message says which; this counts as one of the trial's tries."""
+
+
 @dataclass
 class Channel:
     """One trial's line to its study; this base class is the line of a trial outside of any study.
@@ -50,6 +54,7 @@ class Channel:
         trained_in: absolute folder of the trial whose network this one only reads on the test data; None to train.
         costs: names of cheap costs that the study wants measured before training: latency_ms, latency_fused_ms,
             train_memory_mb, zero_cost.NAME. Parameters and MACs are always there.
+        ranks: how many GPUs the launcher gives a trial, each for a process of its own.
         notes: facts the trial has stated about itself, e.g. its architecture hash.
     """
 
@@ -63,6 +68,7 @@ class Channel:
     keeps_weights: bool = False
     trained_in: str | None = None
     costs: tuple[str, ...] = ()
+    ranks: int = 1
     notes: dict[str, Any] = field(default_factory=dict)
 
     def report(self, step: int, value: float) -> None:

@@ -1,7 +1,11 @@
-"""The configuration of one trial, whole, as Hydra is given it; most parts and their defaults stand beside the code they configure."""
+"""The configuration of one trial, whole, as Hydra is given it, and the architecture that it comes to as a frozen, canonical value.
+
+What is learned from and how stands beside the code it configures.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -11,14 +15,73 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from search.data.config import DataConfig
+from search.ledger.files import digest
 from search.ledger.metric import CLASSIFY, chosen_by
 from search.ledger.result import Phase
 from search.ledger.tracker import TrackerConfig
 from search.recipe import MeasureConfig, TrainConfig
-from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig, digest
 
+AUTO = "auto"
 # free-form mappings: `branch.options.pssa.rank=2` needs no `+`
 OPEN_KEYS = ("backbone.kwargs", "branch.options", "placement.at", "train.opt_kwargs")
+
+
+@dataclass
+class BackboneConfig:
+    """Any timm model.
+
+    Attributes:
+        name: a name that `timm.create_model` knows; `xvol_proxy_resnet` is the small one for proxies.
+        pretrained: load timm's weights; placing blocks with gamma 0, its default then, keeps the function they compute.
+        weights: file of the plain network's own weights to start from, in place of timm's: a state dict or checkpoint of
+            tensors (`.pt`, `.pth`, `.safetensors`), or the checkpoint.pt of a plain trial. A head of another number of
+            classes is left as it is initialised. null: none.
+        kwargs: more keyword arguments of `timm.create_model`, e.g. {drop_path_rate: 0.1}.
+    """
+
+    name: str = "xvol_proxy_resnet"
+    pretrained: bool = False
+    weights: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training goes on from a trained network."""
+        return bool(self.pretrained or self.weights or self.kwargs.get("checkpoint_path"))
+
+
+@dataclass
+class PlacementConfig:
+    """Where blocks go.
+
+    Attributes:
+        policy: sites that take the branches of `branch.use`: "none", "all", "stage3", "stage[2-4].last", "stage3.0",
+            "every=2", "last_k=2", a module's name, or several joined by "+".
+        at: branches for single selections, e.g. {stage3: conv+pssa, stage4: none}. Goes before `policy`; the keys
+            are read in order and a later one goes before an earlier one.
+    """
+
+    policy: str = "none"
+    at: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class BranchConfig:
+    """Which branches are summed at a chosen site.
+
+    Attributes:
+        use: names joined by "+": "conv+pssa" is the X-volution block, "conv" leaves the site as it is, "pssa" is
+            attention alone.
+        gamma: initial weight of the norm after each branch but conv: a number, or "auto": 1, the paper's batch norm,
+            where training starts from scratch; where it starts from a trained network (`backbone.pretrained` or
+            `backbone.weights`) 0 beside a conv branch, so that the network's function is kept, and 1
+            without one. null is that last rule whatever the start, as it was before "auto".
+        options: arguments of each branch by its name, e.g. {pssa: {rank: 1, embed_ratio: 0.25}}.
+    """
+
+    use: str = "conv+pssa"
+    gamma: int | float | str | None = AUTO
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -32,6 +95,9 @@ class Config:
         task: what is learned and what it is scored by: "classify", or a task of an installed package.
         seed: seeds initialisation, data order and augmentation; not the splits (`data.split_seed`).
         device: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1", "mps".
+        ranks: processes that train a trial together, on a GPU each, or on the CPU; they share out the parts of a batch,
+            `train.accumulate`, which they must divide. "auto": as many as the launcher gives a trial GPUs
+            (`hydra.launcher.gpus_per_trial`, submitit's `gpus_per_node`, Ray's `num_gpus`), else one. No part of the recipe.
         threads: torch threads of a process; one a process and a process a core is fastest at proxy sizes.
         checkpoint: which trials keep their evaluated weights as `checkpoint.pt`, for `xvol-export`: "never", "final"
             (the final re-evaluation and single runs, not the search), "always".
@@ -48,6 +114,7 @@ class Config:
     task: str = CLASSIFY
     seed: int = 0
     device: str = "auto"
+    ranks: int | str = "auto"
     threads: int = 1
     checkpoint: str = "final"
     objectives: list[str] = field(default_factory=lambda: [chosen_by()])
@@ -84,7 +151,7 @@ def _refuse_unknown(node: Any, kind: Any, path: str) -> None:
 
 # what changes no number that arms are compared by: where data lie, when state is saved, what is recorded beside
 _NO_RECIPE = {
-    "data": ("root", "download", "workers"),
+    "data": ("root", "download", "workers", "probe_size"),
     "train": ("state_every_seconds", "eval_every"),
     "measure": ("zero_cost",),
 }
@@ -154,6 +221,48 @@ def fingerprint_of(arch_hash: str, recipe: str, seed: int, epochs: int, phase: P
     does to a result would be lost in silence.
     """
     return f"{digest([arch_hash, recipe, seed, epochs, {'test': phase == 'final'}])}-{content}"
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple((str(key), _frozen(value[key])) for key in sorted(value, key=str))
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    return value
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A backbone and what stands at each of its sites; sites that stay plain are not listed.
+
+    Attributes:
+        backbone: timm's name.
+        arguments: keyword arguments that shape the network, frozen.
+        blocks: (site, canonical block) pairs in the order of the sites' names.
+        label: for people; not part of equality or of the hash.
+    """
+
+    backbone: str
+    arguments: tuple[Any, ...]
+    blocks: tuple[tuple[str, Any], ...]
+    label: str = field(default="", compare=False)
+
+    @classmethod
+    def make(
+        cls, backbone: str, arguments: Mapping[str, Any], blocks: Mapping[str, Mapping[str, Any]], label: str
+    ) -> Architecture:
+        """Freeze plain containers; `blocks` maps a site's name to the block's canonical dictionary."""
+        return cls(backbone, _frozen(arguments), _frozen(blocks), label)
+
+    @property
+    def hash(self) -> str:
+        """Ten hexadecimal digits over everything but the label."""
+        return digest([self.backbone, self.arguments, self.blocks])
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the replaced modules."""
+        return [site for site, _ in self.blocks]
 
 
 def register() -> None:

@@ -21,15 +21,13 @@ from typing import TYPE_CHECKING, Any
 from xvol.timm_hook import TimmHook
 
 if TYPE_CHECKING:
-    from xvol.block import XVolution2d
+    from xvol.block import BlockSpec, XVolution2d
     from xvol.branches import branch_class, branch_names, branch_options, register_branch
     from xvol.deploy_form import load_state_dict
-    from xvol.fusing import FuseReport, fuse, fuse_error, fuse_report, norms_left
     from xvol.placement import describe, select
     from xvol.probe import count_macs, count_params, doses, geometric_mean
     from xvol.siting import Refusal, Site, refused, sites
-    from xvol.spec import BlockSpec
-    from xvol.surgery import convert
+    from xvol.surgery import FuseReport, convert, fuse, fuse_error, fuse_report, norms_left
 
 __all__ = [
     "BlockSpec",
@@ -58,15 +56,13 @@ __all__ = [
 ]
 
 _NAMES = {
-    "block": ("XVolution2d",),
+    "block": ("BlockSpec", "XVolution2d"),
     "deploy_form": ("load_state_dict",),
-    "fusing": ("FuseReport", "fuse", "fuse_error", "fuse_report", "norms_left"),
     "probe": ("count_macs", "count_params", "doses", "geometric_mean"),
     "placement": ("describe", "select"),
     "branches": ("branch_class", "branch_names", "branch_options", "register_branch"),
     "siting": ("Refusal", "Site", "refused", "sites"),
-    "spec": ("BlockSpec",),
-    "surgery": ("convert",),
+    "surgery": ("FuseReport", "convert", "fuse", "fuse_error", "fuse_report", "norms_left"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -1,39 +1,154 @@
-"""The X-volution block: a sum of branches, each with its own norm, and how it folds.
+"""The X-volution block: what it is made of, as a frozen value; the sum of branches, each with its own norm; and how that folds.
 
 B = batch, C = channels (I = in, O = out), H, W = height, width, g = groups, k = kernel size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar, cast
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from xvol.branches import branch_class
+from xvol.allowed import suggest
+from xvol.branches import branch_class, branch_options
 from xvol.branches.base import Branch, Geometry
-from xvol.deploy_form import FusedXVolution2d, add_to, as_conv, refuse_dynamic, refuse_other_form
+from xvol.deploy_form import Form, FusedXVolution2d, add_to, as_conv, refuse_dynamic
 from xvol.fold import Kernel, Norm, bias_only, norm_at_rest, sum_parallel
-from xvol.spec import CONV, BlockSpec
+
+CONV = "conv"  # the branch that holds the host convolution
+
+Options = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 
 
-class XVolution2d(nn.Module):
+@dataclass(frozen=True)
+class BlockSpec:
+    """Which branches a block sums. Equal specs build equal blocks: order and spelt-out defaults make no difference.
+
+    Attributes:
+        branches: registered names, each once; kept with "conv" first, the others sorted.
+        options: what differs from the branches' defaults, as sorted tuples, so that a spec can be hashed; may be given as
+            nested mappings.
+        gamma: initial weight of the BN after each branch but "conv". None stands for 0 where a "conv" branch is
+            present, so that converting a trained model preserves its function, and for 1 where there is none.
+
+    Raises:
+        ValueError: an unknown branch, one named twice, an unknown option, or a value its branch does not allow.
+
+    Example:
+        >>> BlockSpec.make(["conv", "pssa"], {"pssa": {"rank": 2}}).canonical()["options"]["pssa"]["rank"]
+        2
+    """
+
+    branches: tuple[str, ...] = (CONV, "pssa")
+    options: Options = ()
+    gamma: float | None = None
+
+    @classmethod
+    def make(
+        cls,
+        branches: Sequence[str] = (CONV, "pssa"),
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        gamma: float | None = None,
+    ) -> BlockSpec:
+        """Build a spec from what a config holds: lists and mappings."""
+        names = [branches] if isinstance(branches, str) else branches
+        return cls(tuple(names), options or (), gamma)  # type: ignore[arg-type]  # brought into normal form
+
+    def __post_init__(self) -> None:
+        given = self.options.items() if isinstance(self.options, Mapping) else self.options
+        branches = _ordered(self.branches)
+        options = {branch: dict(values) for branch, values in given}
+        for branch in options:
+            if branch not in branches:
+                raise ValueError(
+                    f"options are given for branch {branch!r}, which the block lacks: {suggest(branch, branches)}"
+                )
+        normal = [(branch, _changed(branch, options.get(branch, {}))) for branch in branches]
+        object.__setattr__(self, "branches", branches)
+        object.__setattr__(self, "options", tuple(entry for entry in normal if entry[1]))
+        object.__setattr__(self, "gamma", _gamma(self.gamma, branches))
+
+    @property
+    def initial_gamma(self) -> float:
+        """The weight that the BN after each branch but "conv" starts with."""
+        return float(CONV not in self.branches) if self.gamma is None else self.gamma
+
+    def branch_options(self, branch: str) -> dict[str, Any]:
+        """All options of one of the block's branches, defaults included."""
+        return branch_options(branch) | dict(dict(self.options).get(branch, ()))
+
+    def canonical(self) -> dict[str, Any]:
+        """The spec with its defaults spelt out, in JSON's types: equal if and only if the specs are equal.
+
+        A branch's `later_options` are left out at their defaults, so that a spec stored before they came still is itself.
+        """
+
+        def spelt_out(branch: str) -> dict[str, Any]:
+            defaults, later = branch_options(branch), branch_class(branch).later_options
+            options = self.branch_options(branch)
+            return {name: value for name, value in options.items() if name not in later or value != defaults[name]}
+
+        return {
+            "branches": list(self.branches),
+            "options": {branch: spelt_out(branch) for branch in self.branches},
+            "gamma": self.initial_gamma,
+        }
+
+    def __str__(self) -> str:
+        changed = {branch: ", ".join(f"{key}={value}" for key, value in values) for branch, values in self.options}
+        label = "+".join(f"{branch}({changed[branch]})" if branch in changed else branch for branch in self.branches)
+        return label if self.gamma is None else f"{label} gamma={self.gamma:g}"
+
+
+def _ordered(branches: Sequence[str]) -> tuple[str, ...]:
+    if not branches:
+        raise ValueError("a block needs at least one branch, such as branches=('conv', 'pssa')")
+    for name in branches:
+        branch_class(name)
+        if list(branches).count(name) > 1:
+            raise ValueError(f"branch {name!r} is named twice in {tuple(branches)}: name each branch once")
+    return tuple(sorted(branches, key=lambda name: (name != CONV, name)))
+
+
+def _changed(branch: str, given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Check the options of one branch; return, sorted, those that differ from its defaults."""
+    defaults = branch_options(branch)
+    values = {}
+    for option, value in given.items():
+        if option not in defaults:
+            raise ValueError(f"branch {branch!r} has no option {option!r}: {suggest(option, defaults)}")
+        default = defaults[option]
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        values[option] = float(value) if isinstance(default, float) and whole else value
+    branch_class(branch).check_options(**(defaults | values))
+    return tuple(sorted((option, value) for option, value in values.items() if value != defaults[option]))
+
+
+def _gamma(given: float | None, branches: Sequence[str]) -> float | None:
+    """None where it is the default or no branch would use it."""
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not math.isfinite(given):
+        raise ValueError(f"gamma={given!r} must be a finite number, such as 0 or 1, or None for the default")
+    unused = tuple(branches) == (CONV,)
+    return None if unused or given == float(CONV not in branches) else float(given)
+
+
+class XVolution2d(Form):
     """sum_b norm_b(branch_b(x)): (B, I, H, W) -> (B, O, H', W'), H' = floor((H - 1) / stride) + 1.
 
-    The paper's training form is the default spec: [conv -> BN] + [PSSA -> BN]. The padding centres the window.
-
-    Args:
-        in_chs, out_chs, kernel_size, stride, dilation, groups: as in `nn.Conv2d`, of the convolution it stands in for.
-        spec: which branches are summed.
-        eps, momentum: of each BatchNorm2d.
+    The paper's training form is the default spec: [conv -> BN] + [PSSA -> BN]. The padding centres the window. Arguments are those
+    of the convolution it stands in for, as in `nn.Conv2d`; `eps` and `momentum` are of each BatchNorm2d.
 
     Raises:
         ValueError: one of the branches cannot stand in for such a convolution; the message says which and why.
     """
 
-    form: ClassVar[str] = "train"
+    form = "train"
 
     def __init__(
         self,
@@ -76,10 +191,10 @@ class XVolution2d(nn.Module):
         return add_to(terms[0], terms[1:])  # no norm's backward pass needs what it gave
 
     def take_over(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-        """Make `conv` and `norm` themselves, not copies, the block's conv branch and its norm.
+        """Make `conv` and `norm` themselves, not copies, the block's conv branch and its norm, where it has such a branch.
 
-        Does nothing in a block without conv branch. Where the branch has a kernel of another size it keeps its own
-        fresh weights: the norm comes over with its affine part, and its running statistics start anew.
+        A branch with a kernel of another size keeps its own fresh weights: the norm comes over with its affine part, and
+        its running statistics start anew.
         """
         if CONV not in self.branches:
             return
@@ -89,17 +204,11 @@ class XVolution2d(nn.Module):
             norm.reset_running_stats()
 
     def fuse(self) -> nn.Module:
-        """The exact deploy twin of the block in eval mode; the block itself is left as it is.
+        """The exact deploy twin of the block in eval mode, which is left as it is: a plain `nn.Conv2d` if all of it is static.
 
         The paper's deploy form: all that is static becomes one convolution, what depends on x stays beside it without
         norms. The form depends on the kind of the branches alone, not on their weights: a branch that was switched off
-        stays (`to_conv` looks at the weights).
-
-        Returns:
-            a plain `nn.Conv2d` if the whole block is static, else a `FusedXVolution2d`.
-
-        Raises:
-            ValueError: a norm keeps no running statistics.
+        stays (`to_conv` looks at the weights). ValueError where a norm keeps no running statistics.
         """
         static: Kernel | None = None
         dynamic: list[Branch] = []
@@ -122,11 +231,8 @@ class XVolution2d(nn.Module):
         static too, where the convolution's window can take it.
 
         Args:
-            strict: False gives the static part of any block, and leaves out what depends on the input.
-
-        Raises:
-            ValueError: strict, and a branch depends on the input; the message says by how much. Or a norm keeps no
-                running statistics.
+            strict: a branch that depends on the input is refused with a ValueError that says by how much; False gives the
+                static part of any block.
         """
         static, dynamic = self._static_and_dynamic()
         conv = as_conv(static, self.geometry).train(self.training)
@@ -155,31 +261,25 @@ class XVolution2d(nn.Module):
         return sum_parallel(*kernels), dynamic
 
     def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The one convolution that the block is at each output pixel, in eval mode; an oracle for tests.
+        """The convolution that the block is at each output pixel, in eval mode; ValueError where it is none of a fixed size.
 
-        The paper's deploy equation: y(x_0) = sum_i (w_i^C + w_i^A(x_0, x_i)) x_i + b. Costs taps * O * I for each
-        pixel.
+        An oracle for tests, the paper's deploy equation: y(x_0) = sum_i (w_i^C + w_i^A(x_0, x_i)) x_i + b.
 
         Returns:
             kernel_BHWOIkk: (B, H', W', O, I / g, k, k), of dilation 1, for a zero border and the block's stride.
             bias_O: (O,).
-
-        Raises:
-            ValueError: a branch is no convolution of a fixed size.
         """
         return self._summed([branch.dynamic_kernel(x_BCHW) for _, branch, _ in self.parts()])
 
     def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The one standard convolution that the block is for each sample, in eval mode (ours).
 
-        For blocks whose branches are static or see the input through a sum over all pixels, such as `linear_global`.
+        For blocks whose branches are static or see the input through a sum over all pixels, such as `linear_global`;
+        ValueError names a branch that changes from pixel to pixel.
 
         Returns:
             kernel_BOIkk: (B, O, I / g, k, k), of dilation 1, for a zero border and the block's stride.
             bias_O: (O,).
-
-        Raises:
-            ValueError: a branch changes from pixel to pixel; the message names it.
         """
         for name, branch, _ in self.parts():
             if not branch.has_sample_kernel:
@@ -190,7 +290,7 @@ class XVolution2d(nn.Module):
         return self._summed([branch.sample_kernel(x_BCHW) for _, branch, _ in self.parts()])
 
     def _summed(self, kernels: Sequence[Kernel]) -> Kernel:
-        """The sum over the branches of (..., O, I / g, k, k) and (O,), each with its norm folded in."""
+        """Of the branches' (..., O, I / g, k, k) and (O,), each with its norm folded in."""
         places = kernels[0][0].shape[:-3]
         scaled = []
         for (kernel, bias_O), (*_, norm) in zip(kernels, self.parts(), strict=True):
@@ -198,7 +298,3 @@ class XVolution2d(nn.Module):
             scaled.append(((kernel * scale_O[:, None, None, None]).flatten(0, -4), bias_O * scale_O + shift_O))
         total, bias_O = sum_parallel(*scaled)
         return total.unflatten(0, places), bias_O
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        refuse_other_form(self.form, state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -13,13 +13,12 @@ import timm
 from torch import nn
 
 from xvol.allowed import suggest
-from xvol.block import XVolution2d
+from xvol.block import CONV, BlockSpec, XVolution2d
 from xvol.branches import branch_class, branch_names
 from xvol.branches.base import Geometry
 from xvol.placement import describe, select
 from xvol.probe import count_macs, count_params
 from xvol.siting import Site, refused, sites
-from xvol.spec import CONV, BlockSpec
 
 Table = list[list[str]]
 

@@ -50,7 +50,18 @@ _REMEDIES = {
 }
 
 
-class FusedXVolution2d(nn.Module):
+class Form(nn.Module):
+    """A block in one of its forms, which refuses a state dict of the other one with a RuntimeError: what to load into what."""
+
+    form: ClassVar[str]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        if told := other_form(self.form, state_dict, prefix.removesuffix(".")):
+            raise RuntimeError(told)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class FusedXVolution2d(Form):
     """The deploy form: one static convolution plus what depends on the input, without norms.
 
     Args:
@@ -58,7 +69,7 @@ class FusedXVolution2d(nn.Module):
         dynamic: branches with their norms folded in.
     """
 
-    form: ClassVar[str] = "deploy"
+    form = "deploy"
 
     def __init__(self, static: nn.Conv2d | None, dynamic: Iterable[Branch]) -> None:
         super().__init__()
@@ -69,10 +80,6 @@ class FusedXVolution2d(nn.Module):
         """Same map as the block it comes from, in eval mode."""
         terms = [branch(x_BCHW) for branch in self.dynamic]
         return sum(terms[1:], terms[0]) if self.static is None else add_to(self.static(x_BCHW), terms)
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        refuse_other_form(self.form, state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 def add_to(y_BCHW: Tensor, terms: Iterable[Tensor]) -> Tensor:
@@ -101,17 +108,6 @@ def as_conv(kernel: Kernel, geometry: Geometry) -> nn.Conv2d:
     )
     conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
     return conv
-
-
-def refuse_other_form(form: str, state_dict: Mapping[str, Any], prefix: str) -> None:
-    """Refuse a state dict of the other form, for the module whose keys start with `prefix`.
-
-    Raises:
-        RuntimeError: it is of the other form; the message says what to load into what.
-    """
-    told = other_form(form, state_dict, prefix.removesuffix("."))
-    if told is not None:
-        raise RuntimeError(told)
 
 
 def refuse_dynamic(dynamic: Mapping[str, nn.Module], static: nn.Conv2d) -> None:

@@ -17,10 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from xvol.block import XVolution2d
+from xvol.block import CONV, XVolution2d
 from xvol.branches.base import Branch
 from xvol.deploy_form import FusedXVolution2d
-from xvol.spec import CONV
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 

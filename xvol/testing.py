@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.block import XVolution2d
+from xvol.block import BlockSpec, XVolution2d
 from xvol.branches import branch_class, branch_options
 from xvol.branches.base import Branch, Folded, Geometry
 from xvol.fold import Norm
-from xvol.spec import BlockSpec
 
 __all__ = [
     "accepts",

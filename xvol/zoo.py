@@ -24,7 +24,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 import xvol
-from xvol.spec import CONV, BlockSpec
+from xvol.block import CONV, BlockSpec
 
 HOSTS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", "wide_resnet50_2")
 POLICIES = ("stage3", "stage1", "stage2", "stage4", "all")  # the first, the paper's best, is the default

@@ -123,6 +123,8 @@ class DataConfig:
         val_size: Validation images, on which studies choose: how many, or which share of the official validation part, or
             of the images where there is none; None takes that part whole, or a fifth of the images.
         test_size: Test images, likewise.
+        probe_size: How many images each trial keeps the network's outputs of, in `samples.npz`: of validation, and, where that
+            has fewer, of training images that are left over; in the final phase all test images beside. 0 keeps none.
         split_seed: Fixes the three parts, whatever a trial's own seed is.
         flip: Mirror half of the training images, left to right: true draws anew in each epoch; "alternate" draws
             once for an image, which is then mirrored in every second epoch (Jordan 2024, arXiv 2404.00498, section 3.6).
@@ -146,6 +148,7 @@ class DataConfig:
     train_size: int | float | None = None
     val_size: int | float | None = None
     test_size: int | float | None = None
+    probe_size: int = 0
     split_seed: int = 0
     flip: bool | str = False
     crop_padding: int = 0
@@ -213,6 +216,7 @@ class DataConfig:
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"data.{key}={value} is not allowed. It must be at least 1.")
         check_choice("data.flip", str(self.flip).lower(), ("false", "true", ALTERNATE))
+        check_number("data.probe_size", self.probe_size, low=0)
         check_number("data.in_memory_mb", self.in_memory_mb, low=0)
         check_number("data.workers", self.workers, low=0)
         check_number("data.crop_pct", self.crop_pct, above=0, high=1, null="the backbone's")

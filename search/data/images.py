@@ -24,7 +24,7 @@ from timm.models import get_pretrained_cfg
 
 from search.data.config import Augmentation, DataConfig, channels, image_size, source_of
 from search.data.splits import Labelled, Splits, split_labels
-from search.space.architecture import digest
+from search.ledger.files import digest
 
 CHUNK = 4096  # images that are resized at a time
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
@@ -153,12 +153,14 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Data:
-    """The images and labels of a trial's splits, on the CPU; test is None unless it was asked for."""
+    """The images and labels of a trial's splits, on the CPU; no test unless it was asked for, no probe where nothing is kept."""
 
     train: TensorPair | Pictures
     val: TensorPair | Pictures
     test: TensorPair | Pictures | None
     info: DataInfo
+    splits: Splits
+    probe: TensorPair | Pictures | None = None
 
 
 def crops(augmentation: Augmentation) -> bool:
@@ -203,40 +205,40 @@ def load_data(
     images = load_images(config)
     parts = Labelled(images.labels.numpy(), images.classes, images.official_val, images.official_test)
     splits = split_labels(parts, config)
-    if isinstance(images, PictureSet):
-        open_one, labels = images.open, images.labels
+    take, info = (
+        _pictures(images, config, backbone) if isinstance(images, PictureSet) else _in_memory(images, splits, config)
+    )
+    if by_timm or isinstance(images, PictureSet):  # another release, other pixels
+        changed_by = {"pillow": PIL.__version__, "torchvision": torchvision.__version__}
+        info = replace(info, digest=digest([info.digest, changed_by]))
+    probed = splits.probed(with_test)
+    return Data(
+        train=take(splits.train),
+        val=take(splits.val),
+        test=take(splits.test) if with_test else None,
+        info=info,
+        splits=splits,
+        probe=take(probed) if len(probed) else None,
+    )
 
-        def part(index: Tensor) -> Pictures:
-            return Pictures(open_one, index, labels[index])
 
-        info = _info_of_pictures(images, config, backbone)
-        data = Data(part(splits.train), part(splits.val), part(splits.test) if with_test else None, info)
-    else:
-        data = _in_memory(images, splits, config, with_test)
-        if not by_timm:
-            return data
-    changed_by = {"pillow": PIL.__version__, "torchvision": torchvision.__version__}  # another release, other pixels
-    return replace(data, info=replace(data.info, digest=digest([data.info.digest, changed_by])))
-
-
-def _in_memory(images: ImageSet, splits: Splits, config: DataConfig, with_test: bool) -> Data:
+def _in_memory(images: ImageSet, splits: Splits, config: DataConfig) -> tuple[Callable[[Tensor], TensorPair], DataInfo]:
+    """What gives the images of some indices, and what is known of them."""
     wanted_size, wanted_channels = image_size(config), channels(config)
 
     def take(index: Tensor) -> TensorPair:
         fitted = match_channels(resize(images.images[index], wanted_size), wanted_channels)
         return TensorPair(fitted, images.labels[index])
 
-    train = take(splits.train)
     if images.mean is not None and images.std is not None and images.images.shape[1] == wanted_channels:
         mean, std = images.mean, images.std
     else:
-        mean, std = mean_and_std(train.images)
-    info = DataInfo(images.classes, wanted_channels, wanted_size, mean, std, images.source, images.digest)
-    return Data(train, take(splits.val), take(splits.test) if with_test else None, info)
+        mean, std = mean_and_std(take(splits.train).images)
+    return take, DataInfo(images.classes, wanted_channels, wanted_size, mean, std, images.source, images.digest)
 
 
-def _info_of_pictures(images: PictureSet, config: DataConfig, backbone: str) -> DataInfo:
-    """Mean, deviation and cut as timm resolves them for the backbone: there is no pass over the data."""
+def _pictures(images: PictureSet, config: DataConfig, backbone: str) -> tuple[Callable[[Tensor], Pictures], DataInfo]:
+    """Likewise. Mean, deviation and cut are as timm resolves them for the backbone: there is no pass over the data."""
     number, known = channels(config), get_pretrained_cfg(backbone) if backbone else None
     chosen = {"in_chans": number, "crop_pct": config.crop_pct, "interpolation": config.interpolation}
     resolved = resolve_data_config(chosen, known.to_dict() if known else None)
@@ -245,7 +247,8 @@ def _info_of_pictures(images: PictureSet, config: DataConfig, backbone: str) -> 
         for values in (resolved["mean"], resolved["std"])
     )
     cut = {name: resolved[name] for name in ("crop_pct", "crop_mode", "interpolation")}
-    return DataInfo(images.classes, number, image_size(config), mean, std, images.source, images.digest, **cut)
+    info = DataInfo(images.classes, number, image_size(config), mean, std, images.source, images.digest, **cut)
+    return lambda index: Pictures(images.open, index, images.labels[index]), info
 
 
 def pictures_of(pair: TensorPair) -> Pictures:

@@ -12,6 +12,7 @@ from torch import Tensor
 from search.data.config import Augmentation, DataConfig
 from search.data.images import Data, DataInfo, Pictures, TensorPair, needs_pictures, pictures_of
 from search.data.memory import MemoryLoader
+from search.data.splits import Splits
 from search.data.stream import StreamLoader
 
 Batch = tuple[Tensor, Tensor]
@@ -53,6 +54,8 @@ class Loaders:
     Attributes:
         info: what is known of its data.
         chance: what guessing reaches on the validation images, by the ledger's columns (`chance_<metric>`).
+        splits: which images of the data set these are.
+        probe: those whose outputs are kept one by one (`splits.probed`), in that order, whole for each rank.
     """
 
     train: Loader
@@ -60,6 +63,8 @@ class Loaders:
     test: Loader | None
     info: DataInfo
     chance: Mapping[str, float] = field(default_factory=dict)
+    splits: Splits | None = None
+    probe: Loader | None = None
 
 
 def image_loaders(
@@ -72,17 +77,22 @@ def image_loaders(
     rank: int = 0,
     world: int = 1,
 ) -> Loaders:
-    """Loaders over images in memory or pictures that are decoded on the way; see `MemoryLoader` and `StreamLoader`."""
-    recipe = augmentation or Augmentation()
+    """Loaders over images in memory or pictures that are decoded on the way; see `MemoryLoader` and `StreamLoader`.
 
-    where = {"seed": seed, "device": device, "rank": rank, "world": world}
+    Args:
+        rank, world: which of how many processes that share each training batch; whoever evaluates reads all.
+    """
+    recipe = augmentation or Augmentation()
 
     def loader(part: TensorPair | Pictures, training: bool) -> Loader:
         if isinstance(part, TensorPair) and training and needs_pictures(recipe):
             part = pictures_of(part)
         kind: Any = MemoryLoader if isinstance(part, TensorPair) else StreamLoader
-        made: Loader = kind(part, data.info, config, recipe, training=training, **where)
+        where = {"rank": rank, "world": world} if training else {}
+        made: Loader = kind(part, data.info, config, recipe, training=training, seed=seed, device=device, **where)
         return made
 
     test = None if data.test is None else loader(data.test, training=False)
-    return Loaders(loader(data.train, training=True), loader(data.val, training=False), test, data.info)
+    probe = None if data.probe is None else loader(data.probe, training=False)
+    train, val = loader(data.train, training=True), loader(data.val, training=False)
+    return Loaders(train, val, test, data.info, splits=data.splits, probe=probe)

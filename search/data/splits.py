@@ -15,11 +15,25 @@ PARTS = ("train", "val", "test")
 
 
 class Splits(NamedTuple):
-    """Indices into a data set, each int64, ascending, without repeats; no index is in two of them."""
+    """Indices into a data set, each int64, without repeats; no index is in two of the first three, which ascend.
+
+    Attributes:
+        probe: of validation, then of what no part has taken; what is put out for them is kept. See `DataConfig.probe_size`.
+    """
 
     train: Tensor
     val: Tensor
     test: Tensor
+    probe: Tensor
+
+    def probed(self, with_test: bool) -> Tensor:
+        """The probe set, and behind it the test part where a trial may see it; empty where nothing is to be kept."""
+        return torch.cat([self.probe, self.test]) if with_test and len(self.probe) else self.probe
+
+    def part_of(self, index: Tensor) -> np.ndarray:
+        """Which of `PARTS` each index is of; "train" is said of what no part has taken, too."""
+        inside = [torch.isin(index, part).numpy() for part in (self.val, self.test)]
+        return np.select(inside, ["val", "test"], "train")
 
 
 class Labelled(NamedTuple):
@@ -105,10 +119,20 @@ def split_labels(images: Labelled, config: DataConfig) -> Splits:
         size = count_of(config.val_size, own, max(own // 5, 1))
         val, rest = _draw(rest, labels, size, "val", "what the test part leaves", random)
     size = count_of(config.train_size, own, len(rest))
-    train, _ = _draw(rest, labels, size, "train", "what validation and test leave", random)
-
+    train, unused = _draw(rest, labels, size, "train", "what validation and test leave", random)
     _check_training(labels[train], images.classes, config)
-    return Splits(*(torch.from_numpy(part) for part in (train, val, test)))
+
+    if config.probe_size > len(val) + len(unused):
+        raise ValueError(
+            f"data.probe_size={config.probe_size} is too large: there are {len(val)} validation images and {len(unused)} "
+            "training images that are left over. Ask for fewer, or lower data.train_size."
+        )
+    from_val = min(config.probe_size, len(val))
+    probe = [
+        _draw(pool, labels, size, "probe", "", random)[0]
+        for pool, size in ((val, from_val), (unused, config.probe_size - from_val))
+    ]
+    return Splits(*(torch.from_numpy(part) for part in (train, val, test, np.concatenate(probe))))
 
 
 def count_of(size: int | float | None, of: int, default: int) -> int:

@@ -13,8 +13,8 @@ from hydra.errors import HydraException
 from search.space.parameters import Space
 from xvol.allowed import meant
 
-Factors = Mapping[str, Any] | Sequence["Factor"]
-"""What the designs take: name -> levels (see `read_factors`), or factors that were read already."""
+Factors = Mapping[str, Any]
+"""What the designs take: name -> levels, see `read_factors`."""
 AS_IS = "as is"  # a level without overrides
 EXAMPLE = "factors: {where: [placement=none, placement=stage3], rank: [branch.options.pssa.rank=1, branch.options.pssa.rank=4]}"
 
@@ -62,11 +62,6 @@ def read_factors(factors: Factors) -> tuple[Factor, ...]:
         ValueError: no factors, fewer than two levels, two levels of one name or of the same overrides, or an override
             that Hydra cannot read or that sweeps.
     """
-    if not isinstance(factors, Mapping):
-        found = tuple(factors)
-        if not found or not all(isinstance(factor, Factor) for factor in found):
-            raise ValueError(f"a design takes factors by name, e.g. {EXAMPLE}; got {factors!r}")
-        return found
     if not factors:
         raise ValueError(
             f"a design needs at least one factor, e.g. hydra.sweeper.design.{EXAMPLE}; or sweep what varies on the command "

@@ -53,7 +53,7 @@ def leave_one_out(factors: Factors, full: Labels = None, off: Labels = None) -> 
 
     Args:
         full: label of each factor's level in the full model; the last level of those not named.
-        off: label of the level that leaves the factor out, another one; the first level of those not named.
+        off: label of the level that leaves the factor out; the first level of those not named.
     """
     read, whole, without = _on_and_off(factors, full, off)
     return _cells(read, whole, [{**whole, factor.name: without[factor.name]} for factor in read])
@@ -96,15 +96,7 @@ def fractional(
     resolution: int | None = None,
     generators: Sequence[str] = (),
 ) -> tuple[list[Cell], Fraction]:
-    """A regular fraction of a two-level factorial, the baseline among its cells.
-
-    Args:
-        factors: each with exactly two levels.
-        runs, resolution, generators: see `find_fraction`.
-
-    Returns:
-        The cells, and what the fraction is: resolution, generators, aliases.
-    """
+    """A regular fraction, see `find_fraction`, of a factorial of two-level factors, the baseline among its cells; and what it is."""
     read = read_factors(factors)
     for factor in read:
         if len(factor.levels) != 2:
@@ -129,8 +121,7 @@ def random_matched(
 
     Args:
         arm: its overrides. It must place by `placement.policy`, with nothing in `placement.at`.
-        sites: names of all sites of its backbone.
-        chosen: names of the sites where the arm places its branches.
+        sites, chosen: names of all sites of its backbone, and of those where the arm places its branches.
         count: how many random placements: all different, none the arm's own.
         seed: of the draw; a larger count keeps the placements of a smaller one.
 
@@ -151,19 +142,16 @@ def random_matched(
             f"design random_matched: count={count}, allowed are 1 to {possible}: {len(unique)} sites have {possible} other "
             f"placements at {len(own)} of them"
         )
-    drawn: dict[frozenset[str], None] = {}
+    drawn: dict[frozenset[str], None] = {own: None}
     generator = random.Random(seed)
-    while len(drawn) < count:
-        sample = frozenset(generator.sample(unique, len(own)))
-        if sample != own:
-            drawn[sample] = None
+    while len(drawn) <= count:
+        drawn[frozenset(generator.sample(unique, len(own)))] = None
     cells = [
         Cell(BASELINE, (*overrides, "placement.policy=none"), {"placement": "none"}, is_baseline=True),
         Cell("the arm", overrides, {"placement": "the arm's"}),
     ]
-    for number, sample in enumerate(drawn, start=1):
-        policy = "+".join(site for site in unique if site in sample)
-        label = f"random {number}"
+    for number, sample in enumerate([*drawn][1:], start=1):
+        policy, label = "+".join(site for site in unique if site in sample), f"random {number}"
         cells.append(Cell(label, (*overrides, f"placement.policy={policy}"), {"placement": label}))
     return cells
 
@@ -192,12 +180,9 @@ def replicates(cells: Sequence[Cell], seeds: Sequence[int], order_seed: int = 0)
 
 @dataclass(frozen=True)
 class Control:
-    """A control and how well it matches.
-
-    Attributes:
-        cell: the arm's factors and overrides, then those that put plain convolutions in the place of its branches.
-        match: "params" or "macs", of which the arm has `target`, the control `got`, and the network with a plain convolution
-            at those sites `plain`.
+    """A control and how well it matches: in `match` ("params" or "macs") the arm has `target`, the control `got`, and the network
+    with a plain convolution at those sites `plain`. Its `cell` has the arm's factors, and puts plain convolutions in the place of
+    its branches.
     """
 
     cell: Cell
@@ -229,13 +214,7 @@ def matched_control(arm: Cell, sites: Sequence[str], cost: Cost, match: str = "p
 
     Tried are a second convolution beside the first and, for arms that cost less than the plain network, a narrow one
     alone; with the host's kernel and with a 1x1 one; of every width. A kernel or use is preferred in this order where
-    the match is as good.
-
-    Args:
-        arm: a cell that places branches.
-        sites: names of the sites where it does.
-        cost: what a network costs. It is asked a few dozen times.
-        match: "params" or "macs".
+    the match is as good. `cost` is asked a few dozen times; `sites` are those where the arm places branches.
     """
     if match not in MATCHES:
         raise ValueError(f"design control={match}: allowed are none, {', '.join(MATCHES)}")
@@ -245,13 +224,15 @@ def matched_control(arm: Cell, sites: Sequence[str], cost: Cost, match: str = "p
     def asked(lines: Sequence[str]) -> float:
         return float(cost([*arm.overrides, *lines])[match])
 
-    target, plain = asked([]), asked(_instead(sites, "conv"))
+    # a new last key of `placement.at` goes before whatever chose the sites
+    conv, *instead = (f"placement.at={{{'+'.join(sites)}:{use}}}" for use in ("conv", *USES))
+    target, plain = asked([]), asked([conv])
     close = CLOSE * abs(target - plain)
     best: Width | None = None
     refusals = []
-    for use, kernel in itertools.product(USES[:1] if target >= plain else USES[::-1], KERNELS):
+    for use, kernel in itertools.product(instead[:1] if target >= plain else instead[::-1], KERNELS):
         try:
-            found = min(_widths(asked, target, close, sites, use, kernel), key=lambda width: width[0])
+            found = min(_widths(asked, target, close, use, kernel), key=lambda width: width[0])
         except ValueError as error:
             refusals.append(str(error))
             continue
@@ -294,23 +275,15 @@ def _cells(factors: Sequence[Factor], base: dict[str, Level], points: Iterable[d
     return list(cells.values())
 
 
-def _instead(sites: Sequence[str], use: str) -> list[str]:
-    """Another use at exactly these sites. A new last key of `placement.at` goes before whatever chose them."""
-    return [f"placement.at={{{'+'.join(sites)}:{use}}}"]
-
-
-def _widths(
-    cost: Figure, target: float, close: float, sites: Sequence[str], use: str, kernel: int | None
-) -> Iterator[Width]:
+def _widths(cost: Figure, target: float, close: float, use: str, kernel: int | None) -> Iterator[Width]:
     """Networks by the width of their second convolution: cost grows with it, in steps of a channel, so it is bisected."""
 
     def at(ratio: float | None) -> Width:
         options = {"kernel": kernel, "width_ratio": None if ratio is None else f"{ratio:.6g}"}
-        lines = [
-            f"branch.options.second_conv.{name}={'null' if value is None else value}" for name, value in options.items()
-        ]
-        got = cost([*_instead(sites, use), *lines])
-        return abs(got - target), got, [*_instead(sites, use), *lines]
+        values = [f"{name}={'null' if value is None else value}" for name, value in options.items()]
+        lines = [use, *(f"branch.options.second_conv.{value}" for value in values)]
+        got = cost(lines)
+        return abs(got - target), got, lines
 
     yield at(None)
     low, high = 0.0, 1.0

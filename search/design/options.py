@@ -17,7 +17,6 @@ from search.space.parameters import Space
 from xvol.allowed import check_choice, check_number
 
 KINDS = ("one_at_a_time", "leave_one_out", "add_one_in", "ladder", "factorial", "fractional", "random_matched")
-CONTROLS = ("none", *MATCHES)
 BLOCK = 1000  # seeds that belong to one study and phase
 BLOCKS = 1_000_000
 SMALLEST = 1_000_000  # below lie the seeds that people write
@@ -35,13 +34,11 @@ class DesignOptions:
     Attributes:
         kind: one_at_a_time, leave_one_out, add_one_in, ladder, factorial, fractional or random_matched; null for a
             search.
-        factors: name -> levels; a level is an override such as 'placement=stage3', a list of them, or an empty list; or
-            a mapping from labels to levels. What is swept on the command line or in hydra.sweeper.params are factors
-            too, after these.
+        factors: name -> levels, see `read_factors`. What is swept on the command line or in hydra.sweeper.params are
+            factors too, after these.
         baseline: label of the level that a factor has in the baseline (leave_one_out, add_one_in, ladder: when it is
             left out); the first level of those not named.
-        full: leave_one_out, add_one_in, ladder: label of the level that a factor has in the full model; the last level
-            of those not named.
+        full: the same in the full model of leave_one_out, add_one_in and ladder; the last level of those not named.
         runs: fractional: cells, a power of two; null takes the fewest that reach `resolution`.
         resolution: fractional: at least this one; with `runs` and `resolution` null, 4.
         generators: fractional: e.g. ["D=ABC"]; found by search where none are given.
@@ -53,11 +50,10 @@ class DesignOptions:
         seeds: how many, 5 unless said otherwise; seed i of one cell is paired with seed i of every other.
         first_seed: the first of them; null for seeds of the study's own, by its name.
         looks: numbers of seeds at which rows are held against the baseline on validation images, ascending from 2 on,
-            e.g. [5, 8, 12, 20]:
-            all cells are trained on the first number, and only rows that are undecided go on, with the baseline, to
-            the next. None for the same seeds in every cell. `seeds` is then left out, or is the first of them.
-        alpha: of the looks: chance of any false finding, over all looks and rows.
-        spending: of the looks: how alpha is split over them: hwang_shih_decani, obrien_fleming or pocock.
+            e.g. [5, 8, 12, 20]: all cells are trained on the first, and only rows that are undecided go on, with the
+            baseline, to the next. None for the same seeds in every cell; `seeds` is left out, or is the first look.
+        alpha, spending: of the looks: chance of any false finding, over all looks and rows, and how it is split over the
+            looks: hwang_shih_decani, obrien_fleming or pocock.
         margin: of the looks: smallest difference that matters, in the unit of the metric; a row that would hardly be found at
             the last look even if it differed by that much gets no more seeds. None gives no row up.
         order_seed: of the order of cells inside each seed's replicate.
@@ -86,24 +82,15 @@ class DesignOptions:
 
 ONLY: dict[str, tuple[str, ...]] = {
     "full": ("leave_one_out", "add_one_in", "ladder"),
-    "runs": ("fractional",),
-    "resolution": ("fractional",),
-    "generators": ("fractional",),
-    "arm": ("random_matched",),
-    "count": ("random_matched",),
+    **dict.fromkeys(("runs", "resolution", "generators"), ("fractional",)),
+    **dict.fromkeys(("arm", "count"), ("random_matched",)),
 }
 """Options that other kinds would pass over in silence."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """A design that was made.
-
-    Attributes:
-        cells: the baseline first, each control behind its arm.
-        controls: how well each control matches.
-        fraction: of a fractional design.
-    """
+    """A design that was made: cells, the baseline first, each control behind its arm; and how well controls match."""
 
     cells: list[Cell]
     controls: list[Control]
@@ -127,7 +114,7 @@ def check_design(options: DesignOptions) -> None:
             raise ValueError(
                 f"{where}.{name} is for {', '.join(wanted)}, and the design is {options.kind}; leave it out"
             )
-    check_choice(f"{where}.control", options.control, CONTROLS)
+    check_choice(f"{where}.control", options.control, ("none", *MATCHES))
     for name, low in (("seeds", 1), ("first_seed", 0), ("count", 1)):
         check_number(f"{where}.{name}", getattr(options, name), low=low, null="the default")
     _check_looks(options, where)
@@ -165,16 +152,14 @@ def first_seeds(options: DesignOptions) -> int:
 
 
 def first_seed_of(study: str, phase: str, there: Iterable[int] = (), searched: Collection[int] = ()) -> int:
-    """The first seed of a study's phase: the first of those that it has been trained on already, else the name's own.
+    """The first seed of a study's phase ("final", "design"): the first of those that it stands on already, else its name's own.
 
     Args:
         study: the study's name; two names share a seed once in a million.
-        phase: what is trained on the seeds, "final" or "design".
         there: seeds that the phase stands on already.
         searched: seeds that the search trains on; the block that is returned holds none of them.
     """
-    begun = min(there, default=None)
-    if begun is not None:
+    if (begun := min(there, default=None)) is not None:
         return begun
     digest = hashlib.blake2b(f"{study}\0{phase}".encode(), digest_size=8).digest()
     block = int.from_bytes(digest, "big") % BLOCKS
@@ -214,18 +199,11 @@ def design_of(
             raise ValueError(
                 "design random_matched needs the sites of the backbone, and this application does not tell them"
             )
-        known = asked(options.arm)
-        cells = kinds.random_matched(
-            options.arm, known["sites"], known["chosen"], count=options.count, seed=options.draw_seed
-        )
+        known, draw = asked(options.arm), {"count": options.count, "seed": options.draw_seed}
+        cells = kinds.random_matched(options.arm, known["sites"], known["chosen"], **draw)
     elif options.kind == "fractional":
-        cells, fraction = kinds.fractional(
-            factors,
-            options.baseline,
-            runs=options.runs,
-            resolution=options.resolution,
-            generators=options.generators,
-        )
+        size: dict[str, Any] = {name: getattr(options, name) for name in ("runs", "resolution", "generators")}
+        cells, fraction = kinds.fractional(factors, options.baseline, **size)
     elif options.kind in ("one_at_a_time", "factorial"):
         cells = getattr(kinds, options.kind)(factors, options.baseline)
     else:
@@ -240,10 +218,14 @@ def design_of(
 def _refuse_without_effect(fixed: Sequence[str], options: DesignOptions, cells: Sequence[Cell], seed_key: str) -> None:
     """The design's own overrides go behind: what was asked for by hand would silently not be what is trained."""
     where = "hydra.sweeper.design"
-    shared = {_key(line): line for line in options.overrides}
-    in_all = set.intersection(*({_key(line) for line in cell.overrides} for cell in cells))
+
+    def key_of(line: str) -> str:
+        return line.lstrip("+~").partition("=")[0]
+
+    shared = {key_of(line): line for line in options.overrides}
+    in_all = set.intersection(*({key_of(line) for line in cell.overrides} for cell in cells))
     for line in fixed:
-        key = _key(line)
+        key = key_of(line)
         if key == seed_key:
             first = "those of its study" if options.first_seed is None else f"{options.first_seed} and the following"
             raise ValueError(
@@ -264,10 +246,6 @@ def _refuse_without_effect(fixed: Sequence[str], options: DesignOptions, cells: 
             )
 
 
-def _key(line: str) -> str:
-    return line.lstrip("+~").partition("=")[0]
-
-
 def written_trials(
     cells: Sequence[Cell],
     options: DesignOptions,
@@ -275,7 +253,7 @@ def written_trials(
     seed_key: str = "seed",
     counts: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Cells x seeds as user attributes for `Desk.write`, in the order of `replicates`.
+    """Cells x seeds as user attributes of a study's trials, in the order of `replicates`.
 
     Args:
         options: with `first_seed`, see `first_seed_of`.

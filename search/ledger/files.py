@@ -1,9 +1,11 @@
-"""The one atomic writer, what a full disk looks like, and what to say of a file that a newer version wrote."""
+"""The one atomic writer and the one digest, what a full disk looks like, and what to say of a file that a newer version wrote."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import re
 import uuid
@@ -100,3 +102,9 @@ def refuse_newer(what: object, kind: str, found: Any, known: int) -> None:
             f"{what}: written by a newer version of xvol ({kind} {found}; this version reads {kind} {known}); "
             "update xvol, or go on with the version that wrote it"
         )
+
+
+def digest(value: Any) -> str:
+    """Ten hexadecimal digits of a JSON-able value; equal values have equal digits in every process and version."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

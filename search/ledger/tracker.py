@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import logging
@@ -41,7 +42,7 @@ KILL_SECONDS = 5.0  # until what a killed process has written can be read
 LONGEST_REASON = 300  # letters of a failure's message
 LONGEST_NAME = 100  # of an artifact; W&B allows 128
 _START = (
-    "import json, sys; job = json.load(sys.stdin); sys.path[:] = job['path']; "
+    "import gc; gc.disable(); import json, sys; job = json.load(sys.stdin); sys.path[:] = job['path']; "
     "from search.ledger.tracker import child; child(job)"
 )
 _away_until = 0.0  # moment, by the monotonic clock, until which the server is taken to be away
@@ -151,6 +152,9 @@ def start_run(
 ) -> Any:
     """Start a run of W&B that leaves the process alone: nothing captured, nothing printed, no code saved.
 
+    Nor is the list of installed packages, which takes six times as long as all the rest: the ledger has the versions that
+    matter, in `provenance`.
+
     Args:
         config: where to log.
         folder: the run's files lie below its `wandb/`.
@@ -173,6 +177,7 @@ def start_run(
         silent=True,
         x_disable_stats=True,
         x_disable_meta=True,
+        x_save_requirements=False,
         save_code=False,
         disable_git=True,
     )
@@ -365,6 +370,7 @@ def child(job: Mapping[str, Any]) -> None:
     except Exception as error:
         answer = {"error": mask(f"{type(error).__name__}: {error}")}
     print(json.dumps(answer), flush=True)
+    gc.freeze()  # the process ends: what it has loaded is not looked through once more
 
 
 def write_run(job: Mapping[str, Any]) -> dict[str, str]:

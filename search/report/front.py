@@ -15,7 +15,7 @@ from search.report.arms import Arm, declared_by, list_arms
 from search.report.table import Cell, Column, Row, Table
 from search.report.values import arm_values
 from search.report.words import joined, one_line, scaled, significant
-from search.stats.front import on_front
+from search.stats.ranking import on_front
 
 COUNTS = ("params", "params_fused", "macs", "macs_fused")
 

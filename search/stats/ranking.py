@@ -1,9 +1,10 @@
-"""May a cheap ranking stand for an expensive one? Kendall's tau between two budgets, with an interval, and top-k overlap."""
+"""Which arms are the best: the Pareto front; and may a cheap ranking of them stand for an expensive one (Kendall's tau, top-k overlap)?"""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,3 +154,22 @@ def _tau_interval(both: pd.DataFrame, resamples: int, seed: int) -> tuple[float,
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return max(float(low), -1.0), min(float(high), 1.0)
+
+
+def on_front(points: np.ndarray, higher_is_better: Sequence[bool]) -> list[bool | None]:
+    """Tell for each point whether it is on the front; None where one of its values is missing, which is compared with none.
+
+    A point dominates another where it is at least as good in every objective, and better in one.
+
+    Args:
+        points: float64 (points, objectives); NaN where a value is missing.
+        higher_is_better: for each objective which way is better.
+    """
+    losses = np.where(np.asarray(higher_is_better, dtype=bool), -points, points)
+    missing = np.asarray(np.isnan(losses).any(axis=1))
+    others = losses[~missing]
+    found: list[bool | None] = []
+    for loss, unknown in zip(losses, missing, strict=True):
+        beaten = ((others <= loss).all(axis=1) & (others < loss).any(axis=1)).any()
+        found.append(None if unknown else not bool(beaten))
+    return found

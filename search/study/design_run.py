@@ -19,7 +19,7 @@ from search.study.command import refuse_equal_cells
 from search.study.interim import cells_to_read, claim_looks, is_looked_at, look_spec, next_step, standing
 from search.study.queue import TrialQueue
 from search.study.spec import StudySpec, final_spec, open_queue
-from search.study.sweeper import StudyRun, raise_if_nothing_worked
+from search.study.sweeper import StudyRun, fresh_seed, raise_if_nothing_worked
 from search.study.trials import CELL, OVERRIDES
 
 log = logging.getLogger("xvol")
@@ -45,7 +45,7 @@ class DesignRun(StudyRun):
         at_looks = open_queue(look_spec(spec)) if options.looks or is_looked_at(queue) else None
         looked = [] if at_looks is None else at_looks.trials()
         if options.first_seed is None:
-            options = replace(options, first_seed=self.fresh_seed("design", [*queue.trials(), *looked]))
+            options = replace(options, first_seed=fresh_seed(spec.study_name, "design", [*queue.trials(), *looked]))
         self._design = options
         written = self._written(design.cells, spec)
         metric = chosen_by(str(self.trial_config(fixed).get("task", CLASSIFY)))

@@ -37,7 +37,17 @@ OF_THE_OLD_SPACE = ("cma:", "cmawm:", "sepcma:")  # state of an optimiser that c
 OF_THE_RUN = (REPORTED, "completed_rung_")  # marks of a run that did not come to its end; it reports anew
 ABSENT = "(absent)"
 # where a trial runs and who watches it does not change what it finds
-FREE = ("tracker.", "device", "threads", "checkpoint", "data.root", "data.download", "data.workers")
+FREE = (
+    "tracker.",
+    "device",
+    "ranks",
+    "threads",
+    "checkpoint",
+    "data.root",
+    "data.download",
+    "data.workers",
+    "data.probe_size",
+)
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

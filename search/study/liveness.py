@@ -161,6 +161,30 @@ def is_alive(
     return silence <= GRACE_SECONDS
 
 
+def clear_dead(study_dir: Path) -> None:
+    """Remove the lock files of workers of this machine that could not do so themselves, since they were killed.
+
+    A file that nobody holds is a dead worker's, or that of one which has created it and not yet locked it: so its process must
+    be gone, too, or the file be older than `GRACE_SECONDS` (another process may have the number of the dead one by now).
+    """
+    for path in (study_dir / WORKERS).glob(f"{host_id()}-*-*.lock"):
+        with contextlib.suppress(OSError):  # another has removed it; or it is in nobody's way
+            if not is_held(path) and (not _runs(path) or _now_on_disk(path.parent) - _modified(path) > GRACE_SECONDS):
+                path.unlink()
+
+
+def _runs(lock: Path) -> bool:
+    """Whether there is a process, or a dead one that nobody has waited for, of the number in a lock file's name."""
+    number = lock.stem.rsplit("-", 2)[1]
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):  # no number; or it is another user's
+        return True
+    return True
+
+
 def _lives_unseen(storage: BaseStorage | None, name: str, trial_id: int | None) -> bool:
     heartbeat_age = getattr(storage, "heartbeat_age", None)
     if heartbeat_age is not None and (age := heartbeat_age(trial_id)) is not None:

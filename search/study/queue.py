@@ -100,7 +100,14 @@ class TrialQueue:
 
     def to_go(self) -> int:
         """Trials that a worker could take now."""
+        return self._to_go(self.counts())
+
+    def is_over(self) -> bool:
+        """Whether no trial runs, and none could be taken."""
         now = self.counts()
+        return not (now.running or self._to_go(now))
+
+    def _to_go(self, now: Counts) -> int:
         return max(now.waiting, 0 if self.is_exhausted() else self._owed(now))
 
     def is_exhausted(self) -> bool:

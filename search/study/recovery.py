@@ -17,6 +17,7 @@ from search.ledger.files import move
 from search.ledger.record import Asked, close_abandoned, read_history, run_fault, seed_of
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, write_result
 from search.ledger.study_files import ASIDE
+from search.study.liveness import clear_dead
 from search.study.queue import TrialQueue
 from search.study.spec import StudySpec
 from search.study.trials import BASELINE, FOLDER, FORGOTTEN, INTERRUPTED, REASON, RETRY_OF, RUNS, SKIPPED, TRIES
@@ -27,12 +28,15 @@ log = logging.getLogger("xvol")
 def recover(queue: TrialQueue, spec: StudySpec) -> int:
     """Write down again, or give up, the trials of dead workers, and close their records; return how many there were.
 
+    Their lock files are removed last, since no trial is judged by one any more.
+
     The record comes first and the study's word last, so whoever dies in between leaves a trial that is still taken back.
     """
     taken = queue.recover(functools.partial(close_ledger, spec))
     for trial in taken:
         outcome = "it is run again" if trial.user_attrs.get(INTERRUPTED) else "it has failed"
         log.warning("%s trial %d: %s; %s", spec.phase, trial.number, trial.user_attrs[REASON], outcome)
+    clear_dead(Path(spec.study_dir))
     return len(taken)
 
 

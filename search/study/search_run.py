@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ import yaml
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search import stats
 from search.ledger.files import write_atomic
 from search.ledger.secrets import masked_tree
 from search.ledger.study_files import OBJECTIVES_FILE
 from search.space.parameters import Space
-from search.stats.front import on_front
 from search.study.command import MAX_CHECKS, check_objectives, refuse_dead_parameters, searched_seeds
 from search.study.options import FinalOptions, directions_of
 from search.study.queue import TrialQueue
+from search.study.recovery import mend_lost, recover
 from search.study.sampling.samplers import first_points, is_grid
-from search.study.spec import StudySpec, final_spec, open_queue
-from search.study.sweeper import BASELINE_HASH, StudyRun, raise_if_nothing_worked
+from search.study.spec import StudySpec, final_spec, open_queue, storage_of
+from search.study.sweeper import BASELINE_HASH, StudyRun, fresh_seed, raise_if_nothing_worked
+from search.study.trials import CELL
 
 log = logging.getLogger("xvol")
 RESULTS_FILE = "optimization_results.yaml"
@@ -41,17 +43,36 @@ class SearchRun(StudyRun):
         """Run, or go on with, the search."""
         points = spec.space.grid() if is_grid(self.options.sampler) else None
         spec, queue = self.open(spec, lambda: self._check(spec.space))
-        if points is not None:
-            self.run_phase(spec, lambda queue: queue.write_points(points))
-        else:
+        then = self._re_evaluation(spec)
+        if points is None:
             self._warm_start(spec, queue)
-            self.run_phase(spec)
+        self.run_phase(
+            spec,
+            lambda queue: 0 if points is None else queue.write_points(points),
+            then=then,
+            then_trials=0 if then is None else then.most_trials,
+        )
         raise_if_nothing_worked(queue)
         write_best(queue.study, self.study_dir)
         print_front(self.study_dir)
-        if self.options.final.top_k:
-            self._re_evaluate(queue, spec)
+        final = None if then is None else then(queue, spec)
+        if then is not None and final is not None:
+            self.run_phase(final, lambda finals: finals.write(then.cells(queue, spec)), retry=False)
         return queue
+
+    def _re_evaluation(self, spec: StudySpec) -> ReEvaluation | None:
+        """What follows the search; of one that was begun, the cells that have failed until now are run again."""
+        options = self.options.final
+        if not options.top_k:
+            return None
+        begun = final_spec(spec, 0)
+        if begun.optuna_name in optuna.get_all_study_names(storage_of(spec)):
+            queue = open_queue(begun)
+            recover(queue, begun)
+            mend_lost(queue, begun)
+            self.retry_failed(begun)
+        searched = searched_seeds(self.config, spec.space, options.seed_key, spec.seeds_per_trial)
+        return ReEvaluation(options, frozenset(searched))
 
     def _check(self, space: Space) -> dict[str, Any]:
         """Compose, and let the application check, the baseline and each level of each parameter; return the baseline's facts."""
@@ -77,21 +98,49 @@ class SearchRun(StudyRun):
             return
         queue.suggest(first_points(options, spec.space, self.trial_config, self.app.score))
 
-    def _re_evaluate(self, search: TrialQueue, spec: StudySpec) -> None:
-        options = self.options.final
-        baseline_hash = search.study.user_attrs.get(BASELINE_HASH)
-        arms = best_arms(search.study, options.top_k, baseline_hash)
+
+@dataclass(frozen=True)
+class ReEvaluation:
+    """What follows a search: its best arms and the baseline, trained again on fresh seeds.
+
+    It is sent to the workers, and each goes on with it.
+
+    Args:
+        options: of the study.
+        searched: seeds that the search trains on.
+    """
+
+    options: FinalOptions
+    searched: frozenset[int]
+
+    @property
+    def most_trials(self) -> int:
+        """How many trials it has, where no arm is the baseline."""
+        return (self.options.top_k + 1) * self.options.seeds
+
+    def __call__(self, queue: TrialQueue, spec: StudySpec) -> StudySpec | None:
+        """Write the best point and the final trials down, and return their phase; None where the search found nothing.
+
+        Args:
+            queue: of `spec`; nothing of it is running or to be run.
+        """
+        if not queue.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            return None
+        write_best(queue.study, Path(spec.study_dir))
+        cells = self.cells(queue, spec)
+        final = replace(final_spec(spec, len(cells)), constraints=())
+        if open_queue(final).write(cells):
+            arms, first = len(cells) // self.options.seeds, cells[0][CELL].rpartition("/")[2]
+            log.info("final: %d arms, the baseline among them, on %d seeds from %s on", arms, self.options.seeds, first)
+        return final
+
+    def cells(self, search: TrialQueue, spec: StudySpec) -> list[dict[str, Any]]:
+        """The final trials, as `TrialQueue.write` takes them."""
+        options, baseline_hash = self.options, search.study.user_attrs.get(BASELINE_HASH)
         if options.first_seed is None:
             there = open_queue(final_spec(spec, 0)).trials()
-            searched = searched_seeds(self.config, spec.space, options.seed_key, spec.seeds_per_trial)
-            options = replace(options, first_seed=self.fresh_seed("final", there, searched))
-        cells = final_cells(arms, spec.space, options, baseline_hash)
-        final = replace(final_spec(spec, len(cells)), constraints=())
-        log.info(
-            "final: %d arms, the baseline among them, on %d seeds from %d on",
-            len(cells) // options.seeds, options.seeds, options.first_seed,
-        )  # fmt: skip
-        self.run_phase(final, lambda queue: queue.write(cells))
+            options = replace(options, first_seed=fresh_seed(spec.study_name, "final", there, self.searched))
+        return final_cells(best_arms(search.study, options.top_k, baseline_hash), spec.space, options, baseline_hash)
 
 
 def write_best(study: optuna.Study, folder: Path) -> Path:
@@ -134,7 +183,7 @@ def best_arms(study: optuna.Study, top_k: int, baseline_hash: str | None = None)
     groups = list(arms.values())
     means = np.array([np.mean([trial.values for trial in group], axis=0) for group in groups]).reshape(-1, len(higher))
     if len(higher) > 1:
-        front = on_front(means, higher)
+        front = stats.on_front(means, higher)
         return [group[0] for group, member in zip(groups, front, strict=True) if member][:top_k]
     ranked = np.argsort(-means[:, 0] if higher[0] else means[:, 0], kind="stable")
     return [groups[position][0] for position in ranked[:top_k]]

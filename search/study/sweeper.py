@@ -30,7 +30,7 @@ from search.ledger.study_files import WORKERS, note_settings, write_objectives
 from search.space.parameters import Space
 from search.study.identity import claim_identity, current_name, grow, is_known, may_change, write_identity
 from search.study.launching.compose import Composer, without_hydra
-from search.study.launching.launcher import worker_count
+from search.study.launching.launcher import is_local, worker_count
 from search.study.launching.stopping import Interrupts
 from search.study.liveness import check_shared_folder
 from search.study.options import SweeperOptions, directions_of
@@ -38,7 +38,7 @@ from search.study.queue import TrialQueue
 from search.study.recovery import mend_lost, recover
 from search.study.spec import StudySpec, open_queue, search_spec
 from search.study.trials import CELL, FOLDER, REASON, SKIPPED
-from search.study.worker import NoCallbacks, Worker, WorkerReport
+from search.study.worker import NextPhase, NoCallbacks, Worker, WorkerReport
 
 log = logging.getLogger("xvol")
 BASELINE_HASH = "baseline_hash"
@@ -144,37 +144,43 @@ class StudyRun(ABC):
             "seeds_per_trial": self.options.seeds_per_trial,
         }
 
-    def fresh_seed(self, kind: str, trials: Iterable[FrozenTrial], searched: Collection[int] = ()) -> int:
-        """The first seed of a study that gives none: the one it has begun with, or seeds of its own.
+    def retry_failed(self, spec: StudySpec) -> None:
+        """Write down again the failed trials of a phase whose trials are all wanted."""
+        for trial in open_queue(spec).retry_failed(
+            lambda each: supersede(self.study_dir / str(each.user_attrs.get(FOLDER)))
+        ):
+            why = trial.user_attrs.get(REASON)
+            log.info("%s trial %d failed (%s) and is run again", spec.phase, trial.number, why)
 
-        Args:
-            trials: written down already, finished or not; `searched` are seeds that a search trains on.
-        """
-        seeds = (str(trial.user_attrs.get(CELL, "")).rpartition("/")[2] for trial in trials)
-        there = {int(seed) for seed in seeds if seed.isdigit()}
-        return first_seed_of(str(self.options.study_name), kind, there, searched)
-
-    def run_phase(self, spec: StudySpec, write: Callable[[TrialQueue], int] = lambda _: 0) -> None:
+    def run_phase(
+        self,
+        spec: StudySpec,
+        write: Callable[[TrialQueue], int] = lambda _: 0,
+        retry: bool = True,
+        then: NextPhase | None = None,
+        then_trials: int = 0,
+    ) -> None:
         """Launch workers until no trial of `spec` is waiting or running.
 
         Args:
             write: writes the trials that are known beforehand into the study; called again after each launch.
+            retry: whether failed trials, where all are wanted, are run again.
+            then: what the workers go on with, which is to be run as a phase after this one all the same.
+            then_trials: how many trials that has, at most.
         """
         queue = open_queue(spec)
         recover(queue, spec)
         mend_lost(queue, spec)
         write(queue)
-        if not spec.budget.sampled:
-            for trial in queue.retry_failed(lambda each: supersede(self.study_dir / str(each.user_attrs.get(FOLDER)))):
-                why = trial.user_attrs.get(REASON)
-                log.info("%s trial %d failed (%s) and is run again", spec.phase, trial.number, why)
+        if retry and not spec.budget.sampled:
+            self.retry_failed(spec)
         in_vain = 0
         while not self.interrupts.requested:
             before, to_go = queue.counts(), queue.to_go()
             if to_go:
                 done = f"{before.finished} of {spec.budget.trials} trials done"
                 log.info("%s: %s, %d to go in %s", spec.phase, done, to_go, self.study_dir)
-                error = self._launch(spec, to_go, queue)
+                error = self._launch(spec, to_go, queue, then, then_trials)
                 now = queue.counts()
                 moved = (now.finished, now.skipped) != (before.finished, before.skipped)
                 in_vain = 0 if moved or error is None else in_vain + 1
@@ -202,15 +208,23 @@ class StudyRun(ABC):
                 spec.phase, now.finished, spec.budget.trials, why,
             )  # fmt: skip
 
-    def _launch(self, spec: StudySpec, to_go: int, queue: TrialQueue) -> Exception | None:
+    def _launch(
+        self, spec: StudySpec, to_go: int, queue: TrialQueue, then: NextPhase | None, then_trials: int
+    ) -> Exception | None:
         """Run one launcher call of workers; return what broke it, if it is worth another try."""
         node, n_jobs = self.config.hydra.launcher, self.options.n_jobs
-        workers = min(worker_count(node, n_jobs), to_go)
+        most = worker_count(node, n_jobs)
+        workers = min(most, to_go)
+        if then is not None and workers < min(most, then_trials):  # it has work for more of them
+            if is_local(node):
+                workers = min(most, then_trials)
+            else:  # an idle place of a cluster is somebody else's
+                then = None
         if workers < min(n_jobs, to_go) and str(node._target_).endswith("BasicLauncher"):
             log.info("the basic launcher runs one worker; for several at once add hydra/launcher=local")
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(self.context.config_loader, callbacks=cast(Any, NoCallbacks())),
-            task_function=Worker(self.app, self.config, self.context, spec, self.composer.groups),
+            task_function=Worker(self.app, self.config, self.context, spec, self.composer.groups, then),
             config=self.config,
         )
         lines = [[*spec.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)]
@@ -233,6 +247,16 @@ class StudyRun(ABC):
         if broken is None and not self.interrupts.requested and any(report.stopped for report in reports):
             broken = RuntimeError("a worker was stopped from outside")  # as Slurm does; the study itself goes on
         return broken
+
+
+def fresh_seed(study: str, kind: str, trials: Iterable[FrozenTrial], searched: Collection[int] = ()) -> int:
+    """The first seed of a study that gives none: the one it has begun with, or seeds of its own.
+
+    Args:
+        trials: written down already, finished or not; `searched` are seeds that a search trains on.
+    """
+    seeds = (str(trial.user_attrs.get(CELL, "")).rpartition("/")[2] for trial in trials)
+    return first_seed_of(study, kind, {int(seed) for seed in seeds if seed.isdigit()}, searched)
 
 
 def reasons(queue: TrialQueue) -> str:

@@ -1,7 +1,8 @@
-"""A worker: one job of any Hydra launcher that claims trial after trial until none is left.
+"""A worker: one job of any Hydra launcher that claims trial after trial until none is left, of one phase and of the next.
 
 A launcher's call is a batch barrier. Handing it one long-lived worker for each slot, in place of one job for each
-trial, is what keeps slots from waiting for each other.
+trial, is what keeps slots from waiting for each other. What follows a phase hangs on what stands in the study alone, so each
+worker finds it out for itself and goes on, in place of ending and being started again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
@@ -34,6 +35,7 @@ from search.study.launching.compose import Composer
 from search.study.launching.job import progress
 from search.study.launching.stopping import Deadline, Interrupts
 from search.study.liveness import Heartbeat, host_id
+from search.study.queue import TrialQueue
 from search.study.recovery import close_ledger, recover
 from search.study.sampling.samplers import Pruning, custom_space, make_sampler, suggest
 from search.study.spec import StudySpec, open_queue
@@ -43,7 +45,10 @@ from search.study.trials import AWAITS, FOLDER, OVERRIDES, REASON, SEEDS, SKIPPE
 
 log = logging.getLogger("xvol")
 RECOVER_SECONDS = 30.0
-POLL_SECONDS = 1.0  # between two looks at a run that is waited for
+FIRST_POLL_SECONDS, POLL_SECONDS = (
+    0.05,
+    1.0,
+)  # between two looks at a run, or a phase, that is waited for; doubled each time
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,17 @@ class WorkerReport:
     stopped: bool = False
 
 
+class NextPhase(Protocol):
+    """What follows a phase. It is sent to the workers, and each of them asks it."""
+
+    def __call__(self, queue: TrialQueue, spec: StudySpec) -> StudySpec | None:
+        """Write down, once ever, the trials of what follows the phase of `queue` and `spec`, which is over; return its spec.
+
+        None where nothing follows.
+        """
+        ...
+
+
 class Worker:
     """Plays the task function of a launcher's job, which sends it to where it runs.
 
@@ -64,6 +80,7 @@ class Worker:
         hydra_context: Hydra's.
         spec: the phase of a study.
         groups: see `Composer`.
+        then: what follows it; None for nothing.
     """
 
     def __init__(
@@ -73,42 +90,64 @@ class Worker:
         hydra_context: HydraContext,
         spec: StudySpec,
         groups: Mapping[str, list[str]],
+        then: NextPhase | None = None,
     ) -> None:
         self.app, self.config, self.context, self.spec, self.groups = app, config, hydra_context, spec, groups
+        self.then = then
         self.study_dir = Path(spec.study_dir)
         self.preloads = (__name__, *app.preloads(config))  # asked for by the local launcher
 
     def __call__(self, _: DictConfig) -> WorkerReport:
-        """Claim and run trials until none is left, too many have failed, or the user wants to stop."""
+        """Claim and run trials until none is left in any phase, too many have failed, or the user wants to stop."""
         note_variables(OmegaConf.to_container(self.config, resolve=False))
         mask_logs()
         self.composer = Composer(self.context.config_loader, self.config, for_jobs=True, groups=self.groups)
-        self.queue = open_queue(self.spec)
-        slot = HydraConfig.get().job.num
-        self.queue.study.sampler = make_sampler(self.spec.sampler, stream=len(self.queue.trials()) * 64 + slot)
-        self.pruning = Pruning(self.queue.study, self.spec.pruner)
+        self._enter(self.spec)
         self.name = f"{host_id()}-{os.getpid()}-{uuid.uuid4().hex[:6]}.lock"
         self.runs = Runs(self.study_dir, self.name, self.spec.reuse)
         heartbeat = Heartbeat(self.queue.storage, self.study_dir, self.name)
         with Interrupts(Path(self.spec.stop_file)) as self.interrupts, heartbeat:
             return self._work(heartbeat)
 
+    def _enter(self, spec: StudySpec) -> None:
+        """Take trials of this phase from now on."""
+        self.spec, self.queue = spec, open_queue(spec)
+        slot = HydraConfig.get().job.num
+        self.queue.study.sampler = make_sampler(spec.sampler, stream=len(self.queue.trials()) * 64 + slot)
+        self.pruning = Pruning(self.queue.study, spec.pruner)
+
+    def _waits(self) -> bool:
+        """Whether there may be something to claim later: a run that is waited for, or the end of a phase that others work on."""
+        return self.queue.holds or (self.then is not None and not self.queue.gave_up and not self.queue.is_over())
+
+    def _goes_on(self) -> bool:
+        """Enter the next phase, if there is one; this one is over."""
+        if self.then is None or self.queue.gave_up:
+            return False
+        after, self.then = self.then(self.queue, self.spec), None
+        if after is not None:
+            self._enter(after)
+        return after is not None
+
     def _work(self, heartbeat: Heartbeat) -> WorkerReport:
         hydra = HydraConfig.get()
         own_logging: Any = hydra.job_logging
         if own_logging:  # resolved once: it is put back after each trial
             own_logging = OmegaConf.create(OmegaConf.to_container(own_logging, resolve=True))
-        ended, looked = 0, -RECOVER_SECONDS
+        ended, looked, pause = 0, -RECOVER_SECONDS, FIRST_POLL_SECONDS
         while not self.interrupts.requested:
             if time.monotonic() - looked >= RECOVER_SECONDS:
                 recover(self.queue, self.spec)
                 looked = time.monotonic()
             trial = self.queue.claim(self.name, lambda waiting: not self.runs.awaits(*waiting.user_attrs[AWAITS]))
-            if trial is None and self.queue.holds:
-                time.sleep(POLL_SECONDS)
-                continue
             if trial is None:
-                return WorkerReport(ended, gave_up=self.queue.gave_up)
+                if self._waits():
+                    time.sleep(pause)
+                    pause = min(2 * pause, POLL_SECONDS)
+                elif not self._goes_on():
+                    return WorkerReport(ended, gave_up=self.queue.gave_up)
+                continue
+            pause = FIRST_POLL_SECONDS
             heartbeat.trial(trial._trial_id)
             try:
                 self._run(trial)

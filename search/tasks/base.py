@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from search.config import Config
 from search.ledger.metric import Metric, metrics_of
@@ -22,13 +22,14 @@ from search.recipe import TrainConfig
 from xvol.allowed import check_choice
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from timm.task import TrainingTask
     from torch import nn
 
+    from search.config import Architecture
     from search.data.images import DataInfo
     from search.data.loaders import Loaders
-    from search.space.architecture import Architecture
 
 ENTRY_POINTS = "xvol.tasks"
 TASKS = {"classify": "search.tasks.classify:Classify"}
@@ -47,6 +48,21 @@ class Evaluator(Protocol):
 
     def compute(self, distributed: bool = False) -> dict[str, float]:
         """The metrics over all batches by name, those of all ranks with `distributed`."""
+        ...
+
+
+@runtime_checkable
+class KeepsSamples(Evaluator, Protocol):
+    """An evaluator that can say what the network put out for each image.
+
+    Attributes:
+        keep: whether it is asked to; set before the pass.
+    """
+
+    keep: bool
+
+    def per_sample(self) -> dict[str, np.ndarray] | None:
+        """Arrays of one row an image, in the order of the pass, for `search.ledger.samples`; None where it was not asked to."""
         ...
 
 

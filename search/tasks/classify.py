@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed
 import torch.nn.functional as F
@@ -20,13 +21,14 @@ from timm.data.random_erasing import RandomErasing
 from timm.loss import create_classification_loss
 from timm.task import ClassificationTask
 
-from search.config import Config
+from search.config import Architecture, Config
 from search.data.images import DataInfo, load_data
 from search.data.loaders import Loaders, image_loaders
 from search.recipe import TrainConfig
-from search.space.architecture import Architecture
 from search.tasks.base import Diverged
 from search.tasks.model import build
+
+FLOAT16_MAX = 65_504.0
 
 
 class Classify:
@@ -147,9 +149,14 @@ class ClassifyEvaluator:
 
     As timm's `ClassificationEvaluator`, but for the loss: that one weighs the means of batches, which gives other last bits
     than the sum over images that earlier results are of; and it lets pass what is not finite.
+
+    Attributes:
+        keep: whether `per_sample` is asked for.
     """
 
     def __init__(self, device: torch.device) -> None:
+        self.keep = False
+        self._kept: list[tuple[Tensor, Tensor]] = []
         self._device = device
         self._loss, self._correct, self._total = 0.0, 0, 0
 
@@ -161,6 +168,15 @@ class ClassifyEvaluator:
         self._loss += float(F.cross_entropy(logits, target, reduction="sum"))
         self._correct += int((logits.argmax(1) == target).sum())
         self._total += len(target)
+        if self.keep:
+            self._kept.append((logits.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().cpu(), target.cpu()))
+
+    def per_sample(self) -> dict[str, np.ndarray] | None:
+        """Logits, float16 (N, K), at most 65,504 in size, and labels, int64 (N,)."""
+        if not self.keep:
+            return None
+        logits, target = (torch.cat(parts).numpy() for parts in zip(*self._kept, strict=True))
+        return {"logits": logits, "target": target}
 
     def compute(self, distributed: bool = False) -> dict[str, float]:
         """The metrics "top1" and "loss"."""

@@ -16,8 +16,7 @@ import xvol  # before timm, where torch is a CPU build: see xvol/timm_hook.py
 import timm
 from timm.models import load_state_dict
 
-from search.config import Config
-from search.space.architecture import AUTO, Architecture, BackboneConfig, BranchConfig
+from search.config import AUTO, Architecture, BackboneConfig, BranchConfig, Config
 from xvol import BlockSpec, Site
 from xvol.allowed import nearest
 

@@ -19,16 +19,15 @@ import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/t
 import timm
 from torch import nn
 
+from search.ledger.files import digest
 from search.ledger.provenance import Sources, code_commit, commit_of, file_of, is_installed, provenance
 from search.ledger.result import TrialResult
-from search.space.architecture import digest
 from xvol import XVolution2d
 
 VERSIONS = ("xvol", "torch", "timm")
 BY_VERSION = ("torch", "timm")  # their code is told by their versions
 OPERATOR = (
     "xvol.surgery",
-    "xvol.fusing",
     "xvol.placement",
     "xvol.probe",
 )  # what builds, places, fuses, counts any block

@@ -46,6 +46,21 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
+def check_devices(device: torch.device, ranks: int) -> None:
+    """Raise ValueError where there is no device for each of so many ranks."""
+    if ranks == 1 or device.type == "cpu":
+        return
+    there = torch.cuda.device_count() if device.type == "cuda" else 0
+    if ranks > there:
+        what = (
+            f"{there} GPU(s) can be seen" if there else f"several ranks run on CUDA or on the CPU, not on {device.type}"
+        )
+        raise ValueError(
+            f"ranks={ranks}, and {what}: give a trial as many GPUs (hydra.launcher.gpus_per_trial={ranks}; on Slurm "
+            f"hydra.launcher.gpus_per_node={ranks}, with Ray hydra.launcher.ray.remote.num_gpus={ranks}), or take device=cpu"
+        )
+
+
 def slot_name(device: torch.device) -> str:
     """What the workers share whose times would disturb each other: the processors of the machine, or one accelerator."""
     if device.type == "cuda":

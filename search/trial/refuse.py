@@ -11,10 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from search.config import Config
+from search.config import AUTO, BackboneConfig, BranchConfig, Config, PlacementConfig
 from search.ledger.tracker import check_tracker
 from search.recipe import CHECKPOINTS, TrainConfig, check_objectives, check_once
-from search.space.architecture import AUTO, BackboneConfig, BranchConfig, PlacementConfig
 from search.tasks.base import check_task
 from xvol.allowed import check_choice, check_number, meant
 from xvol.branches import branch_names
@@ -35,7 +34,7 @@ _PARTS = re.compile(r"[+,](?![^\[]*\])")
 _STAGE = re.compile(r"stage(?:(\d+)|\[([\d\s,-]+)\])(?:\..+)?")
 _OF_THE_STUDY = ("experiment", "sampler", "pruner", "space", "design", "tracker")
 _BESIDE = (
-    *("tracker.", "checkpoint", "data.root", "data.download", "data.workers", "objectives"),
+    *("tracker.", "checkpoint", "ranks", "data.root", "data.download", "data.workers", "data.probe_size", "objectives"),
     *("train.state_every_seconds", "train.eval_every"),
 )
 _MOOT_OF_RECIPE: tuple[tuple[tuple[str, ...], Callable[[TrainConfig], bool], str], ...] = (
@@ -68,12 +67,35 @@ def check_values(config: Config) -> None:
     check_tracker(config.tracker)
     check_names(config.backbone, config.placement, config.branch)
     check_number("threads", config.threads, low=1)
+    if config.ranks != "auto":
+        check_ranks(config, config.ranks)
     check_number("seed", config.seed, low=0, below=2**63)
     check_choice("checkpoint", config.checkpoint, CHECKPOINTS)
     if not re.fullmatch(rf"({'|'.join(DEVICES)})|({'|'.join(DEVICES[2:])}):\d+", config.device):
         raise ValueError(
             f"device={config.device}: allowed are {', '.join(DEVICES)}, and a number with an accelerator, e.g. cuda:1"
             f"{meant(config.device, DEVICES)}"
+        )
+
+
+def check_ranks(config: Config, ranks: int | str) -> None:
+    """Raise ValueError where so many ranks cannot share a trial's batches, or `ranks` is no number."""
+    if isinstance(ranks, str | bool) or ranks < 1:
+        raise ValueError(f"ranks={ranks}: allowed are auto, and a whole number from 1")
+    parts = config.train.accumulate
+    if parts % ranks:
+        raise ValueError(
+            f"ranks={ranks}: each takes whole parts of the batch of an update, and train.accumulate={parts} has {parts}. Write "
+            f"train.accumulate={ranks}, which is another recipe: batch norms see data.batch_size / train.accumulate images at a time"
+        )
+    if ranks > 1 and config.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(
+            f"ranks={ranks} with device={config.device}: each rank has a device of its own; take auto, cpu or cuda"
+        )
+    if config.train.sync_bn and ranks != parts:
+        raise ValueError(
+            f"train.sync_bn=true takes one part of the batch a rank, so that batch norms see all of it: train.accumulate={parts} and "
+            f"ranks={ranks} must be equal"
         )
 
 

@@ -19,9 +19,10 @@ from search.ledger.files import is_disk_full, write_whole
 from search.ledger.metric import SCORE_PREFIX, columns_on
 from search.ledger.record import Record, read_history
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
+from search.ledger.samples import SAMPLES_FILE, read_samples
 from search.ledger.study_files import run_in_words
 from search.trial.content import changes, on_record
-from search.trial.state import CHECKPOINT_FILE, load_checkpoint
+from search.trial.state import CHECKPOINT_FILE, keep_samples, load_checkpoint
 from search.trial.train import evaluate
 from search.trial.untrained import Untrained
 
@@ -62,7 +63,9 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
         if len(history) != earlier.epochs:
             raise ValueError(f"its history holds {len(history)} of {earlier.epochs} epochs")
         if keep:
-            _link_weights(Path(source).parent, record.folder)
+            _link_kept(CHECKPOINT_FILE, Path(source).parent, record.folder)
+        if config.data.probe_size:
+            _link_kept(SAMPLES_FILE, Path(source).parent, record.folder)
     except (ValueError, OSError) as error:
         log.warning("%s cannot stand for this trial (%s)", source, error)
         return False
@@ -91,7 +94,7 @@ def read_on_test(made: Untrained, device: torch.device, record: Record, channel:
         network = copy.deepcopy(made.model)
         network.load_state_dict(load_checkpoint(folder / CHECKPOINT_FILE))
         if made.config.keeps_weights(record.result.phase):
-            _link_weights(folder, record.folder)
+            _link_kept(CHECKPOINT_FILE, folder, record.folder)
     except LostAtLook:
         raise
     except (ValueError, OSError, RuntimeError) as error:  # load_state_dict says RuntimeError
@@ -104,6 +107,7 @@ def read_on_test(made: Untrained, device: torch.device, record: Record, channel:
     test, amp = made.loaders.test, made.config.train.amp_type
     record.result.metrics |= evaluate(network.to(device), test, made.evaluator("test", device), amp)
     record.result.test_images = test.samples
+    keep_samples(made, network, device, record.folder)
     return True
 
 
@@ -141,14 +145,13 @@ def tell_outdated(channel: Channel, result: TrialResult) -> None:
         log.info("%s cannot stand for this trial (%s)", earlier, differs)
 
 
-def _link_weights(source: Path, target: Path) -> None:
-    """Keep the weights in the folder `source` in the folder `target` too, without a second copy where that can be.
+def _link_kept(name: str, source: Path, target: Path) -> None:
+    """Keep a file in the folder `source` in the folder `target` too, without a second copy where that can be.
 
     Raises:
-        OSError: there are none, or the disk is full.
+        OSError: there is none, or the disk is full.
     """
-    weights = source / CHECKPOINT_FILE
-    write_whole(target / CHECKPOINT_FILE, lambda temporary: _link(weights, temporary))
+    write_whole(target / name, lambda temporary: _link(source / name, temporary))
 
 
 def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, config: Config, keep: bool) -> None:
@@ -167,6 +170,9 @@ def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, confi
         raise ValueError(f"it has no {', '.join(missing)}")
     if keep and not (folder / CHECKPOINT_FILE).is_file():
         raise ValueError("its weights were not kept, and are asked for here")
+    wanted = config.data.probe_size
+    if wanted and int((read_samples(folder).part != "test").sum()) != wanted:
+        raise ValueError(f"it kept another probe set than data.probe_size={wanted}")
     _refuse_other_machine(earlier, result, [name for name in needed if name in MACHINE_BOUND])
 
 

@@ -6,13 +6,15 @@ import contextlib
 import functools
 import logging
 import os
+import pickle
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -28,12 +30,15 @@ from search.ledger.study_files import run_in_words
 from search.ledger.tracker import Tracker
 from search.recipe import KNOWN_COSTS
 from search.slot import at_work, off_work
+from search.tasks.base import Diverged, task_named
 from search.trial.content import on_record
-from search.trial.measure import device_name, measure, slot_name, synchronize, usable_device
+from search.trial.measure import check_devices, device_name, measure, slot_name, synchronize, usable_device
 from search.trial.optim import check_average
-from search.trial.refuse import check_values
+from search.trial.peers import several
+from search.trial.ranks import Group
+from search.trial.refuse import check_ranks, check_values
 from search.trial.reuse import drop_weights, read_on_test, take_over, tell_outdated
-from search.trial.state import Saver, adopt, begin, discard, save_checkpoint
+from search.trial.state import Saver, adopt, begin, discard, keep_samples, save_checkpoint
 from search.trial.train import Epoch, Halted, Trainer, evaluate, unformed
 from search.trial.untrained import Untrained, facts_for_admission, prepare
 
@@ -72,6 +77,7 @@ class _Trial:
     """A running trial: its config, its line to the study, and its record."""
 
     device: torch.device
+    ranks: int
     made: Untrained
     interrupted: Path | None = None  # folder of the attempt whose state may be continued
 
@@ -113,16 +119,8 @@ class _Trial:
             result.status, result.reason = "ok", None
             log.info("%s: %s", self.name, _summary(result))
             return values
-        except tuple(ENDS) as end:
-            result.status = next(status for kind, status in ENDS.items() if isinstance(end, kind))
-            result.reason = mask(str(end))
-            raise
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit) or is_disk_full(error)
-            result.status = "interrupted" if stopped else "failed"  # what is interrupted keeps its saved state
-            result.reason = _reason(error, self.config)
-            with contextlib.suppress(OSError):  # on a full disk the reason matters more than the trace
-                write_atomic(self.folder / ERROR_FILE, mask(traceback.format_exc()))
+            self.explain(error)
             raise
         finally:
             off_work()
@@ -132,6 +130,24 @@ class _Trial:
             drop_weights(self.config, self.channel, result)
             if self.tracker is not None:
                 self.tracker.finish(result)
+
+    def explain(self, error: BaseException) -> None:
+        """Write into the result why the trial ends without one."""
+        result = self.result
+        expected = next((status for kind, status in ENDS.items() if isinstance(error, kind)), None)
+        if expected is not None:
+            result.status, result.reason = expected, mask(str(error))
+            return
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit) or is_disk_full(error)
+        result.status = "interrupted" if stopped else "failed"  # what is interrupted keeps its saved state
+        result.reason = _reason(error, self.config)
+        with contextlib.suppress(OSError):  # on a full disk the reason matters more than the trace
+            write_atomic(self.folder / ERROR_FILE, mask("".join(traceback.format_exception(error))))
+
+    def end_by(self, error: BaseException) -> None:
+        """Write the result down before the process ends by itself; called from any thread."""
+        self.explain(error)
+        self.record.close()
 
     @property
     def name(self) -> str:
@@ -146,10 +162,14 @@ class _Trial:
         check_values(config)
         torch.set_num_threads(config.threads)
         self.device = usable_device(config.device)
+        self.ranks = self.channel.ranks if config.ranks == "auto" else int(config.ranks)
+        check_ranks(config, self.ranks)
+        check_devices(self.device, self.ranks)
+        result.provenance["ranks"] = self.ranks
         at_work(slot_name(self.device), functools.partial(synchronize, self.device))
         result.provenance["device"] = device_name(self.device)
         splits = ("train", "val", "test") if channel.phase == "final" else ("train", "val")
-        self.made = prepare(config, self.device, splits)
+        self.made = prepare(config, self.device, splits, world=self.ranks)
         self.describe()
         judged = channel.phase == "search" or not set(LATENCIES).isdisjoint(channel.costs)
         self.made.add_costs(result, channel.costs, self.device, judged=judged)
@@ -206,12 +226,13 @@ class _Trial:
         self.tracker = Tracker(config.tracker, self.folder, self.channel.study, self.name, self.plain)
         result.wandb_id = self.tracker.run_id
         self.made.add_scores(result, config.measure.zero_cost)
-        network = unformed(self.train().evaluated, config.train)
+        network = unformed(self.train().evaluated, config.train, self.made.model)
         if loaders.test is not None:
             result.metrics |= evaluate(
                 network, loaders.test, self.made.evaluator("test", self.device), config.train.amp_type
             )
             result.test_images = loaders.test.samples
+        keep_samples(self.made, network, self.device, self.folder)
         if self.device.type == "cuda":
             result.peak_memory_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
         if result.sites:
@@ -230,9 +251,8 @@ class _Trial:
     def train(self) -> Trainer:
         """Train to the end, from the state that an interrupted attempt has left where it did."""
         config, made, result = self.config, self.made, self.result
-        loaders, made_by = made.loaders, on_record(result)
         assert result.fingerprint is not None
-        check_average(config.train, config.train.epochs * len(loaders.train))
+        check_average(config.train, config.train.epochs * len(made.loaders.train))
         if config.train.compile:  # a compilation that is killed spoils the cache: not that of other studies
             cache = Path(self.channel.study_dir or self.folder) / "inductor"
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
@@ -243,20 +263,42 @@ class _Trial:
         if self.interrupted is None:
             trainer, past = anew(), None
         else:
-            trainer, past = begin(anew, self.folder, result.fingerprint, made_by, self.device)
+            trainer, past = begin(anew, self.folder, result.fingerprint, on_record(result), self.device)
         result.train_seconds = 0.0
         if past is not None and self.interrupted is not None:
             result.resumed_from = self.place(self.interrupted)
             log.info("%s: goes on after %d of %d epochs", self.name, len(past), config.train.epochs)
-        history = past or []
+        with self.together(trainer):
+            self.train_epochs(trainer, past or [])
+        return trainer
+
+    @contextlib.contextmanager
+    def together(self, trainer: Trainer) -> Iterator[None]:
+        """A block in which the trial's other ranks train as `trainer` does."""
+        if self.ranks == 1:
+            yield
+            return
+        log.info("%s: %d ranks", self.name, self.ranks)
+        payload = cloudpickle.dumps((self.plain, self.made.model, self.made.architecture))
+        settle = functools.partial(synchronize, self.device)
+        with several(
+            train_along, payload, self.ranks, self.device, self.folder, settle, slot_name(self.device), self.end_by
+        ) as group:
+            trainer.join(group)
+            yield
+
+    def train_epochs(self, trainer: Trainer, history: list[dict[str, Any]]) -> None:
+        """Train what is left, and write each epoch down; `history` holds those that were finished before."""
+        result, config = self.result, self.config
+        assert result.fingerprint is not None
         for row in history:
             self.take_down(Epoch(**row))
-        saver = Saver(self.folder, result.fingerprint, made_by, config.train.state_every_seconds)
+        saver = Saver(self.folder, result.fingerprint, on_record(result), config.train.state_every_seconds)
         try:
             for epoch in trainer.epochs():
                 self.take_down(epoch)
                 log.info("%s: %s", self.name, self.progress(epoch))
-                self.obey_pruner(epoch)
+                self.obey_pruner(epoch, trainer)
                 history.append(asdict(epoch))
                 saver.after_epoch(trainer, history)
         except Halted as halt:
@@ -264,7 +306,6 @@ class _Trial:
             if saver.save(trainer, history):
                 raise Stopped(f"stopped; its state is saved at {where}") from None
             raise Stopped(f"stopped at {where}; its state could not be saved") from None
-        return trainer
 
     def take_down(self, epoch: Epoch) -> None:
         """Write an epoch down, and report it to the study."""
@@ -280,11 +321,12 @@ class _Trial:
         if objective in epoch.scores:
             self.channel.report(epoch.epoch, epoch.scores[objective])
 
-    def obey_pruner(self, epoch: Epoch) -> None:
+    def obey_pruner(self, epoch: Epoch, trainer: Trainer) -> None:
         """Stop where the pruner says so, but for objectives that no epoch changes, and at the end."""
         objective, epochs = self.config.objectives[0], self.config.train.epochs
         if objective in epoch.scores and epoch.epoch < epochs and self.channel.should_prune():
             value = epoch.scores[objective]
+            keep_samples(self.made, trainer.evaluated, self.device, self.folder)
             raise Pruned(f"pruned after epoch {epoch.epoch} of {epochs} at {objective} {value:.4g}")
 
     def progress(self, epoch: Epoch) -> str:
@@ -312,6 +354,24 @@ class _Trial:
         root = Path(self.channel.study_dir).resolve() if self.channel.study_dir else None
         inside = root is not None and folder.resolve().is_relative_to(root)
         return folder.resolve().relative_to(root).as_posix() if inside and root else str(folder.resolve())
+
+
+def train_along(payload: bytes, device: torch.device, rank: int, world: int, join: Callable[[], Group]) -> None:
+    """What another rank of a trial than the first does: train as that one does, and nothing else."""
+    plain, model, architecture = pickle.loads(payload)  # from the first rank's pipe
+    config = typed(OmegaConf.create(plain))
+    torch.set_num_threads(config.threads)
+    task = task_named(config.task)
+    loaders = task.data(config, ("train", "val"), device, rank, world)
+    trainer = Untrained(config, task, loaders, model, architecture).trainer(device)
+    group = join()
+    if device.type == "cuda":  # a CPU's slot is rank 0's, for all
+        at_work(slot_name(device), functools.partial(synchronize, device))
+    trainer.join(group)
+    with contextlib.suppress(Halted, Diverged):  # which rank 0 has met as well
+        for _ in trainer.epochs():
+            pass
+    group.dismiss()
 
 
 def _reason(error: BaseException, config: Config) -> str:

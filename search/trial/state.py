@@ -1,6 +1,6 @@
-"""What a trial keeps on disk of its network: the weights that its scores are of, and the state of a running training.
+"""What a trial keeps on disk of its network: weights, what it puts out for each image, and the state of a running training.
 
-Both are written whole or not at all, and read as tensors and plain values (`weights_only=True`).
+All are written whole or not at all; weights and states are read as tensors and plain values (`weights_only=True`).
 
 A trial that was interrupted goes on as if it had not been: on a CPU its finished weights are the same bit by bit. A
 state that does not fit is refused with a line in the log, and the trial starts anew.
@@ -23,9 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from search.ledger.files import NewerVersion, move, refuse_newer, write_whole
+from search.ledger.samples import write_samples
 from search.ledger.study_files import CHECKPOINT_FILE, STATE_FILE
+from search.tasks.base import KeepsSamples
 from search.trial.content import changes
-from search.trial.train import Trainer
+from search.trial.train import Trainer, evaluate
+from search.trial.untrained import Untrained
 
 log = logging.getLogger("xvol")
 NEWER_FILE = "state.newer.pt"  # a state that only a later version can continue
@@ -47,6 +50,21 @@ def save_checkpoint(network: nn.Module, folder: Path) -> Path:
             raise
         raise OSError(errno.ENOSPC, "torch could not write all of it: is the disk full?", str(path)) from error
     return path
+
+
+def keep_samples(made: Untrained, network: nn.Module, device: torch.device, folder: Path) -> None:
+    """Write what `network` puts out for each image of the probe set to `folder`; nothing where there is none (`data.probe_size`)."""
+    probe, splits, evaluator = made.loaders.probe, made.loaders.splits, made.task.evaluator(device)
+    if probe is None or splits is None:
+        return
+    if not isinstance(evaluator, KeepsSamples):
+        log.warning("task=%s keeps nothing of each image: data.probe_size is of no effect", made.config.task)
+        return
+    evaluator.keep = True
+    evaluate(network, probe, evaluator, made.config.train.amp_type)
+    index = splits.probed(made.loaders.test is not None)
+    arrays = evaluator.per_sample() or {}
+    write_samples(folder, {"index": index.numpy(), "part": splits.part_of(index), **arrays})
 
 
 def load_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
-import torch.distributed
 
 import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/timm_hook.py
 
@@ -24,6 +25,7 @@ from search.recipe import TrainConfig
 from search.slot import clock, give_way
 from search.tasks.base import Diverged, Evaluator
 from search.trial.optim import make_optimizer, make_scheduler
+from search.trial.ranks import Group, Ranks, Statistics
 
 if TYPE_CHECKING:
     from timm.task import TrainingTask
@@ -107,6 +109,7 @@ class Trainer:
         if config.compile:
             training.compile()  # around `model`, which stays as it is and is what is evaluated and saved
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.amp_type == "float16")
+        self._ranks, self._statistics = Ranks(), Statistics(self.model if config.accumulate > 1 else nn.Identity())
         self._done = self._steps = 0  # finished epochs; steps of the running one
         self._total = torch.zeros((), device=self._device)  # of the running epoch's losses
         self._seconds = 0.0  # that the running epoch took before it was interrupted
@@ -117,8 +120,19 @@ class Trainer:
         average: Any = self._training.get_trainable_module(ema=True)
         return self.model if average is None else cast(nn.Module, average.module)
 
+    def join(self, group: Group) -> None:
+        """Train on as one rank of a group, from where rank 0 stands; `train` gives this rank's part of each batch."""
+        self._ranks = group
+        stand = io.BytesIO()
+        if group.rank == 0:
+            torch.save(self.state_dict(), stand)
+        stand = io.BytesIO(group.from_first(stand.getvalue()))
+        if group.rank:
+            self.load_state_dict(torch.load(stand, map_location=self._device, weights_only=True))
+        group.wrap(self._training)
+
     def epochs(self) -> Iterator[Epoch]:
-        """Train and evaluate, epoch after epoch, from where the trainer stands.
+        """Train and evaluate, epoch after epoch, from where the trainer stands; in a group, rank 0 alone evaluates.
 
         Raises:
             Diverged: the loss or an output is not finite.
@@ -133,7 +147,8 @@ class Trainer:
                 self._seconds = clock() - start
                 raise
             scores = {}
-            if number % self.config.eval_every == 0 or number == self.config.epochs:
+            is_due = number % self.config.eval_every == 0 or number == self.config.epochs
+            if is_due and self._ranks.rank == 0:  # whose scores are then those of one process, to the last bit
                 scores = evaluate(self.evaluated, self._val, self._scores(), self.config.amp_type)
             self._done, self._steps, self._seconds, self._total = number, 0, 0.0, torch.zeros_like(self._total)
             rate = max(float(group["lr"]) for group in self._optimizer.param_groups)  # that of the head
@@ -182,8 +197,9 @@ class Trainer:
             self._steps += 1
             if self._steps % CHECK_EVERY == 0 and not math.isfinite(float(self._total)):
                 break
+            give_way()  # first: where somebody measures, the other ranks wait at the next line
             self._obey_halt(number)
-            give_way()
+        self._ranks.end_epoch(self.model)
         loss = float(self._total) / self._steps
         if not math.isfinite(loss):
             raise Diverged(
@@ -192,21 +208,30 @@ class Trainer:
         return loss
 
     def _obey_halt(self, number: int) -> None:
-        if self._halt():
+        if self._ranks.halts(self._halt):
             raise Halted(number, self._steps)
 
     def _step(self, number: int, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One update; the mean loss of its parts."""
-        parts = self.config.accumulate
+        """One update; the mean loss of its parts, those of all ranks."""
+        ranks, count = self._ranks, self.config.accumulate
         self._optimizer.zero_grad(set_to_none=True)
         total = torch.zeros_like(self._total)
-        for part in range(parts):
-            share = slice(part, None, parts)  # as ranks share a batch: two ranks of one part are one rank of two
-            self._reseed(number, part)
-            with autocast(self._device, self.config.amp_type):
-                loss: Tensor = self._training(inputs[share], targets[share])["loss"] / parts
-            self._scaler.scale(loss).backward()
-            total += loss.detach()
+        mine = ranks.parts(count)
+        with self._statistics.of_an_update(ranks.world):
+            for turn, part in enumerate(mine):
+                share = slice(
+                    turn, None, len(mine)
+                )  # as ranks share a batch: two ranks of one part are one rank of two
+                self._reseed(number, part)
+                if ranks.rank and not ranks.averages:  # what is there already, rank 0 adds to its part
+                    self._optimizer.zero_grad(set_to_none=True)
+                with self._training.no_sync() if ranks.averages and part != mine[-1] else contextlib.nullcontext():
+                    with autocast(self._device, self.config.amp_type):
+                        loss: Tensor = self._training(inputs[share], targets[share])["loss"] / count
+                    self._scaler.scale(loss * ranks.world if ranks.averages else loss).backward()
+                for told in ranks.gathered(torch.cat([loss.detach().float().view(1), *self._statistics.seen()])):
+                    total += told[0]
+                    self._statistics.count(told[1:])
         self._reseed(number, "update")  # some optimisers draw too
         self._update()
         return total
@@ -263,9 +288,10 @@ def check_form(model: nn.Module, config: TrainConfig, device: torch.device) -> N
     """Raise ValueError where `model` cannot be trained on `device` in the form that the recipe says."""
     if config.amp_type == "float16" and device.type != "cuda":
         raise ValueError(f"train.amp=float16 is for CUDA, and the device is {device.type}: take train.amp=bfloat16")
-    if config.sync_bn and not (torch.distributed.is_initialized() and device.type == "cuda"):
+    if config.sync_bn and (device.type != "cuda" or config.accumulate == 1):
         raise ValueError(
-            "train.sync_bn=true takes several ranks on CUDA, and a trial here is one process; leave it false"
+            f"train.sync_bn=true is for a trial on several GPUs, of which each takes one part of the batch of an update, and here the "
+            f"device is {device.type} and train.accumulate={config.accumulate}; leave it false"
         )
     if config.grad_checkpointing:
         try:
@@ -291,8 +317,11 @@ def formed(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Mo
     return model
 
 
-def unformed(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """`model` as it was built, with what it has learned: so it is tested, measured and saved."""
+def unformed(model: nn.Module, config: TrainConfig, built: nn.Module) -> nn.Module:
+    """`model` as it was `built`, with what it has learned: so it is tested, measured and saved."""
+    if config.sync_bn:  # whose norms are of other classes
+        learned, model = model.state_dict(), copy.deepcopy(built).to(next(model.parameters()).device)
+        model.load_state_dict(learned)
     if config.grad_checkpointing:
         cast(Any, model).set_grad_checkpointing(False)
     plain: nn.Module = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 import xvol
-from search.config import Config, typed
+from search.config import Architecture, Config, typed
 from search.data.config import Augmentation, DataConfig, channels, image_size
 from search.data.loaders import Loaders
 from search.ledger.metric import LATENCIES, SCORE_PREFIX
 from search.ledger.result import TrialResult
 from search.recipe import CHEAP_COSTS, TrainConfig, check_costs, check_scores, sense_of
 from search.slot import idle
-from search.space.architecture import Architecture
 from search.tasks.base import Scores, Task, task_named
 from search.tasks.classify import check_low_res
 from search.tasks.model import build, whiten
@@ -158,14 +157,16 @@ class Untrained:
         result.latency_batch = wanted.latency_batch
 
 
-def prepare(config: Config, device: torch.device = CPU, splits: Collection[str] = ("train", "val")) -> Untrained:
-    """Load the data to `device` and build the network; test data only where `splits` has them.
+def prepare(
+    config: Config, device: torch.device = CPU, splits: Collection[str] = ("train", "val"), world: int = 1
+) -> Untrained:
+    """Load the data to `device` and build the network, for the first of `world` ranks; test data only where `splits` has them.
 
     Raises:
         ValueError: what of it cannot be.
     """
     task = task_named(config.task)
-    return _built(config, task, task.data(config, splits, device))
+    return _built(config, task, task.data(config, splits, device, 0, world))
 
 
 def prepare_cached(config: Config) -> Untrained:

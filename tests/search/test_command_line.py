@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from search.command_line import RefusedError, explain, is_plain_help, is_users, refuse_wrong_words, told_compactly
 from search.config import config_folder
+from search.ledger.files import digest
 from search.recipe import check_objectives
-from search.space.architecture import digest
 
 # somebody's own application under our sweeper, launcher and task
 OWN_APP = """

@@ -59,7 +59,7 @@ def test_names_of_branches_are_known_without_torch() -> None:
 
 FIRST = [
     *("import xvol, torchvision, timm", "import xvol.zoo, timm", "import xvol.surgery, timm"),
-    *("import xvol.branches.timm_layers, timm", "import xvol.spec, timm, xvol.testing, xvol"),
+    *("import xvol.branches.timm_layers, timm", "import xvol.block, timm, xvol.testing, xvol"),
     "import xvol; from timm.layers import Conv2dSame; import timm",
 ]
 

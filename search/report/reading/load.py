@@ -38,7 +38,10 @@ from xvol.allowed import nearest
 OWN_COLUMNS = {"place": "string", "key": "string", "scores": "string"}
 RECIPE_PARTS = ("backbone", "data", "train", "measure")  # what `recipe_hash` of search/config.py is made of
 NO_RECIPE = frozenset(
-    {"data.root", "data.download", "train.state_every_seconds", "train.eval_every", "measure.zero_cost"}
+    {
+        *("data.root", "data.download", "data.workers", "data.probe_size"),
+        *("train.state_every_seconds", "train.eval_every", "measure.zero_cost"),
+    }
 )
 Folder = str | os.PathLike[str]
 log = logging.getLogger(__name__)

@@ -46,10 +46,14 @@ def worker_count(
     Raises:
         ValueError, RuntimeError: the options of `local` do not fit this machine.
     """
-    target = str(launcher["_target_"])
-    if target.endswith(".BasicLauncher"):
+    if str(launcher["_target_"]).endswith(".BasicLauncher"):
         return 1
-    return len(_slots(_typed(launcher), gpus, cores)) if target == LocalLauncherOptions._target_ else n_jobs
+    return len(_slots(_typed(launcher), gpus, cores)) if is_local(launcher) else n_jobs
+
+
+def is_local(launcher: DictConfig | Mapping[str, Any]) -> bool:
+    """Whether the node `hydra.launcher` is this module's launcher."""
+    return str(launcher["_target_"]) == LocalLauncherOptions._target_
 
 
 def launch(

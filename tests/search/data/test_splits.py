@@ -53,7 +53,28 @@ def test_the_stream_of_indices_is_pinned() -> None:
     # If this fails, every study's split has changed and old results cannot be compared any more.
     images = labelled([20, 20])._replace(labels=np.arange(40) % 2)
     parts = split_labels(images, replace(CONFIG, val_size=4, test_size=4))
-    assert [part.tolist() for part in parts[1:]] == [[13, 17, 26, 28], [15, 20, 22, 25]]
+    assert [part.tolist() for part in parts[1:3]] == [[13, 17, 26, 28], [15, 20, 22, 25]]
+
+
+@pytest.mark.parametrize("size", [4, 10, 30])
+def test_the_probe_set_is_of_validation_and_then_of_what_is_left_over(size: int) -> None:
+    images, config = labelled([50, 50]), replace(CONFIG, train_size=40)
+    plain, parts = split_labels(images, config), split_labels(images, replace(config, probe_size=size))
+    assert all(
+        torch.equal(one, other) for one, other in zip(parts[:3], plain[:3], strict=True)
+    )  # nobody's split changes
+    assert len(plain.probe) == len(plain.probed(with_test=True)) == 0
+    assert len(parts.probe.unique()) == size
+    assert torch.equal(parts.probed(with_test=True), torch.cat([parts.probe, parts.test]))
+    assert torch.bincount(torch.from_numpy(images.labels)[parts.probe]).tolist() == [size // 2] * 2
+    said = parts.part_of(parts.probed(with_test=True)).tolist()
+    assert said == ["val"] * min(size, 10) + ["train"] * max(size - 10, 0) + ["test"] * 10
+    assert not set(parts.probe.tolist()) & set(parts.train.tolist())
+
+
+def test_a_probe_set_that_cannot_be_had_is_told() -> None:
+    with pytest.raises(ValueError, match=r"probe_size=51 .*10 validation images and 40 training images"):
+        split_labels(labelled([50, 50]), replace(CONFIG, train_size=40, probe_size=51))
 
 
 def test_another_seed_is_another_split() -> None:
@@ -81,7 +102,7 @@ def test_the_official_parts_are_kept_apart() -> None:
 
 def test_without_sizes_a_fifth_is_test_and_the_rest_is_training() -> None:
     parts = split_labels(labelled([50, 50]), replace(CONFIG, test_size=None))
-    assert [len(part) for part in parts] == [70, 10, 20]
+    assert [len(part) for part in parts[:3]] == [70, 10, 20]
 
 
 @pytest.mark.parametrize(
@@ -96,15 +117,15 @@ def test_without_sizes_a_fifth_is_test_and_the_rest_is_training() -> None:
 )
 def test_a_size_is_a_count_or_a_share(changes: dict[str, float | None], parts: list[int]) -> None:
     found = split_labels(labelled([50, 50]), replace(CONFIG, **changes))  # type: ignore[arg-type]
-    assert [len(part) for part in found] == parts
+    assert [len(part) for part in found[:3]] == parts
 
 
 def test_a_share_of_an_official_part_is_of_that_part() -> None:
     images = labelled([40, 40], official_val=16, official_test=20)
     whole = split_labels(images, replace(CONFIG, val_size=None, test_size=None))
-    assert [len(part) for part in whole] == [44, 16, 20]
+    assert [len(part) for part in whole[:3]] == [44, 16, 20]
     found = split_labels(images, replace(CONFIG, val_size=0.5, test_size=0.5, train_size=0.5))
-    assert [len(part) for part in found] == [22, 8, 10]
+    assert [len(part) for part in found[:3]] == [22, 8, 10]
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,10 @@ def test_ranks_together_see_what_one_does(folder: Path, expected: Batches, world
         for rank, part in enumerate(parts):
             assert torch.equal(part[number][0], images[rank::world])
             assert torch.equal(part[number][1], labels[rank::world])
+    samples = [made(folder, rank=rank, world=world).train.sample(4) for rank in range(world)]
+    assert all(torch.equal(images, samples[0][0]) and len(labels) == 4 for images, labels in samples)
     scored = [taken(made(folder, rank=rank, world=world, eval_batch_size=4).val) for rank in range(world)]
-    assert sum(len(labels) for part in scored for _, labels in part) == 9
+    assert [sum(len(labels) for _, labels in part) for part in scored] == [9] * world  # whoever evaluates reads all
 
 
 @pytest.mark.parametrize("repeats", [2, 3])

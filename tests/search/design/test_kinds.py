@@ -263,7 +263,6 @@ def test_random_placements_that_do_not_exist_are_refused() -> None:
         ({"x": ["a=1", "a=2,3"]}, "sweeps"),
         ({"x": ["a=1", "a=[1"]}, "Hydra cannot read"),
         ({"x": ["a=1", {"a": 2}]}, "a level is an override"),
-        ([], "takes factors by name"),
     ],
 )
 def test_factors_that_cannot_be_read_are_refused(factors: Any, message: str) -> None:

@@ -11,10 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.design.factors import Factor, factors_of_space, read_factors
+from search.design.factors import factors_of_space
 from search.design.kinds import (
     Cell,
-    one_at_a_time,
 )
 from search.design.options import (
     BLOCK,
@@ -128,12 +127,6 @@ def test_trials_are_written_down_block_by_block() -> None:
     assert all(row["overrides"][0] == "fixed=1" for row in written)
     assert [row["cell"] for row in written if row["is_baseline"]] == ["baseline/7", "baseline/8", "baseline/9"]
     assert {tuple(sorted(row)) for row in written} == {("cell", "is_baseline", "overrides")}
-
-
-def test_read_factors_are_taken_as_they_are() -> None:
-    read = read_factors({"x": ["a=1", "a=2"]})
-    assert all(isinstance(factor, Factor) for factor in read)
-    assert one_at_a_time(read) == one_at_a_time({"x": ["a=1", "a=2"]})
 
 
 def test_looks_say_how_many_seeds_there_are() -> None:

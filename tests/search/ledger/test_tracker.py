@@ -114,6 +114,7 @@ def test_an_offline_run_holds_what_the_ledger_holds(tmp_path: Path, read_wandb: 
     assert not {"provenance", "overrides", "test_top1"} & run.summary.keys()
     assert run.exit_code == 0
     assert SECRET not in json.dumps([run.config, run.summary])
+    assert not list(tmp_path.rglob("requirements.txt"))
     written = [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert written == []
     assert tracker.run_id is None
@@ -184,6 +185,7 @@ def test_wandb_is_told_to_stay_out_of_the_way(tmp_path: Path, monkeypatch: pytes
     assert given["settings"].console == "off"
     assert given["settings"].disable_git
     assert not given["settings"].save_code
+    assert not given["settings"].x_save_requirements
     assert SECRET not in repr(given["config"])
     assert defined == ["val_top1", "val_loss"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -17,7 +19,7 @@ import pytest
 from search.ledger.files import NewerVersion
 from search.ledger.study_files import WORKERS
 from search.study import liveness
-from search.study.liveness import TOKEN_FILE, Heartbeat, check_shared_folder, host_id, is_alive
+from search.study.liveness import TOKEN_FILE, Heartbeat, check_shared_folder, clear_dead, host_id, is_alive
 from search.study.storage.opening import open_storage
 from search.study.storage.waiting import FileLock, is_held
 
@@ -53,6 +55,41 @@ def test_the_pulse_locks_beats_and_leaves_no_file(tmp_path: Path) -> None:
         assert abs(path.stat().st_mtime - time.time()) < 5
     assert not path.exists()
     assert not is_held(path)
+
+
+def test_what_a_killed_worker_leaves_is_cleared_and_nothing_of_a_living_one(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom search.study.liveness import Heartbeat, host_id\n"
+        f"with Heartbeat(None, Path({str(tmp_path)!r}), f'{{host_id()}}-{{os.getpid()}}-abcdef.lock'):\n"
+        "    print(flush=True)\n    time.sleep(60)\n"
+    )
+    workers = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for worker in workers:
+            assert worker.stdout is not None
+            worker.stdout.readline()
+        workers[0].kill()
+        folder, (dead, living) = tmp_path / WORKERS, (f"{host_id()}-{worker.pid}-abcdef.lock" for worker in workers)
+        for name in (f"{host_id()}-{os.getpid()}-abcdef.lock", "elsewhere-12345678-1-abcdef.lock", ".claims.lock"):
+            (folder / name).touch()
+        kept = sorted({path.name for path in folder.iterdir()} - {dead})
+        clear_dead(tmp_path)  # while its parent has not waited for the dead one, its number is taken
+        assert (folder / dead).exists()
+        workers[0].wait()
+        clear_dead(tmp_path)
+        assert sorted(path.name for path in folder.iterdir()) == kept
+        for name in kept:
+            os.utime(folder / name, (1, 1))
+        clear_dead(
+            tmp_path
+        )  # nobody holds the one of this process, and it is old: it cannot be on its way to be locked
+        assert sorted(path.name for path in folder.iterdir()) == sorted(
+            [".claims.lock", "elsewhere-12345678-1-abcdef.lock", living]
+        )
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
 
 
 def test_a_disk_that_is_away_costs_beats_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

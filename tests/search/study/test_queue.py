@@ -47,6 +47,19 @@ def test_a_budget_counts_what_is_finished_and_running(make_queue: MakeQueue) -> 
     assert make_queue(3).claim(NOBODY) is not None
 
 
+def test_a_phase_is_over_once_none_runs_and_none_is_to_be_run(make_queue: MakeQueue) -> None:
+    queue = make_queue(1)
+    assert not queue.is_over()
+    trial = queue.claim(NOBODY)
+    assert trial is not None
+    assert queue.to_go() == 0
+    assert not queue.is_over()
+    queue.study.tell(trial, 1.0)
+    assert queue.is_over()
+    queue.study.enqueue_trial({})
+    assert not queue.is_over()
+
+
 def test_a_skipped_trial_is_replaced_until_the_space_is_exhausted(make_queue: MakeQueue) -> None:
     queue = make_queue(2, max_skips=3)
     for _ in range(3):

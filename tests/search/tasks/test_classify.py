@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -18,7 +19,7 @@ from torch import nn
 from search.config import typed
 from search.data.keyed import keyed
 from search.recipe import TrainConfig
-from search.tasks.base import Diverged
+from search.tasks.base import Diverged, KeepsSamples
 from search.tasks.classify import Classify, ClassifyEvaluator, ClassifyTraining, chance_top1, criterion
 
 from .conftest import Small
@@ -42,6 +43,20 @@ def test_the_evaluator_says_what_timms_says() -> None:
     found, expected = ours.compute(), theirs.compute()
     assert found["top1"] == expected["top1"]
     assert found["loss"] == pytest.approx(expected["loss"])
+
+
+def test_logits_are_kept_where_that_is_asked_for() -> None:
+    evaluator = ClassifyEvaluator(CPU)
+    assert isinstance(evaluator, KeepsSamples)
+    assert evaluator.per_sample() is None
+    evaluator.keep = True
+    for output, target in batches():
+        evaluator.update(1e5 * output, target)
+    found, (outputs, targets) = evaluator.per_sample(), (torch.cat(part) for part in zip(*batches(), strict=True))
+    assert found is not None
+    assert found["logits"].dtype == np.float16
+    np.testing.assert_array_equal(found["logits"], (1e5 * outputs).clamp(-65504, 65504).half().numpy())
+    np.testing.assert_array_equal(found["target"], targets.numpy())
 
 
 def test_a_logit_that_is_not_finite_has_no_score() -> None:

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from search.config import typed
-from search.space.architecture import Architecture
+from search.config import Architecture, typed
 from search.tasks.model import build, whiten
 from xvol import XVolution2d
 

@@ -10,6 +10,7 @@ import pytest
 
 from search.channel import Channel, opened
 from search.ledger.result import TrialResult, read_result, write_result
+from search.ledger.samples import read_samples
 from search.trial import run as module
 from search.trial.reuse import LostAtLook
 from search.trial.run import run_trial
@@ -69,8 +70,9 @@ def test_the_test_score_is_that_of_the_network_that_was_looked_at(
 @pytest.mark.usefixtures("untrained")
 def test_weights_stay_where_the_config_keeps_them(small: Small, study: Path) -> None:
     source, folder = study / "trials" / "0000-s0", study / "final" / "0000-s0"
-    run(small, folder, "checkpoint=final", phase="final", trained_in=str(source))
+    run(small, folder, "checkpoint=final", "data.probe_size=100", phase="final", trained_in=str(source))
     assert (folder / "checkpoint.pt").read_bytes() == (source / "checkpoint.pt").read_bytes()
+    assert sorted(set(read_samples(folder).part)) == ["test", "val"]
 
 
 @pytest.mark.parametrize("damage", ["gone", "torn", "another"])

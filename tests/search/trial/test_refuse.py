@@ -9,13 +9,12 @@ import timm
 import torch
 
 import xvol
-from search.config import Config, typed
+from search.config import BackboneConfig, BranchConfig, Config, PlacementConfig, typed
 from search.recipe import TrainConfig
-from search.space.architecture import BackboneConfig, BranchConfig, PlacementConfig
 from search.tasks import classify
 from search.trial.refuse import STAGES, check_names, check_values, refuse_moot
 from search.trial.untrained import check_trial
-from xvol import registry
+from xvol import branches
 from xvol.stages import find_stages
 
 from .conftest import Small
@@ -78,7 +77,7 @@ def test_a_branch_that_is_not_there_is_refused() -> None:
 
 
 def test_a_branch_that_somebody_registered_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_own", {"mine": xvol.branch_class("conv")})
+    monkeypatch.setattr(branches, "_own", {"mine": xvol.branch_class("conv")})
     checked(use="conv+mine")
 
 

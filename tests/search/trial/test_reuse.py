@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from search.channel import Channel, opened
 from search.ledger.index import Index
 from search.ledger.result import TrialResult, read_result
+from search.ledger.samples import SAMPLES_FILE, read_samples
 from search.trial import run as module
 from search.trial.run import run_trial
 
@@ -184,6 +185,17 @@ def test_weights_that_are_asked_for_and_were_not_kept_are_trained(small: Small, 
     run(small(*OVERRIDES, "checkpoint=always"), tmp_path / "new", Knowing(source, phase="search"))
     assert result_of(tmp_path / "new").reused_from is None
     assert (tmp_path / "new" / "checkpoint.pt").exists()
+
+
+def test_outputs_of_each_image_are_taken_over_or_the_trial_is_trained(small: Small, runs: Path, tmp_path: Path) -> None:
+    first, again, other = (tmp_path / name for name in ("first", "again", "other"))
+    kept = (*OVERRIDES, "data.probe_size=50")
+    run(small(*kept), first, Knowing(runs / "old/trials/0003-s0/result.json", phase="search"))
+    run(small(*kept), again, Knowing(first / "result.json", phase="search"))
+    run(small(*OVERRIDES, "data.probe_size=60"), other, Knowing(first / "result.json", phase="search"))
+    assert [result_of(each).reused_from is None for each in (first, again, other)] == [True, False, True]
+    assert (first / SAMPLES_FILE).read_bytes() == (again / SAMPLES_FILE).read_bytes()
+    assert len(read_samples(other).index) == 60
 
 
 def test_a_score_that_the_earlier_trial_has_not_is_taken_afresh(small: Small, runs: Path, tmp_path: Path) -> None:

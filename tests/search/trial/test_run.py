@@ -14,6 +14,7 @@ from PIL import Image
 from search.channel import Channel, Infeasible, InFlight, Pruned, opened
 from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
+from search.ledger.samples import read_samples, samples_below
 from search.ledger.study_files import STATE_FILE
 from search.ledger.tracker import Tracker
 from search.tasks import classify
@@ -120,6 +121,26 @@ def test_only_the_final_re_evaluation_reads_test_images(
     assert (result.phase, result.is_baseline, result.arm) == (phase, True, "plain")
 
 
+@pytest.mark.parametrize("phase", ["search", "final"])
+def test_what_it_puts_out_for_each_image_is_kept_where_that_is_asked_for(
+    small: Small, tmp_path: Path, phase: Any
+) -> None:
+    kept = ("data.train_size=200", "data.probe_size=150")
+    for name, overrides in (("plain", kept[:1]), ("kept", kept)):
+        with opened(Channel(phase=phase)):
+            run_trial(small(*overrides), tmp_path / name)
+    plain, result = result_of(tmp_path / "plain"), result_of(tmp_path / "kept")
+    assert (result.metrics, result.fingerprint) == (plain.metrics, plain.fingerprint)
+    (samples,) = samples_below(tmp_path)
+    assert samples.run == tmp_path / "kept"
+    right = samples.logits.argmax(1) == samples.target
+    assert samples.logits.shape == (230 if phase == "final" else 150, 10)
+    counts = {part: int((samples.part == part).sum()) for part in ("val", "train", "test")}
+    assert counts == {"val": 100, "train": 50, "test": 80 if phase == "final" else 0}
+    for part in ("val", "test") if phase == "final" else ("val",):
+        assert 100 * right[samples.part == part].mean() == pytest.approx(result.metrics[f"{part}_top1"])
+
+
 @pytest.mark.parametrize(
     ("override", "expected"), [("branch.use=pssa", None), ("branch.gamma=0", pytest.approx(0, abs=0.2))]
 )
@@ -209,9 +230,10 @@ def test_the_error_of_torchs_own_allocator_is_known(
 def test_a_pruned_trial_keeps_what_it_had(small: Small, tmp_path: Path) -> None:
     channel = Listening(prune_after=1, phase="search")
     with opened(channel), pytest.raises(Pruned, match="pruned after epoch 1 of 3 at val_top1"):
-        run_trial(small("train.epochs=3"), tmp_path)
-    result = result_of(tmp_path)
+        run_trial(small("train.epochs=3", "data.probe_size=100"), tmp_path)
+    result, samples = result_of(tmp_path), read_samples(tmp_path)
     assert (result.status, result.epochs, result.epochs_planned) == ("pruned", 1, 3)
+    assert 100 * (samples.logits.argmax(1) == samples.target).mean() == pytest.approx(channel.reports[0][1])
     assert (result.reason or "").startswith("pruned after epoch 1 of 3")
     assert result.metrics.get("val_top1") == channel.reports[0][1]
     assert (result.params or 0) > 0

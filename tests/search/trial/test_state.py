@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_flatten
 from search.channel import Channel, Pruned, Stopped, opened
 from search.config import typed
 from search.ledger.result import TrialResult, read_result
+from search.ledger.samples import SAMPLES_FILE
 from search.ledger.study_files import STATE_FILE
 from search.trial import state as module
 from search.trial.run import run_trial
@@ -74,7 +75,7 @@ RECIPES = {
         "train.opt=lamb",
     ],
 }
-ALWAYS = ("train.epochs=2", "checkpoint=always", "train.state_every_seconds=0")
+ALWAYS = ("train.epochs=2", "checkpoint=always", "train.state_every_seconds=0", "data.probe_size=100")
 RANDOM = (*ALWAYS, "backbone.kwargs.drop_rate=0.3")  # draws from the global generator in each step
 
 
@@ -117,6 +118,7 @@ def assert_equal_trials(one: Path, other: Path) -> None:
     assert weights.keys() == others.keys()
     assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
     assert curve(one) == curve(other)
+    assert (one / SAMPLES_FILE).read_bytes() == (other / SAMPLES_FILE).read_bytes()
     first, second = read_result(one / "result.json"), read_result(other / "result.json")
     for name in ("status", "metrics", "fingerprint", "epochs", "fuse_error"):
         assert getattr(first, name) == getattr(second, name), name

@@ -225,7 +225,7 @@ def test_a_form_changes_no_gradient_by_more_than_rounding(trainer: Any, form: st
         torch.testing.assert_close(formed.model.get_parameter(name), weight, rtol=1e-3, atol=1e-4, msg=name)
     convolution = formed.model.layer4[0].conv2.weight
     assert convolution.is_contiguous(memory_format=torch.channels_last) == (form == "channels_last")
-    back = unformed(formed.model, formed.config)
+    back = unformed(formed.model, formed.config, plain.model)
     assert back.layer4[0].conv2.weight.is_contiguous()
     assert not back.grad_checkpointing
 
@@ -234,7 +234,10 @@ def test_a_form_changes_no_gradient_by_more_than_rounding(trainer: Any, form: st
     ("overrides", "message"),
     [
         (["train.amp=float16", "device=cpu"], r"train\.amp=float16 is for CUDA, and the device is cpu: .*bfloat16"),
-        (["train.sync_bn=true"], r"train\.sync_bn=true takes several ranks on CUDA"),
+        (
+            ["train.sync_bn=true", "train.accumulate=2"],
+            r"train\.sync_bn=true is for a trial on several GPUs, .*device is cpu",
+        ),
         (
             ["train.grad_checkpointing=true", "backbone.name=dla46_c"],
             "timm's DLA has no activation checkpointing",

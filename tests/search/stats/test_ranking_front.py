@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.stats.front import on_front
+from search.stats.ranking import on_front
 
 VALUES = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e6, 1e6), st.just(float("nan")))  # ties are frequent
 CASES = st.integers(1, 4).flatmap(

@@ -13,7 +13,7 @@ from torch import nn
 
 import xvol
 from xvol.block import FusedXVolution2d
-from xvol.fusing import norms_left
+from xvol.surgery import norms_left
 
 Randomise = Callable[[nn.Module], nn.Module]
 
