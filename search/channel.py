@@ -93,8 +93,7 @@ class Channel:
             None to train, or the absolute path of an earlier `result.json` to take the result from.
 
         Raises:
-            Infeasible: a constraint of the study is broken.
-            InFlight: another worker is training the same.
+            Infeasible: a constraint of the study is broken. InFlight: another worker is training the same.
         """
         return None
 

@@ -34,11 +34,8 @@ def _nothing() -> None:
 
 @dataclass
 class Lease:
-    """What became of a wish to measure alone.
-
-    Attributes:
-        granted: nobody else of this user's workers was at work when the measurement began.
-        until: monotonic time up to which that holds.
+    """What became of a wish to measure alone: whether nobody else of this user's workers was at work when the measurement began, and the
+    monotonic time up to which that holds.
     """
 
     granted: bool
@@ -53,12 +50,8 @@ class Lease:
 class Turnstile:
     """The two locks of one machine or accelerator, for one thread of this process.
 
-    Args:
-        name: of the machine's processors or of an accelerator; the same in all processes that share it.
-        folder: where the locks lie; by default `xvol-slots-<user>` in the temporary folder.
-
-    Raises:
-        OSError: the locks cannot be had: the folder is not writable, somebody else's, or on a disk without locks.
+    `name` is the same in all processes that share it; `folder` is where the locks lie, by default `xvol-slots-<user>` in the temporary
+    folder. OSError where they cannot be had: it is not writable, somebody else's, or on a disk without locks.
     """
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
@@ -76,8 +69,7 @@ class Turnstile:
     def work(self, settle: Callable[[], None] = _nothing) -> None:
         """Begin to work; waits for a measurement that is under way.
 
-        Args:
-            settle: waits until the accelerator has done what was asked of it; called before `work` is given up.
+        `settle` waits until the accelerator has done what was asked of it; it is called before `work` is given up.
         """
         self._settle, self._at_work = settle, True
         self._enter()

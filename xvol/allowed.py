@@ -57,12 +57,9 @@ def check_number(
     below: float | None = None,
     null: str = "",
 ) -> None:
-    """Raise ValueError where a number is not finite or lies outside of its range.
+    """Raise ValueError where a number is not finite or lies outside of its range: from `low`, `above`, to `high`, `below`.
 
-    Args:
-        low, above: least number, itself allowed or not.
-        high, below: largest number, itself allowed or not.
-        null: what None stands for, where it is allowed.
+    `null` says what None stands for, where it is allowed.
     """
     if given is None and null:
         return

@@ -62,12 +62,7 @@ class Form(nn.Module):
 
 
 class FusedXVolution2d(Form):
-    """The deploy form: one static convolution plus what depends on the input, without norms.
-
-    Args:
-        static: the static convolution with all biases; None in a block whose branches are all dynamic.
-        dynamic: branches with their norms folded in.
-    """
+    """The deploy form: one static convolution with all biases, if any, plus branches with their norms folded in."""
 
     form = "deploy"
 
@@ -111,11 +106,7 @@ def as_conv(kernel: Kernel, geometry: Geometry) -> nn.Conv2d:
 
 
 def refuse_dynamic(dynamic: Mapping[str, nn.Module], static: nn.Conv2d) -> None:
-    """Refuse to call `static` the whole block where one of the `dynamic` branches gives anything.
-
-    Raises:
-        ValueError: one does; the message says by how much, and how loud the static convolution is.
-    """
+    """Raise ValueError where one of the `dynamic` branches gives anything, by how much, so that `static` is not the whole block."""
     measured = {name: _loudness(branch, static.in_channels) for name, branch in dynamic.items()}
     loudness = {name: value for name, value in measured.items() if value != 0}
     if not loudness:
@@ -140,12 +131,9 @@ def _loudness(module: nn.Module, in_chs: int) -> float:
 
 
 def other_form(form: str, keys: Iterable[str], fqn: str = "") -> str | None:
-    """What is wrong with loading `keys` into a module of `form`, in words; None where they are of its own form.
+    """What is wrong with loading the keys of a state dict into a module of `form`, in words; None where they are of its own form.
 
-    Args:
-        form: "train", "deploy" or "conv".
-        keys: all keys of a state dict.
-        fqn: name of the module in the model; "" for the model itself.
+    `form` is "train", "deploy" or "conv", `fqn` the module's name in the model; "" for the model itself.
     """
     prefix = f"{fqn}." if fqn else ""
     mine = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
@@ -160,17 +148,10 @@ def other_form(form: str, keys: Iterable[str], fqn: str = "") -> str | None:
 
 
 def load_state_dict(model: nn.Module, state: Mapping[str, Any], strict: bool = True) -> Any:
-    """`model.load_state_dict`, refusing a state dict of the other form before anything is changed.
+    """`model.load_state_dict`, refusing a state dict of the other form with a RuntimeError before anything is changed.
 
     A block in either form refuses by itself when `model.load_state_dict` reaches it. What this adds: blocks that were
     fused to a plain `nn.Conv2d`, which knows nothing of blocks, and that no module has been loaded when it refuses.
-
-    Returns:
-        what `nn.Module.load_state_dict` returns.
-
-    Raises:
-        RuntimeError: a block, or a convolution that may have been one, is of another form than what was saved; the
-            message says what to load into what. As torch does, also for keys that are missing or have other shapes.
     """
     starts = tuple(start for group in FORM_KEYS.values() for start in group)
     blocks = [key for key in state if any(f".{start}" in f".{key}" for start in starts)]

@@ -21,9 +21,6 @@ class ScaleShift2d(nn.Module):
 
     What is left of a BatchNorm2d without its statistics. It keeps the weight that a conversion sets to 0 to preserve a
     trained model's function, and that `BlockSpec.gamma` sets.
-
-    Args:
-        channels: C.
     """
 
     def __init__(
@@ -62,12 +59,9 @@ def new_norm(
 
 
 def norm_at_rest(norm: Norm) -> Kernel:
-    """A BatchNorm in eval mode is y = scale * x + shift for each channel: return (scale_O, shift_O).
+    """A BatchNorm in eval mode, as a `ScaleShift2d` in any, is y = scale * x + shift for each channel: (scale_O, shift_O).
 
-    So is a `ScaleShift2d`, in any mode.
-
-    Raises:
-        ValueError: the norm keeps no running statistics, so it is at rest on no fixed numbers.
+    ValueError where the norm keeps no running statistics, so that it is at rest on no fixed numbers.
     """
     if isinstance(norm, ScaleShift2d):
         return norm.weight.detach().clone(), norm.bias.detach().clone()
@@ -94,11 +88,7 @@ def fold_norm(kernel: Tensor, bias: Tensor | None, norm: Norm) -> Kernel:
 
 
 def pad_to_centre(kernel: Tensor, bias: Tensor, size: int) -> Kernel:
-    """A k x k convolution is a larger one with a ring of zeros, its padding grown alike (ours).
-
-    Raises:
-        ValueError: `size` is smaller than the kernel or of other parity, so that the centres do not meet.
-    """
+    """A k x k convolution is a larger one, of the same parity, with a ring of zeros, its padding grown alike (ours)."""
     grown = size - kernel.shape[-1]
     if grown < 0 or grown % 2:
         raise ValueError(f"a {kernel.shape[-1]}x{kernel.shape[-1]} kernel cannot be centred in {size}x{size}")
@@ -106,10 +96,7 @@ def pad_to_centre(kernel: Tensor, bias: Tensor, size: int) -> Kernel:
 
 
 def dilate(kernel: Tensor, bias: Tensor, factor: int) -> Kernel:
-    """A convolution of dilation `factor` * d is one of dilation d with zeros between its taps (ours).
-
-    A kernel of size k becomes one of size factor * (k - 1) + 1.
-    """
+    """A convolution of dilation `factor` * d is one of dilation d with zeros between its taps (ours), of size factor * (k - 1) + 1."""
     size = factor * (kernel.shape[-1] - 1) + 1
     spread = kernel.new_zeros(*kernel.shape[:2], size, size)
     spread[:, :, ::factor, ::factor] = kernel
@@ -135,13 +122,7 @@ def bias_only(bias: Tensor, in_chs_per_group: int) -> Kernel:
 def chain_pointwise(first: Tensor, last: Tensor, groups: int) -> Kernel:
     """A k x k convolution W_1 and then a 1x1 one W_2 are one k x k convolution: sum_m W_2[o, m] W_1[m, i] (ours).
 
-    Args:
-        first: W_1, (M, I / g, k, k), without bias.
-        last: W_2, (O, M / g, 1, 1), without bias.
-        groups: g, of both.
-
-    Returns:
-        kernel (O, I / g, k, k) and bias (O,), zero.
+    Without biases: `first` (M, I / g, k, k), `last` (O, M / g, 1, 1); the kernel (O, I / g, k, k) has a bias of zeros.
     """
     kernel = torch.einsum("gom,gmihw->goihw", _grouped(last.flatten(1), groups), _grouped(first, groups))
     return kernel.flatten(0, 1), last.new_zeros(last.shape[0])
@@ -151,15 +132,8 @@ def widen_pointwise(first: Kernel, last: Tensor, groups: int) -> Kernel:
     """A 1x1 convolution with bias and then a k x k one are one k x k convolution: the identity III of DiverseBranch.
 
     Exact where the border of the map between them is its bias, as of a border of zeros pushed through the first one
-    (Diverse Branch Block, arXiv 2103.13425, whose blocks pad in that way).
-
-    Args:
-        first: ((M, I / g, 1, 1), (M,)).
-        last: (O, M / g, k, k), without bias.
-        groups: g, of both.
-
-    Returns:
-        kernel (O, I / g, k, k), bias (O,).
+    (Diverse Branch Block, arXiv 2103.13425, whose blocks pad in that way). `first` is ((M, I / g, 1, 1), (M,)), `last`
+    (O, M / g, k, k), without bias.
     """
     weight, bias_M = first
     grouped = _grouped(last, groups)
@@ -171,10 +145,7 @@ def widen_pointwise(first: Kernel, last: Tensor, groups: int) -> Kernel:
 def average_kernel(chs: int, groups: int, size: int, like: Tensor) -> Kernel:
     """An average pool is a convolution: the identity V of DiverseBranch (arXiv 2103.13425); of size 1 the identity map.
 
-    The mean of each channel over a size x size window, border zeros counted.
-
-    Returns:
-        kernel (C, C / g, size, size) and bias (C,), zero, of the dtype and device of `like`.
+    The mean of each channel over a size x size window, border zeros counted: kernel (C, C / g, size, size), bias zero.
     """
     own = torch.eye(chs // groups, dtype=like.dtype, device=like.device).repeat(groups, 1)
     return (own / size**2)[:, :, None, None].expand(-1, -1, size, size).contiguous(), own.new_zeros(chs)

@@ -26,11 +26,7 @@ Block = tuple[int, int]  # stage, block
 
 
 def select(sites: Sequence[Site], policy: str) -> list[Site]:
-    """The sites that `policy` names, in model order, each once.
-
-    Args:
-        sites: of one model, in model order (`xvol.sites`).
-        policy: see `GRAMMAR`.
+    """The sites that `policy`, see `GRAMMAR`, names, in model order, each once.
 
     Raises:
         ValueError: the text is no policy, names a stage, block or site that is not there, or selects nothing (other
@@ -47,18 +43,11 @@ def select(sites: Sequence[Site], policy: str) -> list[Site]:
 
 
 def describe(sites: Sequence[Site], chosen: Iterable[Site | str]) -> str:
-    """The short label of a set of sites, one for each set: a policy that selects it again.
-
-    Args:
-        sites: all sites of the model, in model order.
-        chosen: sites or their names, in any order.
+    """The short label of a set of sites, in any order, one for each set: a policy that selects it again.
 
     Returns:
         "plain" for none, "all" for all; else whole stages ("stage3"), whole blocks ("stage3.0") and single sites
-        ("layer3.0.conv2"), in model order, joined by "+".
-
-    Raises:
-        ValueError: a chosen site is none of `sites`.
+        ("layer3.0.conv2"), in model order, joined by "+". ValueError where one is none of `sites`.
     """
     names = {site if isinstance(site, str) else site.fqn for site in chosen}
     known = [site.fqn for site in sites]

@@ -57,12 +57,7 @@ def at_rest(*models: nn.Module) -> Iterator[None]:
 def run_blank_image(model: nn.Module, input_size: tuple[int, int, int]) -> None:
     """Run `model`, at rest, on one image of zeros, (1, C, H, W), of its own device and dtype.
 
-    Args:
-        model: any model that takes a batch of images.
-        input_size: (C, H, W).
-
-    Raises:
-        ValueError: `input_size` is no triple of positive numbers, or such an image does not go through the model.
+    ValueError where `input_size` is no triple of positive numbers, or such an image does not go through the model.
     """
     size = tuple(input_size)
     if len(size) != 3 or any(isinstance(edge, bool) or not isinstance(edge, int) or edge < 1 for edge in size):
@@ -99,9 +94,6 @@ def watch(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Call]
     """Record, by name, what each leaf module and each norm takes and gives on one blank image, and how often it runs.
 
     Norms that hold an activation, such as timm's `BatchNormAct2d`, are no leaves and are recorded too.
-
-    Raises:
-        ValueError: the image does not go through the model.
     """
     calls: dict[str, Call] = {}
     readers = _Readers()
@@ -154,14 +146,7 @@ def count_params(model: nn.Module) -> int:
 def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     """MACs of one image in eval mode: convolutions, matrix products, and the branches' element-wise products.
 
-    Norms, activations, pooling and additions count nothing, as is the custom. The model's modes are restored.
-
-    Args:
-        model: takes (1, C, H, W).
-        input_size: (C, H, W).
-
-    Raises:
-        ValueError: such an image does not go through the model.
+    Norms, activations, pooling and additions count nothing, as is the custom. ValueError as `run_blank_image`.
     """
     corrections: list[int] = []
 
@@ -185,13 +170,8 @@ def doses(model: nn.Module, images: Tensor) -> dict[str, float | None]:
     Both after their norms, and about each channel's mean over the images: what is the same for every input is no
     attention, and the biases of a block's norms learn as one. 0 is a block that is its convolution, 1 one of two equal
     halves. Of a deploy form: what depends on the input over the static convolution, whatever that was folded from.
-    Nothing is changed, and no random number drawn.
-
-    Args:
-        images: (B, C, H, W), on the model's device, as the model is fed.
-
-    Returns:
-        by the name of each block; None where it has no convolution, nothing beside it, or one that gives a constant.
+    Nothing is changed, and no random number drawn. By the name of each block; None where it has no convolution, nothing
+    beside it, or one that gives a constant.
     """
     found: dict[str, float | None] = {}
 

@@ -50,31 +50,19 @@ class Site:
     @property
     def geometry(self) -> Geometry:
         """What a branch has to stand in for."""
-        return Geometry(
-            in_chs=self.in_chs,
-            out_chs=self.out_chs,
-            kernel_size=self.kernel,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
+        names = ("in_chs", "out_chs", "stride", "padding", "dilation", "groups")
+        return Geometry(kernel_size=self.kernel, **{name: getattr(self, name) for name in names})
 
 
 class Refusal(NamedTuple):
-    """A spatial convolution inside a stage that no block can stand in for.
-
-    Attributes:
-        fqn: name of the convolution in the model.
-        reason: why, in words, e.g. "a LayerNorm2d takes its output; a block needs a BatchNorm2d there".
-    """
+    """A spatial convolution inside a stage that no block can stand in for, by its name, and why, in words."""
 
     fqn: str
     reason: str
 
 
 def sites(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> list[Site]:
-    """The legal sites of `model`, in model order.
+    """The legal sites of `model`, in model order; ValueError counts the reasons where it has none.
 
     Legal is an `nn.Conv2d` inside a stage whose window is square, larger than 1x1 and centred with a zero border, that
     runs once, and whose output goes to one BatchNorm2d and nowhere else. The norm may be timm's `BatchNormAct2d`: the
@@ -85,10 +73,6 @@ def sites(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) ->
     Args:
         model: a timm model, or one whose stages are top-level sequences of blocks.
         input_size: (C, H, W) of one image.
-
-    Raises:
-        ValueError: the image does not go through the model, or the model has no legal site; the message counts the
-            reasons.
     """
     found, refusals, stages = _survey(model, input_size)
     if not found:
@@ -101,9 +85,6 @@ def refused(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) 
 
     Together with `sites` it accounts for every `nn.Conv2d`, subclasses included, that stands in a stage, outside of
     placed blocks, and has a window above 1x1.
-
-    Raises:
-        ValueError: the image does not go through the model.
     """
     return _survey(model, input_size)[1]
 

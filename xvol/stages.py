@@ -14,12 +14,7 @@ _LISTS = (nn.Sequential, nn.ModuleList)
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of a model at one resolution.
-
-    Attributes:
-        roots: names of the modules it is made of, in model order; most often one.
-        blocks: names of its blocks, in model order.
-    """
+    """A stretch of a model at one resolution: the modules it is made of, most often one, and its blocks, in model order."""
 
     roots: tuple[str, ...]
     blocks: tuple[str, ...]
@@ -55,12 +50,9 @@ def find_stages(model: nn.Module) -> list[Stage]:
 
 
 def place_of(fqn: str, stages: list[Stage], order: dict[str, int]) -> tuple[int, int] | None:
-    """(stage from 1, block from 0) of a module; None outside of all stages.
+    """(stage from 1, block from 0) of a module; None outside of all stages. `order` has each module's position in the model.
 
     What stands between two blocks counts with the block before it, what stands before the first block with the first.
-
-    Args:
-        order: name of each module to its position in the model.
     """
     for number, stage in enumerate(stages, start=1):
         if any(fqn == root or fqn.startswith(f"{root}.") for root in stage.roots):

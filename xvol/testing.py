@@ -22,28 +22,6 @@ from xvol.branches import branch_class, branch_options
 from xvol.branches.base import Branch, Folded, Geometry
 from xvol.fold import Norm
 
-__all__ = [
-    "accepts",
-    "apply_dynamic_kernel",
-    "apply_sample_kernel",
-    "cases",
-    "check_branch",
-    "check_copies",
-    "check_costs",
-    "check_fold",
-    "check_geometries",
-    "check_gradients",
-    "check_in_a_block",
-    "check_kernels",
-    "check_options",
-    "check_reset",
-    "check_shape",
-    "check_training",
-    "check_unknown_argument",
-    "randomise",
-    "variants",
-]
-
 Options = dict[str, Any]
 Shape = dict[str, Any]
 
@@ -60,13 +38,9 @@ EXACT = 1e-10  # in float64
 
 
 def check_branch(name: str, values: Mapping[str, Sequence[Any]] | None = None) -> None:
-    """Run every check on the branch registered as `name`.
+    """Run every check on the branch registered as `name`; AssertionError says what it does not keep, with which options, where.
 
-    Args:
-        values: for each option what it is to be tried at beside its default; others are tried at their default alone.
-
-    Raises:
-        AssertionError: what the branch does not keep, at which options and in which geometry.
+    `values` has for each option what it is to be tried at beside its default; others are tried at their default alone.
     """
     by_name = (check_geometries, check_options, check_unknown_argument, check_costs)
     by_options = (check_gradients, check_training, check_copies, check_reset)
@@ -132,16 +106,9 @@ def randomise(module: nn.Module) -> nn.Module:
 
 
 def apply_dynamic_kernel(x_BCHW: Tensor, kernel_BHWOIkk: Tensor, bias_O: Tensor, *, stride: int, groups: int) -> Tensor:
-    """Apply to each output pixel its own kernel, centred, with a zero border and dilation 1.
+    """Apply to each output pixel its own kernel, centred, with a zero border and dilation 1: (B, I, H, W) -> (B, O, H', W').
 
-    Args:
-        x_BCHW: (B, I, H, W).
-        kernel_BHWOIkk: (B, H', W', O, I / g, k, k).
-        bias_O: (O,).
-        stride, groups: of the convolution.
-
-    Returns:
-        (B, O, H', W').
+    `kernel_BHWOIkk` is (B, H', W', O, I / g, k, k), `bias_O` (O,).
     """
     batch, height, width, out_chs, _, size, _ = kernel_BHWOIkk.shape
     patches = functional.unfold(x_BCHW, size, padding=size // 2, stride=stride)
@@ -152,16 +119,9 @@ def apply_dynamic_kernel(x_BCHW: Tensor, kernel_BHWOIkk: Tensor, bias_O: Tensor,
 
 
 def apply_sample_kernel(x_BCHW: Tensor, kernel_BOIkk: Tensor, bias_O: Tensor, *, stride: int, groups: int) -> Tensor:
-    """Apply to each sample its own convolution, centred, with a zero border and dilation 1.
+    """Apply to each sample its own convolution, centred, with a zero border and dilation 1: (B, I, H, W) -> (B, O, H', W').
 
-    Args:
-        x_BCHW: (B, I, H, W).
-        kernel_BOIkk: (B, O, I / g, k, k).
-        bias_O: (O,).
-        stride, groups: of the convolution.
-
-    Returns:
-        (B, O, H', W').
+    `kernel_BOIkk` is (B, O, I / g, k, k), `bias_O` (O,).
     """
     padding = kernel_BOIkk.shape[-1] // 2
     samples = zip(x_BCHW.split(1), kernel_BOIkk, strict=True)

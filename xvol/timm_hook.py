@@ -74,10 +74,7 @@ def mend() -> bool:
 
     They get a name and a signature, no code: to call one still fails, and torchvision's own check says that they are
     absent. Beside a sound torchvision, or none, nothing is declared. To tell a sound one, its compiled half is loaded as
-    torchvision itself would do a moment later; loading it twice has no effect.
-
-    Returns:
-        True if operators were declared by this call.
+    torchvision itself would do a moment later; loading it twice has no effect. True if operators were declared by this call.
     """
     import torch  # not with xvol itself
 

@@ -63,14 +63,8 @@ class ProxyResNet(ResNet):
     """timm's ResNet with a narrow stem for small images: one 3x3 stride-2 convolution of `channels[0]`, no max-pool.
 
     timm fixes 64 channels after a plain stem. Its deep stem has `2 * stem_width` of them, so that one is asked for,
-    which makes timm build the stages to the right width, and is then replaced.
-
-    Args:
-        channels: of the four stages; the first must be even.
-        kwargs: as in timm's ResNet.
-
-    Raises:
-        ValueError: there are not four stages, one for each of timm's; or `channels[0]` is odd.
+    which makes timm build the stages to the right width, and is then replaced. ValueError where `layers` and `channels` are not of
+    four stages, or `channels[0]` is odd.
     """
 
     def __init__(
@@ -103,12 +97,8 @@ class ProxyResNet(ResNet):
 def xvol_proxy_resnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Proxy of a CPU-minute: one BasicBlock in each stage, 8 to 64 channels, for images of about 32x32.
 
-    Args:
-        pretrained: must be False, for there are no weights.
-        kwargs: as in timm's ResNet, e.g. `num_classes`, `in_chans`, `layers`, `channels`, `drop_path_rate`.
-
-    Raises:
-        ValueError: pretrained weights were asked for.
+    It takes what timm's ResNet takes, e.g. `num_classes`, `in_chans`, `layers`, `channels`, `drop_path_rate`; there are no
+    pretrained weights.
     """
     if pretrained:
         raise ValueError("xvol_proxy_resnet has no pretrained weights: leave pretrained=False and train it")

@@ -37,11 +37,8 @@ from search.study.options import parse_constraints
 
 @dataclass
 class Row:
-    """A cell of the plan: the facts of its network, or the reason why it is infeasible.
-
-    Attributes:
-        finished: seeds of the design on which its result is there already.
-        unjudged: costs that a constraint limits and that cannot be known before running.
+    """A cell of the plan: the facts of its network, or the reason why it is infeasible; the seeds on which its result is there already;
+    and the costs that a constraint limits and that cannot be known before running.
     """
 
     cell: Cell
@@ -56,11 +53,7 @@ class Row:
 
 
 class PlannedStudy:
-    """The study of one command line; Hydra must stand on our config folder.
-
-    Raises:
-        ValueError, HydraException, OmegaConfBaseException: the command line describes no study.
-    """
+    """The study of one command line; Hydra must stand on our config folder. ValueError where it describes none."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
@@ -188,8 +181,7 @@ def finished_seeds(
 
     Args:
         study_dir: the study's own results count in any case.
-        facts: `network_facts` of the config.
-        recipe: its hash, wherever the images lie.
+        facts: `network_facts` of the config; `recipe` is its hash, wherever the images lie.
         reuse: where else results are taken from: "all" studies beside this one, "study" or "none".
         looks: whether it is trained for the looks, which read no test and keep its weights; else as a final trial.
     """
@@ -259,12 +251,7 @@ class Noise(NamedTuple):
 
 
 def noise_of(runs: Sequence[TrialResult], baseline: str | None) -> Noise | None:
-    """The pooled sd of paired differences in earlier runs; None where no arm shares two seeds with the baseline.
-
-    Args:
-        runs: of one recipe.
-        baseline: architecture hash of the baseline.
-    """
+    """The pooled sd of paired differences in earlier runs of one recipe; None where no arm shares two seeds with the baseline."""
     judged_by = metrics_of(runs[0].task)[0].columns if runs else ()
     for metric in (column.column for column in judged_by):  # of test data first
         values: dict[str | None, dict[int, float]] = defaultdict(dict)

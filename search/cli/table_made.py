@@ -43,12 +43,7 @@ class Made(NamedTuple):
 
 
 def made(options: argparse.Namespace, by_spec: bool) -> Made:
-    """Make what the options ask for.
-
-    Raises:
-        ValueError: it cannot be made of these studies.
-        OSError: a file cannot be written.
-    """
+    """Make what the options ask for; ValueError where it cannot be made of these studies."""
     # what belongs to no one study is written where that is asked for
     beside = Path(options.out) if options.out else None
     if options.wandb_project is not None:

@@ -29,12 +29,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Factor:
-    """One thing that varies between the cells of a design.
-
-    Attributes:
-        name: in tables and in the names of cells.
-        levels: at least two with different labels.
-    """
+    """One thing that varies between the cells of a design, named as in tables; at least two levels with different labels."""
 
     name: str
     levels: tuple[Level, ...]
@@ -51,16 +46,11 @@ class Factor:
 
 
 def read_factors(factors: Factors) -> tuple[Factor, ...]:
-    """Read factors as a user writes them.
+    """Read factors as a user writes them: name -> levels, a list or a mapping from a label to a level.
 
-    Args:
-        factors: name -> levels. Levels are a list, or a mapping from a label to a level. A level is one override
-            ("placement=stage3"), a list of them, or an empty list for the config as it is. In a list the label is what
-            stands behind "=", or the whole override where two levels would otherwise share one.
-
-    Raises:
-        ValueError: no factors, fewer than two levels, two levels of one name or of the same overrides, or an override
-            that Hydra cannot read or that sweeps.
+    A level is one override ("placement=stage3"), a list of them, or an empty list for the config as it is. In a list the label is what
+    stands behind "=", or the whole override where two levels would otherwise share one. ValueError for no factors, fewer than two
+    levels, two of one name or of the same overrides, or an override that Hydra cannot read or that sweeps.
     """
     if not factors:
         raise ValueError(

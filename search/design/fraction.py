@@ -23,12 +23,9 @@ ROMAN = ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X")
 
 @dataclass(frozen=True)
 class Fraction:
-    """A regular fraction with 2 ** base runs of `names`.
+    """A regular fraction with 2 ** base runs of `names`, the first `base` of which vary freely.
 
-    Attributes:
-        names: of the factors; the first `base` of them vary freely.
-        base: how many vary freely.
-        generators: for each further factor the factors that it is the sum of (modulo 2), as bits.
+    `generators` has for each further factor those that it is the sum of (modulo 2), as bits.
     """
 
     names: tuple[str, ...]
@@ -113,14 +110,9 @@ def find_fraction(
     """The fraction of the highest resolution of that size; among equals one with few shortest words.
 
     Args:
-        names: of the factors.
         runs: a power of two; None takes the fewest runs that reach `resolution`.
         resolution: at least this one, 3 or more; with neither given, 4.
         generators: taken as they are, e.g. ["D=AB"]: factors by letter in their order, or by name, "rank=where*branch".
-
-    Raises:
-        ValueError: too many factors, no such number of runs, no such resolution at this size, or generators that cannot
-            be read.
     """
     count = len(names)
     if not 1 <= count <= MAX_FACTORS:

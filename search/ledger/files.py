@@ -20,11 +20,7 @@ _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}  # a file sy
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place.
-
-    Raises:
-        OSError: it cannot be written; whatever `write` raises. The old file then stays.
-    """
+    """Let `write` fill a file beside `path`, then put it in place; whatever goes wrong, the old file stays."""
     temporary = path.with_name(
         f".{uuid.uuid4().hex}.{path.name}"
     )  # beside it: one disk; torch and onnx go by the suffix
@@ -76,11 +72,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def try_room(folder: Path) -> None:
-    """Write a file of a MiB to `folder`, and delete it.
-
-    Raises:
-        OSError: it does not fit, or the folder cannot be written to for another reason.
-    """
+    """Write a file of a MiB to `folder`, and delete it; OSError where it does not fit, or the folder cannot be written to."""
     probe = folder / f".{uuid.uuid4().hex}.room"
     try:
         with probe.open("wb") as file:

@@ -34,12 +34,8 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that was begun.
-
-    Attributes:
-        place: its folder, relative to the folder of the studies.
-        host, lock: who began it, as `search.study.liveness` names workers; None for a run that was found in its folder.
-        copied: whether its figures were taken from another run.
+    """A run that was begun: its folder, relative to that of the studies; who began it, as `search.study.liveness` names workers, None
+    for a run that was found in its folder; and whether its figures were taken from another run.
     """
 
     place: str
@@ -51,9 +47,8 @@ class Run:
 class Index:
     """Finds earlier runs that were, or are being, trained under a fingerprint.
 
-    Args:
-        runs_root: the folder that holds the studies' folders, `runs/`; it need not exist yet.
-        writes: whether what is found in folders is appended to the file; a reader leaves no trace.
+    `runs_root` is the folder that holds the studies' folders, `runs/`; it need not exist yet. `writes`: whether what is found in
+    folders is appended to the file; a reader leaves no trace.
     """
 
     def __init__(self, runs_root: str | os.PathLike[str], writes: bool = True) -> None:

@@ -56,11 +56,8 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricColumn(Measured):
-    """How one column of the ledger is read.
-
-    Attributes:
-        split: "val" or "test"; None for what is of the trial as a whole.
-        is_cost: no table is judged by it.
+    """How one column of the ledger is read: of a split, "val" or "test", or None for what is of the trial as a whole; no table is judged
+    by a cost.
     """
 
     split: str | None = None
@@ -168,11 +165,7 @@ COSTS: dict[str, MetricColumn] = {
 
 @cache
 def installed_metrics() -> tuple[Metric, ...]:
-    """The metrics that installed packages declare, in the order of their entry points' names.
-
-    Raises:
-        ValueError: an entry point cannot be loaded, or names no metric; the message says which.
-    """
+    """The metrics that installed packages declare, in the order of their entry points' names; ValueError names a broken one."""
     found: list[Metric] = []
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         try:
@@ -194,8 +187,7 @@ def installed_metrics() -> tuple[Metric, ...]:
 def metrics_of(task: str | None = CLASSIFY) -> tuple[Metric, ...]:
     """The metrics of a task, its own first and what it is judged by before all; with None one of each name, of all tasks.
 
-    Raises:
-        ValueError: a task has two metrics of one name, two tasks mean different things by one, or an entry point is broken.
+    ValueError where a task has two of one name, or two tasks mean different things by one.
     """
     known = [*(metric for metrics in TASK_METRICS.values() for metric in metrics), *installed_metrics()]
     first: dict[str, Metric] = {}
@@ -230,11 +222,7 @@ def metric_columns() -> dict[str, MetricColumn]:
 
 
 def metric_named(name: str) -> MetricColumn:
-    """Return a column that a table can be judged by.
-
-    Raises:
-        ValueError: no table can be made of `name`; the message lists the metrics and the near matches.
-    """
+    """Return a column that a table can be judged by; ValueError lists the metrics and the near matches."""
     return _named(name, metric_columns())
 
 

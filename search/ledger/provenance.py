@@ -67,10 +67,8 @@ def checkout_of(folder: Path) -> Checkout | None:
 def commit_of(folder: Path, file: str, used: Iterable[Path] = ()) -> str | None:
     """Hash of the commit that `folder/file` is checked out from, with "+changes" where the code differs from it.
 
-    None outside of git, and where git does not track the file: an environment inside of another project's checkout.
-
-    Args:
-        used: more files; one below the folder that git does not track is a change too.
+    None outside of git, and where git does not track the file: an environment inside of another project's checkout. Of more files that
+    are `used`, one below the folder that git does not track is a change too.
     """
     checkout = checkout_of(folder)
     if checkout is None or file not in checkout.tracked:
@@ -126,8 +124,8 @@ class _Source:
     """One module as read from its file.
 
     Attributes:
-        digest: of its code; None where it cannot be known.
-        as_parent: the same without imports and `__all__`: of a package that is merely passed through.
+        digest: of its code; None where it cannot be known. `as_parent` is without imports and `__all__`: of a package that is
+            merely passed through.
         imports: (module, name taken from it, or None for the module itself), absolute.
         gives: what a name of a package is an import of: (module, name there).
         stars: modules whose names the package takes over whole.
@@ -143,10 +141,8 @@ class _Source:
 class Sources:
     """Reads each module once; so what it tells is what this process runs, whatever is edited meanwhile.
 
-    What a module reads besides Python source, and what is patched into it from elsewhere, is not seen.
-
-    Args:
-        started: seconds since the epoch; a file that was changed later is of unknown content.
+    What a module reads besides Python source, and what is patched into it from elsewhere, is not seen; a file that was changed after
+    `started` (seconds since the epoch) is of unknown content.
     """
 
     def __init__(self, started: float = STARTED) -> None:
@@ -157,11 +153,7 @@ class Sources:
         """Digests of the modules `roots` and of all that they import, by name; None for what cannot be known.
 
         Imports inside functions count. A name that a package hands on leads to the module that it is from, so that
-        `from xvol import convert` is not an import of every branch.
-
-        Args:
-            roots: names of modules.
-            follow: tells whether a module counts, by its name.
+        `from xvol import convert` is not an import of every branch. `follow` tells whether a module counts, by its name.
         """
         found: dict[str, str | None] = {}
         waiting = list(roots)

@@ -32,10 +32,7 @@ def now() -> str:
 class Record:
     """Holds a trial's `TrialResult` while it is filled in, and writes `history.csv` and `result.json`.
 
-    Args:
-        folder: folder of the trial; created where it does not exist.
-        result: the row, with what is known at the start.
-        columns: of the metrics that are read after each epoch; by default those of classification.
+    `columns` are of the metrics that are read after each epoch; by default those of classification.
     """
 
     def __init__(self, folder: Path, result: TrialResult, columns: Iterable[str] | None = None) -> None:
@@ -146,10 +143,7 @@ def seeds_below(study_dir: Path, phase: Phase) -> set[int]:
 
 
 def supersede(folder: Path) -> None:
-    """Mark the failed trial in `folder` as run again: it is then an interrupted attempt, and keeps its reason.
-
-    What is no result of a failed trial is left as it is.
-    """
+    """Mark the failed trial in `folder`, if it is one, as run again: it is then an interrupted attempt, and keeps its reason."""
     result = sound_result(folder / RESULT_FILE)
     if result is not None and result.status == "failed":
         result.status, result.reason = "interrupted", f"run again; it had failed: {result.reason}"
@@ -158,12 +152,7 @@ def supersede(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the study knows of a run, and its result must say too.
-
-    Attributes:
-        fingerprint: of the run; None where it is not known.
-        statuses: that fit the way it ended.
-    """
+    """What the study knows of a run, and its result must say too: its fingerprint where that is known, statuses that fit its end."""
 
     study: str
     phase: Phase
@@ -175,10 +164,7 @@ class Asked:
 def run_fault(folder: Path, asked: Asked, with_history: bool = True) -> str | None:
     """Why the result in `folder`, or the history beside it, is not that of the run, in a few words; None where it is.
 
-    Each file is read once: a study looks at thousands of them before it goes on.
-
-    Raises:
-        NewerVersion: the result is of a later schema, so not to be judged here.
+    Each file is read once: a study looks at thousands of them before it goes on. A result of a later schema is not judged: NewerVersion.
     """
     path = folder / RESULT_FILE
     try:

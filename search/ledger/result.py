@@ -162,9 +162,7 @@ def write_result(folder: Path, result: TrialResult) -> Path:
 def read_result(path: Path) -> TrialResult:
     """Read one `result.json`. One without a checksum was written before there were any, and is taken as it is.
 
-    Raises:
-        NewerVersion: it is of a later schema.
-        ValueError: the file is no JSON object of a known schema, lacks a required column, or does not fit its checksum.
+    ValueError where it is no JSON object of a known schema, lacks a column, or does not fit its checksum; NewerVersion of a later schema.
     """
     row = _row_of(path)
     known = {column.name for column in fields(TrialResult)}
@@ -183,11 +181,7 @@ def sound_result(path: Path) -> TrialResult | None:
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether the result at `path`, which can be read, guards its content.
-
-    Raises:
-        ValueError: as `read_result`.
-    """
+    """Whether the result at `path`, which can be read, guards its content."""
     return CHECKSUM in _row_of(path)
 
 

@@ -61,9 +61,8 @@ _noted: set[str] = set()
 def note_variables(value: Any, key: str = "") -> None:
     """Remember the environment variables that a configuration takes as `${oc.env:NAME}`: `mask` replaces their values from now on.
 
-    Args:
-        value: nested containers before their interpolations were resolved, or a text.
-        key: where `value` stands; what is told in every table (data, backbone, seed) may come from a variable and be told.
+    `value` is of nested containers before their interpolations were resolved, or a text, and stands at `key`; what is told in every table
+    (data, backbone, seed) may come from a variable and be told.
     """
     if isinstance(value, Mapping):
         for name, item in value.items():

@@ -52,11 +52,7 @@ def trial_subdir(phase: Phase, number: int, seed: int) -> str:
 
 
 def run_in_words(place: str, study_dir: str | None) -> str:
-    """The run in a folder relative to that of the studies, e.g. "trial 3", or "final trial 1 of study other".
-
-    Args:
-        study_dir: folder of the study that speaks; None where none does.
-    """
+    """The run in a folder relative to that of the studies, as the study in `study_dir` says it: "final trial 1 of study other"."""
     study, _, rest = place.partition("/")
     phase, _, folder = rest.partition("/")
     number = folder.partition("-s")[0]
@@ -87,8 +83,7 @@ class Cell:
     Attributes:
         name: unique in its design and stable: what differs from the baseline, e.g. "where=stage3, rank=4".
         overrides: what sets it apart, in the order of the factors; they go behind those that all cells share. Of a design
-            that was written down: all that its trials set but for the seed, in the order of `TrialResult.overrides`,
-            secrets masked.
+            that was written down: all that its trials set but for the seed, as in `TrialResult.overrides`, secrets masked.
         factors: the level of each factor, in words.
         is_baseline: whether differences are taken against it; true of one cell in a design, the first.
     """
@@ -101,12 +96,8 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredDesign:
-    """What a study declared before it was run.
-
-    Attributes:
-        kind: of the design, e.g. "factorial"; the latest one where a study has grown.
-        seed_key: the config key that takes the seed.
-        cells: in the order of the design; those of an earlier, smaller design first.
+    """What a study declared before it was run: the latest kind of the design, the config key that takes the seed, and the cells in
+    its order; those of an earlier, smaller design first.
     """
 
     kind: str
@@ -127,13 +118,7 @@ class DeclaredDesign:
 def write_design(
     folder: Path, kind: str, cells: Iterable[Cell], fixed: Sequence[str] = (), seed_key: str = "seed"
 ) -> Path:
-    """Write `folder/design.json`; cells that an earlier command of the study declared are kept.
-
-    Args:
-        folder: the study's, which exists.
-        fixed: overrides that all trials of the study share; they go first.
-        kind, seed_key: see `DeclaredDesign`.
-    """
+    """Write `folder/design.json`; cells that an earlier command of the study declared are kept, `fixed` overrides go first."""
     declared = [replace(cell, overrides=tuple(mask(line) for line in (*fixed, *cell.overrides))) for cell in cells]
     try:
         before = read_design(folder)
@@ -152,9 +137,7 @@ def write_design(
 def read_design(folder: Path) -> DeclaredDesign | None:
     """Read what the study in `folder` declared; None where it is no design, or was run before designs were written down.
 
-    Raises:
-        NewerVersion: it is of a later schema.
-        ValueError: the file cannot be read, or is of another schema; the message names it.
+    ValueError, which names the file, where it cannot be read or is of another schema; NewerVersion of a later one.
     """
     path = folder / DESIGN_FILE
     try:
@@ -183,21 +166,13 @@ def _cell(read: Mapping[str, Any]) -> Cell:
 
 
 def write_objectives(study_dir: Path, senses: Mapping[str, str]) -> None:
-    """Write the objectives down.
-
-    Args:
-        senses: "maximize" or "minimize" by the name of a column of the tidy frame, in the order of the study.
-    """
+    """Write down "maximize" or "minimize" by the column of the tidy frame, in the order of the study."""
     study_dir.mkdir(parents=True, exist_ok=True)
     write_atomic(study_dir / OBJECTIVES_FILE, json.dumps(dict(senses), indent=1) + "\n")
 
 
 def read_objectives(study_dir: Path) -> dict[str, str]:
-    """Read them; empty where none were written down.
-
-    Raises:
-        ValueError: the file cannot be read, or holds something else.
-    """
+    """Read them; empty where none were written down. ValueError where the file cannot be read, or holds something else."""
     path = study_dir / OBJECTIVES_FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -214,13 +189,8 @@ def read_objectives(study_dir: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Change:
-    """One command that changed something.
-
-    Attributes:
-        at: when, ISO 8601, UTC.
-        changed: setting -> what it was, and what it is now.
-        results: final results that were there.
-        seeds_added: whether it asked for final seeds that the command before had not, while such results were there.
+    """One command that changed something: when (ISO 8601, UTC), each setting with what it was and is now, how many final results
+    were there, and whether it asked for final seeds that the command before had not, while such results were there.
     """
 
     at: str
@@ -230,11 +200,9 @@ class Change:
 
 
 def note_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Compare settings with those of the last command, and add a line where they differ.
+    """Compare settings, plain values under dotted keys, with those of the last command, and add a line where they differ.
 
-    Args:
-        folder: the study's, which exists; nobody else writes the file meanwhile.
-        settings: plain values under dotted keys, those of `SEEDS` among them.
+    Nobody else writes the file in the study's `folder` meanwhile.
     """
     now: dict[str, Any] = json.loads(json.dumps(masked_tree(dict(settings)), default=str))
     path = folder / CHANGES_FILE

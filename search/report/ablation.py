@@ -75,14 +75,8 @@ TITLED = {"boot": "bootstrap interval", "g_z": "g_z", "pairing": "pairing"}  # b
 class AblationTable(Table):
     """A table whose `data` has one row for each arm and the columns `DATA_COLUMNS`; the baseline first, then the best mean first.
 
+    Its figures are of `metric`, averaged over the trials of `phase`; differences are taken against the row called `baseline`, if any.
     The effects of the factors stand below, where the study declared a factorial design of two or more.
-
-    Attributes:
-        metric: what `mean`, `sd` and `diff` measure.
-        phase: which trials were averaged: "final", "search" or "single".
-        baseline: label of the row that differences are taken against; None where there is none.
-        arms: what the rows were made of, in no order.
-        judging: how the rows were judged.
     """
 
     metric: MetricColumn
@@ -99,15 +93,9 @@ def ablation_table(
     phase: str | None = None,
     judging: Judging | None = None,
 ) -> AblationTable:
-    """Make the table of one study.
+    """Make the table of one study; arguments, and what is refused, as in `read_arms`.
 
-    Args:
-        frame: rows of `load_study`.
-        metric, baseline, phase: see `read_arms`.
-        judging: correction over the rows (Holm's by default), margin of equivalence, further test and interval.
-
-    Raises:
-        ValueError: unknown metric, arm or phase, or a metric that no finished trial of the phase has.
+    `judging` has the correction over the rows (Holm's by default), the margin of equivalence, further test and interval.
     """
     read, judging = read_arms(frame, phase, metric, baseline), judging or Judging()
     measured = arm_values(read.arms, read.metric.column)

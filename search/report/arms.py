@@ -77,13 +77,10 @@ def comparable(one: Arm, other: Arm) -> bool:
 
 
 def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm]:
-    """Group the trials of one phase into arms, in order of first appearance.
+    """Group the trials of one phase into arms, in order of first appearance; ValueError for a frame of several phases.
 
     Trials that left neither a hash nor a name (killed, or failed before the network was known) belong to no arm, nor do
     those that were not trained because another worker was training the same.
-
-    Raises:
-        ValueError: the frame holds several phases, whose numbers must not be averaged together.
     """
     phases = frame["phase"].dropna().unique().tolist()
     if len(phases) > 1:
@@ -128,13 +125,10 @@ def list_arms(frame: pd.DataFrame, declared: Declared | None = None) -> list[Arm
 
 
 def _group_numbers(known: pd.DataFrame) -> tuple[np.ndarray, int]:
-    """Number the arm of each trial, in order of first appearance.
+    """Number the arm of each trial, in order of first appearance; return the numbers and how many arms there are.
 
     A trial that failed before its network was known goes to the arm of its name; one without a recipe to the only
     recipe there is.
-
-    Returns:
-        The number of each trial's arm, int64 (trials,), and how many arms there are.
     """
     hash_of_name = (
         known.dropna(subset=["arm", "arch_hash"]).drop_duplicates("arm").set_index("arm")["arch_hash"].to_dict()
@@ -173,8 +167,7 @@ def marked_baseline(arms: Sequence[Arm]) -> Arm | None:
 def find_arm(arms: Sequence[Arm], name: str) -> Arm:
     """Return the arm with this label, or with this architecture hash (or the first four or more digits of it).
 
-    Raises:
-        ValueError: no arm, or more than one, answers to `name`; the message lists the arms, the near matches first.
+    ValueError where no arm, or more than one, answers to `name`; the message lists the arms, the near matches first.
     """
     for found in (
         [arm for arm in arms if arm.label == name],
@@ -193,12 +186,7 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
 
 
 class Declared(NamedTuple):
-    """The design of a study.
-
-    Attributes:
-        design: None where the study declared none.
-        fault: why a design is there and cannot be used; "" otherwise.
-    """
+    """The design of a study, if it declared one, and why one that is there cannot be used ("" otherwise)."""
 
     design: DeclaredDesign | None = None
     fault: str = ""
@@ -220,7 +208,7 @@ def _laid_over(arms: Sequence[Arm], design: DeclaredDesign, set_by: Sequence[Col
 
     An arm of several cells (a branch argument where nothing is placed builds one network) has the levels of the first.
     Where a cell was trained by more than one recipe, something else than the design changed it, and recipes are held
-    apart as anywhere. `set_by` has the overrides of each arm's trials, all of them, as the tidy frame has them.
+    apart as anywhere. `set_by` has the overrides of each arm's trials.
     """
     cells = design.cells
     numbers = {

@@ -39,8 +39,7 @@ NAMED_ARMS = 4  # longer lists of arms are counted instead of named
 def conclusion(data: pd.DataFrame, metric: MetricColumn, phase: str, judging: Judging) -> str:
     """Say what the rows of an `AblationTable`, `data`, allow to be said.
 
-    Args:
-        phase: "final", "search" or "single"; of a design with looks "final with looks" or "search with looks".
+    `phase` is "final", "search" or "single"; of a design with looks "final with looks" or "search with looks".
     """
     rows: list[Any] = list(data.itertuples(index=False))
     baselines = [row for row in rows if row.is_baseline]

@@ -42,10 +42,8 @@ def diff_studies(
 ) -> Table:
     """Compare two studies by their folders: differences are B minus A, by one metric and phase (see `read_arms`).
 
-    `data` has one row for each arm that both have, with the columns `DIFF_COLUMNS`.
-
-    Raises:
-        ValueError: a study cannot be loaded, the default phases differ, or the metric is in neither.
+    `data` has one row for each arm that both have, with the columns `DIFF_COLUMNS`. ValueError where a study cannot be loaded, the
+    default phases differ, or the metric is in neither.
     """
     frames = (load_study(a), load_study(b))
     phases = [phase_to_read(frame, phase) for frame in frames]

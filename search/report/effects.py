@@ -50,11 +50,9 @@ def effects_table(
     Args:
         factors: names of the study's own factors, or of those that a table's rows may be of (see
             `search/report/values.py`); by default the factors that its design declared, else the keys of the
-            overrides that every arm sets and that differ between arms.
+            overrides that every arm sets and that differ between arms. ValueError where none is known, an arm has none, or
+            one has fewer than two levels.
         correction: of the p-values over the terms.
-
-    Raises:
-        ValueError: no factor is known or named, a factor that no arm has, or one with fewer than two levels.
     """
     read = read_arms(frame, phase, metric)
     return effects_of_arms(read, factors or own_factors(read.arms, read.declared), correction, read.studies)

@@ -35,16 +35,11 @@ SHOWN = {
 
 @dataclass(frozen=True, kw_only=True)
 class Figure(Compared):
-    """One arm and metric, at full precision.
+    """One arm and metric, at full precision; sd and mean over the n seeds that finished are NaN where not defined.
 
-    Attributes:
-        n: seeds that finished. missing: what the others came to, e.g. "1 failed"; "" where none is missing.
-        mean, sd: over those seeds; NaN where not defined.
-        stars: significance, e.g. "**", and "=" where it is equivalent to the baseline within the margin.
-        doubt: "?" behind a latency that was not measured in an exclusive slot, or "".
-        note: letter of a footnote, or "".
-        best: the best of its metric, or not to be told from it.
-        provenance: see `provenance_of_arms`.
+    `missing` is what the others came to, e.g. "1 failed"; `stars` mark significance, e.g. "**", and "=" equivalence within the
+    margin; `doubt` is "?" behind a latency that was not measured in an exclusive slot; `note` the letter of a footnote; `best`
+    whether it is the best of its metric, or not to be told from it.
     """
 
     arm: Arm
@@ -138,11 +133,10 @@ def _stars_of(fact: Mapping[str, Any]) -> str:
 def _best_of(
     arms: Sequence[Arm], measured: Sequence[ArmValues], cells: Sequence[Figure], metric: MetricColumn, judging: Judging
 ) -> list[int]:
-    """Return the positions of the best mean and of all that cannot be told from it.
+    """Return the positions of the best mean and of all that cannot be told from it; a cost is compared as it is.
 
-    An arm on whose seeds a training failed is none of them: the mean of its survivors flatters it. An arm that shares fewer
-    than two seeds with the best, or was trained by another recipe, cannot be compared and is not among them. A cost
-    is compared as it is.
+    An arm on whose seeds a training failed is none of them: the mean of its survivors flatters it. Nor is one that shares fewer
+    than two seeds with the best, or was trained by another recipe.
     """
     means = [cell.mean if metric.higher_is_better else -cell.mean for cell in cells]
     if not metric.is_cost:

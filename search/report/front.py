@@ -24,13 +24,9 @@ COUNTS = ("params", "params_fused", "macs", "macs_fused")
 class Front:
     """The arms of one phase held against several objectives.
 
-    Attributes:
-        phase: whose trials were read.
-        higher: whether more is better, by the column of the tidy frame, in the order of the study.
-        arms: all arms of the phase.
-        points: float64 (arms, objectives): means over the finished trials, of a latency the median over those measured in
-            an exclusive slot; NaN where there is none.
-        members: whether the arm is on the front; None where a value is missing.
+    `higher` says whether more is better by the column of the tidy frame, in the order of the study. `points` are float64
+    (arms, objectives): means over the finished trials, of a latency the median over those measured in an exclusive slot; NaN where
+    there is none. `members` says whether the arm is on the front; None where a value is missing.
     """
 
     phase: str
@@ -47,11 +43,7 @@ class Front:
 
 
 def front_of(arms: Sequence[Arm], frame: pd.DataFrame, phase: str) -> Front | None:
-    """Hold the arms of a phase against the objectives of their study; None where it has fewer than two, or no arms.
-
-    Raises:
-        ValueError: what the study wrote down of its objectives cannot be read.
-    """
+    """Hold the arms of a phase against the objectives of their study; None where it has fewer than two, or no arms."""
     path = frame.attrs.get("path")
     senses = {} if path is None else read_objectives(Path(str(path)))
     if len(senses) < 2 or not arms:

@@ -48,8 +48,7 @@ READ_ON_TEST = "These looks were of an earlier version, and read the test images
 def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None:
     """Read which looks a study was planned with, and the metric they compare; None for a study without looks.
 
-    Raises:
-        ValueError: the file is there and does not say it; the message names the file.
+    ValueError, which names the file, where it is there and does not say it.
     """
     path = Path(study_dir) / LOOKS_FILE
     try:
@@ -73,8 +72,7 @@ def _phase_of(metric: str) -> str:
 def judged_arms(frame: pd.DataFrame, metric: str) -> list[Arm]:
     """The baseline of a design, and the rows over which the error is kept; `metric` is a column, e.g. "val_top1".
 
-    A row has finished a seed at least, and is one that the ablation table compares with the baseline too: its recipe is the
-    baseline's, or the design varies the recipe.
+    A row has finished a seed at least, and is one that the ablation table compares with the baseline too.
     """
     arms = list_arms(frame[frame["phase"] == _phase_of(metric)], declared_by(frame))
     arms = [arm for arm in arms if np.isfinite(arm.values(metric)).any()]
@@ -93,10 +91,7 @@ def interim_table(study_dir: str | os.PathLike[str]) -> Table | None:
     """Make the table of verdicts of a study from what its folder holds; None for a study without looks.
 
     Its `data` has one row for each arm but the baseline, the best difference first, with the columns "arm" and
-    `SEQUENTIAL_COLUMNS`.
-
-    Raises:
-        ValueError: as `load_study` and `read_looks`.
+    `SEQUENTIAL_COLUMNS`. ValueError as `load_study` and `read_looks`.
     """
     planned = read_looks(study_dir)
     if planned is None:

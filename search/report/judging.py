@@ -88,9 +88,6 @@ class Judging:
             are seen; rows are then tested for equivalence within it. None tests none.
         test: "wilcoxon" gives the signed-rank test beside the t test; verdicts follow the t test either way.
         interval: "bootstrap" gives a BCa bootstrap interval beside the t interval, always of the same resamples.
-
-    Raises:
-        ValueError: a value that is not offered, or a margin that is not above zero.
     """
 
     correction: Correction = "holm"
@@ -158,8 +155,7 @@ def judged(
 ) -> list[dict[str, Any]]:
     """Compute what the rows of a table say together, by the names `JUDGED`; None where not asked for, or not defined.
 
-    Args:
-        results: the paired difference of each arm to the reference; None for that itself, and where none may be taken.
+    `results` has the paired difference of each arm to the reference; None for that itself, and where none may be taken.
     """
     corrected = corrected_p_values(results, judging.correction)
     facts: list[dict[str, Any]] = [dict.fromkeys(JUDGED) for _ in results]
@@ -256,11 +252,8 @@ def row_verdict(
 ) -> str:
     """Say what a row of a table allows to be said, after the correction over its rows.
 
-    A row may differ from the baseline and still be equivalent to it: by a difference that is real and does not matter.
-
-    Args:
-        on_which: the seeds it rests on where a training failed on others, see `Survivors.on_which`: such an arm is ahead on
-            those seeds, and never better.
+    A row may differ from the baseline and still be equivalent to it: by a difference that is real and does not matter. `on_which` are
+    the seeds it rests on where a training failed on others: such an arm is ahead on those seeds, and never better.
     """
     words = verdict(result, higher_is_better=metric.higher_is_better, p_corrected=fact["p_corrected"])
     if on_which and result.n > 1:

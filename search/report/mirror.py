@@ -54,8 +54,7 @@ def mirror_asked(
 ) -> int:
     """Send a table that a user asked for, say where it is, and return the exit status.
 
-    Args:
-        given: mode, project and entity; None for what the study itself says.
+    `given` has mode, project and entity; None for what the study itself says.
     """
     try:
         own = study_tracker(study_dir, frame) or TrackerConfig(mode="disabled")
@@ -79,19 +78,11 @@ def mirror_table(
     """Send a table: one run of the study's group, job type "table", and one artifact of type "ablation-table".
 
     The run holds the rows as a W&B table under the name of the table and, where there are at most `MOST_TRIALS` of them,
-    the tidy frame as one called "trials", without its column `provenance`. The artifact holds the files of the table and
-    the whole tidy frame, `trials.parquet`, which is written beside them.
+    the tidy frame as one called "trials", without its column `provenance`. The artifact holds the files of the table, which lie in
+    `files`, and the whole tidy frame, `trials.parquet`, which is written beside them. Offline runs lie below `study_dir`.
 
-    Args:
-        study_dir: folder of the study; offline runs lie below it.
-        files: folder of the table's files.
-        frame: every trial of the study.
-
-    Returns:
-        As `send_table`, which logs what goes wrong with W&B and raises nothing.
-
-    Raises:
-        ValueError: the tracker's mode is unknown, or the table is called as the tidy frame is.
+    Returns as `send_table`, which logs what goes wrong with W&B and raises nothing. ValueError where the tracker's mode is unknown, or the
+    table is called as the tidy frame is.
     """
     check_tracker(config)
     if table.name == TRIALS:
@@ -129,9 +120,6 @@ def study_tracker(study_dir: Path, frame: pd.DataFrame) -> TrackerConfig | None:
     """Return how the study logs to W&B: as its last finished trials did, else as `multirun.yaml` says; None where neither does.
 
     A command line such as `tracker=online` stands in a trial's config alone: Hydra keeps it out of `multirun.yaml`.
-
-    Raises:
-        ValueError: a value of it has the wrong type or cannot be resolved.
     """
     ended = frame.dropna(subset=["finished_at", "run_dir"]).sort_values("finished_at", kind="stable")
     places = [

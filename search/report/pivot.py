@@ -48,12 +48,8 @@ PIVOT_COLUMNS: dict[str, str] = {
 class PivotTable(Table):
     """A table whose `data` has one row for each figure, with the columns `PIVOT_COLUMNS`.
 
-    Attributes:
-        spec: what was asked for.
-        metrics: inside each group of columns.
-        groups: levels of the columns' factor; one empty text where there is none.
-        lines: its rows at full precision.
-        digits: digits after the point for each metric: (of means, of differences).
+    Its `lines` are the rows at full precision; `groups` the levels of the columns' factor, one empty text where there is none;
+    `digits` those after the point for each metric: (of means, of differences).
     """
 
     spec: TableSpec
@@ -87,13 +83,8 @@ def pivot_table(
 ) -> PivotTable:
     """Make the table that a spec asks for.
 
-    Args:
-        frame: rows of `load_study`, or of `load_pooled`.
-        spec: what to show.
-        digits: of some metrics, as `PivotTable.digits`, in place of those that the spec or the intervals say.
-
-    Raises:
-        ValueError: as `ablation_table`; a factor no arm has; two arms in one cell.
+    `digits` are those of some metrics, as `PivotTable.digits`, in place of those that the spec or the intervals say. ValueError as
+    `ablation_table`, for a factor that no arm has, and for two arms in one cell.
     """
     read = read_arms(frame, spec.phase, baseline=spec.baseline)
     metrics = [column_named(name) for name in spec.metrics] or [read.metric]

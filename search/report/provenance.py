@@ -21,11 +21,10 @@ STATUSES = ("ok", "failed", "pruned", "infeasible", "interrupted")
 def provenance_of_arms(arms: Sequence[Arm], metric: str) -> list[dict[str, Any]]:
     """Say where the cell of each arm comes from, for one metric; JSON-able.
 
-    Returns:
-        Study, run_dirs (of the averaged trials, as in `load_study`), run_ids (of W&B), seeds, arch_hash,
-        recipe_hash (over the whole config that is held equal between arms), fingerprints, commits, versions (a list
-        each: more than one where the trials do not agree), counts (by how the trials ended, and `reused`: finished ones
-        that were taken from an earlier run), repeats (trials left out because their seed had been counted).
+    Study, run_dirs (of the averaged trials, as in `load_study`), run_ids (of W&B), seeds, arch_hash,
+    recipe_hash (over the whole config that is held equal between arms), fingerprints, commits, versions (a list
+    each: more than one where the trials do not agree), counts (by how the trials ended, and `reused`: finished ones
+    that were taken from an earlier run), repeats (trials left out because their seed had been counted).
     """
     if not arms:
         return []

@@ -31,13 +31,9 @@ Folder = str | os.PathLike[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """The arms at one budget.
+    """The arms at one budget: what it is, in words, what the means are of, and the fewest and the most epochs behind one.
 
-    Attributes:
-        name: what it is, in words.
-        metric: what the means are of.
-        epochs: epochs of training behind a mean: the fewest and the most.
-        values: of each arm, by network and recipe, the value on each seed; arms without a finished trial are not in it.
+    `values` has, by network and recipe, the value on each seed; arms without a finished trial are not in it.
     """
 
     name: str
@@ -52,9 +48,7 @@ class TrustCase:
 
     Attributes:
         kind: "phases", "budgets", "epochs" or "studies".
-        cheap, expensive: the two rankings.
-        arms: arms that both have.
-        trust: how well they agree, over those of them that have a seed in each.
+        arms: arms that both have; `trust` is over those of them that have a seed in each.
         seeds: seeds behind a mean of the shared arms, the fewest and the most: (cheap, expensive).
         divided: seeds that both rankings had. Each went to one of them, since luck that two rankings share looks like
             agreement.
@@ -148,13 +142,8 @@ def epoch_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[T
 def study_case(cheap: Folder, expensive: Folder, metric: str | None = None, phase: str | None = None) -> TrustCase:
     """Compare the rankings of two studies, by network; their recipes may differ, and the case says in what.
 
-    Args:
-        metric: of both; by default the one the expensive study is judged by, and its counterpart on the validation data for a
-            cheap one that has no test scores.
-        phase: of both; by default, for each, the one whose numbers are worth the most.
-
-    Raises:
-        ValueError: a study cannot be loaded, or the metric is not on record.
+    `metric` and `phase` are of both. By default the metric is the one the expensive study is judged by, and its counterpart on the
+    validation data for a cheap one that has no test scores; the phase of each is the one whose numbers are worth the most.
     """
     frames = [load_study(path) for path in (cheap, expensive)]
     phases = [phase_to_read(frame, phase) for frame in frames]

@@ -136,8 +136,7 @@ def spec_of(values: Mapping[str, Any]) -> TableSpec:
 def read_spec(path: str | Path, changes: Mapping[str, Any] | None = None) -> TableSpec:
     """Read a table spec from a YAML file, whose stem is its `name` by default; `changes` are set over its fields.
 
-    Raises:
-        ValueError: the file is not there, is no YAML mapping, or a field is unknown or wrong; the message names it.
+    ValueError names the file where it is not there, is no YAML mapping, or a field is unknown or wrong.
     """
     path = Path(path)
     try:
@@ -156,14 +155,10 @@ def read_spec(path: str | Path, changes: Mapping[str, Any] | None = None) -> Tab
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTable:
-    """Published figures of one table.
+    """Published figures of one table: what was measured, and a text under each heading; "-" where nothing was published.
 
-    Attributes:
-        title: what was measured, on what.
-        columns: headings of the published columns.
-        rows: for each level of what was varied (as in the place of an arm's name, or as its branches), a text for
-            each column; "-" where nothing was published.
-        note: what to know before the published figures are compared with others, as whole sentences; empty where nothing.
+    `rows` are by the level of what was varied (as in the place of an arm's name, or as its branches); `note` is what to know before the
+    figures are compared with others.
     """
 
     title: str

@@ -88,8 +88,8 @@ COLUMNS = [
 def trust_notes(frame: pd.DataFrame, table: AblationTable) -> list[str]:
     """Write what stands under a table: the search against the re-evaluation, and smaller budgets against the largest.
 
-    A sentence for each pair of rankings that share three arms or more, and what to be careful about; empty where there is no
-    such pair. No file but the settings of the recipes is read for it.
+    A sentence for each pair of rankings that share three arms or more, and what to be careful about. No file but the settings of the
+    recipes is read for it.
     """
     cases = [phase_case(frame, table.metric)] if table.phase == "final" else []
     if table.metric.column != "train_seconds":

@@ -36,15 +36,8 @@ COLUMN_FACTORS = ("study", "backbone", "branches", "sites", "data_source", "arch
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a table is made of.
-
-    Attributes:
-        frame: every trial of the study, as `load_study` gives them.
-        trials: those of one `phase`.
-        metric: what the phase is judged by, or what was asked for.
-        declared: the design of the study.
-        arms: `trials` in arms.
-        reference: the arm to compare with; None where none, or more than one, is marked and none was named.
+    """What a table is made of: all trials of the study, those of one `phase` in arms, what they are judged by, and the arm to compare
+    with; None where none, or more than one, is marked and none was named.
     """
 
     frame: pd.DataFrame
@@ -134,11 +127,10 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
 
 
 def paired_difference(frame: pd.DataFrame, arm: str, baseline: str, metric: str) -> PairedDifference:
-    """Compare an arm with the baseline on the seeds that both finished (status ok), each seed once.
+    """Compare an arm with the baseline, by names or hashes, on the seeds that both finished (status ok), each seed once.
 
     Args:
         frame: rows of `load_study`, all of one phase.
-        arm, baseline: name or architecture hash.
         metric: a numeric column, e.g. "test_top1".
 
     Raises:

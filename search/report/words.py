@@ -12,12 +12,9 @@ P_TITLES = {"holm": "p (Holm)", "bonferroni": "p (Bonferroni)", "bh": "p (BH)", 
 
 
 def decimals_for(spreads: Iterable[float], default: int, must_show: Iterable[float] = ()) -> int:
-    """Digits after the point at which the largest spread has two significant digits, between 1 and 4.
+    """Digits after the point at which the largest spread has two significant digits, between 1 and 4; else `default`.
 
-    Args:
-        spreads: standard deviations of a column; zeros say nothing and are passed over.
-        default: what to return where no spread says anything.
-        must_show: numbers that must not be rounded to zero, e.g. the end of an interval that excludes it.
+    `must_show` are numbers that must not be rounded to zero, e.g. the end of an interval that excludes it.
     """
     known = [spread for spread in spreads if spread > 0 and math.isfinite(spread)]
     if not known:

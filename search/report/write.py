@@ -35,11 +35,8 @@ BESIDE = (DESIGN_FILE, LOOKS_FILE, CHANGES_FILE, OBJECTIVES_FILE)  # they say ho
 def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> AblationTable:
     """Make the table of a study from what its folder holds and write it in every format into `out`, by default its `tables/`.
 
-    With several objectives the Pareto fronts of its phases go beside it: `front.csv`, `front.md`.
-
-    Raises:
-        ValueError: as `load_study` and `ablation_table`.
-        OSError: the files cannot be written.
+    With several objectives the Pareto fronts of its phases go beside it: `front.csv`, `front.md`. ValueError as `load_study` and
+    `ablation_table`, OSError where the files cannot be written.
     """
     frame = load_study(study_dir)
     table = with_trust(ablation_table(frame), frame)
@@ -54,12 +51,7 @@ def write_tables(study_dir: str | os.PathLike[str], out: str | os.PathLike[str] 
 
 
 def write_interim(study_dir: str | os.PathLike[str]) -> Table | None:
-    """Write `tables/sequential.md` and `tables/sequential.csv` of a study with looks, and return the table; None without looks.
-
-    Raises:
-        ValueError: as `interim_table`.
-        OSError: the files cannot be written.
-    """
+    """Write `tables/sequential.md` and `tables/sequential.csv` of a study with looks, and return the table; None without looks."""
     table = interim_table(study_dir)
     if table is not None:
         save_files(table, Path(study_dir) / "tables", ("md", "csv"))
@@ -115,20 +107,12 @@ def paper_grid(frame: pd.DataFrame, table: AblationTable) -> PivotTable | None:
 def save_table(
     table: AblationTable, folder: Path, grid: PivotTable | None, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Write `folder/ablation.<format>` for each format, each file whole or not at all.
+    """Write `folder/ablation.<format>` for each format, each file whole or not at all; return the paths.
 
     CSV and Parquet hold numbers only: their conclusion and notes stand in `ablation.notes.txt` beside the CSV. Which runs
     each row comes from stands in `ablation.provenance.json`, and in the titles of the HTML's figures. There are two files
-    of LaTeX, of the same figures: `ablation_paper.tex` is the one for a paper, means with marks, parameters and MACs,
-    aligned by siunitx; `ablation.tex` has every column of the table and needs booktabs alone.
-
-    Args:
-        folder: created where it does not exist.
-        grid: what `paper_grid` makes of the table; without one there is no LaTeX for a paper.
-        formats: some of `FORMATS`.
-
-    Returns:
-        The paths that were written.
+    of LaTeX, of the same figures: `ablation_paper.tex`, made of what `paper_grid` gives, is the one for a paper: means with marks,
+    parameters and MACs, aligned by siunitx; `ablation.tex` has every column of the table and needs booktabs alone.
     """
     provenance = provenance_of_rows(table)
     more: dict[str, str] = {}
@@ -180,11 +164,7 @@ def save_files(table: Table, folder: Path, formats: Sequence[str], more: Mapping
 
 
 def save_tidy(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Write the frame of `load_study` as Parquet or CSV, as the name of `path` ends; `load_study` reads them back.
-
-    Raises:
-        ValueError: the name ends otherwise.
-    """
+    """Write the frame of `load_study` as Parquet or CSV, as the name of `path` must end; `load_study` reads them back."""
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
         raise ValueError(f"{path}: the tidy frame is written as .parquet or .csv; end the name in one of them")

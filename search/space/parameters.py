@@ -37,14 +37,10 @@ MAX_GRID = 100_000
 
 @dataclass(frozen=True)
 class Parameter:
-    """One thing that may vary: choices, where there are `texts`, or else the numbers from `low` to `high`.
+    """One thing that may vary, by its config key as in an override, with its `+` or `++` where given.
 
-    Attributes:
-        key: the config key as in an override, with its `+` or `++` where given.
-        texts: each choice, and how it is written in an override.
-        low, high: smallest and largest number, both integers or both floats.
-        step: distance of two numbers; None for all floats between.
-        log: whether they are spread over the logarithm.
+    There are choices, where there are `texts`: each, and how it is written in an override. Or else the numbers from `low` to `high`,
+    both integers or both floats, `step` apart (None: all floats between), over the logarithm where `log` says so.
     """
 
     key: str
@@ -118,11 +114,7 @@ class Space:
         return [first, *({**first, p.name: value} for p in self.parameters for value in p.ends()[1:])]
 
     def grid(self) -> list[dict[str, Value]]:
-        """Every point, in the order of nested loops over the parameters.
-
-        Raises:
-            ValueError: a parameter has no countable levels, or there are too many points.
-        """
+        """Every point, in the order of nested loops over the parameters; ValueError where they cannot be counted, or are too many."""
         levels = []
         for parameter in self.parameters:
             each = parameter.levels()
@@ -139,15 +131,12 @@ class Space:
 
 
 def parse_space(arguments: Sequence[str], params: Mapping[str, Any], config_loader: Any = None) -> Space:
-    """Split overrides into search parameters and fixed overrides.
+    """Split overrides into search parameters and fixed overrides; ValueError where one cannot be read or searched.
 
     Args:
         arguments: overrides from the command line; they go before those of `params`.
         params: `hydra.sweeper.params`: config key -> text in the override grammar.
         config_loader: Hydra's, so that group names are known to the parser.
-
-    Raises:
-        ValueError: an override is not well formed, or its sweep cannot be searched.
     """
     texts = [f"{key}={_text(key, value)}" for key, value in params.items()]
     try:

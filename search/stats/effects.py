@@ -64,12 +64,8 @@ def factorial_effects(frame: pd.DataFrame, response: str, factors: Sequence[str]
         frame: one row for each finished trial; failed and pruned ones must not be in it. Rows in which the response is
             not finite, or a factor or the seed (column `SEED`) is missing, are left out, and counted in the notes. Rows of
             one cell and seed are averaged.
-        response: numeric column.
         factors: columns of levels. The reference is the first category of a categorical column, otherwise the first
-            level in order of appearance.
-
-    Raises:
-        ValueError: a missing column, no usable row, or a factor with fewer than two levels.
+            level in order of appearance. ValueError where one has fewer than two.
     """
     if not factors or len(set(factors)) < len(factors):
         raise ValueError(f"factors must be one or more different columns, got {list(factors)}")
@@ -111,13 +107,8 @@ def factorial_effects(frame: pd.DataFrame, response: str, factors: Sequence[str]
 
 @dataclass(frozen=True)
 class Complete:
-    """Seeds that hold the same cells.
-
-    Attributes:
-        values: value of each cell on each seed, seeds x cells; None where no two seeds hold two cells in common.
-        cells: the levels of each cell, one line a cell.
-        n: rows that were used.
-        notes: what was left out.
+    """Seeds that hold the same cells: the value of each cell on each seed, seeds x cells, None where no two seeds hold two cells in
+    common; the levels of each cell; the rows that were used; and what was left out.
     """
 
     values: np.ndarray | None
@@ -179,8 +170,7 @@ def estimable(
 ) -> tuple[dict[Term, slice], np.ndarray, list[str]]:
     """Keep the terms that the finished cells can tell from the seeds and from the terms before them.
 
-    Returns:
-        The columns of each kept term in the design, the design (intercept first), and a note for each that was dropped.
+    Returns the columns of each kept term in the design, the design (intercept first), and a note for each that was dropped.
     """
     terms: dict[Term, slice] = {}
     design, notes = np.ones((len(rows), 1)), []

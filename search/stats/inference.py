@@ -40,18 +40,10 @@ NODES = 128  # of the quadrature over the spread that a study happens to measure
 
 
 def adjusted_p_values(p_values: pd.Series[float], correction: Correction = "holm") -> pd.Series[float]:
-    """Correct p-values over the rows of a table.
+    """Correct p-values over the rows of a table: a row is a finding at alpha where its value is at most alpha.
 
-    Args:
-        p_values: one for each row; NaN where a row could not be tested. Such a row stays NaN and does not count towards
-            the number of rows, since nothing can be found in it.
-        correction: which error is held.
-
-    Returns:
-        Adjusted p-values with the index of `p_values`: a row is a finding at alpha where its value is at most alpha.
-
-    Raises:
-        ValueError: an unknown correction, or a p-value outside 0 to 1.
+    A row that could not be tested is NaN, stays so and does not count towards the number of rows, since nothing can be found in it.
+    ValueError for an unknown correction, or a p-value outside 0 to 1.
     """
     check(correction)
     values = p_values.to_numpy(dtype=float, na_value=np.nan)
@@ -65,14 +57,9 @@ def adjusted_p_values(p_values: pd.Series[float], correction: Correction = "holm
 
 
 def error_of_a_row(adjusted: pd.Series[float], correction: Correction = "holm", *, alpha: float = 0.05) -> float:
-    """Return the error that a correction surely leaves to each single row of a table.
+    """Return the error that a correction surely leaves to each single row of a table, of `alpha` over the whole of it.
 
     Under Holm and Bonferroni alpha / m for m tested rows, under BH R alpha / m for R findings (at least one), else alpha.
-
-    Args:
-        adjusted: as `adjusted_p_values` returns them.
-        correction: the one they were adjusted by.
-        alpha: the error that is allowed over the whole table.
     """
     check(correction)
     m = max(int(adjusted.notna().sum()), 1)
@@ -91,11 +78,7 @@ def bootstrap_interval(
 ) -> tuple[float, float] | None:
     """Compute a 95% bootstrap interval of the mean of paired differences (Efron and Tibshirani 1993, chapters 13 and 14).
 
-    Args:
-        deltas: not all the same; float64 (seeds,).
-
-    Returns:
-        None below three seeds, and where the method is not defined for these differences.
+    None below three seeds, and where the method is not defined for these differences, which are not all the same.
     """
     if len(deltas) < FEWEST_FOR_BOOTSTRAP:
         return None
@@ -123,9 +106,7 @@ def wilcoxon_p_value(deltas: np.ndarray) -> float | None:
 def equivalence_p_value(deltas: np.ndarray, margin: float) -> float:
     """Return the larger p-value of two one-sided t tests of paired differences against -margin and +margin.
 
-    Args:
-        deltas: not all the same; float64 (seeds,), two or more.
-        margin: smallest difference that matters, above zero, chosen before the numbers are seen.
+    The differences are of two seeds or more and not all the same; the margin is the smallest that matters, chosen beforehand.
     """
     return float(DescrStatsW(deltas, ddof=0).ttost_mean(-margin, margin)[0])
 
@@ -154,20 +135,10 @@ def _large_effect_powers(d_z: np.ndarray, n: np.ndarray, alpha: float) -> np.nda
 
 
 def minimum_detectable_difference(sd: float, n: int, *, alpha: float = 0.05, target: float = 0.8) -> float:
-    """Return the smallest true difference that n paired seeds find with power `target`.
+    """Return the smallest true difference, in the unit of `sd`, that n paired seeds find with power `target`.
 
-    Args:
-        sd: standard deviation of the paired difference over seeds, above zero.
-        n: number of paired seeds, at least 2.
-        alpha: error of the two-sided test.
-        target: power asked for, between alpha and 1.
-
-    Returns:
-        A difference above zero in the unit of `sd`. It is as uncertain as `sd` is: at 5 seeds the true sd may be 0.6 to
-        2.9 times the one measured.
-
-    Raises:
-        ValueError: an sd that is not above zero, n < 2, an alpha outside 0 to 1, or a target that is no power.
+    It is as uncertain as `sd`, that of the paired difference, is: at 5 seeds the true sd may be 0.6 to 2.9 times the one measured.
+    ValueError for an sd that is not above zero, n < 2, an alpha (of the two-sided test) outside 0 to 1, or a target that is no power.
     """
     if not (sd > 0 and math.isfinite(sd)):
         raise ValueError(f"the standard deviation of the difference must be a number above zero, got {sd}")
@@ -191,17 +162,12 @@ def _detectable_effect(n: int, alpha: float, target: float) -> float:
 
 
 def seeds_needed(d_z: np.ndarray, *, alpha: float = 0.05, target: float = 0.8) -> list[int | None]:
-    """Return for each row the fewest paired seeds that find a true difference with power `target`.
+    """Return for each row the fewest paired seeds that find a true difference with power `target`; None above `MAX_SEEDS`.
 
     Args:
         d_z: the smallest difference that would matter to the reader, in units of the sd of the paired difference. Never the
             measured one: a row is undecided because that number is mostly noise, and what would be needed at 5 seeds for a true
-            92 comes out between 9 and 6,875.
-        alpha: error of the two-sided test.
-        target: power asked for, between alpha and 1.
-
-    Returns:
-        None above `MAX_SEEDS`, and for a difference of zero or NaN.
+            92 comes out between 9 and 6,875. Zero and NaN are never found.
     """
     _check_target(alpha, target)
     effects = np.abs(np.asarray(d_z, dtype=float))
@@ -215,13 +181,7 @@ def seeds_needed(d_z: np.ndarray, *, alpha: float = 0.05, target: float = 0.8) -
 
 
 def sd_interval(sd: np.ndarray, n: np.ndarray, *, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Return between which ends the true sd lies, given the one that n seeds show (chi-squared; normal differences).
-
-    Args:
-        sd: standard deviations of paired differences, (rows,).
-        n: seeds behind each, at least 2, (rows,).
-        confidence: of the interval.
-    """
+    """Return between which ends the true sd lies, given the one that n seeds show (chi-squared; normal differences)."""
     degrees, tail = np.asarray(n, dtype=float) - 1, (1 - confidence) / 2
     squares = degrees * np.asarray(sd, dtype=float) ** 2
     return np.sqrt(squares / stats.chi2.isf(tail, degrees)), np.sqrt(squares / stats.chi2.ppf(tail, degrees))
@@ -238,15 +198,8 @@ def _check_target(alpha: float, target: float) -> None:
 def exaggerations(d_z: np.ndarray, n: np.ndarray, *, alpha: float = 0.05) -> np.ndarray:
     """Return by what factor the differences that are found exceed the true one on average, in absolute value.
 
-    Gelman and Carlin take the standard error as known. Here each study measures its own, as a t test does.
-
-    Args:
-        d_z: true mean difference in units of the sd of the paired difference; not zero. (rows,)
-        n: paired seeds, at least 2. (rows,)
-        alpha: error of the two-sided test, between 0 and 1.
-
-    Returns:
-        Factors of at least nearly 1, float64 (rows,): E[|measured| given p <= alpha] / |true|.
+    E[|measured| given p <= alpha] / |true|, at least nearly 1. Gelman and Carlin take the standard error as known. Here each study
+    measures its own, as a t test does. `d_z` is the true mean difference in units of the sd of the paired difference, not zero.
     """
     shift = np.abs(np.asarray(d_z, dtype=float)) * np.sqrt(n)  # in standard errors of the mean
     degrees = np.asarray(n, dtype=float) - 1

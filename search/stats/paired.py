@@ -87,17 +87,9 @@ class PairedDifference:
 
 
 def paired_values(arm: pd.Series[float], baseline: pd.Series[float]) -> pd.DataFrame:
-    """Put the values of two arms side by side, on the seeds where both have a finite one.
+    """Put the values of two arms side by side, by seed in ascending order, on the seeds where both have a finite one.
 
-    Args:
-        arm, baseline: values of finished trials, indexed by seed. What failed or was pruned must not be in them; NaN
-            and infinite values count as missing.
-
-    Returns:
-        Columns "arm" and "baseline" (float64), indexed by seed in ascending order.
-
-    Raises:
-        ValueError: a seed occurs twice in one series, so that nobody knows which of its values is meant.
+    What failed or was pruned must not be in them. ValueError where a seed occurs twice in one, so that nobody knows which is meant.
     """
     for name, values in (("arm", arm), ("baseline", baseline)):
         if not values.index.is_unique:
@@ -175,11 +167,8 @@ def pairing(arm: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def verdict(result: PairedDifference, *, higher_is_better: bool = True, p_corrected: float | None = None) -> str:
     """Say in words what a paired difference allows to be said.
 
-    Args:
-        result: the row.
-        higher_is_better: which direction is an improvement.
-        p_corrected: p-value of the row, corrected over its table; None for a row that stands alone. An interval of a single
-            row that leaves out zero is then no finding yet: it is one where the corrected p-value is at most 5%.
+    `p_corrected` is the p-value of the row, corrected over its table; None for a row that stands alone. An interval of a single
+    row that leaves out zero is then no finding yet: it is one where the corrected p-value is at most 5%.
     """
     if result.n < 2:
         return f"too few seeds (n={result.n})"
@@ -197,8 +186,7 @@ class Survivors:
     """Which seeds of a pair came through.
 
     Attributes:
-        tried: seeds that both have, and on which each finished or failed.
-        lost: those of them on which the arm or the baseline failed.
+        tried: seeds that both have, and on which each finished or failed; `lost` those of them on which one failed.
         who: of whom the others are the survivors: "it", "the baseline" or "both".
         worst: mean difference over the pairs and the seeds that the arm lost and the baseline finished, where the arm's
             value there is the worst there is; None where it lost none, or the metric has no worst value.

@@ -62,15 +62,10 @@ def proxy_trust(
     resamples: int = 2000,
     seed: int = 0,
 ) -> ProxyTrust:
-    """Compare two rankings of the same arms.
+    """Compare two rankings of the same arms, by their mean at the small and at the large budget.
 
-    Args:
-        cheap, expensive: mean of each arm at the small and at the large budget, indexed by arm. Arms without a finite mean in
-            both are left out, and counted in the note.
-        k: how many of the best to compare; at most the number of arms is used.
-        higher_is_better: which arms are the best.
-        resamples: of the bootstrap over arms; above 200 arms fewer are drawn, but not fewer than 200.
-        seed: the same seed gives the same interval.
+    Arms without a finite mean in both are left out, and counted in the note. `k` is how many of the best to compare, at most all arms.
+    Of the bootstrap over arms fewer `resamples` are drawn above 200 arms, but not fewer than 200.
     """
     check(cheap, expensive, k)
     both = pd.concat({"cheap": cheap, "expensive": expensive}, axis=1, join="outer").astype(float)
@@ -159,11 +154,8 @@ def _tau_interval(both: pd.DataFrame, resamples: int, seed: int) -> tuple[float,
 def on_front(points: np.ndarray, higher_is_better: Sequence[bool]) -> list[bool | None]:
     """Tell for each point whether it is on the front; None where one of its values is missing, which is compared with none.
 
-    A point dominates another where it is at least as good in every objective, and better in one.
-
-    Args:
-        points: float64 (points, objectives); NaN where a value is missing.
-        higher_is_better: for each objective which way is better.
+    A point dominates another where it is at least as good in every objective, and better in one: `points` are float64 (points,
+    objectives), NaN where a value is missing.
     """
     losses = np.where(np.asarray(higher_is_better, dtype=bool), -points, points)
     missing = np.asarray(np.isnan(losses).any(axis=1))

@@ -69,12 +69,8 @@ SEQUENTIAL_COLUMNS: dict[str, str] = {
 class LookPlan:
     """When to look, and what error each look may spend.
 
-    Attributes:
-        looks: numbers of paired seeds, ascending, from 2 on.
-        alphas: error that each look may spend over all rows; they sum to `alpha`.
-        alpha: error over all looks and rows.
-        spending: name of the spending function.
-        margin: smallest difference that matters, in the unit of the metric; None gives no row up.
+    `looks` are numbers of paired seeds, ascending, from 2 on; `alphas`, which sum to `alpha`, the error of each over all rows; `margin` is
+    the smallest difference that matters, in the unit of the metric; None gives no row up.
     """
 
     looks: tuple[int, ...]
@@ -93,9 +89,8 @@ def plan_looks(
 ) -> LookPlan:
     """Fix the looks and split the error over them. To be called, and written down, before the first look.
 
-    Raises:
-        ValueError: looks that do not ascend from 2 on, an alpha outside 0 to 1, an unknown spending function, or a margin
-            that is no number above zero.
+    ValueError for looks that do not ascend from 2 on, an alpha outside 0 to 1, an unknown spending function, or a margin
+    that is no number above zero.
     """
     if not looks or looks[0] < 2 or any(later <= earlier for earlier, later in itertools.pairwise(looks)):
         raise ValueError(f"looks must be ascending numbers of seeds from 2 on, got {list(looks)}; e.g. [5, 8, 12, 20]")
@@ -129,13 +124,9 @@ def sequential_verdicts(plan: LookPlan, values: pd.DataFrame, baseline: str) -> 
     look k with its first n_k paired seeds; a seed that failed is made up for by the next one.
 
     Args:
-        plan: fixed before the first look.
         values: one column for each arm, one line for each seed in the order in which they were run, NaN where a cell is
             missing, failed or pruned.
         baseline: name of the column that the others are compared with, one line each, by `SEQUENTIAL_COLUMNS`.
-
-    Raises:
-        ValueError: an unknown baseline, or a seed that occurs twice.
     """
     if baseline not in values.columns:
         raise ValueError(f"the baseline '{baseline}' is none of the arms: {', '.join(map(str, values.columns))}")

@@ -42,11 +42,8 @@ _B = TypeVar("_B", bound="Branch")
 def register_branch(name: str) -> Callable[[type[_B]], type[_B]]:
     """Enter a branch class under `name`, as a class decorator.
 
-    Args:
-        name: what configs and tables call the branch: a Python identifier.
-
     Raises:
-        ValueError: the name is taken or no identifier, or one of the class's options has no default.
+        ValueError: the name is taken or no Python identifier, or one of the class's options has no default.
         TypeError: the class is no `Branch`.
 
     Example:
@@ -75,12 +72,9 @@ def register_branch(name: str) -> Callable[[type[_B]], type[_B]]:
 
 @cache
 def _load_entry_points() -> None:
-    """Import the modules that installed packages name under the entry-point group `xvol.branches`.
+    """Import the modules that installed packages name under the entry-point group `xvol.branches`; ValueError names a broken one.
 
     They register their branches as they are imported, in every process that asks for a branch: workers too.
-
-    Raises:
-        ValueError: one of them cannot be imported; the message names it.
     """
     for point in entry_points(group=ENTRY_POINTS):
         try:
@@ -98,11 +92,7 @@ def branch_names() -> tuple[str, ...]:
 
 
 def branch_class(name: str) -> type[Branch]:
-    """The class of the branch `name`.
-
-    Raises:
-        ValueError: there is none; the message has the near matches.
-    """
+    """The class of the branch `name`; where there is none, ValueError has the near matches."""
     if name in BRANCHES:
         found: type[Branch] = resolve_name(BRANCHES[name])
         return found
@@ -117,8 +107,5 @@ def branch_options(name: str) -> dict[str, Any]:
     """What may be varied in the branch `name`: option to default, in the order of its constructor.
 
     Options are the keyword-only arguments of the constructor, without those that the host convolution fixes.
-
-    Raises:
-        ValueError: no branch has that name.
     """
     return branch_class(name).option_defaults()

@@ -69,11 +69,8 @@ def place(
 ) -> Tensor:
     """Lay one matrix for each direction and output pixel into the dense window that reaches as far as the shift.
 
-    A replicated border is written as taps moved into the image.
-
-    Args:
-        coefficient_BDOIHW: (B, D, O, I / g, H', W').
-        in_size: (H, W) of the input; the rest is of the branch.
+    A replicated border is written as taps moved into the image. Of the arguments `coefficient_BDOIHW` is (B, D, O, I / g, H', W')
+    and `in_size` (H, W) of the input.
 
     Returns:
         kernel_BHWOIkk: (B, H', W', O, I / g, k, k) with k = 2 * shift + 1.
@@ -104,11 +101,7 @@ def embedding_chs(embed_ratio: float, geometry: Geometry) -> int:
 
 
 def heads_in_group(branch: str, heads: int | None, embed_ratio: float, geometry: Geometry) -> int:
-    """The number of heads in each group; None stands for one head for each channel.
-
-    Raises:
-        ValueError: the heads of a group do not divide its embedding channels.
-    """
+    """The number of heads in each group, which must divide its embedding channels; None stands for one for each channel."""
     chs = embedding_chs(embed_ratio, geometry) // geometry.groups
     if heads is None:
         return chs
@@ -129,7 +122,7 @@ def mixed_kernel(kernel_BHWZIkk: Tensor, project: Tensor, groups: int, stride: i
         stride: of z, in pixels of the input.
 
     Returns:
-        kernel_BHWOIkk: (B, H', W', O, I / g, k', k') with k' = k + stride (m - 1).
+        (B, H', W', O, I / g, k', k') with k' = k + stride (m - 1).
     """
     height, width, size, m = *kernel_BHWZIkk.shape[1:3], kernel_BHWZIkk.shape[-1], project.shape[-1]
     grouped = kernel_BHWZIkk.unflatten(3, (groups, -1))

@@ -41,14 +41,7 @@ def factory_of(host: Mapping[str, object]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Shape of the convolution that a branch stands in for. All windows are square.
-
-    Attributes:
-        in_chs, out_chs: channels, both multiples of `groups`.
-        kernel_size, stride, dilation, groups: as in `nn.Conv2d`.
-        padding: on each side, in pixels; None stands for `same_padding`.
-        padding_mode: as in `nn.Conv2d`.
-    """
+    """Shape of the convolution that a branch stands in for; windows are square, `padding` None stands for `same_padding`."""
 
     in_chs: int
     out_chs: int
@@ -70,11 +63,8 @@ class Geometry:
         return {name: getattr(self, name) for name in ("kernel_size", "stride", "dilation", "groups")}
 
     def check(self) -> None:
-        """Refuse what no branch can stand in for.
-
-        Raises:
-            ValueError: channels, groups, stride or dilation are impossible; the kernel is even; the padding does not
-                centre the window; the border is not zero.
+        """Raise ValueError for what no branch can stand in for: impossible channels, groups, stride or dilation, an even kernel, a
+        padding that does not centre the window, a border that is not zero.
         """
         for name in ("in_chs", "out_chs", "kernel_size", "stride", "dilation", "groups"):
             value = getattr(self, name)
@@ -99,12 +89,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Folded:
-    """A branch and its BatchNorm2d at rest, split in two parts whose sum is exactly norm(branch(x)).
+    """A branch and its norm at rest, split in two parts whose sum is exactly norm(branch(x)).
 
-    Attributes:
-        static: one convolution with the branch's stride and groups and the dilation it was folded for; None if no
-            part of the branch is static.
-        dynamic: a branch that needs no norm; None if all of it is static.
+    `static` is one convolution with the branch's stride and groups and the dilation it was folded for, `dynamic` a branch that
+    needs no norm; None where there is no such part.
     """
 
     static: Kernel | None
@@ -113,12 +101,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class Rule:
-    """What the values of one option must be.
-
-    Attributes:
-        must: in words, as in "rank=0 must be WORDS".
-        holds: tells whether a value is so.
-    """
+    """What the values of one option must be: in words, as in "rank=0 must be WORDS", and whether a value is so."""
 
     must: str
     holds: Callable[[object], bool]
@@ -226,21 +209,13 @@ class Branch(nn.Module, ABC):
 
     @classmethod
     def check(cls, geometry: Geometry, **options: Any) -> None:
-        """Refuse a geometry or options that the branch cannot take, before anything is built.
-
-        Raises:
-            ValueError: with what was given, what is allowed and why.
-        """
+        """Refuse a geometry or options that the branch cannot take, before anything is built: ValueError says why."""
         geometry.check()
         cls.check_options(**options)
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
-        """Refuse values that no geometry allows: by `rules`, and for other options of another type than the default.
-
-        Raises:
-            ValueError: with what was given and what is allowed.
-        """
+        """Raise ValueError for values that no geometry allows: by `rules`, and for other options of another type than the default."""
         for option, default in cls.option_defaults().items():
             value, rule = options.get(option, default), cls.rules.get(option) or _KINDS.get(type(default))
             if rule is not None and not rule.holds(value):
@@ -270,11 +245,7 @@ class Branch(nn.Module, ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Norm:
-        """The norm that a block puts after this branch, as its option `norm` says: a BatchNorm2d where it has none.
-
-        Args:
-            eps, momentum: of a BatchNorm2d.
-        """
+        """The norm that a block puts after this branch, as its option `norm` says: a BatchNorm2d where it has none."""
         return new_norm(self.norm_kind, self.geometry.out_chs, eps=eps, momentum=momentum, device=device, dtype=dtype)
 
     @abstractmethod
@@ -284,8 +255,7 @@ class Branch(nn.Module, ABC):
     def reset_parameters(self) -> None:
         """Draw every parameter anew, from torch's default generator; by default as each layer inside does it.
 
-        Raises:
-            NotImplementedError: a parameter belongs to no layer that could, so that the branch must say how itself.
+        NotImplementedError where a parameter belongs to no layer that could, so that the branch must say how itself.
         """
         for part in self.children():
             _reset(part)
@@ -311,15 +281,13 @@ class Branch(nn.Module, ABC):
     def dynamic_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The convolution that the branch is at each output pixel; an oracle for tests, never a deploy path.
 
-        A branch with a sample kernel need not write its own: it is the same at each pixel.
+        A branch with a sample kernel need not write its own: it is the same at each pixel. ValueError where the branch is no
+        convolution of a fixed size (`has_dynamic_kernel` is False).
 
         Returns:
             kernel_BHWOIkk: (B, H', W', O, I / g, k, k), of dilation 1, to be applied with a zero border at the branch's
                 stride (`xvol.testing.apply_dynamic_kernel`).
             bias_O: (O,).
-
-        Raises:
-            ValueError: the branch is no convolution of a fixed size (`has_dynamic_kernel` is False).
         """
         if not self.has_sample_kernel:
             raise ValueError(
@@ -332,13 +300,12 @@ class Branch(nn.Module, ABC):
     def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The one convolution that the branch is for each sample: exact, and a deploy path where samples are few.
 
+        ValueError where it is not one for each sample (`has_sample_kernel` is False).
+
         Returns:
             kernel_BOIkk: (B, O, I / g, k, k), of dilation 1, to be applied with a zero border at the branch's stride
                 (`xvol.testing.apply_sample_kernel`).
             bias_O: (O,).
-
-        Raises:
-            ValueError: the branch is not one convolution for each sample (`has_sample_kernel` is False).
         """
         raise ValueError(f"{type(self).__name__} has no sample kernel: it is not one convolution for each sample")
 
@@ -347,20 +314,15 @@ class Branch(nn.Module, ABC):
         return False
 
     def elementwise_macs(self, out_size: tuple[int, int]) -> int:
-        """Correction to the multiply-accumulates that torch's counter sees, for one image of `out_size` (H', W').
+        """What to add to the multiply-accumulates that torch's counter sees, for one image of `out_size` (H', W').
 
-        torch counts convolutions and matrix products. Add element-wise products here; take away taps that are zero by
-        construction. May be negative.
+        torch counts convolutions and matrix products: element-wise products come on top, taps that are zero by construction go.
         """
         return 0
 
 
 class Scaled(Branch):
-    """A branch with the norm behind it folded to scale_O branch(x) + shift_O: (B, I, H, W) -> (B, O, H', W').
-
-    Args:
-        shift: None where it went elsewhere.
-    """
+    """A branch with the norm behind it folded to scale_O branch(x) + shift_O; shift None where that went elsewhere."""
 
     def __init__(self, branch: Branch, scale: Tensor, shift: Tensor | None) -> None:
         super().__init__(branch.geometry.in_chs, branch.geometry.out_chs, **branch.geometry.window)

@@ -131,12 +131,7 @@ class SecondConv(StaticBranch):
 
     @staticmethod
     def width_ratio_for(geometry: Geometry, params: int, kernel: int | None = None) -> float:
-        """The `width_ratio` that comes nearest to so many parameters, at least one channel in each group.
-
-        Example:
-            >>> SecondConv.width_ratio_for(Geometry(in_chs=64, out_chs=64), 12800)
-            0.3125
-        """
+        """The `width_ratio` that comes nearest to so many parameters, at least one channel in each group."""
         each = ((kernel or geometry.kernel_size) ** 2 * geometry.in_chs + geometry.out_chs) // geometry.groups
         per_group = max(1, round(params / (each * geometry.groups)))
         return per_group * geometry.groups / geometry.out_chs

@@ -24,18 +24,14 @@ from xvol.fold import Kernel, compose_taps
 class Execution:
     """How a PSSA branch computes, not what: no part of its options, so of no architecture's hash.
 
-    Attributes:
-        recompute: save only the input for the backward pass, and compute q, k and the neighbours again there.
+    `recompute` saves only the input for the backward pass, and computes q, k and the neighbours again there.
     """
 
     recompute: bool = False
 
 
 def set_execution(model: nn.Module, execution: Execution) -> int:
-    """Set how all PSSA branches of a model compute; returns how many there are.
-
-    Raises:
-        ValueError: the model has none.
+    """Set how all PSSA branches of a model compute; returns how many there are. ValueError where the model has none.
 
     Example:
         >>> import xvol
@@ -95,7 +91,7 @@ class PSSA(ShiftedBranch):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all weights normal, each map preserving the variance of its input; the query bias starts at zero."""
+        """The taps too keep the variance."""
         super().reset_parameters()
         nn.init.normal_(self.taps, std=self.directions**-0.5)
 
@@ -270,11 +266,11 @@ class GAPQuery(AttentionBranch):
 
     @property
     def reach(self) -> int:
-        """Pixels of the input that the branch sees on each side: of the shift, and of P's window of output pixels."""
+        """Of the shift, and of P's window of output pixels."""
         return self.shift + self.geometry.stride * (self.mix_kernel // 2)
 
     def reset_parameters(self) -> None:
-        """Draw all weights normal, each map preserving the variance of its input; the query bias starts at zero."""
+        """The taps too keep the variance."""
         super().reset_parameters()
         nn.init.normal_(self.taps, std=self.directions**-0.5)
 

@@ -32,11 +32,8 @@ from xvol.fold import (
 class RivalBranch(Branch):
     """A branch whose last step is not a linear map of its own: the norm folds into a gain and an offset after it.
 
-    Attributes:
-        name: what refusals call it: its registered name.
-        strides: those it can take; empty for any.
-        any_groups: it can stand in for a grouped host.
-        keeps_chs: it needs as many channels out as in.
+    `strides` are those it can take, empty for any; `any_groups`: it can stand in for a grouped host; `keeps_chs`: it needs as many
+    channels out as in.
     """
 
     name: ClassVar[str]

@@ -69,8 +69,7 @@ def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:
         `frame.attrs` holds `path` (str) and `unreadable` (a list of messages).
 
     Raises:
-        ValueError: the folder is missing, holds no trial, or holds more than one study; the message names the studies
-            that exist beside it.
+        ValueError: the folder is missing, holds no trial, or more than one study; those that exist beside it are named.
     """
     root = Path(path)
     if root.is_file():
@@ -96,8 +95,7 @@ def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:
 def _trial_folders(root: str, unreadable: list[str]) -> Iterator[tuple[str, str | None]]:
     """Find the trials below a study, parents first, names in order; a trial's own folder holds no other one.
 
-    Yields:
-        The folder relative to `root`, "" for itself, and the `_file_key` of its result; None where it left none.
+    Yields the folder relative to `root`, "" for itself, and the `_file_key` of its result; None where it left none.
     """
     waiting = [""]
     while waiting:
@@ -223,16 +221,11 @@ def _studies_beside(root: Path) -> str:
 
 
 def load_pooled(paths: Sequence[Folder], phase: str | None = None) -> pd.DataFrame:
-    """Load one study, or several whose recipe hashes agree.
+    """Load one study, or several whose recipe hashes agree; of several `run_dir` is relative to the working folder.
 
     Args:
-        paths: folders of studies.
-        phase: the phase that will be read; by default "final" where any study has it, else "search", else "single".
-
-    Returns:
-        The rows of `load_study`, study after study; of several studies only those of `phase`, with `run_dir` relative
-        to the working folder instead of to the study's. Where an arm and seed were run by two studies, the table
-        counts the first that finished, in the order of `paths`.
+        paths: folders of studies. Where an arm and seed were run by two, the table counts the first that finished.
+        phase: of several studies, the one to keep; by default "final" where any study has it, else "search", else "single".
 
     Raises:
         ValueError: a folder is given twice, a study lacks the phase, or the recipes do not agree; the message names
