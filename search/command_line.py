@@ -30,11 +30,7 @@ _OURS = (_HERE / "search", _HERE / "xvol", _HERE / "hydra_plugins")
 
 
 def refuse_wrong_words(words: Sequence[str], groups: Path) -> None:
-    """Raise ValueError where no configuration can come of these arguments, or another than they say.
-
-    Args:
-        groups: folder of the config groups.
-    """
+    """Raise ValueError where no configuration can come of these arguments, or another than they say; `groups` is the config folder."""
     for word in words:
         if any("\ud800" <= letter <= "\udfff" for letter in word):
             shown = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -96,14 +92,7 @@ def is_plain_help(arguments: Sequence[str]) -> bool:
 
 
 def app_help(overrides: Sequence[str], folder: Path) -> str:
-    """The text that `hydra.help.template` makes for a config with these overrides.
-
-    Args:
-        folder: of the config groups; it must be the application's only one.
-
-    Raises:
-        hydra.errors.HydraException: an override that does not fit.
-    """
+    """The text that `hydra.help.template` makes for a config with these overrides; `folder` must be the application's only one."""
     with initialize_config_dir(str(folder), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
         template = string.Template(config.hydra.help.template)
@@ -141,11 +130,7 @@ def is_users(error: BaseException) -> bool:
 
 @contextmanager
 def told_compactly() -> Iterator[None]:
-    """Raise what tells the user something as an exception that Hydra shows in one message; let all else through.
-
-    Raises:
-        RefusedError: in the place of such an error, which is its cause.
-    """
+    """Raise what tells the user something as a RefusedError, which Hydra shows in one message, from it; let all else through."""
     try:
         yield
     except Exception as error:

@@ -125,11 +125,7 @@ class Config:
 
 
 def typed(config: Any) -> Config:
-    """The composed config as dataclasses.
-
-    Raises:
-        ValueError: there is no such key, an interpolation does not resolve, or a mandatory value is missing.
-    """
+    """The composed config as dataclasses; ValueError for a key that there is not, or a value that is missing or does not resolve."""
     _refuse_unknown(config, Config, "")
     try:
         value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), config))
@@ -191,11 +187,9 @@ def is_late_default(key: str, value: Any) -> bool:
 
 
 def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
-    """Ten hexadecimal digits over what must be equal for two trials to be compared.
+    """Ten hexadecimal digits over what must be equal in the resolved config of two trials for them to be compared.
 
-    Args:
-        plain: the resolved config.
-        anywhere: of whatever folders: for who compares the images, and the file of weights, themselves.
+    `anywhere`: of whatever folders, for who compares the images, and the file of weights, themselves.
     """
     parts = {
         part: {
