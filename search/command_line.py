@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import CompactHydraException, HydraException, OverrideParseException
+from hydra.errors import CompactHydraException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -143,6 +143,13 @@ def explain(error: BaseException) -> str:
     """The error's own message, and where it is about a config key, what stands there."""
     if isinstance(error, RefusedError) and error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, given = error.missing_cfg_file.rpartition("/")
+        top = config_folder() / group.partition("/")[0]
+        if top.is_dir():  # of ours, those in folders below too
+            group, given = top.name, error.missing_cfg_file.removeprefix(f"{top.name}/")
+        names = _options(top) if top.is_dir() else list(error.options)
+        return f"{group}={given}: there is no such option{meant(given, names)}\nAllowed: {', '.join(names)}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     noise = ("HYDRA_FULL_ERROR", "To append to your config use")  # a typed schema takes no further keys

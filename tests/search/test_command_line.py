@@ -140,6 +140,10 @@ def told(composed: Any, override: str) -> str:
             ["cifar10", "cifar10_all", "digits", "fashion_mnist", "folder", "hfds", "image_folder", "tar"],
         ),
         ("experiment=nothing", ["cifar10_stages", "digits_demo"]),
+        ("data=foldr", ["data=foldr: there is no such option; did you mean folder?", "Allowed: cifar10, "]),
+        ("train=papr/imagenet_100ep", ["did you mean paper/imagenet_100ep?"]),
+        ("experiment=stage_placement", ["did you mean paper/stage_placement"]),
+        ("sampler=tpee", ["did you mean tpe?"]),
         ("+experiment=digits_demo", ["experiment is given twice, or with a +", "write experiment=NAME"]),
     ],
 )
