@@ -203,5 +203,35 @@ def product_static_part(
     return compose_taps(each_goituhw.flatten(0, 1), stride, shift), project.new_zeros(out_chs)
 
 
+def mixed_kernel(kernel_BHWZIkk: Tensor, project: Tensor, groups: int, stride: int) -> Tensor:
+    """The dynamic kernel of P z from that of z: P sums over the output pixels around, zeros outside of the map (ours).
+
+    Args:
+        kernel_BHWZIkk: (B, H', W', Z, I / g, k, k), of dilation 1.
+        project: P, (O, Z / g, m, m), m odd, in g groups.
+        stride: of z, in pixels of the input.
+
+    Returns:
+        (B, H', W', O, I / g, k', k') with k' = k + stride (m - 1).
+    """
+    height, width, size, m = *kernel_BHWZIkk.shape[1:3], kernel_BHWZIkk.shape[-1], project.shape[-1]
+    grouped = kernel_BHWZIkk.unflatten(3, (groups, -1))
+    project_gozmm = project.unflatten(0, (groups, -1))
+    grown = size + stride * (m - 1)
+    total = kernel_BHWZIkk.new_zeros(
+        *kernel_BHWZIkk.shape[:3], project.shape[0], *kernel_BHWZIkk.shape[4:5], grown, grown
+    )
+    for row in range(m):
+        for column in range(m):
+            down, right = row - m // 2, column - m // 2
+            there = torch.einsum("goz,bhwgzipq->bhwgoipq", project_gozmm[..., row, column], grouped).flatten(3, 4)
+            here_H = slice(max(0, -down), max(0, min(height, height - down)))
+            here_W = slice(max(0, -right), max(0, min(width, width - right)))
+            seen = there[:, max(0, down) : max(0, height + down), max(0, right) : max(0, width + right)]
+            top, left = stride * row, stride * column
+            total[:, here_H, here_W, :, :, top : top + size, left : left + size] += seen
+    return total
+
+
 def _grouped(weight: Tensor, groups: int) -> Tensor:
     return weight.unflatten(0, (groups, -1))

@@ -18,7 +18,8 @@ from search.report.conclusion import conclusion, looked, seeds_added, source_of
 from search.report.effects import effects_of_arms, is_factorial, own_factors
 from search.report.front import front_of
 from search.report.judging import JUDGED, SIZES, Compared, Judging, compared, row_verdict
-from search.report.notes import gate, table_notes
+from search.report.notes import table_notes
+from search.report.provenance import gate
 from search.report.table import NOTHING, Cell, Column, Row, Table, interval_of, rows_of, value_of, with_dtypes
 from search.report.values import Reading, arm_values, has_looks, read_arms
 from search.report.words import (

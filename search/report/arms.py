@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.study_files import Cell, DeclaredDesign, read_design
-from search.report.reading.load import RECIPE_PARTS
+from search.report.reading.rows import RECIPE_PARTS
 from search.report.words import did_you_mean
 
 CONTROL = "control"  # factor of a cell that stands beside the design: a plain network of the same cost

@@ -15,7 +15,8 @@ from scipy import stats
 from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, list_arms
 from search.report.judging import Compared
-from search.report.reading.load import differing, flat, load_study, recipe_folders, recipe_settings
+from search.report.reading.load import load_study
+from search.report.reading.rows import differing, flat, recipe_folders, recipe_settings
 from search.report.table import Column, Table, interval_of, rows_of, value_of, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, interval_decimals, joined, one_line, signed

@@ -15,8 +15,8 @@ from search.ledger.metric import LATENCIES, NOT_ALONE, NOT_ALONE_MEANS, MetricCo
 from search.report.arms import Arm, comparable
 from search.report.conclusion import finds
 from search.report.judging import Compared, Judging, compared, corrected_over, corrected_p_values, differences_to
-from search.report.notes import HOW_TO_READ, change_notes, gate, no_baseline, phase_notes, recipe_note, unreadable
-from search.report.provenance import odd_trials, provenance_of_arms, provenance_title
+from search.report.notes import HOW_TO_READ, change_notes, no_baseline, phase_notes, recipe_note, unreadable
+from search.report.provenance import gate, odd_trials, provenance_of_arms, provenance_title
 from search.report.spec import TableSpec, paper_table
 from search.report.table import Cell
 from search.report.values import arm_values

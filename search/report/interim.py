@@ -15,7 +15,7 @@ import pandas as pd
 from search.ledger.metric import MetricColumn, metric_named
 from search.ledger.study_files import LOOKS_FILE
 from search.report.arms import Arm, comparable, declared_by, list_arms, marked_baseline
-from search.report.notes import gate
+from search.report.provenance import gate
 from search.report.reading.load import load_study
 from search.report.table import Column, Table, interval_of, rows_of, value_of
 from search.report.values import arm_values

@@ -1,34 +1,25 @@
-"""The notes under a table: what changes its reading. How a table is made and read at all stands in docs/tables.md.
-
-`gate` says what stands before any conclusion: that arms were hardly trained, or hardly differ from the plain network by construction.
-"""
+"""The notes under a table: what changes its reading. How a table is made and read at all stands in docs/tables.md."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from search.ledger.metric import NOT_ALONE_MEANS, Metric, MetricColumn, metrics_of
+from search.ledger.metric import NOT_ALONE_MEANS
 from search.ledger.study_files import Change, read_changes
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
 from search.report.provenance import odd_trials, parsed, versions_of
-from search.report.values import Reading, floats, geometric_mean, has_looks
-from search.report.words import counted, int_ranges, joined, one_line, significant, span
+from search.report.values import Reading, has_looks
+from search.report.words import counted, int_ranges, joined, one_line
 
 STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "duplicate", "interrupted", "unfinished")
 REASONS_SHOWN = 5
 HOW_TO_READ = "How to read this table: docs/tables.md."
-NEARLY_NIL = 0.05  # dose below which an added branch is nearly absent
-ERRORS = 2.0  # binomial standard errors above chance that count as near it
-FLAT = 0.01  # share of the first epoch's training loss that the last one must fall below it
-NAMED = 4  # longer lists of arms are counted instead of named
 CHOOSE = "choose one with --baseline (baseline= in Python)"
 
 
@@ -239,106 +230,3 @@ def _facts_of(trials: pd.DataFrame) -> dict[str, set[str]]:
         for name, value in flat.items():
             facts.setdefault(name, set()).add("unknown" if value is None else str(value))
     return facts
-
-
-def gate(arms: Sequence[Arm], metric: MetricColumn) -> list[str]:
-    """Say, a short line each, why the rows of a table may be no comparison of trained networks; none where they are.
-
-    Chance is judged by the metrics of the same split as `metric` that have a chance level.
-    """
-    if not arms:
-        return []
-    split = metric.split or "val"
-    return [
-        *(line for each in metrics_of(None) if each.has_chance for line in _near_chance(arms, each, split)),
-        *_losses_that_did_not_fall(arms),
-        *_equal_everywhere(arms, metric.column),
-        *_nearly_nil(arms),
-    ]
-
-
-def _near_chance(arms: Sequence[Arm], metric: Metric, split: str) -> list[str]:
-    """Name the arms whose mean is at most two binomial standard errors above what guessing reaches."""
-    reached, chance, images = (
-        column(arms, name) for name in (f"{split}_{metric.name}", metric.chance, f"{split}_images")
-    )
-    known = finished(arms) & np.isfinite(reached) & np.isfinite(chance) & (images > 0)
-    found = []
-    for arm in arms:
-        keep = np.flatnonzero(known[arm.start : arm.stop]) + arm.start
-        if not len(keep):
-            continue
-        mean, guess = float(reached[keep].mean()), float(chance[keep].mean())
-        error = math.sqrt(guess * (100 - guess) / float(images[keep].min()))  # of one training: seeds share the images
-        if mean <= guess + ERRORS * error:
-            found.append((arm.label, mean, guess, error))
-    if not found:
-        return []
-    labels, means, guesses, errors = zip(*found, strict=True)
-    reaches = f"guessing reaches {max(guesses):.1f} ± {max(errors):.1f} %"
-    return [f"Hardly better than guessing: {_named(labels)} ({span(means, '.1f')} %; {reaches})."]
-
-
-def _losses_that_did_not_fall(arms: Sequence[Arm]) -> list[str]:
-    """Name the arms whose training loss rose, was no finite number any more, or stayed where it was."""
-    first, last, epochs = (column(arms, name) for name in ("train_loss_first", "train_loss", "epochs"))
-    more = np.isfinite(first) & np.isfinite(last) & (epochs > 1)
-    trials = arms[0].all_trials
-    reasons = trials["reason"].fillna("").str.contains("diverged", case=False).to_numpy(dtype=bool)
-    rose = (more & (last > (1 + FLAT) * first)) | (reasons & (trials["status"] == "failed").to_numpy(dtype=bool))
-    flat = more & ~rose & (last > (1 - FLAT) * first)
-    said = []
-    for which, words in (
-        (rose, "Diverged, so the learning rate is too high for"),
-        (flat, "The training loss did not fall in"),
-    ):
-        counts = {arm.label: (int(which[arm.start : arm.stop].sum()), arm.stop - arm.start) for arm in arms}
-        found = [f"{label} on {count} of {counted(of, 'seed')}" for label, (count, of) in counts.items() if count]
-        said += [f"{words}: {_named(found)}."] if found else []
-    return said
-
-
-def _equal_everywhere(arms: Sequence[Arm], metric: str) -> list[str]:
-    """Name the arms that have the same figures as another one on the same two seeds or more."""
-    values, seeds = column(arms, metric), column(arms, "seed")
-    known = finished(arms) & np.isfinite(values)
-    same: dict[tuple[bytes, bytes], list[str]] = {}
-    for arm in arms:
-        keep = np.flatnonzero(known[arm.start : arm.stop]) + arm.start  # the trials of an arm are sorted by seed
-        if len(keep) > 1:
-            same.setdefault((seeds[keep].tobytes(), values[keep].tobytes()), []).append(arm.label)
-    return [
-        f"Equal on every seed to the last digit, so hardly trained or too coarsely measured: {_named(labels)}."
-        for labels in same.values()
-        if len(labels) > 1
-    ]
-
-
-def _nearly_nil(arms: Sequence[Arm]) -> list[str]:
-    """Name the arms whose added branches give next to nothing beside the convolution."""
-    values, ok = column(arms, "dose"), finished(arms)
-    means = {arm.label: geometric_mean(values[arm.start : arm.stop][ok[arm.start : arm.stop]]) for arm in arms}
-    found = [
-        f"{label} (dose {significant(dose, 2)})"
-        for label, dose in means.items()
-        if dose is not None and dose < NEARLY_NIL
-    ]
-    return (
-        [f"Nearly the plain network, since the added branches give next to nothing: {_named(found)}."] if found else []
-    )
-
-
-def column(arms: Sequence[Arm], name: str) -> np.ndarray:
-    """A column of the trials of all arms as float64, NaN where it is NA, or where nothing was measured."""
-    trials = arms[0].all_trials
-    return floats(trials[name]) if name in trials else np.full(len(trials), np.nan)
-
-
-def finished(arms: Sequence[Arm]) -> np.ndarray:
-    """Which of those trials ended ok."""
-    return (arms[0].all_trials["status"] == "ok").to_numpy(dtype=bool)
-
-
-def _named(arms: Sequence[str]) -> str:
-    """Name a few arms; name some and count the rest of many."""
-    return joined(list(arms) if len(arms) <= NAMED else [*arms[: NAMED - 1], f"{len(arms) - NAMED + 1} more"])

@@ -15,7 +15,8 @@ import pandas as pd
 from search.ledger.metric import MetricColumn, metric_columns
 from search.ledger.record import read_history
 from search.report.arms import list_arms
-from search.report.reading.load import differing, load_study, recipe_folders, recipe_settings
+from search.report.reading.load import load_study
+from search.report.reading.rows import differing, recipe_folders, recipe_settings
 from search.report.values import arm_values, has_looks, metric_to_read, phase_to_read
 from search.stats.ranking import ProxyTrust, proxy_trust
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xvol.branches.base import NORM, ODD, RATIO, WHOLE, Branch, Folded, Geometry, Rule, among, factory_of
-from xvol.fold import Kernel, Norm, bias_only, fold_norm, product_static_part, sum_parallel
+from xvol.fold import Kernel, Norm, bias_only, fold_norm, mixed_kernel, product_static_part, sum_parallel
 
 # Directions as positions in a 3x3 window read row by row; position 4 is the centre.
 POSITIONS = {4: (1, 3, 5, 7), 8: (0, 1, 2, 3, 5, 6, 7, 8), 9: tuple(range(9))}
@@ -54,6 +54,12 @@ def shifted(k_BCHW: Tensor, *, directions: int, shift: int, stride: int, border:
         padded_BCHW = functional.pad(k_BCHW, [shift] * 4)
     corners = [(position // 3 * shift, position % 3 * shift) for position in POSITIONS[directions]]
     return [padded_BCHW[:, :, top : top + height : stride, left : left + width : stride] for top, left in corners]
+
+
+def depthwise(map_BCHW: Tensor, window_Z133: Tensor, *, stride: int, padding: int, dilation: int) -> Tensor:
+    """Each channel of a map under its taps, one kernel for each rank: (B, C, H, W) -> (B, Z, H', W')."""
+    shape = {"stride": stride, "padding": padding, "dilation": dilation}
+    return functional.conv2d(map_BCHW, window_Z133, groups=map_BCHW.shape[1], **shape)
 
 
 def tap_window(taps_ND: Tensor) -> Tensor:
@@ -111,36 +117,6 @@ def heads_in_group(branch: str, heads: int | None, embed_ratio: float, geometry:
             "choose a divisor, or another embed_ratio"
         )
     return heads
-
-
-def mixed_kernel(kernel_BHWZIkk: Tensor, project: Tensor, groups: int, stride: int) -> Tensor:
-    """The dynamic kernel of P z from that of z: P sums over the output pixels around, zeros outside of the map (ours).
-
-    Args:
-        kernel_BHWZIkk: (B, H', W', Z, I / g, k, k), of dilation 1.
-        project: P, (O, Z / g, m, m), m odd, in g groups.
-        stride: of z, in pixels of the input.
-
-    Returns:
-        (B, H', W', O, I / g, k', k') with k' = k + stride (m - 1).
-    """
-    height, width, size, m = *kernel_BHWZIkk.shape[1:3], kernel_BHWZIkk.shape[-1], project.shape[-1]
-    grouped = kernel_BHWZIkk.unflatten(3, (groups, -1))
-    project_gozmm = project.unflatten(0, (groups, -1))
-    grown = size + stride * (m - 1)
-    total = kernel_BHWZIkk.new_zeros(
-        *kernel_BHWZIkk.shape[:3], project.shape[0], *kernel_BHWZIkk.shape[4:5], grown, grown
-    )
-    for row in range(m):
-        for column in range(m):
-            down, right = row - m // 2, column - m // 2
-            there = torch.einsum("goz,bhwgzipq->bhwgoipq", project_gozmm[..., row, column], grouped).flatten(3, 4)
-            here_H = slice(max(0, -down), max(0, min(height, height - down)))
-            here_W = slice(max(0, -right), max(0, min(width, width - right)))
-            seen = there[:, max(0, down) : max(0, height + down), max(0, right) : max(0, width + right)]
-            top, left = stride * row, stride * column
-            total[:, here_H, here_W, :, :, top : top + size, left : left + size] += seen
-    return total
 
 
 class AttentionBranch(Branch):
@@ -281,6 +257,17 @@ class ShiftedBranch(AttentionBranch):
     def _window(self) -> dict[str, Any]:
         stride = self.geometry.stride
         return {"directions": self.directions, "shift": self.shift, "stride": stride, "border": self.border}
+
+    def window(self) -> Tensor | None:
+        """The taps of a product form as depthwise kernels, (Z, 1, 3, 3); None of another form."""
+        return None
+
+    def _take_static_part(self, static: Geometry) -> Kernel | None:
+        """The query bias's part: sum_d P_d diag(b_q) K at tap d, a convolution where the borders of k and the products are that of x."""
+        window = self.window()
+        if window is None or self.border != "zero" or self.mix_kernel > 1:
+            return None
+        return self._take_query_bias(window, self.shift, static)
 
     @abstractmethod
     def _products(self, x_BCHW: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from xvol.branches.attention import (
     AttentionBranch,
     ShiftedBranch,
+    depthwise,
     embedding_chs,
     heads_in_group,
     pad_edges,
@@ -112,15 +113,8 @@ class PSSAInner(ShiftedBranch):
         padding = self.shift
         if self.border == "replicate":
             kv_BEHW, padding = pad_edges(kv_BEHW, padding), 0
-        window = tap_window(self.taps)
-        return functional.conv2d(
-            kv_BEHW,
-            window,
-            stride=self.geometry.stride,
-            padding=padding,
-            dilation=self.shift,
-            groups=self.embed_chs,
-        )
+        how = {"stride": self.geometry.stride, "padding": padding, "dilation": self.shift}
+        return depthwise(kv_BEHW, tap_window(self.taps), **how)
 
     def _products(self, x_BCHW: Tensor) -> Tensor:
         """blockdiag(a_{d,h} <q_0, k_d>_h / (D c)) V for each direction (ours)."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from xvol.branches.attention import WINDOW, AttentionBranch, ShiftedBranch, pad_edges, shifted, tap_window
+from xvol.branches.attention import WINDOW, AttentionBranch, ShiftedBranch, depthwise, pad_edges, shifted, tap_window
 from xvol.branches.base import WHOLE, Geometry, factory_of
 from xvol.fold import Kernel, compose_taps
 
@@ -114,16 +114,10 @@ class PSSA(ShiftedBranch):
         if self.triton and triton_runs_on(q_BCHW):
             from xvol.triton_kernels import shifted_product  # Triton need not be installed
 
-            how = (self.geometry.stride, self.shift, padding)
-            return self.project(shifted_product(q_BCHW, k_BCHW, self.window(), *how))
-        neighbours_BCHW = functional.conv2d(
-            k_BCHW,
-            self.window(),
-            stride=self.geometry.stride,
-            padding=padding,
-            dilation=self.shift,
-            groups=self.embed_chs,
-        )
+            fused_BCHW = shifted_product(q_BCHW, k_BCHW, self.window(), self.geometry.stride, self.shift, padding)
+            return self.project(fused_BCHW)
+        how = {"stride": self.geometry.stride, "padding": padding, "dilation": self.shift}
+        neighbours_BCHW = depthwise(k_BCHW, self.window(), **how)
         if self.rank > 1:
             q_BCHW = q_BCHW.repeat_interleave(self.rank, dim=1)
         if not torch.is_grad_enabled():  # nothing is saved for a backward pass
@@ -153,12 +147,6 @@ class PSSA(ShiftedBranch):
         both_BCHW = functional.conv2d(x_BCHW, torch.cat([self.query.weight, self.key.weight]), bias_E)
         q_BCHW, k_BCHW = both_BCHW.chunk(2, dim=1)
         return q_BCHW, k_BCHW
-
-    def _take_static_part(self, static: Geometry) -> Kernel | None:
-        """The query bias's part, a convolution where the borders of k and of the products are that of x."""
-        if self.border != "zero" or self.mix_kernel > 1:
-            return None
-        return self._take_query_bias(self.window(), self.shift, static)
 
     def _products(self, x_BCHW: Tensor) -> Tensor:
         """diag(a^r_d) diag(Q x_0 + b_q) K for each direction (ours)."""
@@ -201,12 +189,9 @@ class PSSADense(ShiftedBranch):
         copies_BEDHW = torch.stack(shifted(self.key(x_BCHW), **self._window()), dim=2)
         return self.project((q_BEHW[:, :, None] * copies_BEDHW).flatten(1, 2))
 
-    def _take_static_part(self, static: Geometry) -> Kernel | None:
-        """The query bias's part: sum_d P_d diag(b_q) K at tap d, a convolution where all borders are that of x."""
-        if self.border != "zero" or self.mix_kernel > 1:
-            return None
-        window = tap_window(torch.eye(self.directions).to(self.project.weight).repeat(self.embed_chs, 1))
-        return self._take_query_bias(window, self.shift, static)
+    def window(self) -> Tensor:
+        """One tap for each channel of P, in its direction: (E * D, 1, 3, 3)."""
+        return tap_window(torch.eye(self.directions).to(self.project.weight).repeat(self.embed_chs, 1))
 
     def _products(self, x_BCHW: Tensor) -> Tensor:
         """diag(Q x_0 + b_q) K, for the copy of each direction in that direction (ours)."""
@@ -276,14 +261,8 @@ class GAPQuery(AttentionBranch):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W'), for any H, W from 1 up."""
-        neighbours_BCHW = functional.conv2d(
-            self.key(x_BCHW),
-            tap_window(self.taps),
-            stride=self.geometry.stride,
-            padding=self.reach,
-            dilation=self.shift,
-            groups=self.embed_chs,
-        )
+        how = {"stride": self.geometry.stride, "padding": self.reach, "dilation": self.shift}
+        neighbours_BCHW = depthwise(self.key(x_BCHW), tap_window(self.taps), **how)
         return self.project(self._query(x_BCHW).repeat_interleave(self.rank, dim=1) * neighbours_BCHW)
 
     def _query(self, x_BCHW: Tensor) -> Tensor:

@@ -16,40 +16,41 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache as once
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from search.ledger import metric, result, study_files
 from search.ledger.files import write_atomic
-from search.ledger.metric import CLASSIFY
 from search.ledger.result import RESULT_FILE
 from search.ledger.study_files import NO_TRIALS_INSIDE
-from search.report.reading import rows
-from search.report.reading.rows import COLUMNS, PHASES, is_extra, read_trials_file, result_row, unfinished_row
+from search.report.reading import rows as frame_rows
+from search.report.reading.rows import (
+    COLUMNS,
+    PHASES,
+    Folder,
+    differing,
+    is_extra,
+    read_trials_file,
+    recipe_folders,
+    recipe_settings,
+    result_row,
+    unfinished_row,
+)
 from xvol.allowed import nearest
 
 # Not handed out: the trial's folder, the key of its result where its row may be kept, and the names of its scores.
 OWN_COLUMNS = {"place": "string", "key": "string", "scores": "string"}
-RECIPE_PARTS = ("backbone", "data", "train", "measure")  # what `recipe_hash` of search/config.py is made of
-NO_RECIPE = frozenset(
-    {
-        *("data.root", "data.download", "data.workers", "data.probe_size"),
-        *("train.state_every_seconds", "train.eval_every", "measure.zero_cost"),
-    }
-)
-Folder = str | os.PathLike[str]
 log = logging.getLogger(__name__)
 CACHE_FILE = ".table_cache"
 CACHE_FROM = 500  # trials; fewer are read in a quarter of a second, and need no file
 SETTLE_NS = 2_000_000_000
 MAGIC = b"xvol-table-cache"
-MADE_BY = (__file__, *(str(each.__file__) for each in (rows, result, metric, study_files)))
+MADE_BY = (__file__, *(str(each.__file__) for each in (frame_rows, result, metric, study_files)))
 
 
 def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:
@@ -284,39 +285,3 @@ def _refuse_other_recipes(paths: Sequence[Folder], frames: Sequence[pd.DataFrame
         f"the studies were not trained by one recipe and cannot be pooled: {said}. {why}. Compare two of them with "
         "--diff"
     )
-
-
-def recipe_folders(path: Folder, frame: pd.DataFrame) -> dict[str, Path]:
-    """Return, for each recipe hash of a study, the folder of the first trial that has it."""
-    first = frame.dropna(subset=["recipe_hash", "run_dir"]).drop_duplicates("recipe_hash")
-    return {recipe: Path(path) / place for recipe, place in zip(first["recipe_hash"], first["run_dir"], strict=True)}
-
-
-def recipe_settings(folder: Path) -> dict[str, Any] | None:
-    """Return what one trial held equal between arms, by dotted name; None where its folder holds no readable config."""
-    try:
-        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    if not isinstance(config, dict):
-        return None
-    found = flat({part: config[part] for part in RECIPE_PARTS if part in config})
-    if config.get("task", CLASSIFY) != CLASSIFY:  # as in `recipe_hash`
-        found["task"] = config["task"]
-    return {name: value for name, value in found.items() if name not in NO_RECIPE}
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name each leaf of nested mappings by its path: {"train": {"lr": 1}} is {"train.lr": 1}."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping) and value
-        leaves |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return leaves
-
-
-def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the names whose values are not equal in all of `settings`, each with its values; "absent" where none."""
-    names = list(dict.fromkeys(name for each in settings for name in each))
-    values = {name: [each.get(name, "absent") for each in settings] for name in names}
-    return {name: given for name, given in values.items() if any(value != given[0] for value in given)}

@@ -12,8 +12,9 @@ from search.ledger.metric import NOT_ALONE_MEANS, metric_named
 from search.ledger.study_files import LOOKS_FILE, note_settings
 from search.report.ablation import ablation_table
 from search.report.arms import list_arms
-from search.report.notes import HOW_TO_READ, gaps, gate, latency_note, trial_counts
+from search.report.notes import HOW_TO_READ, gaps, latency_note, trial_counts
 from search.report.pivot import pivot_table
+from search.report.provenance import gate
 from search.report.reading.load import load_study
 from search.report.spec import TableSpec
 from search.report.write import write_tables
