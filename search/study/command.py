@@ -22,7 +22,8 @@ from search.ledger.study_files import Cell, refuse_blocked
 from search.report.words import int_ranges
 from search.space.parameters import Space, parse_space
 from search.study.launching.compose import Composer, as_text, without_hydra
-from search.study.launching.launcher import worker_count
+from search.study.launching.launcher import is_local, worker_count
+from search.study.launching.slots import ranks_of
 from search.study.options import FinalOptions, SweeperOptions, check_options, parse_constraints, read_options
 from xvol.allowed import check_choice, meant
 
@@ -54,6 +55,7 @@ def read_command(
     check_options(options)
     _refuse_options_of_a_search(config, options)
     parse_constraints(options.constraints, app.costs)
+    _check_ranks(config)
     worker_count(config.hydra.launcher, options.n_jobs)
     refuse_blocked(Path(str(config.hydra.sweep.dir)) / "tables", "hydra.sweep.dir")
     if options.warm_start.score is not None and app.scores:
@@ -84,6 +86,25 @@ def read_command(
     others = options.design.factors or options.custom_search_space  # they may give a parameter its effect
     refuse_wrong_values(config, shared, composer, app, moot=not others)
     return options, space
+
+
+def _check_ranks(config: DictConfig) -> None:
+    """Refuse GPUs of a trial that would stand idle, since ranks share out the parts of a batch."""
+    given, parts = ranks_of(config.hydra.launcher), OmegaConf.select(config, "train.accumulate")
+    ranks = config.get("ranks")
+    if ranks is None or not isinstance(parts, int):  # of another application
+        return
+    if ranks not in ("auto", given) and (given > 1 or is_local(config.hydra.launcher)):
+        raise ValueError(
+            f"ranks={ranks}, and the launcher gives a trial {given} GPU(s) or places on the CPU: leave ranks out, and write "
+            f"hydra.launcher.gpus_per_trial={ranks} (on Slurm gpus_per_node, with Ray ray.remote.num_gpus)"
+        )
+    if parts % given:
+        raise ValueError(
+            f"the launcher gives a trial {given} GPUs, of which each takes whole parts of the batch of an update, and there are "
+            f"train.accumulate={parts}: write train.accumulate={given}, which is another recipe (batch norms see data.batch_size / "
+            "train.accumulate images at a time), or give a trial one GPU"
+        )
 
 
 def _check_seed_key(config: DictConfig, options: SweeperOptions) -> None:

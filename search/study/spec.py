@@ -35,6 +35,7 @@ class StudySpec:
         reuse: "all", "study" or "none": whose finished runs stand in for training the same again.
         keeps_weights: whether trials keep their weights for a later phase.
         trial_seconds: time limit of one run.
+        ranks: how many GPUs the launcher of this command gives a trial.
         stop_file: its existence asks the workers of one command to stop.
     """
 
@@ -53,6 +54,7 @@ class StudySpec:
     seeds_per_trial: int = 1
     keeps_weights: bool = False
     trial_seconds: float | None = None
+    ranks: int = 1
     patience_seconds: float = 600.0
     seed_key: str = "seed"
     custom_search_space: str | None = None

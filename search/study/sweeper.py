@@ -31,6 +31,7 @@ from search.space.parameters import Space
 from search.study.identity import claim_identity, current_name, grow, is_known, may_change, write_identity
 from search.study.launching.compose import Composer, without_hydra
 from search.study.launching.launcher import is_local, worker_count
+from search.study.launching.slots import ranks_of
 from search.study.launching.stopping import Interrupts
 from search.study.liveness import check_shared_folder
 from search.study.options import SweeperOptions, directions_of
@@ -83,6 +84,7 @@ class StudyRun(ABC):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         mask_logs()
         spec = search_spec(self.options, space, self.study_dir, self.storage, self.app.costs)
+        spec = replace(spec, ranks=ranks_of(self.config.hydra.launcher))
         with Interrupts(Path(spec.stop_file), owner=True) as self.interrupts:
             queue = self.train(spec)
             write_study_tables(self.study_dir)

@@ -121,7 +121,7 @@ class StudyChannel(Channel):
         super().__init__(spec.study_name, trial.number, spec.phase, baseline, spec.study_dir)
         self.attempt = int(trial.user_attrs.get(TRIES, 1))
         self.resume_from = _saved(queue, trial, spec, seed)
-        self.keeps_weights = spec.keeps_weights
+        self.keeps_weights, self.ranks = spec.keeps_weights, spec.ranks
         looked_at = trial.user_attrs.get(LOOKED_AT)
         self.trained_in = None if looked_at is None else str(Path(spec.study_dir) / str(looked_at))
         self.costs = tuple(constraint.name for constraint in spec.constraints)

@@ -26,7 +26,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import Trial, TrialState
 
-from search.channel import Application, Infeasible, InFlight, Pruned, Stopped, opened
+from search.channel import Application, Broken, Infeasible, InFlight, Pruned, Stopped, opened
 from search.ledger.files import is_disk_full, try_room
 from search.ledger.record import seed_of
 from search.ledger.secrets import mask, mask_logs, note_variables
@@ -259,7 +259,8 @@ class Worker:
         study, name = self.queue.study, f"{self.spec.phase} {trial.number}"
         if isinstance(outcome, Stopped):
             log.info("%s: %s", name, outcome)
-            self.queue.interrupt(trial, mask(str(outcome)))
+            close = functools.partial(close_ledger, self.spec) if isinstance(outcome, Broken) else None
+            self.queue.interrupt(trial, mask(str(outcome)), close)
             return
         if isinstance(outcome, InFlight) and channel is not None and channel.awaited:
             log.info("%s: %s; it waits, to take over the result", name, outcome)

@@ -205,7 +205,10 @@ class LocalLauncherOptions:
             no GPU.
         per_gpu: workers on one GPU. "auto" is as many as fit into its free memory at `gpu_memory_gb` each, and no more than
             there are cores.
-        gpu_memory_gb: GPU memory that one worker needs, in units of 1024 MiB. With a number in `per_gpu` it is checked.
+        gpus_per_trial: GPUs that a trial is trained on, with a process for each; the visible ones are cut into groups of so
+            many, in their order, and each group has one worker. Without GPUs, that many processes on the CPU.
+        gpu_memory_gb: memory that one worker needs on its GPU, or on each of them, in units of 1024 MiB. With a number in
+            `per_gpu` it is checked.
         threads: CPU threads of one worker (OMP_NUM_THREADS and its kin, set before torch is imported).
         device: "auto" takes GPUs where there are any, "cuda" insists on them, "cpu" hides them from the workers.
         restarts: how often a worker that was killed is started again without having made progress.
@@ -219,6 +222,7 @@ class LocalLauncherOptions:
     _target_: str = "hydra_plugins.xvol_launcher.LocalLauncher"
     workers: Any = "auto"
     per_gpu: Any = 1
+    gpus_per_trial: int = 1
     gpu_memory_gb: float | None = None
     threads: int = 1
     device: str = "auto"
@@ -230,7 +234,10 @@ class LocalLauncherOptions:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one worker: `device` for CUDA_VISIBLE_DEVICES ("" hides every GPU, None leaves it), and CPU threads."""
+    """A place for one worker: `device` for CUDA_VISIBLE_DEVICES ("" hides every GPU, None leaves it), and CPU threads.
+
+    Several GPUs of one worker are joined by commas.
+    """
 
     number: int
     device: str | None
@@ -254,10 +261,21 @@ def check_options(options: LocalLauncherOptions) -> None:
         if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"hydra.launcher.{name}={value}: allowed is auto, or a whole number from 1")
     check_choice("hydra.launcher.device", options.device, DEVICES)
-    for name, low in (("threads", 1), ("restarts", 0), ("stagger_seconds", 0), ("grace_seconds", 0)):
+    for name, low in (
+        ("gpus_per_trial", 1),
+        ("threads", 1),
+        ("restarts", 0),
+        ("stagger_seconds", 0),
+        ("grace_seconds", 0),
+    ):
         check_number(f"hydra.launcher.{name}", getattr(options, name), low=low)
     if options.gpu_memory_gb is not None and not 0 < options.gpu_memory_gb < math.inf:
         raise ValueError(f"hydra.launcher.gpu_memory_gb={options.gpu_memory_gb}: give a number above 0, e.g. 4")
+    if options.gpus_per_trial > 1 and options.per_gpu != 1:
+        raise ValueError(
+            f"hydra.launcher.gpus_per_trial={options.gpus_per_trial} takes whole GPUs: leave hydra.launcher.per_gpu="
+            f"{options.per_gpu} out"
+        )
     if options.per_gpu == "auto" and options.gpu_memory_gb is None:
         raise ValueError(
             "hydra.launcher.per_gpu=auto packs workers by memory: say what one needs, e.g. hydra.launcher.gpu_memory_gb=4, "
@@ -280,9 +298,11 @@ def slots(options: LocalLauncherOptions, gpus: Sequence[Gpu], cores: int) -> lis
                 "hydra.launcher.device=cuda, but no GPU can be seen: look at nvidia-smi and at CUDA_VISIBLE_DEVICES, or take "
                 "hydra.launcher.device=auto"
             )
-        count = max(1, cores // options.threads) if options.workers == "auto" else options.workers
+        busy = options.threads * options.gpus_per_trial  # cores of a worker
+        count = max(1, cores // busy) if options.workers == "auto" else options.workers
         hidden = "" if options.device == "cpu" else None
         return [Slot(number, hidden, options.threads) for number in range(count)]
+    gpus = _groups(gpus, options.gpus_per_trial)
     rooms = [_room(options, gpu, len(gpus), cores) for gpu in gpus]
     order = [gpu for level in range(max(rooms)) for gpu, room in zip(gpus, rooms, strict=True) if level < room]
     if not order:
@@ -294,12 +314,69 @@ def slots(options: LocalLauncherOptions, gpus: Sequence[Gpu], cores: int) -> lis
     if options.workers == "auto":
         return [Slot(number, gpu.name, options.threads) for number, gpu in enumerate(order)]
     if options.workers > len(order):
+        if options.gpus_per_trial > 1:
+            raise ValueError(
+                f"hydra.launcher.workers={options.workers}, but there are {len(gpus)} group(s) of {options.gpus_per_trial} GPUs "
+                "(hydra.launcher.gpus_per_trial): take workers=auto"
+            )
         raise ValueError(
             f"hydra.launcher.workers={options.workers}, but {len(gpus)} GPU(s) have room for {len(order)} "
             f"(hydra.launcher.per_gpu={options.per_gpu}): take workers=auto, or raise per_gpu to "
             f"{math.ceil(options.workers / len(gpus))}"
         )
     return [Slot(number, gpu.name, options.threads) for number, gpu in enumerate(order[: options.workers])]
+
+
+def _groups(gpus: Sequence[Gpu], size: int) -> list[Gpu]:
+    """Each `size` GPUs as one, with the least memory of them; ValueError where there are not so many, or some are left."""
+    if size == 1:
+        return list(gpus)
+    names = [gpu.name for gpu in gpus]
+    asked = f"hydra.launcher.gpus_per_trial={size}"
+    if any(name.startswith("MIG-") for name in names):
+        raise ValueError(f"{asked}: a process can use one MIG device at most, and there are {', '.join(names)}")
+    if len(gpus) % size:
+        fitting = ", ".join(str(number) for number in range(1, len(gpus) + 1) if len(gpus) % number == 0)
+        raise ValueError(
+            f"{asked} does not divide the {len(gpus)} GPU(s) that can be seen ({', '.join(names)}): take one of {fitting}, or "
+            f"name others in {VISIBLE}"
+        )
+
+    def least(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return min(known) if len(known) == size else None
+
+    groups = [gpus[first : first + size] for first in range(0, len(gpus), size)]
+    return [
+        Gpu(
+            ",".join(gpu.name for gpu in group), least([g.free_mib for g in group]), least([g.total_mib for g in group])
+        )
+        for group in groups
+    ]
+
+
+def ranks_of(launcher: Mapping[str, Any]) -> int:
+    """How many GPUs the launcher of the node `hydra.launcher` gives each of its jobs, for a process on each; at least 1.
+
+    `gpus_per_trial` of `local`, `gpus_per_node` of submitit, `ray.remote.num_gpus` of Ray; 1 of any other.
+
+    Raises:
+        ValueError: a job would be several tasks, or lie on several machines.
+    """
+    target = str(launcher["_target_"])
+    if target == LocalLauncherOptions._target_:
+        return int(launcher.get("gpus_per_trial") or 1)
+    if "submitit" in target:
+        for name in ("nodes", "tasks_per_node"):
+            if (launcher.get(name) or 1) != 1:
+                raise ValueError(
+                    f"hydra.launcher.{name}={launcher[name]}: a trial is one task on one machine, and starts a process for each of "
+                    f"its GPUs (hydra.launcher.gpus_per_node) by itself; take {name}=1. More jobs, on more machines: "
+                    "hydra.sweeper.n_jobs"
+                )
+        return int(launcher.get("gpus_per_node") or launcher.get("gpus_per_task") or 1)
+    ray: Any = launcher.get("ray") or {}
+    return max(1, int((ray.get("remote") or {}).get("num_gpus") or 1))
 
 
 def _room(options: LocalLauncherOptions, gpu: Gpu, gpus: int, cores: int) -> int:

@@ -67,6 +67,12 @@ SWEEP = "placement=none,stage3"
         ([SWEEP, "hydra.sweeper.final.seed_key=train.lr"], "seed_key=train.lr: .*a whole number"),
         ([SWEEP, "+hydra.sweeper.old_values={train.lr: 0.1}"], "train.lr is no parameter of this study; .*placement"),
         ([SWEEP, "hydra.launcher.device=cuda"], "hydra.launcher.device=cuda"),
+        (
+            [SWEEP, "hydra.launcher.gpus_per_trial=2"],
+            "train.accumulate=1: write train.accumulate=2, which is another recipe",
+        ),
+        ([SWEEP, "ranks=2", "train.accumulate=2"], "leave ranks out, and write hydra.launcher.gpus_per_trial=2"),
+        (["ranks=1,2", "train.accumulate=2"], "ranks has no effect: it changes nothing that is trained"),
         ([SWEEP, "hydra.sweep.dir=/dev/null"], "hydra.sweep.dir.*/dev/null is a file"),
         ([SWEEP, "sampler=cmaes"], "sampler=cmaes is for numbers"),
         ([SWEEP, "hydra.sweeper.constraints={param: 3}"], "did you mean params"),
@@ -93,6 +99,7 @@ def test_a_mistake_is_told_at_once(asked: Any, lines: list[str], message: str) -
         ["experiment=fashion_mnist_branches", "train=long"],
         ["experiment=paper/stage_placement", "hydra.sweeper.design.seeds=3"],
         [SWEEP, "branch.options.pssa.rank=1,2"],  # at the first placement, none, it has no effect
+        [SWEEP, "hydra.launcher.gpus_per_trial=2", "train.accumulate=4"],
         [SWEEP, "branch=conv,xvolution", "branch.options.pssa.rank=1,2"],
         ["placement=stage3", "branch.use=conv,conv+acmix", "branch.options.acmix.kernel_att=3,5"],
         [SWEEP, "train.lr=0.1,0.2", "+hydra.sweeper.old_values={train.lr: 0.1}"],

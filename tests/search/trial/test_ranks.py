@@ -17,7 +17,7 @@ from search.ledger.study_files import STATE_FILE
 from search.trial.ranks import Group, Ranks, Statistics
 
 from .conftest import Small
-from .test_state import RECIPES, Halting, assert_equal_trials, curve, stop, train
+from .test_state import ALWAYS, RECIPES, Halting, assert_equal_trials, curve, stop, train
 
 FORMS = {
     "timm": [*RECIPES["all that timm's recipes have"], "train.accumulate=4"],
@@ -64,7 +64,7 @@ def test_two_ranks_are_two_parts_of_one_process_and_stop_where_they_are_told_to(
 def test_ranks_change_no_bit_of_a_trial_and_may_change_in_its_middle(
     small: Small, tmp_path: Path, form: str, ranks: int
 ) -> None:
-    overrides = ("train.epochs=2", "checkpoint=always", *FORMS[form])
+    overrides = (*ALWAYS, *FORMS[form])
     train(small(*overrides), tmp_path / "one")
     train(small(*overrides, f"ranks={ranks}"), tmp_path / "several")
     assert_equal_trials(tmp_path / "one", tmp_path / "several")

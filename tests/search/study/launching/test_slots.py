@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.study.launching import slots as places
-from search.study.launching.slots import Gpu, LocalLauncherOptions, Slot, slots, usable_cores, visible_gpus
+from search.study.launching.slots import Gpu, LocalLauncherOptions, Slot, ranks_of, slots, usable_cores, visible_gpus
 
 A, B = "GPU-aaaa1111-0000", "GPU-bbbb2222-0000"
 QUERY = f"0, {A}, 70000, 81559\n1, {B}, [N/A], 81559\n"
@@ -205,6 +205,51 @@ def test_every_worker_is_pinned_to_one_gpu() -> None:
     assert [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in made] == ["3", "GPU-b", "3", "GPU-b"]
 
 
+FOUR = [Gpu(str(number), 40960.0, 40960.0) for number in range(4)]
+
+
+def test_a_trial_of_several_gpus_has_a_group_of_them_to_itself() -> None:
+    made = slots(replace(AUTO, gpus_per_trial=2, gpu_memory_gb=8.0), FOUR, 4)
+    assert [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in made] == ["0,1", "2,3"]
+    assert len(slots(replace(AUTO, gpus_per_trial=4, workers=1), FOUR, 4)) == 1
+    assert slots(replace(AUTO, gpus_per_trial=1), FOUR, 4) == slots(AUTO, FOUR, 4)
+
+
+def test_several_processes_of_a_trial_have_a_core_each() -> None:
+    made = slots(replace(AUTO, gpus_per_trial=2, threads=2), [], 9)
+    assert [(slot.device, slot.threads) for slot in made] == [(None, 2), (None, 2)]
+
+
+LOCAL = LocalLauncherOptions._target_
+SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+RAY = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "ranks"),
+    [
+        ({"_target_": LOCAL}, 1),
+        ({"_target_": LOCAL, "gpus_per_trial": 4}, 4),
+        ({"_target_": SLURM, "gpus_per_node": 4, "nodes": 1, "tasks_per_node": 1}, 4),
+        ({"_target_": SLURM, "gpus_per_node": None, "gpus_per_task": 2}, 2),
+        ({"_target_": RAY, "ray": {"remote": {"num_gpus": 2}}}, 2),
+        ({"_target_": RAY, "ray": {"remote": {"num_gpus": 0.5}}}, 1),
+        ({"_target_": RAY, "ray": {"remote": {}}}, 1),
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1),
+    ],
+)
+def test_a_launcher_says_how_many_gpus_a_trial_gets(launcher: dict[str, Any], ranks: int) -> None:
+    assert ranks_of(launcher) == ranks
+
+
+@pytest.mark.parametrize("key", ["nodes", "tasks_per_node"])
+def test_a_trial_on_several_machines_is_refused(key: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"hydra\.launcher\.{key}=2: a trial is one task on one machine.*take {key}=1"
+    ):
+        ranks_of({"_target_": SLURM, key: 2})
+
+
 def test_the_cpu_on_request_hides_the_gpus() -> None:
     made = slots(replace(AUTO, device="cpu"), [Gpu("0")], 2)
     assert made == [Slot(0, "", 1), Slot(1, "", 1)]
@@ -232,6 +277,21 @@ def test_any_number_of_workers_on_the_cpu() -> None:
         ({"gpu_memory_gb": 0.0}, [], "above 0"),
         ({"workers": 5, "per_gpu": 2}, [Gpu("0"), Gpu("1")], "room for 4 .* raise per_gpu to 3"),
         ({"device": "cuda"}, [], "no GPU can be seen"),
+        ({"gpus_per_trial": 0}, [], "gpus_per_trial=0: at least 1"),
+        (
+            {"gpus_per_trial": 2},
+            FOUR[:3],
+            r"does not divide the 3 GPU\(s\) that can be seen \(0, 1, 2\): take one of 1, 3",
+        ),
+        ({"gpus_per_trial": 8}, FOUR, "does not divide the 4 GPU.*: take one of 1, 2, 4"),
+        ({"gpus_per_trial": 2, "per_gpu": 2}, FOUR, "gpus_per_trial=2 takes whole GPUs: leave .*per_gpu=2 out"),
+        ({"gpus_per_trial": 2, "workers": 3}, FOUR, r"workers=3, but there are 2 group\(s\) of 2 GPUs"),
+        ({"gpus_per_trial": 2}, [Gpu("MIG-1"), Gpu("MIG-2")], "one MIG device at most, and there are MIG-1, MIG-2"),
+        (
+            {"gpus_per_trial": 2, "gpu_memory_gb": 8.0},
+            [Gpu("0", 81920), Gpu("1", 4096)],
+            r"on 0,1, which has 4\.0 GB free",
+        ),
         ({"device": "tpu"}, [], "allowed are auto, cuda, cpu"),
         ({"threads": 0}, [], "threads=0: at least 1"),
         ({"restarts": -1}, [], "restarts=-1: at least 0"),
