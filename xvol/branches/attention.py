@@ -56,12 +56,6 @@ def shifted(k_BCHW: Tensor, *, directions: int, shift: int, stride: int, border:
     return [padded_BCHW[:, :, top : top + height : stride, left : left + width : stride] for top, left in corners]
 
 
-def depthwise(map_BCHW: Tensor, window_Z133: Tensor, *, stride: int, padding: int, dilation: int) -> Tensor:
-    """Each channel of a map under its taps, one kernel for each rank: (B, C, H, W) -> (B, Z, H', W')."""
-    shape = {"stride": stride, "padding": padding, "dilation": dilation}
-    return functional.conv2d(map_BCHW, window_Z133, groups=map_BCHW.shape[1], **shape)
-
-
 def tap_window(taps_ND: Tensor) -> Tensor:
     """Taps as depthwise kernels: (N, D) to (N, 1, 3, 3), zero where there is no direction."""
     taps_N = taps_ND.unbind(dim=1)  # how many is a plain number under torch.jit.trace too, where no shape is one

@@ -15,7 +15,6 @@ from torch.nn import functional
 from xvol.branches.attention import (
     AttentionBranch,
     ShiftedBranch,
-    depthwise,
     embedding_chs,
     heads_in_group,
     pad_edges,
@@ -113,8 +112,8 @@ class PSSAInner(ShiftedBranch):
         padding = self.shift
         if self.border == "replicate":
             kv_BEHW, padding = pad_edges(kv_BEHW, padding), 0
-        how = {"stride": self.geometry.stride, "padding": padding, "dilation": self.shift}
-        return depthwise(kv_BEHW, tap_window(self.taps), **how)
+        how = (self.geometry.stride, padding, self.shift, self.embed_chs)
+        return functional.conv2d(kv_BEHW, tap_window(self.taps), None, *how)
 
     def _products(self, x_BCHW: Tensor) -> Tensor:
         """blockdiag(a_{d,h} <q_0, k_d>_h / (D c)) V for each direction (ours)."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from xvol.branches.attention import WINDOW, AttentionBranch, ShiftedBranch, depthwise, pad_edges, shifted, tap_window
+from xvol.branches.attention import WINDOW, AttentionBranch, ShiftedBranch, pad_edges, shifted, tap_window
 from xvol.branches.base import WHOLE, Geometry, factory_of
 from xvol.fold import Kernel, compose_taps
 
@@ -116,8 +116,8 @@ class PSSA(ShiftedBranch):
 
             fused_BCHW = shifted_product(q_BCHW, k_BCHW, self.window(), self.geometry.stride, self.shift, padding)
             return self.project(fused_BCHW)
-        how = {"stride": self.geometry.stride, "padding": padding, "dilation": self.shift}
-        neighbours_BCHW = depthwise(k_BCHW, self.window(), **how)
+        how = (self.geometry.stride, padding, self.shift, self.embed_chs)
+        neighbours_BCHW = functional.conv2d(k_BCHW, self.window(), None, *how)
         if self.rank > 1:
             q_BCHW = q_BCHW.repeat_interleave(self.rank, dim=1)
         if not torch.is_grad_enabled():  # nothing is saved for a backward pass
@@ -261,8 +261,8 @@ class GAPQuery(AttentionBranch):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W'), for any H, W from 1 up."""
-        how = {"stride": self.geometry.stride, "padding": self.reach, "dilation": self.shift}
-        neighbours_BCHW = depthwise(self.key(x_BCHW), tap_window(self.taps), **how)
+        how = (self.geometry.stride, self.reach, self.shift, self.embed_chs)
+        neighbours_BCHW = functional.conv2d(self.key(x_BCHW), tap_window(self.taps), None, *how)
         return self.project(self._query(x_BCHW).repeat_interleave(self.rank, dim=1) * neighbours_BCHW)
 
     def _query(self, x_BCHW: Tensor) -> Tensor:
