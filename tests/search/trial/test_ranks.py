@@ -21,6 +21,7 @@ from .test_state import ALWAYS, RECIPES, Halting, assert_equal_trials, curve, st
 
 FORMS = {
     "timm": [*RECIPES["all that timm's recipes have"], "train.accumulate=4"],
+    "proxies": RECIPES["all that the proxies have"],
     "plain": ["train.accumulate=4", "train.ema_decay=0.9", "placement.policy=stage3", "branch.gamma=1"],
     "checkpointing": ["train.accumulate=2", "train.grad_checkpointing=true", "train.opt=adamw", "train.lr=0.01"],
 }
@@ -60,7 +61,7 @@ def test_two_ranks_are_two_parts_of_one_process_and_stop_where_they_are_told_to(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "ranks"), [("timm", 2), ("plain", 4), ("checkpointing", 2)])
+@pytest.mark.parametrize(("form", "ranks"), [("timm", 2), ("proxies", 2), ("plain", 4), ("checkpointing", 2)])
 def test_ranks_change_no_bit_of_a_trial_and_may_change_in_its_middle(
     small: Small, tmp_path: Path, form: str, ranks: int
 ) -> None:
