@@ -184,12 +184,8 @@ def product_static_part(
 
     Args:
         project: P, (O, R * E / g, m, m); its inputs are ordered channel by channel, ranks inside.
-        taps: a, (R * E, 1, 3, 3), ordered likewise.
-        query_bias: b, (E,).
-        key: K, (E, I / g, 1, 1).
-        groups: g.
-        stride: pixels of the input between the taps of P.
-        shift: pixels of the input between the taps a.
+        taps: a, (R * E, 1, 3, 3), ordered likewise; query_bias: b, (E,); key: K, (E, I / g, 1, 1), all in g groups.
+        stride, shift: pixels of the input between the taps of P, and between the taps a.
 
     Returns:
         kernel (O, I / g, k, k), of dilation 1, k = stride (m - 1) + 2 shift + 1; bias (O,), zero.

@@ -29,17 +29,8 @@ _INSTALLED = ("site-packages", "dist-packages")
 _NO_CODE = ("ctx", "kind", "type_comment", "type_ignores")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 PACKAGES = (
-    "xvol",
-    "torch",
-    "torchvision",
-    "timm",
-    "optuna",
-    "hydra-core",
-    "wandb",
-    "pandas",
-    "numpy",
-    "scipy",
-    "statsmodels",
+    *("xvol", "torch", "torchvision", "timm", "optuna", "hydra-core", "wandb"),
+    *("pandas", "numpy", "scipy", "statsmodels"),
 )
 
 

@@ -28,21 +28,9 @@ _HEX40 = re.compile(r"(?<![\w@/.-])[0-9a-f]{40}(?![\w/-])")  # W&B's keys of old
 _OF_A_HASH = re.compile(r"(?<![A-Za-z])(?:commit|revision|rev|sha1?|hash|digest|checksum)\W{0,4}$", re.I)
 _STRONG = re.compile(r"\w*(?:passw(?:or)?d|passphrase|secret|credential|apikey)s?", re.I)
 _WEAK = re.compile(r"\w*tokens?|pass|(?:pg|db|my|user|ssh|smtp|ftp|root|admin|http)pass|pwd|pat|auth", re.I)
-_KEYS = {
-    "api",
-    "access",
-    "private",
-    "secret",
-    "auth",
-    "signing",
-    "encryption",
-    "ssh",
-    "wandb",
-    "openai",
-    "hf",
-    "aws",
-    "azure",
-}
+_KEYS = re.compile(
+    "api|access|private|secret|auth|signing|encryption|ssh|wandb|openai|hf|aws|azure"
+)  # of which there are keys
 _COUNT_OR_SWITCH = re.compile(
     r"[\d.]{1,5}|true|false|null|none|basic|default|auto", re.I
 )  # `class_token=false`, `reg_tokens=4`: timm's arguments
@@ -138,9 +126,9 @@ def _kind(name: str) -> str:
     if not words:
         return ""
     last, before = words[-1], words[-2] if len(words) > 1 else ""
-    if last.removesuffix("s") == "key" and before in _KEYS:
-        return "strong"
-    if last.removesuffix("s") in {f"{word}key" for word in _KEYS} or _STRONG.fullmatch(last):
+    one = last.removesuffix("s")
+    of_a_key = one.endswith("key") and _KEYS.fullmatch(one.removesuffix("key") or before)
+    if of_a_key or _STRONG.fullmatch(last):
         return "strong"
     return "weak" if _WEAK.fullmatch(last) else ""
 

@@ -32,12 +32,10 @@ class Arm:
         label: name of the architecture; behind it the levels of the design's factors that its recipe depends on, and a
             hash where two arms would otherwise share a name.
         arch_hash: hash of the architecture; None where it failed before one was known.
-        recipe_hash: hash of what is held equal between arms; arms of different recipes are not compared, unless the
-            design of the study varies the recipe.
-        is_baseline: whether the study marked it as its baseline.
+        recipe_hash: of what is held equal between arms; arms of different ones are not compared, unless the design says so.
         repeats: trials that were left out because their seed had been counted.
-        all_trials: one trial for each seed of every arm of the table, each arm's behind one another.
-        start, stop: where this arm's lie in `all_trials`.
+        all_trials: one trial for each seed of every arm of the table, each arm's behind one another; this arm's from `start`
+            to `stop`.
         levels: its level of each factor that the study declared; empty where it declared none.
         cell_names: the cells of the design that built it: more than one where they build one network.
         design: set where the arm may be compared with all others of the design, whatever their recipes.

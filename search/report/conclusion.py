@@ -14,18 +14,8 @@ from search.report.judging import POWER, Judging, within
 from search.report.notes import changes_of
 from search.report.values import Reading, has_looks
 from search.report.words import counted, counted_range, interval_decimals, joined, p_is, signed, significant, span
+from search.stats import paired
 from search.stats.inference import MAX_SEEDS
-from search.stats.paired import (
-    AFTER_CORRECTION,
-    AHEAD,
-    ALPHA,
-    BEHIND,
-    BETTER,
-    CONSTANT,
-    EQUAL,
-    UNDECIDED,
-    WORSE,
-)
 
 SOURCES = {
     "final with looks": "test images, the networks of the looks",
@@ -67,37 +57,37 @@ def _comparisons(baseline: str, others: list[Any], metric: MetricColumn, judging
     said = []
     intervals = [(row.ci_low, row.ci_high) for row in others if pd.notna(row.ci_low)]
     digits = interval_decimals(intervals, metric.decimals)
-    for words, kind in ((BETTER, "better"), (WORSE, "worse")):
+    for words, kind in ((paired.BETTER, "better"), (paired.WORSE, "worse")):
         told = _starting(words, others)
         if told:
             be = "is" if len(told) == 1 else "are"
             said.append(f"{_listed(told, metric, digits)} {be} {kind} than the baseline ({baseline}).")
-    survivors = _starting(AHEAD, others) + _starting(BEHIND, others)
+    survivors = _starting(paired.AHEAD, others) + _starting(paired.BEHIND, others)
     said += [_survivor_sentence(baseline, row, metric, digits) for row in survivors]
-    found = _starting(BETTER, others) + _starting(WORSE, others) + survivors
+    found = _starting(paired.BETTER, others) + _starting(paired.WORSE, others) + survivors
     if found and judging.correction == "none" and len(intervals) > 1:
         said.append(
-            f"The p-values are not corrected: {len(intervals)} comparisons at {ALPHA:.0%} give "
-            f"{significant(ALPHA * len(intervals), 2)} false findings on average where no arm differs."
+            f"The p-values are not corrected: {len(intervals)} comparisons at {paired.ALPHA:.0%} give "
+            f"{significant(paired.ALPHA * len(intervals), 2)} false findings on average where no arm differs."
         )
     said += _exaggeration_sentence(found)
     said += _equivalents(baseline, others, metric, judging)
-    lost = _starting(AFTER_CORRECTION, others)
+    lost = _starting(paired.AFTER_CORRECTION, others)
     if lost:
         alone = "its interval, taken alone, leaves" if len(lost) == 1 else "their intervals, each taken alone, leave"
         said.append(
             f"{_listed(lost, metric, digits)} cannot be told from the baseline ({baseline}) after correction, though {alone} out "
             "zero."
         )
-    undecided = _starting(UNDECIDED, others)
+    undecided = _starting(paired.UNDECIDED, others)
     if undecided:
         every = len(undecided) == len(others) > 1
         who = f"None of the {len(others)} arms can" if every else f"{_named([row.arm for row in undecided])} cannot"
         said.append(f"{who} be told from the baseline ({baseline}).")
     said += resolution([*lost, *undecided], metric, digits, judging)
-    for row in (row for row in others if _starting((EQUAL, CONSTANT), [row])):
+    for row in (row for row in others if _starting((paired.EQUAL, paired.CONSTANT), [row])):
         each = f"on each of {counted(row.n_paired, 'shared seed')}"
-        if row.verdict.startswith(EQUAL):
+        if row.verdict.startswith(paired.EQUAL):
             said.append(f"{row.arm} equals the baseline {each}.")
         else:
             by = f"{signed(row.diff, metric.decimals)} {metric.unit}"
@@ -119,7 +109,7 @@ def _starting(words: str | tuple[str, ...], rows: list[Any]) -> list[Any]:
 
 def _survivor_sentence(baseline: str, row: Any, metric: MetricColumn, digits: int) -> str:
     words, _, on_which = str(row.verdict).partition(" on the ")
-    kind = "better" if words.startswith(AHEAD) else "worse"
+    kind = "better" if words.startswith(paired.AHEAD) else "worse"
     said = (
         f"{row.arm} ({_amount(row, metric, digits)}) is {words.replace('the baseline', f'the baseline ({baseline})')} on the "
         f"{on_which}, which does not make it {kind}"

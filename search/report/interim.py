@@ -20,18 +20,9 @@ from search.report.reading.load import load_study
 from search.report.table import Column, Table, interval_of, rows_of, value_of
 from search.report.values import arm_values
 from search.report.words import counted, one_line, signed
+from search.stats import sequential
 from search.stats.paired import AHEAD, BEHIND, BETTER, WORSE, survivors
-from search.stats.sequential import (
-    FINISHED,
-    FOUND,
-    GIVEN_UP,
-    HOPELESS,
-    UNDECIDED,
-    WAITING,
-    LookPlan,
-    plan_looks,
-    sequential_verdicts,
-)
+from search.stats.sequential import LookPlan
 
 SPENDING_WORDS = {
     "hwang_shih_decani": "an alpha-spending function of Hwang, Shih and De Cani (1990) with gamma = -2",
@@ -53,7 +44,9 @@ def read_looks(study_dir: str | os.PathLike[str]) -> tuple[LookPlan, str] | None
     path = Path(study_dir) / LOOKS_FILE
     try:
         there: Any = json.loads(path.read_text(encoding="utf-8"))
-        plan = plan_looks(there["looks"], alpha=there["alpha"], spending=there["spending"], margin=there.get("margin"))
+        plan = sequential.plan_looks(
+            there["looks"], alpha=there["alpha"], spending=there["spending"], margin=there.get("margin")
+        )
         return plan, metric_named(there["metric"]).column
     except FileNotFoundError:
         return None
@@ -101,7 +94,7 @@ def interim_table(study_dir: str | os.PathLike[str]) -> Table | None:
     metric = metric_named(column)
     arms = judged_arms(frame, column)
     values, baseline = look_values(arms, column)
-    table = sequential_verdicts(plan, values if baseline else pd.DataFrame({"": []}), baseline or "")
+    table = sequential.sequential_verdicts(plan, values if baseline else pd.DataFrame({"": []}), baseline or "")
     data = table.sort_values("mean", ascending=not metric.higher_is_better, kind="stable")  # as the ablation table
     data = data.rename_axis("arm").reset_index().astype({"arm": "string"})
     looks = ", ".join(map(str, plan.looks))
@@ -145,11 +138,11 @@ def _notes_of(
     ]
     if plan.margin is not None:
         notes.append(
-            f"Given up: a row whose chance to be found at the last look is below {HOPELESS:.0%}, even if it differed by "
+            f"Given up: a row whose chance to be found at the last look is below {sequential.HOPELESS:.0%}, even if it differed by "
             f"{plan.margin:g} {metric.unit}, the margin stated beforehand, or by what is seen so far. That does not show that it "
             "differs by less: its interval says what is still possible."
         )
-    short = data.loc[data["verdict"].isin([WAITING, UNDECIDED]), "arm"].tolist()
+    short = data.loc[data["verdict"].isin([sequential.WAITING, sequential.UNDECIDED]), "arm"].tolist()
     if short:
         notes.append(
             f"Not yet at the next look: {', '.join(one_line(name, 400) for name in short)}: seeds are missing, because the study "
@@ -185,15 +178,15 @@ def _columns_of(metric: MetricColumn, plan: LookPlan, survived: Mapping[str, str
 
 def _words_of(row: Any, metric: MetricColumn, survived: str) -> str:
     """A row's verdict for a reader; `survived` as `_survived_by` has it."""
-    if row.verdict == FOUND:
+    if row.verdict == sequential.FOUND:
         gains = (row.mean > 0) == metric.higher_is_better
         if survived:
             return f"{AHEAD if gains else BEHIND} {survived}"
         return BETTER if gains else WORSE
-    if row.verdict == GIVEN_UP:
+    if row.verdict == sequential.GIVEN_UP:
         return f"given up: {row.chance:.0%} chance to be found"
-    if row.verdict == WAITING:
+    if row.verdict == sequential.WAITING:
         return f"waiting for {counted(int(row.seeds_to_add), 'seed')} to the first look"
-    if row.verdict == UNDECIDED:
+    if row.verdict == sequential.UNDECIDED:
         return f"undecided; {counted(int(row.seeds_to_add), 'more seed')} to the next look"
-    return FINISHED
+    return sequential.FINISHED

@@ -14,36 +14,9 @@ from search.ledger.metric import MetricColumn
 from search.report.arms import Arm, comparable
 from search.report.spec import check_choice, check_margin
 from search.report.words import counted
-from search.stats.inference import (
-    Correction,
-    adjusted_p_values,
-    bootstrap_interval,
-    equivalence_p_value,
-    error_of_a_row,
-    exaggerations,
-    hedges_factor,
-    minimum_detectable_difference,
-    powers,
-    sd_interval,
-    seeds_needed,
-    wilcoxon_p_value,
-)
-from search.stats.paired import (
-    AFTER_CORRECTION,
-    AHEAD,
-    ALPHA,
-    BEHIND,
-    BETTER,
-    UNDECIDED,
-    WORSE,
-    ArmValues,
-    PairedDifference,
-    Survivors,
-    differences,
-    shared,
-    survivors,
-    verdict,
-)
+from search.stats import inference, paired
+from search.stats.inference import Correction
+from search.stats.paired import ArmValues, PairedDifference, Survivors
 
 POWER = 0.8
 CORRECTIONS = {
@@ -127,7 +100,7 @@ def compared(
     return [
         Compared(facts=fact)
         if result is None
-        else Compared(result=result, survived=survivors(values, baseline, metric.worst), facts=fact)
+        else Compared(result=result, survived=paired.survivors(values, baseline, metric.worst), facts=fact)
         for values, result, fact in zip(measured, results, facts, strict=True)
     ]
 
@@ -138,7 +111,7 @@ def _position_of(reference: Arm, arms: Sequence[Arm]) -> int:
 
 def differences_to(reference: Arm, arms: Sequence[Arm], measured: Sequence[ArmValues]) -> list[PairedDifference | None]:
     """Return the paired difference of each arm to one of them; None for that one, and where recipes forbid it."""
-    results = differences(measured, measured[_position_of(reference, arms)])
+    results = paired.differences(measured, measured[_position_of(reference, arms)])
     return [
         None if arm is reference or not comparable(arm, reference) else result
         for arm, result in zip(arms, results, strict=True)
@@ -147,7 +120,7 @@ def differences_to(reference: Arm, arms: Sequence[Arm], measured: Sequence[ArmVa
 
 def corrected_p_values(results: Sequence[PairedDifference | None], correction: Correction) -> pd.Series[float]:
     """Correct the p-values of paired differences over the rows; NaN where there is none."""
-    return adjusted_p_values(pd.Series([each and each.p_value for each in results], dtype=float), correction)
+    return inference.adjusted_p_values(pd.Series([each and each.p_value for each in results], dtype=float), correction)
 
 
 def judged(
@@ -159,23 +132,23 @@ def judged(
     """
     corrected = corrected_p_values(results, judging.correction)
     facts: list[dict[str, Any]] = [dict.fromkeys(JUDGED) for _ in results]
-    error = error_of_a_row(corrected, judging.correction, alpha=ALPHA)
+    error = inference.error_of_a_row(corrected, judging.correction, alpha=paired.ALPHA)
     for fact, result, p in zip(facts, results, corrected.tolist(), strict=True):
         if result is None or result.mean is None or not result.sd or math.isnan(p):
             continue
         fact |= {
             "p_corrected": p,
-            "g_z": hedges_factor(result.n - 1) * result.mean / result.sd if result.n > 2 else None,
-            "mdd": minimum_detectable_difference(result.sd, result.n, alpha=error, target=POWER),
+            "g_z": inference.hedges_factor(result.n - 1) * result.mean / result.sd if result.n > 2 else None,
+            "mdd": inference.minimum_detectable_difference(result.sd, result.n, alpha=error, target=POWER),
         }
     sized = [
         (fact, result.n, abs(result.mean or 0.0), result.sd or math.nan)
         for fact, result in zip(facts, results, strict=True)
         if result is not None and fact["p_corrected"] is not None
     ]
-    _exaggerated([row for row in sized if row[0]["p_corrected"] <= ALPHA and row[2]], error, judging.margin)
+    _exaggerated([row for row in sized if row[0]["p_corrected"] <= paired.ALPHA and row[2]], error, judging.margin)
     if judging.margin is not None:
-        _planned([row for row in sized if row[0]["p_corrected"] > ALPHA], error, judging.margin)
+        _planned([row for row in sized if row[0]["p_corrected"] > paired.ALPHA], error, judging.margin)
     _second_opinions(facts, arms, reference, results, judging)
     return facts
 
@@ -186,7 +159,9 @@ def _exaggerated(found: Sequence[Sized], error: float, margin: float | None) -> 
         return
     n = np.array([row[1] for row in found])
     effects = np.array([min(size, margin or math.inf) / sd for _, _, size, sd in found])
-    each = zip(found, powers(effects, n, error), exaggerations(effects, n, alpha=error), strict=True)
+    each = zip(
+        found, inference.powers(effects, n, error), inference.exaggerations(effects, n, alpha=error), strict=True
+    )
     for (fact, *_), power, factor in each:
         fact |= {"power": float(power), "exaggeration": float(factor)}
 
@@ -196,9 +171,9 @@ def _planned(undecided: Sequence[Sized], error: float, margin: float) -> None:
     if not undecided:
         return
     n, sd = (np.array([row[at] for row in undecided]) for at in (1, 3))
-    low, high = sd_interval(sd, n)
+    low, high = inference.sd_interval(sd, n)
     for name, spread in (("seeds_needed", sd), ("seeds_low", low), ("seeds_high", high)):
-        needed = seeds_needed(margin / spread, alpha=error, target=POWER)
+        needed = inference.seeds_needed(margin / spread, alpha=error, target=POWER)
         for (fact, *_), seeds in zip(undecided, needed, strict=True):
             fact[name] = seeds
 
@@ -216,17 +191,19 @@ def _second_opinions(
     for fact, values, result in zip(facts, arms, results, strict=True):
         if result is None:
             continue
-        _, ours, theirs = shared(values, reference)
+        _, ours, theirs = paired.shared(values, reference)
         if judging.test == "wilcoxon":
-            fact["wilcoxon_p"] = wilcoxon_p_value(ours - theirs)
+            fact["wilcoxon_p"] = inference.wilcoxon_p_value(ours - theirs)
         if result.p_value is None:
             continue
         if judging.margin is not None:
-            fact["equivalence_p"] = equivalence_p_value(ours - theirs, judging.margin)
+            fact["equivalence_p"] = inference.equivalence_p_value(ours - theirs, judging.margin)
         if judging.interval == "bootstrap":
-            fact["boot_low"], fact["boot_high"] = bootstrap_interval(ours - theirs) or (None, None)
+            fact["boot_low"], fact["boot_high"] = inference.bootstrap_interval(ours - theirs) or (None, None)
     for name in ("wilcoxon_p", "equivalence_p"):
-        corrected = adjusted_p_values(pd.Series([fact[name] for fact in facts], dtype=float), judging.correction)
+        corrected = inference.adjusted_p_values(
+            pd.Series([fact[name] for fact in facts], dtype=float), judging.correction
+        )
         for fact, p in zip(facts, corrected.tolist(), strict=True):
             fact[f"{name}_corrected"] = None if math.isnan(p) else p
 
@@ -255,13 +232,14 @@ def row_verdict(
     A row may differ from the baseline and still be equivalent to it: by a difference that is real and does not matter. `on_which` are
     the seeds it rests on where a training failed on others: such an arm is ahead on those seeds, and never better.
     """
-    words = verdict(result, higher_is_better=metric.higher_is_better, p_corrected=fact["p_corrected"])
+    words = paired.verdict(result, higher_is_better=metric.higher_is_better, p_corrected=fact["p_corrected"])
     if on_which and result.n > 1:
-        words = {BETTER: AHEAD, WORSE: BEHIND}.get(words, words)
+        words = {paired.BETTER: paired.AHEAD, paired.WORSE: paired.BEHIND}.get(words, words)
     p = fact["equivalence_p_corrected"]
-    if judging.margin is not None and p is not None and p <= ALPHA:
+    if judging.margin is not None and p is not None and p <= paired.ALPHA:
         same = within(judging.margin, metric.unit)
-        words = f"{words}, yet {same}" if words in (BETTER, WORSE, AHEAD, BEHIND) else same
+        words = f"{words}, yet {same}" if words in (paired.BETTER, paired.WORSE, paired.AHEAD, paired.BEHIND) else same
     if not on_which or result.n < 2:
         return words
-    return f"{words} {on_which}" if words in (AHEAD, BEHIND, UNDECIDED, AFTER_CORRECTION) else f"{words}, {on_which}"
+    of_seeds = (paired.AHEAD, paired.BEHIND, paired.UNDECIDED, paired.AFTER_CORRECTION)
+    return f"{words} {on_which}" if words in of_seeds else f"{words}, {on_which}"

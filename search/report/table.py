@@ -14,15 +14,10 @@ Kind = Literal["words", "figure", "math", "point"]
 
 
 class Cell(NamedTuple):
-    """What a cell shows, rounded for a reader.
+    """What a cell shows, rounded for a reader: the main figure or words, "-" where there is nothing to show.
 
-    Attributes:
-        text: the main figure, or words; "-" where there is nothing to show.
-        behind: what stands behind it: "± 1.2", or an interval.
-        marks: what is raised behind it: stars, a letter of a footnote.
-        bold: whether the main figure is set in bold.
-        title: where it comes from, which a page shows when the pointer rests on it.
-        label: what it is of, said where it stands under no column of its own.
+    `behind` it stands "± 1.2", or an interval; `marks` are raised behind it: stars, a letter of a footnote; `title` is where it comes
+    from, which a page shows when the pointer rests on it; `label` what it is of, said where it stands under no column of its own.
     """
 
     text: str
@@ -37,13 +32,10 @@ NOTHING = Cell("-")
 
 
 class Row(NamedTuple):
-    """One row; the first cell names it.
+    """One row: a cell for each column, the first of which names it, and a title for all of them.
 
-    Attributes:
-        cells: one for each column.
-        title: as that of a cell, for all of them.
-        spans: its figures belong to no level of the columns' factor: those that have a text share the width of all columns that
-            align at the point.
+    Where it `spans`, its figures belong to no level of the columns' factor: those that have a text share the width of all columns
+    that align at the point.
     """
 
     cells: Sequence[Cell]
@@ -81,8 +73,6 @@ class Table:
 
     Attributes:
         name: stem of its files.
-        title: one line.
-        columns, rows: what is shown.
         data: the numbers at full precision, with documented columns: its CSV and Parquet.
         conclusion: what it allows to be said, in one paragraph; empty where nothing.
         notes: what changes its reading, one sentence or two each.

@@ -34,12 +34,9 @@ NO_SPREAD = 1e-12  # of the largest value: what is left of equal numbers by roun
 
 @dataclass(frozen=True, kw_only=True)
 class FactorialEffects:
-    """Effects of a factorial design.
+    """Effects of a factorial design, of n rows and so many seeds; `degrees` of freedom of each t test are seeds - 1, or 0.
 
     Attributes:
-        n: rows that were used.
-        seeds: different seeds among them.
-        degrees: degrees of freedom of each t test: seeds - 1; 0 where nothing can be tested.
         terms: one line for each term: "term" ("where", or "where x branch"), "kind" ("main" or "interaction"), "df",
             "df_error", "f" and "p_value" (NaN where nothing can be tested, or no seed differs from another), uncorrected.
         estimates: one line for each level that is not the reference (the first): "term", "level" ("stage3", or

@@ -34,16 +34,13 @@ class ArmValues:
     """What a table needs of one arm.
 
     Attributes:
-        values: the metric of the finished trials, float64 (n,), sorted by seed.
-        seeds: their seeds, int64 (n,).
+        values, seeds: the metric of the finished trials, float64 (n,), and their seeds, int64 (n,), sorted by seed.
         failed: seeds on which it diverged, failed, was pruned or came to no finite value, int64, sorted.
-        all_seeds: seeds of all its trials, finished or not, int64.
-        statuses: how those ended.
+        all_seeds, statuses: of all its trials, finished or not, and how those ended.
         params, macs: of the first trial that has them.
         dose: geometric mean over the finished trials; None where none has one.
         latency_ms, latency_fused_ms: medians over the finished trials, milliseconds; None where none was measured. Where
-            some were measured in an exclusive slot, those alone count.
-        latency_exclusive: whether they were; None where no latency was measured.
+            some were measured in an exclusive slot, which `latency_exclusive` says, those alone count.
     """
 
     values: np.ndarray

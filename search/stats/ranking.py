@@ -29,9 +29,7 @@ class ProxyTrust:
         low, high: percentile bootstrap interval over arms; it speaks of arms like these, and takes each mean as it is:
             seed noise in the means is part of what lowers tau, not of the interval.
         p_value: two-sided test of tau = 0; exact where there are no ties.
-        k: how many of the best are looked at.
-        top_k: names of the arms that are among the best k in both rankings.
-        overlap: their number over k.
+        top_k: names of the arms that are among the best k in both rankings; `overlap` is their number over k.
         overlap_by_chance: what two unrelated rankings of n arms would share on average, k / n.
         overlap_p: chance that unrelated rankings share as many or more (hypergeometric).
         regret: how much worse than the best arm the cheap ranking's winner is at the expensive budget, in the unit of the

@@ -40,17 +40,11 @@ GAMMA = -2.0  # of Hwang, Shih and De Cani
 HOPELESS = 0.1
 """A row is given up where the chance that it is found at the last look is below this, see `_chance_left`."""
 
-FOUND, UNDECIDED, WAITING, FINISHED, GIVEN_UP = (
-    "different",
-    "undecided: more seeds",
-    "waiting for seeds",
-    "undecided at the last look",
-    "given up",
-)
+FOUND, GIVEN_UP, WAITING = "different", "given up", "waiting for seeds"
+UNDECIDED, FINISHED = "undecided: more seeds", "undecided at the last look"
 
 SEQUENTIAL_COLUMNS: dict[str, str] = {
-    "verdict": "string",  # "different", "undecided: more seeds", "waiting for seeds", "undecided at the last look",
-    # "given up"
+    "verdict": "string",  # one of the words above
     "look": "Int64",  # last look that this row took part in, from 1; NA before the first
     "n": "Int64",  # seeds used at that look
     "mean": "Float64",  # difference over those seeds

@@ -262,12 +262,11 @@ class Branch(nn.Module, ABC):
         _refuse_own_parameters(self)
 
     def fold(self, norm: Norm, static: Geometry | None) -> Folded:
-        """Split norm(self(x)), with the norm at rest (eval mode), into a static and a dynamic part.
+        """Split norm(self(x)), with the norm at rest (eval mode), into a static and a dynamic part; both are left as they are.
 
         By default the norm becomes a scale and a shift behind the branch; the shift is static where something else is.
 
         Args:
-            norm: the norm after this branch. It and the branch are left as they are.
             static: the static convolution that the rest of the block folds to: what fits its kernel size and
                 dilation costs nothing there. None where there is none yet; then a static part is returned only if
                 the branch as a whole is static.
