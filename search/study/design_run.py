@@ -32,7 +32,7 @@ class DesignRun(StudyRun):
         """Run, or go on with, the design; more seeds, levels or factors go on where the study stands."""
         options, fixed = self.options.design, spec.space.fixed
         facts: Facts | None = (
-            (lambda lines: self.app.facts(self.trial_config([*fixed, *lines]))) if self.app.checks else None
+            (lambda lines: self.asked.facts(self.trial_config([*fixed, *lines]))) if self.app.checks else None
         )
         design = design_of(options, spec.space, facts, spec.seed_key)
         for control in design.controls:
@@ -110,7 +110,7 @@ class DesignRun(StudyRun):
             return {}
         for cell, config in zip(cells, configs, strict=True):
             try:
-                self.app.check(config)
+                self.asked.check(config)
             except ValueError as error:
                 if cell.is_baseline:
                     raise

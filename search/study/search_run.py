@@ -87,7 +87,7 @@ class SearchRun(StudyRun):
             return {}
         refuse_dead_parameters(space, points, configs[1:])
         log.info("checking %d configurations of the study before it starts", len(configs))
-        facts = [self.app.check(config) for config in configs]
+        facts = [self.asked.check(config) for config in configs]
         for fact in facts:
             check_objectives(fact, directions_of(self.options))
         return facts[0]
@@ -96,7 +96,7 @@ class SearchRun(StudyRun):
         options = self.options.warm_start
         if options.score is None or queue.trials():
             return
-        queue.suggest(first_points(options, spec.space, self.trial_config, self.app.score))
+        queue.suggest(first_points(options, spec.space, self.trial_config, self.asked.score))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from search.ledger.study_files import WORKERS, note_settings, write_objectives
 from search.space.parameters import Space
 from search.study.identity import claim_identity, current_name, grow, is_known, may_change, write_identity
 from search.study.launching.compose import Composer, without_hydra
-from search.study.launching.launcher import is_local, worker_count
+from search.study.launching.elsewhere import Elsewhere
+from search.study.launching.launcher import is_local, server_of, worker_count
 from search.study.launching.slots import ranks_of
 from search.study.launching.stopping import Interrupts
 from search.study.liveness import check_shared_folder
@@ -71,6 +72,9 @@ class StudyRun(ABC):
         self.storage = options.storage if written is None else str(written)
         self.config = _without_password(config, options.storage)
         self.study_dir = Path(str(config.hydra.sweep.dir)).absolute()
+        needed = Worker.needs(self.app, self.config)
+        server = server_of(self.config.hydra.launcher, needed) if self.app.checks else None
+        self.asked = self.app if server is None else Elsewhere(self.app, server, self.config)
 
     def run(self, space: Space) -> dict[str, Any]:
         """Run, or go on with, the study over `space`; return its counts.
@@ -86,9 +90,17 @@ class StudyRun(ABC):
         spec = search_spec(self.options, space, self.study_dir, self.storage, self.app.costs)
         spec = replace(spec, ranks=ranks_of(self.config.hydra.launcher))
         with Interrupts(Path(spec.stop_file), owner=True) as self.interrupts:
-            queue = self.train(spec)
+            try:
+                queue = self.train(spec)
+            finally:
+                self._end_checks()
             write_study_tables(self.study_dir)
             return vars(queue.counts())
+
+    def _end_checks(self) -> None:
+        """All is checked: give back what that has taken."""
+        if isinstance(self.asked, Elsewhere):
+            self.asked.close()
 
     @abstractmethod
     def train(self, spec: StudySpec) -> TrialQueue:
@@ -176,6 +188,7 @@ class StudyRun(ABC):
         write(queue)
         if retry and not spec.budget.sampled:
             self.retry_failed(spec)
+        self._end_checks()
         in_vain = 0
         while not self.interrupts.requested:
             before, to_go = queue.counts(), queue.to_go()

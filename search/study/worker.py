@@ -14,7 +14,7 @@ import os
 import statistics
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,7 +95,12 @@ class Worker:
         self.app, self.config, self.context, self.spec, self.groups = app, config, hydra_context, spec, groups
         self.then = then
         self.study_dir = Path(spec.study_dir)
-        self.preloads = (__name__, *app.preloads(config))  # asked for by the local launcher
+        self.preloads = self.needs(app, config)  # asked for by the local launcher
+
+    @staticmethod
+    def needs(app: Application, config: DictConfig) -> Sequence[str]:
+        """The modules that a worker imports."""
+        return (__name__, *app.preloads(config))
 
     def __call__(self, _: DictConfig) -> WorkerReport:
         """Claim and run trials until none is left in any phase, too many have failed, or the user wants to stop."""

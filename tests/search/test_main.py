@@ -101,3 +101,29 @@ def test_one_trial_from_the_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "here" / "result.json").is_file()
     assert (tmp_path / "here" / ".hydra" / "config.yaml").is_file()
     assert "epoch 1/1" in output + errors
+
+
+STUDY = ["-m", "hydra.launcher.device=cpu", "hydra.launcher.workers=2", "hydra.sweep.dir=here", "data=digits"]
+
+
+@pytest.mark.slow
+def test_a_study_checks_and_trains_in_processes_that_are_forked_from_one(tmp_path: Path) -> None:
+    space = ["placement.policy=choice(none,stage3)", "hydra.sweeper.n_trials=2"]
+    final = ["hydra.sweeper.final.top_k=1", "hydra.sweeper.final.seeds=1"]
+    code, output, errors, imported = search(tmp_path, *STUDY, *space, *final, *SMALL)
+    assert code == 0, output + errors
+    assert set(imported) <= {"optuna", "pandas"}  # the command itself has loaded no torch
+    assert len(list((tmp_path / "here").glob("*/*/result.json"))) >= 3
+    assert "checking " in output
+    assert errors == ""
+
+
+@pytest.mark.slow
+def test_what_a_study_is_refused_for_is_one_message(tmp_path: Path) -> None:
+    code, _, errors, imported = search(
+        tmp_path, *STUDY, "placement.policy=choice(none,stage3)", "backbone.name=resnet5", *SMALL
+    )
+    assert code == 1
+    assert "xvol-search: backbone.name=resnet5: timm knows no such model; did you mean" in errors
+    assert "Traceback" not in errors
+    assert "torch" not in imported

@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 log = logging.getLogger("xvol")
@@ -49,7 +50,7 @@ class ForkServer:
     """
 
     def __init__(self, env: Mapping[str, str], modules: Sequence[str]) -> None:
-        self.made_of = (dict(env), tuple(modules), tuple(sys.path))
+        self.made_of = _made_of(env, modules)
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             words = (str(theirs.fileno()), json.dumps(sys.path), json.dumps(list(modules)))
@@ -75,8 +76,14 @@ class ForkServer:
         self._answers.clear()
         return self.is_ready and self.is_open
 
+    def wait_ready(self) -> bool:
+        """`ready`, once that is known."""
+        while not self.ready() and self.is_open:
+            select.select([self._socket], [], [], WATCH_SECONDS)
+        return self.is_open
+
     def start(self, files: Sequence[int]) -> ForkedProcess | None:
-        """A child that runs the job behind `files`; None where the server has died."""
+        """A child that runs what is behind `files`, see `_become_job`; None where the server has died."""
         with contextlib.suppress(OSError):
             socket.send_fds(self._socket, [b"fork"], list(files))
             deadline = time.monotonic() + ANSWER_SECONDS
@@ -149,6 +156,13 @@ class ForkedProcess:
                 os.kill(self.pid, number)
 
 
+def _made_of(env: Mapping[str, str], modules: Sequence[str]) -> tuple[Any, ...]:
+    here = None
+    with contextlib.suppress(OSError):  # the folder is gone
+        here = os.getcwd()
+    return dict(env), tuple(modules), tuple(sys.path), here
+
+
 _kept: list[ForkServer] = []  # the one of this process, for the next launch
 
 
@@ -156,7 +170,7 @@ def fork_server(env: Mapping[str, str], modules: Sequence[str]) -> ForkServer | 
     """The server of this process that was made of just this, or a new one; None where jobs need nothing, or cannot be forked."""
     if not (HAS_FORK and modules):
         return None
-    if _kept and (not _kept[0].is_open or _kept[0].made_of != (dict(env), tuple(modules), tuple(sys.path))):
+    if _kept and (not _kept[0].is_open or _kept[0].made_of != _made_of(env, modules)):
         end_server()
     if not _kept:
         _kept.append(ForkServer(env, modules))
@@ -268,20 +282,18 @@ _held: list[Any] = []  # of a child: the job's pipe is watched to the very end
 
 
 def _become_job(files: Sequence[int]) -> None:
-    """In a child: be what `job.JobProcess` starts otherwise, a process in a session of its own that runs one job."""
-    from search.study.launching.job import main as run_job  # it imports this module
-
+    """In a child: run what the first line of its first file says, with the others; the last one becomes its stderr."""
     parent = os.getppid()
     gc.enable()
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # else all children would draw the same; Python's own generator sees to that itself
-    inbox, stderr_end = files[0], files[-1]
-    os.dup2(stderr_end, 2)
-    os.close(stderr_end)
+    inbox, stderr = files[0], files[-1]
+    os.dup2(stderr, 2)
+    os.close(stderr)
     job = os.fdopen(inbox, "rb")
     _held.append(job)
     head = json.loads(job.readline())
     sys.path[:] = head["path"]
     os.environ.clear()
     os.environ.update(head["env"])
-    run_job(job, head | {"parent": parent}, *files[1:-1])
+    resolve_name(head["run"])(job, head | {"parent": parent}, *files[1:-1])

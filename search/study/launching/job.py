@@ -105,7 +105,8 @@ class JobProcess:
         self.result_at = 0.0
         self._lines, self._heard = _Lines(), bytearray()
         head = {"path": sys.path, "argv": sys.argv, "parent": os.getpid(), "grace": grace, "size": len(payload)}
-        self._unsent = memoryview(json.dumps(head | {"env": dict(env)}).encode() + b"\n" + payload)
+        head |= {"env": dict(env), "run": f"{__name__}:main"}
+        self._unsent = memoryview(json.dumps(head).encode() + b"\n" + payload)
         self._process, (self._inbox, self._outbox, self._stderr) = _started(env, server)
 
     def register(self, selector: selectors.BaseSelector) -> None:

@@ -28,7 +28,15 @@ from omegaconf import DictConfig, OmegaConf
 from search.ledger.secrets import mask
 from search.study.launching.forkserver import ForkServer, fork_server
 from search.study.launching.job import AGAIN, JobProcess, failed
-from search.study.launching.slots import Gpu, LocalLauncherOptions, Slot, slots, usable_cores, visible_gpus
+from search.study.launching.slots import (
+    Gpu,
+    LocalLauncherOptions,
+    Slot,
+    check_options,
+    slots,
+    usable_cores,
+    visible_gpus,
+)
 
 log = logging.getLogger("xvol")
 TICK_SECONDS = 0.1
@@ -86,7 +94,7 @@ def launch(
         for number, overrides in enumerate(job_overrides)
     ]
     log.info("%d job(s) in %d process(es): %s", len(payloads), len(places), ", ".join(slot.title for slot in places))
-    server = fork_server(_environment(typed), task.preloads if isinstance(task, _Preloading) else ())
+    server = server_of(typed, task.preloads if isinstance(task, _Preloading) else ())
     return _Launch(typed, places, payloads, job_overrides, initial_job_idx, server).run()
 
 
@@ -97,9 +105,21 @@ class _Preloading(Protocol):
     preloads: Sequence[str]
 
 
-def _environment(options: LocalLauncherOptions) -> dict[str, str]:
-    """What is the same in the environment of all jobs."""
-    return {**os.environ, **Slot(0, None, options.threads).environment(), **options.env}
+def server_of(
+    launcher: DictConfig | Mapping[str, Any] | LocalLauncherOptions, modules: Sequence[str]
+) -> ForkServer | None:
+    """What forks the jobs of the node `hydra.launcher` that need these modules; None where they are not forked.
+
+    Raises:
+        ValueError: an option of `local` is of no use.
+    """
+    if not isinstance(launcher, LocalLauncherOptions):
+        if not is_local(launcher):
+            return None
+        launcher = _typed(launcher)
+        check_options(launcher)
+    # what is the same in the environment of all jobs
+    return fork_server({**os.environ, **Slot(0, None, launcher.threads).environment(), **launcher.env}, modules)
 
 
 def _typed(options: DictConfig | Mapping[str, Any]) -> LocalLauncherOptions:
