@@ -16,6 +16,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -127,6 +128,7 @@ class _Others:
         self._record, self._leaving = record, threading.Event()
         self._members: list[_Member] = []
         context = torch.multiprocessing.get_context("spawn")  # a forked one could not use CUDA
+        resource_tracker.ensure_running()  # which the first process would start, and let signals through behind it
         # a Ctrl-C at the terminal, and Slurm, reach all processes; what becomes of it is for rank 0 to say
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
@@ -252,9 +254,10 @@ def _enter(
         work(payload, device, rank, world, join)
         dist.destroy_process_group()
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        answers.send_bytes("\0".join((str(time.monotonic()), why, traceback.format_exc())).encode())
-        raise SystemExit(1) from None
+        told = (str(time.monotonic()), f"{type(error).__name__}: {error}", traceback.format_exc())
+        with contextlib.suppress(OSError):  # rank 0 is gone
+            answers.send_bytes("\0".join(told).encode())
+        os._exit(1)  # at once: the accelerator may hang
 
 
 def _end_with(parent: int) -> None:

@@ -196,7 +196,7 @@ def below(parent: int) -> set[int]:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120  # two processes import torch meanwhile
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -224,15 +224,56 @@ def test_no_rank_outlives_the_first(small: Small, tmp_path: Path, number: signal
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, start_new_session=True)
     history = tmp_path / "trial/history.csv"
-    until(lambda: history.is_file() and len(history.read_text().splitlines()) > 2)
-    others = below(process.pid)
-    assert len(others) >= 2  # rank 1, and Python's own tracker of resources
-    (process.kill if number == signal.SIGKILL else functools.partial(os.killpg, process.pid, number))()
-    process.wait(60)
-    until(lambda: not any(map(is_alive, others)))
-    if number != signal.SIGKILL:
+    try:
+        until(lambda: history.is_file() and len(history.read_text().splitlines()) > 2)
+        others = below(process.pid)
+        assert len(others) >= 2  # rank 1, and Python's own tracker of resources
+        (process.kill if number == signal.SIGKILL else functools.partial(os.killpg, process.pid, number))()
+        process.wait(60)
+        until(lambda: not any(map(is_alive, others)))
+    finally:
+        process.kill()
+    if number == signal.SIGINT:  # SIGTERM is caught in a study alone
         assert read_result(tmp_path / "trial/result.json").status == "interrupted", (tmp_path / "log").read_text()
         assert not list((tmp_path / "trial").glob(".*.ranks"))
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_when_a_rank_of_a_trial_is_killed(tmp_path: Path) -> None:
+    """The local launcher gives each trial two places; the worker takes the trial up again from its last state."""
+    command = [sys.executable, "-m", "search", "-m", "data=digits", "placement=none,stage3", "train.epochs=40"]
+    command += [
+        "data.batch_size=64",
+        "train.accumulate=2",
+        "train.state_every_seconds=0",
+        "tracker=disabled",
+        "checkpoint=never",
+    ]
+    command += [
+        "hydra.launcher.gpus_per_trial=2",
+        "hydra.launcher.workers=1",
+        "hydra.launcher.device=cpu",
+        "sampler=grid",
+    ]
+    command += ["hydra.sweeper.n_trials=2", "hydra.sweeper.final.top_k=0", f"hydra.sweep.dir={tmp_path}/study"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, start_new_session=True)
+    try:
+        first = tmp_path / "study/trials/0000-s0"
+        until(lambda: len(list(first.glob(".*.ranks"))) == 1 and (first / "state.pt").is_file())
+        (rank,) = [
+            number for number in below(process.pid) if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()
+        ]
+        os.kill(rank, signal.SIGKILL)
+        assert process.wait(250) == 0, (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+    results = [read_result(path) for path in sorted((tmp_path / "study").glob("trials/*/result.json"))]
+    assert sorted(result.status for result in results) == ["interrupted", "ok", "ok"]
+    (dead,) = [result for result in results if result.status == "interrupted"]
+    assert "rank 1 (process " in (dead.reason or "")
+    (again,) = [result for result in results if result.resumed_from]
+    assert (again.attempt, again.provenance["ranks"], again.epochs) == (2, 2, 40)
 
 
 @pytest.mark.slow
