@@ -26,11 +26,7 @@ from xvol import XVolution2d
 
 VERSIONS = ("xvol", "torch", "timm")
 BY_VERSION = ("torch", "timm")  # their code is told by their versions
-OPERATOR = (
-    "xvol.surgery",
-    "xvol.placement",
-    "xvol.probe",
-)  # what builds, places, fuses, counts any block
+OPERATOR = ("xvol.surgery", "xvol.placement", "xvol.probe")  # what builds, places, fuses, counts any block
 TRIAL = ("search.trial.run",)
 # These refuse, word, copy or fetch, and make no figure; what a source of images comes to is in the digest of the images.
 NO_FIGURES = frozenset(

@@ -24,7 +24,7 @@ from search.trial.untrained import prepare
 
 from .conftest import Small
 
-OPERATOR = {"block", "branches.base", "fold", "fusing", "placement", "probe", "registry", "siting", "spec", "surgery"}
+OPERATOR = {"block", "branches.base", "fold", "placement", "probe", "siting", "surgery"}
 TRIAL = {"run", "train", "optim", "measure", "base", "classify", "model", "images", "loaders"}
 
 
@@ -59,7 +59,7 @@ def test_the_code_of_an_arm_is_that_of_its_own_branches_and_backbone() -> None:
 
 def test_the_modules_behind_each_part() -> None:
     assert modules(*module.OPERATOR) >= OPERATOR
-    assert not any(re.search("_cli|reference|pssa|conv|suggest", name) for name in modules(*module.OPERATOR))
+    assert not any(re.search("_cli|reference|pssa|conv|allowed", name) for name in modules(*module.OPERATOR))
     assert modules(*module.TRIAL, "search.tasks.classify") >= TRIAL
     assert not modules(*module.TRIAL) & {"refuse", "content", "cifar10", "config", "cache"}
     assert {"branches.pssa", "branches.attention"} <= modules("xvol.branches.pssa")
