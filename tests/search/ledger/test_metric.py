@@ -26,8 +26,9 @@ from search.report.values import metric_to_read
 from search.report.write import save_tidy
 
 DOCS = Path(__file__).parents[3] / "docs" / "ledger.md"
-TOP5 = (
-    DOCS.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+PAGES = DOCS.read_text(encoding="utf-8").split("```python\n")[1:]
+TOP5 = next(
+    page.partition("```")[0] for page in PAGES if "import Metric\n" in page
 )  # what the page tells users to write
 
 
