@@ -64,7 +64,9 @@ def measured(recipe: str) -> dict[str, Any]:
     )  # once more: as long as in the last epoch
     training = trained - start - (time.process_time() - trained)
     assert trial.loaders.test is not None
-    scores = evaluate(unformed(trainer.evaluated, config.train), trial.loaders.test, trial.evaluator("test"), amp)
+    scores = evaluate(
+        unformed(trainer.evaluated, config.train, trial.model), trial.loaders.test, trial.evaluator("test"), amp
+    )
     return {
         "recipe": f"proxy/{recipe}",
         "backbone": BACKBONES[recipe],
