@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from search.data.folder import list_pictures
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SAYS = {
     "drop_in_layer": ["accuracy after 30 steps: ", "1 blocks fused, 0 of them", "FusedXVolution2d("],
     "convert_pretrained": ["weights: random", "the logits are bitwise the same: True", "4 blocks fused"],
     "own_branch": ["mine passes every check", "fused, the block differs by ", "(dynamic): ModuleList("],
+    "picture_folder": ["200 pictures for training, 50 for the test, 10 classes: "],
     "fuse_and_export": ["8 blocks fused", "refused, as it should be: ", "model.pt2: logits differ by "],
 }
+
+
+OF_DIGITS = ["--data=digits", "--train=200", "--test=50"]  # of which nothing has to be fetched
 
 
 @pytest.fixture(autouse=True)
@@ -29,16 +35,22 @@ def test_every_example_is_tested() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAYS)
-def test_an_example_runs(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_example_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = EXAMPLES / f"{name}.py"
     if name == "own_branch":  # in a process of its own: no other test is to see its branch
         said = subprocess.run([sys.executable, path], check=True, capture_output=True, text=True).stdout
     else:
-        monkeypatch.setattr(sys, "argv", [path.name])
+        given = [str(tmp_path / "made"), *OF_DIGITS] if name == "picture_folder" else []
+        monkeypatch.setattr(sys, "argv", [path.name, *given])
         runpy.run_path(str(path), run_name="__main__")
         said = capsys.readouterr().out
     for part in SAYS[name]:
         assert part in said
+    if name == "picture_folder":
+        listing = list_pictures(tmp_path / "made")
+        assert (len(listing.files), listing.labelled.official_test, len(listing.labelled.classes)) == (250, 50, 10)
     if name == "fuse_and_export":
         there = all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime", "onnxscript"))
         assert ("model.onnx: logits differ by " in said) == there

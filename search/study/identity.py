@@ -36,18 +36,15 @@ METRIC_NAMES, FIXED = "study:metric_names", "fixed_params"
 OF_THE_OLD_SPACE = ("cma:", "cmawm:", "sepcma:")  # state of an optimiser that counts dimensions; it starts anew
 OF_THE_RUN = (REPORTED, "completed_rung_")  # marks of a run that did not come to its end; it reports anew
 ABSENT = "(absent)"
-# where a trial runs and who watches it does not change what it finds
+OF_DATA = tuple(f"data.{name}" for name in ("root", "download", "workers", "probe_size"))
 FREE = (
+    *OF_DATA,
     "tracker.",
     "device",
     "ranks",
     "threads",
     "checkpoint",
-    "data.root",
-    "data.download",
-    "data.workers",
-    "data.probe_size",
-)
+)  # where a trial runs, and who watches, changes no result
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

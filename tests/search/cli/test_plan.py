@@ -31,7 +31,8 @@ PRESETS = [name for name in DESIGNS if name.startswith("paper/")]
 OF_THE_PAPER = sorted(f"paper/{path.stem}" for path in (FOLDER / "experiment" / "paper").glob("*.yaml"))
 OF_PROXIES = sorted(f"proxy/{path.stem}" for path in (FOLDER / "experiment" / "proxy").glob("*.yaml"))
 EXPERIMENTS = [name for name in OF_THE_PAPER if "imagenet" not in name] + OF_PROXIES
-IMAGENET = [name for name in OF_THE_PAPER if "imagenet" in name]
+SMALL = "paper/imagenet_stages_small"
+IMAGENET = [name for name in OF_THE_PAPER if "imagenet" in name and name != SMALL]
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -121,6 +122,22 @@ def test_an_experiment_on_imagenet_states_its_hours_and_could_start(composed: An
     for cell in cells:
         check_values(typed(without_hydra(composed(*fixed, "data.path=/nowhere", *cell.overrides))))
     facts = [facts_of(composed, [*fixed, *small], cell) for cell in (cells[0], cells[3])]
+    assert [fact["arm"] for fact in facts] == ["plain", "stage3: conv+pssa(embed_ratio=0.25)"]
+
+
+@pytest.mark.slow
+def test_the_small_experiment_is_on_pictures_that_the_example_makes_and_could_start(composed: Any) -> None:
+    header = (FOLDER / "experiment" / f"{SMALL}.yaml").read_text().split("defaults:")[0].splitlines()
+    assert f"#   python -m search -m experiment={SMALL}" in header
+    config = composed(f"experiment={SMALL}", with_hydra=True)
+    assert f"#   python examples/picture_folder.py {config.data.path}" in header
+    assert config.hydra.sweeper.study_name == SMALL.replace("/", "_")
+    assert (config.data.name, config.data.image_size, config.data.in_memory_mb) == ("folder", 64, 0)
+    assert config.hydra.runtime.choices.train == "paper/imagenet_100ep"
+    cells, fixed = design_of(design_options(config)).cells, [f"experiment={SMALL}", "data=digits", "data.path=null"]
+    for cell in cells:
+        check_values(typed(without_hydra(composed(f"experiment={SMALL}", *cell.overrides))))
+    facts = [facts_of(composed, [*fixed, "data.val_size=360"], cell) for cell in (cells[0], cells[3])]
     assert [fact["arm"] for fact in facts] == ["plain", "stage3: conv+pssa(embed_ratio=0.25)"]
 
 

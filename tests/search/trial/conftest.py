@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +35,12 @@ def small() -> Small:
         return config
 
     return make
+
+
+def environment() -> dict[str, str]:
+    """Of a process that a test starts: this checkout's code, one thread."""
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path.rstrip(os.pathsep)}
 
 
 @pytest.fixture(scope="session", autouse=True)

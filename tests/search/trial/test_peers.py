@@ -30,7 +30,7 @@ from search.trial import peers, run
 from search.trial.peers import RankFailed
 from search.trial.untrained import prepare
 
-from .conftest import Small
+from .conftest import Small, environment
 from .test_state import ALWAYS, Halting, assert_equal_trials, train
 
 TWO = (*ALWAYS, "ranks=2", "train.accumulate=2")
@@ -176,12 +176,6 @@ def test_a_process_that_hangs_on_a_dead_rank_writes_the_record_and_ends(small: S
     assert "hangs on it" in done.stderr
 
 
-def environment() -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-
-
 def below(parent: int) -> set[int]:
     """The processes that a process has started, and those that they have."""
     found: set[int] = set()
@@ -233,6 +227,7 @@ def test_no_rank_outlives_the_first(small: Small, tmp_path: Path, number: signal
         until(lambda: not any(map(is_alive, others)))
     finally:
         process.kill()
+        process.wait()
     if number == signal.SIGINT:  # SIGTERM is caught in a study alone
         assert read_result(tmp_path / "trial/result.json").status == "interrupted", (tmp_path / "log").read_text()
         assert not list((tmp_path / "trial").glob(".*.ranks"))
@@ -241,7 +236,7 @@ def test_no_rank_outlives_the_first(small: Small, tmp_path: Path, number: signal
 @pytest.mark.slow
 def test_a_study_goes_on_when_a_rank_of_a_trial_is_killed(tmp_path: Path) -> None:
     """The local launcher gives each trial two places; the worker takes the trial up again from its last state."""
-    command = [sys.executable, "-m", "search", "-m", "data=digits", "placement=none,stage3", "train.epochs=40"]
+    command = [sys.executable, "-m", "search", "-m", "data=digits", "placement=none,stage3", "train.epochs=10"]
     command += [
         "data.batch_size=64",
         "train.accumulate=2",
@@ -268,12 +263,13 @@ def test_a_study_goes_on_when_a_rank_of_a_trial_is_killed(tmp_path: Path) -> Non
         assert process.wait(250) == 0, (tmp_path / "log").read_text()
     finally:
         process.kill()
+        process.wait()
     results = [read_result(path) for path in sorted((tmp_path / "study").glob("trials/*/result.json"))]
     assert sorted(result.status for result in results) == ["interrupted", "ok", "ok"]
     (dead,) = [result for result in results if result.status == "interrupted"]
     assert "rank 1 (process " in (dead.reason or "")
     (again,) = [result for result in results if result.resumed_from]
-    assert (again.attempt, again.provenance["ranks"], again.epochs) == (2, 2, 40)
+    assert (again.attempt, again.provenance["ranks"], again.epochs) == (2, 2, 10)
 
 
 @pytest.mark.slow

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +13,18 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
+from search.config import config_folder
 from search.ledger.result import read_result
 from search.ledger.study_files import STATE_FILE
 from search.trial.ranks import Group, Ranks, Statistics
 
-from .conftest import Small
+from .conftest import Small, environment
 from .test_state import ALWAYS, RECIPES, Halting, assert_equal_trials, curve, stop, train
+from .test_state import pictures as pictures
 
 FORMS = {
     "timm": [*RECIPES["all that timm's recipes have"], "train.accumulate=4"],
@@ -72,6 +79,84 @@ def test_ranks_change_no_bit_of_a_trial_and_may_change_in_its_middle(
     stop(small(*overrides, f"ranks={ranks}"), tmp_path / "stopped", Halting(6))
     train(small(*overrides), tmp_path / "again", Halting(attempt=2, resume_from=str(tmp_path / "stopped")))
     assert_equal_trials(tmp_path / "one", tmp_path / "again")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import xvol
+from omegaconf import OmegaConf
+from search.channel import Channel, opened
+from search.trial.run import run_trial
+
+class Deadly(Channel):
+    asked = 0
+    def stop_requested(self):
+        self.asked += 1
+        if self.asked == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+if __name__ == "__main__":
+    with opened(Deadly(phase="search")):
+        run_trial(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["a1", "a2", "a3"])
+def test_a_whole_recipe_killed_at_any_step_goes_on_with_other_ranks_and_workers(
+    small: Small, tmp_path: Path, pictures: list[str], recipe: str
+) -> None:
+    """timm's, on pictures that are decoded on the way: network, average and optimiser are those of one undisturbed process."""
+
+    def made(*overrides: str) -> DictConfig:
+        config = OmegaConf.merge(
+            small(*pictures), {"train": OmegaConf.load(config_folder() / f"train/timm/{recipe}.yaml")}
+        )
+        config.merge_with_dotlist(
+            [
+                *(
+                    "train.epochs=3",
+                    "train.warmup_epochs=1",
+                    "train.ema_decay=0.9",
+                    "train.accumulate=2",
+                    "data.flip=true",
+                ),
+                *("train.state_every_seconds=0", "backbone.kwargs.drop_path_rate=0.05", "placement.policy=stage3"),
+                *("branch.gamma=1", *overrides),
+            ]
+        )
+        assert isinstance(config, DictConfig)
+        return config
+
+    steps, killed_at = 4, random.SystemRandom().randrange(6, 15)  # in the second or third epoch
+    stop(made(), tmp_path / "whole", Halting(3 * (steps + 1) - 1))
+    (tmp_path / "killed.py").write_text(KILLED)
+    OmegaConf.save(made("ranks=2", "data.workers=2"), tmp_path / "config.yaml")
+    words = [tmp_path / "killed.py", tmp_path / "config.yaml", tmp_path / "dead", killed_at]
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], env=environment(), capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    left = 3 - (len(curve(tmp_path / "dead")) - 1)
+    assert left in (1, 2)
+    again = Halting(left * (steps + 1) - 1, attempt=2, resume_from=str(tmp_path / "dead"))
+    result = stop(made("data.workers=1"), tmp_path / "again", again)
+    assert result.resumed_from is not None
+    assert_equal_states(tmp_path / "whole", tmp_path / "again")
+    assert curve(tmp_path / "whole") == curve(tmp_path / "again")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("sync_bn", [False, True])
+def test_two_gpus_train_what_one_does_but_for_rounding(small: Small, tmp_path: Path, sync_bn: bool) -> None:
+    overrides = (*ALWAYS, "train.epochs=1", "train.accumulate=2", "device=cuda", "train.lr=0.01")
+    one = train(small(*overrides), tmp_path / "one")
+    two = train(small(*overrides, "ranks=2", f"train.sync_bn={str(sync_bn).lower()}"), tmp_path / "two")
+    assert two.train_loss == pytest.approx(one.train_loss, rel=0.2 if sync_bn else 1e-3)
+    assert two.latency_ms is not None
 
 
 def test_running_statistics_count_each_part_in_turn() -> None:

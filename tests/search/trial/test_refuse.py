@@ -145,6 +145,12 @@ WRONG = [
     ("branch.gamma=ato", r"branch\.gamma=ato: allowed are auto and a finite number"),
     ("branch.gamma=nan", r"branch\.gamma=nan: allowed are auto and a finite number"),
     ("threads=0", "threads=0: at least 1"),
+    ("ranks=0", "ranks=0: allowed are auto, and a whole number from 1"),
+    ("ranks=all", "ranks=all: allowed are auto"),
+    (
+        "ranks=3",
+        r"ranks=3: each takes whole parts .* train\.accumulate=1 has 1\. Write train\.accumulate=3, which is another recipe",
+    ),
     ("checkpoint=best", "checkpoint=best: allowed are never, final, always"),
     ("data.name=digit", "did you mean digits"),
     ("data.crop_padding=16", "crop_padding"),

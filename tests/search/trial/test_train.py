@@ -14,6 +14,7 @@ from torch import nn
 
 from search import slot
 from search.config import typed
+from search.recipe import TrainConfig
 from search.trial.train import Diverged, Trainer, evaluate, unformed
 from search.trial.untrained import check_network, check_trial, prepare
 
@@ -228,6 +229,16 @@ def test_a_form_changes_no_gradient_by_more_than_rounding(trainer: Any, form: st
     back = unformed(formed.model, formed.config, plain.model)
     assert back.layer4[0].conv2.weight.is_contiguous()
     assert not back.grad_checkpointing
+
+
+def test_norms_that_saw_all_ranks_are_plain_ones_again_behind_the_training(trainer: Any) -> None:
+    built = trainer("placement.policy=stage3").model
+    trained = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(built))
+    trained.bn1.running_mean.fill_(0.5)
+    back = unformed(trained, TrainConfig(sync_bn=True, accumulate=2), built)
+    assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in back.modules())
+    assert [type(layer) for layer in back.modules()] == [type(layer) for layer in built.modules()]
+    assert back.bn1.running_mean.unique().tolist() == [0.5]
 
 
 @pytest.mark.parametrize(
