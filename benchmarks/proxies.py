@@ -40,7 +40,7 @@ BACKBONES = {
 SEED = 4000
 STUDIES = {  # by recipe, of which an arm's trials may lie in several
     "proxy": ("paper_stage_placement", "paper_stage_placement_looks"),
-    "proxy/20s": ("proxy_optimisers", "paper_stage_placement_20s"),
+    "proxy/20s": ("proxy_optimisers", "proxy_second_conv_20s"),
     "proxy/20s_sgd": ("proxy_optimisers",),
     "proxy/60s": ("paper_stage_placement_60s",),
 }
@@ -154,7 +154,7 @@ def rankings(table: pd.DataFrame) -> Iterator[str]:
             continue
         shared = means[recipe].index.intersection(means[LONGEST].index)
         trust = proxy_trust(means[recipe][shared], means[LONGEST][shared])
-        if trust.tau is not None:
+        if trust.tau is not None and trust.n > 2:
             interval = "" if trust.low is None or trust.high is None else f"[{trust.low:+.2f}, {trust.high:+.2f}]"
             yield f"| {recipe} | {trust.n} | {trust.tau:+.2f} | {interval} | {trust.regret:.2f} | {trust.note} |"
 
