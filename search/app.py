@@ -45,9 +45,13 @@ class Trainings(Application):
             return trial.run_trial(config, folder, _overrides())
 
     def preloads(self, config: DictConfig) -> Sequence[str]:
-        """torch, timm and what runs a trial; what its data are read by."""
-        name = str(OmegaConf.select(config, "data.name"))
-        return ("search.trial.run", *((source_of(name).module,) if name in source_names() else ()))
+        """torch, timm and what runs a trial; what its data are read by; what `wandb.init` loads with its first run."""
+        name, tracked = (
+            str(OmegaConf.select(config, "data.name")),
+            OmegaConf.select(config, "tracker.mode") != "disabled",
+        )
+        source = (source_of(name).module,) if name in source_names() else ()
+        return ("search.trial.run", "xvol.surgery", *source, *(("wandb.apis.public",) if tracked else ()))
 
     def check_values(self, config: DictConfig) -> None:
         """Raise ValueError for what is wrong with a config on the face of it, without building the network."""

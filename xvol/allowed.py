@@ -1,10 +1,11 @@
-"""What a name or a number may be, and what is said of one that is not allowed: its range, the names there are, which was meant."""
+"""What a name, number or option may be, and what is said of one that is not allowed: its range, the names there are, which was meant."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 CLOSE = 0.85  # nobody meant another one
 
@@ -81,3 +82,43 @@ def check_number(
     raise ValueError(
         f"{key}={given}: {'' if low is not None else 'must be '}{must}{f', or null for {null}' if null else ''}"
     )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the values of one option must be: in words, as in "rank=0 must be WORDS", and whether a value is so."""
+
+    must: str
+    holds: Callable[[object], bool]
+
+    def or_none(self, stands_for: str) -> Rule:
+        """The same, but None is allowed too, which stands for something."""
+        return Rule(f"{self.must}, or None for {stands_for}", lambda value: value is None or self.holds(value))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_ratio(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def among(values: Iterable[object]) -> Rule:
+    """One of a few values."""
+    allowed = tuple(values)
+    said = f"one of {', '.join(map(repr, allowed))}"
+    return Rule(said, lambda value: not isinstance(value, bool) and value in allowed)
+
+
+WHOLE = Rule("a whole number of at least 1", _is_whole)
+ODD = Rule("an odd whole number of at least 1", lambda value: _is_whole(value) and value % 2 == 1)  # type: ignore[operator]
+RATIO = Rule("a number above 0, such as 0.25", _is_ratio)
+FLAG = Rule("True or False", lambda value: isinstance(value, bool))
+# What is asked of an option that has no rule of its own, by the type of its default.
+OF_A_TYPE = {
+    bool: FLAG,
+    int: Rule("a whole number", lambda value: type(value) is int),
+    float: Rule("a number", lambda value: type(value) in (float, int)),
+    str: Rule("text", lambda value: type(value) is str),
+}

@@ -37,14 +37,7 @@ OF_THE_OLD_SPACE = ("cma:", "cmawm:", "sepcma:")  # state of an optimiser that c
 OF_THE_RUN = (REPORTED, "completed_rung_")  # marks of a run that did not come to its end; it reports anew
 ABSENT = "(absent)"
 OF_DATA = tuple(f"data.{name}" for name in ("root", "download", "workers", "probe_size"))
-FREE = (
-    *OF_DATA,
-    "tracker.",
-    "device",
-    "ranks",
-    "threads",
-    "checkpoint",
-)  # where a trial runs, and who watches, changes no result
+FREE = (*OF_DATA, "tracker.", "device", "ranks", "threads", "checkpoint")  # these change no result
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -29,7 +29,8 @@ from search.channel import Broken
 from search.slot import at_work
 from search.trial.ranks import Group
 
-GRACE_SECONDS = 5.0  # for whoever hangs on a rank that is gone, and for ranks that go
+GRACE_SECONDS = 5.0  # for whoever hangs on a rank that is gone
+LAST_SECONDS = 60.0  # for ranks that are at their last step, or read a batch for the next
 LOOK_SECONDS = 0.5  # between two looks of a rank at whether rank 0 lives
 FRESH = 75  # exit code that asks the launcher for a fresh process: `search.study.launching.stopping.EXIT_HUNG`
 _READY = b"ready"
@@ -101,7 +102,7 @@ def several(
         at_work(slot, all_settle)
         yield group
     except BaseException as error:
-        cause = others.cause_of(error, group is None or not group.at_rest)
+        cause = others.cause_of(error)
         others.leave(group, error if cause is None else cause)
         if cause is None:
             raise
@@ -154,17 +155,16 @@ class _Others:
             if cause is not None:
                 raise cause
 
-    def cause_of(self, error: BaseException, amid: bool) -> BaseException | None:
+    def cause_of(self, error: BaseException) -> BaseException | None:
         """Why another rank is gone, where that is what `error` comes from."""
-        if isinstance(error, Broken | RankFailed) or not amid:
+        if isinstance(error, Broken | RankFailed):
             return None
-        lost = type(error) is RuntimeError or isinstance(
-            error, dist.DistError
-        )  # of a collective call, as far as one can tell
-        end = time.monotonic() + (GRACE_SECONDS if lost else 0.0)
+        if type(error) is not RuntimeError and not isinstance(error, dist.DistError):  # what collective calls raise
+            return None
+        end = time.monotonic() + GRACE_SECONDS
         while (cause := self._cause()) is None and time.monotonic() < end:
             time.sleep(0.05)
-        return cause if lost else None
+        return cause
 
     def leave(self, group: Group | None, error: BaseException | None = None) -> None:
         """End the other ranks, softly where they wait for it; ends this process where it hangs on them."""
@@ -175,9 +175,11 @@ class _Others:
                 self._end()
             left = threading.Thread(target=_left, args=(group, soft), daemon=True)
             left.start()
-            left.join(GRACE_SECONDS)
+            left.join(LAST_SECONDS if soft else GRACE_SECONDS)
             if left.is_alive():
                 self._end()
+                left.join(GRACE_SECONDS)
+            if left.is_alive():
                 self._give_up(error or Broken("the ranks did not come to an end together"))
             for member in self._members:
                 member.process.join(GRACE_SECONDS)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import ODD, WHOLE, Folded, Geometry, Host, among, factory_of
+from xvol.allowed import ODD, WHOLE, among
+from xvol.branches.base import Folded, Geometry, Host, factory_of
 from xvol.branches.rivals import RivalBranch
 from xvol.fold import Kernel, Norm, dilate, norm_at_rest, pad_to_centre
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import NORM, ODD, RATIO, WHOLE, Branch, Folded, Geometry, Rule, among, factory_of
+from xvol.allowed import ODD, RATIO, WHOLE, Rule, among
+from xvol.branches.base import NORM, Branch, Folded, Geometry, factory_of
 from xvol.fold import Kernel, Norm, bias_only, fold_norm, mixed_kernel, product_static_part, sum_parallel
 
 # Directions as positions in a 3x3 window read row by row; position 4 is the centre.

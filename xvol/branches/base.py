@@ -1,4 +1,4 @@
-"""What every branch of an X-volution block can do, and the rules that values of its options keep.
+"""What every branch of an X-volution block can do.
 
 B = batch, C = channels (I = in, O = out), H, W = height, width, g = groups, k = kernel size.
 """
@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from xvol.allowed import OF_A_TYPE, Rule
 from xvol.fold import NORMS, Kernel, Norm, bias_only, new_norm, norm_at_rest
 
 
@@ -89,59 +89,20 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Folded:
-    """A branch and its norm at rest, split in two parts whose sum is exactly norm(branch(x)).
+    """A branch and its norm at rest, split in two parts whose sum is exactly norm(branch(x)); None where there is no such part.
 
-    `static` is one convolution with the branch's stride and groups and the dilation it was folded for, `dynamic` a branch that
-    needs no norm; None where there is no such part.
+    `static` is one convolution with the branch's stride and groups and the dilation it was folded for, `dynamic` needs no norm.
     """
 
     static: Kernel | None
     dynamic: Branch | None
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What the values of one option must be: in words, as in "rank=0 must be WORDS", and whether a value is so."""
-
-    must: str
-    holds: Callable[[object], bool]
-
-    def or_none(self, stands_for: str) -> Rule:
-        """The same, but None is allowed too, which stands for something."""
-        return Rule(f"{self.must}, or None for {stands_for}", lambda value: value is None or self.holds(value))
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_ratio(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def among(values: Iterable[object]) -> Rule:
-    """One of a few values."""
-    allowed = tuple(values)
-    said = f"one of {', '.join(map(repr, allowed))}"
-    return Rule(said, lambda value: not isinstance(value, bool) and value in allowed)
-
-
-WHOLE = Rule("a whole number of at least 1", _is_whole)
-ODD = Rule("an odd whole number of at least 1", lambda value: _is_whole(value) and value % 2 == 1)  # type: ignore[operator]
-RATIO = Rule("a number above 0, such as 0.25", _is_ratio)
-FLAG = Rule("True or False", lambda value: isinstance(value, bool))
 NORM = Rule(
     f"one of {', '.join(map(repr, NORMS))}: a norm whose statistics are those of the sample at hand is no fixed map in eval mode, so "
     "it folds into no convolution",
     lambda value: value in NORMS,
 )
-# What is asked of an option that has no rule of its own, by the type of its default.
-_KINDS = {
-    bool: FLAG,
-    int: Rule("a whole number", lambda value: type(value) is int),
-    float: Rule("a number", lambda value: type(value) in (float, int)),
-    str: Rule("text", lambda value: type(value) is str),
-}
 
 
 class Branch(nn.Module, ABC):
@@ -217,7 +178,7 @@ class Branch(nn.Module, ABC):
     def check_options(cls, **options: Any) -> None:
         """Raise ValueError for values that no geometry allows: by `rules`, and for other options of another type than the default."""
         for option, default in cls.option_defaults().items():
-            value, rule = options.get(option, default), cls.rules.get(option) or _KINDS.get(type(default))
+            value, rule = options.get(option, default), cls.rules.get(option) or OF_A_TYPE.get(type(default))
             if rule is not None and not rule.holds(value):
                 raise ValueError(f"{cls.name}: {option}={value!r} must be {rule.must}")
 
@@ -228,25 +189,14 @@ class Branch(nn.Module, ABC):
 
     def _centred(self, in_chs: int, out_chs: int, size: int, *, groups: int | None = None, **factory: Any) -> nn.Conv2d:
         """A convolution with the host's stride, dilation and groups, centred, without bias."""
-        geo = self.geometry
-        shape: dict[str, Any] = {
-            "stride": geo.stride,
-            "padding": geo.dilation * (size - 1) // 2,
-            "dilation": geo.dilation,
-        }
+        geo, padding = self.geometry, self.geometry.dilation * (size - 1) // 2
+        shape: dict[str, Any] = {"stride": geo.stride, "padding": padding, "dilation": geo.dilation}
         groups = geo.groups if groups is None else groups
         return nn.Conv2d(in_chs, out_chs, size, groups=groups, bias=False, **shape, **factory)
 
-    def new_norm(
-        self,
-        *,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Norm:
-        """The norm that a block puts after this branch, as its option `norm` says: a BatchNorm2d where it has none."""
-        return new_norm(self.norm_kind, self.geometry.out_chs, eps=eps, momentum=momentum, device=device, dtype=dtype)
+    def new_norm(self, **how: Any) -> Norm:
+        """The norm that a block puts after this branch, as its option `norm` says, else a BatchNorm2d; `how` as `xvol.fold.new_norm`."""
+        return new_norm(self.norm_kind, self.geometry.out_chs, **how)
 
     @abstractmethod
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -281,12 +231,8 @@ class Branch(nn.Module, ABC):
         """The convolution that the branch is at each output pixel; an oracle for tests, never a deploy path.
 
         A branch with a sample kernel need not write its own: it is the same at each pixel. ValueError where the branch is no
-        convolution of a fixed size (`has_dynamic_kernel` is False).
-
-        Returns:
-            kernel_BHWOIkk: (B, H', W', O, I / g, k, k), of dilation 1, to be applied with a zero border at the branch's
-                stride (`xvol.testing.apply_dynamic_kernel`).
-            bias_O: (O,).
+        convolution of a fixed size (`has_dynamic_kernel` is False). Returns kernel_BHWOIkk, (B, H', W', O, I / g, k, k), as
+        `sample_kernel` its own (`xvol.testing.apply_dynamic_kernel`); and bias_O, (O,).
         """
         if not self.has_sample_kernel:
             raise ValueError(
@@ -299,12 +245,8 @@ class Branch(nn.Module, ABC):
     def sample_kernel(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The one convolution that the branch is for each sample: exact, and a deploy path where samples are few.
 
-        ValueError where it is not one for each sample (`has_sample_kernel` is False).
-
-        Returns:
-            kernel_BOIkk: (B, O, I / g, k, k), of dilation 1, to be applied with a zero border at the branch's stride
-                (`xvol.testing.apply_sample_kernel`).
-            bias_O: (O,).
+        ValueError where it is not one for each sample (`has_sample_kernel` is False). Returns kernel_BOIkk, (B, O, I / g, k, k), of
+        dilation 1, to be applied with a zero border at the branch's stride (`xvol.testing.apply_sample_kernel`); and bias_O, (O,).
         """
         raise ValueError(f"{type(self).__name__} has no sample kernel: it is not one convolution for each sample")
 

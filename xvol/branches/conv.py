@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Unpack
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import NORM, ODD, RATIO, Branch, Folded, Geometry, Host, factory_of
+from xvol.allowed import ODD, RATIO
+from xvol.branches.base import NORM, Branch, Folded, Geometry, Host, factory_of
 from xvol.fold import Kernel, Norm, average_kernel, chain_pointwise, dilate, fold_norm, norm_at_rest
 
 

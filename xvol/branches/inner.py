@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xvol.allowed import RATIO, WHOLE
 from xvol.branches.attention import (
     AttentionBranch,
     ShiftedBranch,
@@ -21,7 +22,7 @@ from xvol.branches.attention import (
     shifted,
     tap_window,
 )
-from xvol.branches.base import RATIO, WHOLE, Geometry, factory_of
+from xvol.branches.base import Geometry, factory_of
 from xvol.fold import dilate
 
 

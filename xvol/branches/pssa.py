@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from xvol.allowed import WHOLE
 from xvol.branches.attention import WINDOW, AttentionBranch, ShiftedBranch, pad_edges, shifted, tap_window
-from xvol.branches.base import WHOLE, Geometry, factory_of
+from xvol.branches.base import Geometry, factory_of
 from xvol.fold import Kernel, compose_taps
 
 

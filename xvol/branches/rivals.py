@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import ODD, WHOLE, Branch, Folded, Geometry, Host, factory_of
+from xvol.allowed import ODD, WHOLE
+from xvol.branches.base import Branch, Folded, Geometry, Host, factory_of
 from xvol.branches.conv import StaticBranch, average
 from xvol.fold import (
     Kernel,

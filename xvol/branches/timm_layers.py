@@ -15,7 +15,8 @@ from timm.layers.lambda_layer import LambdaLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.branches.base import ODD, RATIO, WHOLE, Geometry, Host, factory_of
+from xvol.allowed import ODD, RATIO, WHOLE
+from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.rivals import RivalBranch
 
 

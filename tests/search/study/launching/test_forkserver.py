@@ -198,6 +198,9 @@ def test_where_a_fork_is_not_safe_there_is_no_server(monkeypatch: pytest.MonkeyP
 def test_an_application_says_what_its_trials_import() -> None:
     from search.app import application  # pulls Hydra's application in, which the others here do without
 
-    config = OmegaConf.create({"data": {"name": "digits"}})
-    assert list(application.preloads(config)) == ["search.trial.run", "search.data.digits"]
-    assert list(application.preloads(OmegaConf.create({"data": {"name": "choice(a,b)"}}))) == ["search.trial.run"]
+    config = OmegaConf.create({"data": {"name": "digits"}, "tracker": {"mode": "offline"}})
+    assert list(application.preloads(config)) == [
+        *("search.trial.run", "xvol.surgery", "search.data.digits", "wandb.apis.public"),
+    ]
+    config = OmegaConf.create({"data": {"name": "choice(a,b)"}, "tracker": {"mode": "disabled"}})
+    assert list(application.preloads(config)) == ["search.trial.run", "xvol.surgery"]
