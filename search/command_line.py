@@ -124,8 +124,10 @@ def is_users(error: BaseException) -> bool:
         return error.filename is not None
     if not isinstance(error, ValueError | RuntimeError):
         return False
+    # of an error that came from another process, that process has said it (search/study/launching/elsewhere.py)
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and any(Path(frames[-1].filename).resolve().is_relative_to(folder) for folder in _OURS)
+    place = getattr(error, "raised_in", frames[-1].filename if frames else None)
+    return place is not None and any(Path(place).resolve().is_relative_to(folder) for folder in _OURS)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+import search
 from search.command_line import RefusedError, explain, is_plain_help, is_users, refuse_wrong_words, told_compactly
 from search.config import config_folder
 from search.ledger.files import digest
@@ -194,6 +196,10 @@ def test_a_fault_of_ours_keeps_its_trace_and_a_users_does_not(tmp_path: Path) ->
     assert not is_users(caught(lambda: digest(float("nan"))))  # raised inside of json: no message for a user
     assert not is_users(caught(lambda: check_objectives(None)))  # type: ignore[arg-type]
     assert not is_users(ValueError("from nowhere"))
+    for place, ours in ((search.__file__, True), (json.__file__, False)):  # of an error that another process has raised
+        error = ValueError("raised there")
+        vars(error)["raised_in"] = place
+        assert is_users(error) == ours
 
 
 def test_what_tells_the_user_something_becomes_compact_and_all_else_passes() -> None:

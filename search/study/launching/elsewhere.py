@@ -70,7 +70,9 @@ class Elsewhere:
             return getattr(self._app, method)(*arguments)
         value, error, place = pickle.loads(answer)  # from the pipe of our own process
         if error is not None:
-            _raise_at(place, *error)
+            refusal, cause = error
+            refusal.raised_in = place  # whether that is ours says whether it tells the user something
+            raise refusal from cause
         return value
 
     def _begin(self) -> bool:
@@ -135,19 +137,12 @@ def _answered(app: Application, method: str, arguments: tuple[Any, ...]) -> byte
         for told in ((error, error.__cause__), (error, None)):
             with contextlib.suppress(Exception):
                 data = pickle.dumps((None, told, place))
-                pickle.loads(
-                    data
-                )  # an exception with a signature of its own is packed well, and then cannot be unpacked
+                pickle.loads(data)  # one with a signature of its own may be packed well, and not be unpacked
                 return data
         kind = next(kind for kind in (ValueError, RuntimeError, Exception) if isinstance(error, kind))
         plain = kind(str(error))
         plain.__notes__ = list(error.__notes__)
         return pickle.dumps((None, (plain, None), place))
-
-
-def _raise_at(place: str, error: Exception, cause: Exception | None) -> None:
-    """Raise an error from the file that raised it: whether that is ours says whether it tells the user something."""
-    exec(compile("raise error from cause", place, "exec"), {"error": error, "cause": cause})
 
 
 def _sized(data: bytes) -> bytes:
