@@ -191,10 +191,11 @@ def main() -> None:
     gc.disable()  # nothing of what is imported dies, and what children share is not to be written to
     refusal = _import(modules)
     gc.freeze()
-    line.send(json.dumps({"refusal": refusal}).encode())
-    if refusal is not None:
-        return
-    files = _serve(line, parent)
+    atexit.register(gc.unfreeze)  # of children too: libraries that count their objects at the end would tell of leaks
+    files: list[int] = []
+    with contextlib.suppress(ConnectionError):  # the launcher is gone
+        line.send(json.dumps({"refusal": refusal}).encode())
+        files = _serve(line, parent) if refusal is None else []
     if files:
         _become_job(files)
 
