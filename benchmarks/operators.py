@@ -111,8 +111,8 @@ def block(channels: int, options: dict[str, Any], execution: Execution | None = 
     return built
 
 
-def contestants(channels: int, *, triton: bool = False) -> dict[str, nn.Module]:
-    """Everything that is timed at one shape, by name."""
+def contestants(channels: int, *, rivals: bool, triton: bool = False) -> dict[str, nn.Module]:
+    """Everything that is timed at one shape, by name; `rivals` are what takes many times as long."""
     found: dict[str, nn.Module] = {BASE: conv_norm(channels)}
     for name, options in OURS.items():
         found[name] = block(channels, options)
@@ -121,8 +121,9 @@ def contestants(channels: int, *, triton: bool = False) -> dict[str, nn.Module]:
             found[f"{name}, Triton"] = block(channels, options | {"triton": True})
     found["ten lines R=1"] = Sum(channels, PlainAutograd(channels, channels))
     found["ten lines quarter"] = Sum(channels, PlainAutograd(channels, channels // 4))
-    found["shifted copies, dense"] = Sum(channels, NaiveShifted(channels))
-    for rival in RIVALS:
+    if rivals:
+        found["shifted copies, dense"] = Sum(channels, NaiveShifted(channels))
+    for rival in RIVALS if rivals else ():
         if rival in xvol.branch_names():
             found[f"conv + {rival}"] = block(channels, {}, name=rival)
     return found
@@ -243,7 +244,7 @@ def speed(shape: tuple[int, int], args: argparse.Namespace) -> Iterator[Row]:
     channels, edge = shape
     factory = {"device": args.device, "dtype": getattr(torch, args.dtype)}
     x = torch.randn(args.batch, channels, edge, edge, **factory).requires_grad_()
-    models = contestants(channels, triton=args.device == "cuda")
+    models = contestants(channels, rivals=args.rivals, triton=args.device == "cuda")
     jobs = in_formats({name: model.to(**factory) for name, model in models.items()}, x, torch.randn_like(x))
     clock = cuda_clock if args.device == "cuda" else cpu_clock
     for kind in KINDS:
@@ -258,7 +259,7 @@ def memory(shape: tuple[int, int], args: argparse.Namespace, compiled: bool) -> 
     channels, edge = shape
     x = torch.randn(args.batch, channels, edge, edge, device=args.device, requires_grad=True)
     base = 0
-    for name, model in contestants(channels).items():
+    for name, model in contestants(channels, rivals=args.rivals).items():
         if compiled and name != BASE and "recompute" not in name:
             continue
         model.to(args.device)
@@ -397,6 +398,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--resnet-rounds", type=int, default=7, help="0 leaves ResNet-50 out")
+    parser.add_argument(
+        "--rivals",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="other branches, and PSSA by shifted copies",
+    )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     args.dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
