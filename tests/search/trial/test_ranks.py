@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,8 @@ from search.ledger.result import read_result
 from search.ledger.study_files import STATE_FILE
 from search.trial.ranks import Group, Ranks, Statistics
 
-from .conftest import Small, environment
-from .test_state import ALWAYS, RECIPES, Halting, assert_equal_trials, curve, stop, train
+from .conftest import Small
+from .test_state import ALWAYS, RECIPES, Halting, assert_equal_trials, curve, killed, stop, train
 from .test_state import pictures as pictures
 
 FORMS = {
@@ -81,28 +78,6 @@ def test_ranks_change_no_bit_of_a_trial_and_may_change_in_its_middle(
     assert_equal_trials(tmp_path / "one", tmp_path / "again")
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import xvol
-from omegaconf import OmegaConf
-from search.channel import Channel, opened
-from search.trial.run import run_trial
-
-class Deadly(Channel):
-    asked = 0
-    def stop_requested(self):
-        self.asked += 1
-        if self.asked == int(sys.argv[3]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return False
-
-if __name__ == "__main__":
-    with opened(Deadly(phase="search")):
-        run_trial(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["a1", "a2", "a3"])
 def test_a_whole_recipe_killed_at_any_step_goes_on_with_other_ranks_and_workers(
@@ -132,13 +107,7 @@ def test_a_whole_recipe_killed_at_any_step_goes_on_with_other_ranks_and_workers(
 
     steps, killed_at = 4, random.SystemRandom().randrange(6, 15)  # in the second or third epoch
     stop(made(), tmp_path / "whole", Halting(3 * (steps + 1) - 1))
-    (tmp_path / "killed.py").write_text(KILLED)
-    OmegaConf.save(made("ranks=2", "data.workers=2"), tmp_path / "config.yaml")
-    words = [tmp_path / "killed.py", tmp_path / "config.yaml", tmp_path / "dead", killed_at]
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], env=environment(), capture_output=True, text=True, timeout=250
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    killed(made("ranks=2", "data.workers=2"), tmp_path / "dead", killed_at)
     left = 3 - (len(curve(tmp_path / "dead")) - 1)
     assert left in (1, 2)
     again = Halting(left * (steps + 1) - 1, attempt=2, resume_from=str(tmp_path / "dead"))

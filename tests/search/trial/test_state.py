@@ -34,7 +34,7 @@ from search.trial.state import adopt, load_checkpoint
 from search.trial.train import Halted, Trainer
 from search.trial.untrained import prepare
 
-from .conftest import Small
+from .conftest import Small, environment
 
 RECIPES = {
     "ema, onecycle, augmentation": [
@@ -106,6 +106,38 @@ def stop(config: DictConfig, folder: Path, channel: Halting) -> TrialResult:
         run_trial(config, folder)
     assert (folder / STATE_FILE).is_file()
     return read_result(folder / "result.json")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import xvol
+from omegaconf import OmegaConf
+from search.channel import Channel, opened
+from search.trial.run import run_trial
+
+class Deadly(Channel):
+    asked = 0
+    def stop_requested(self):
+        self.asked += 1
+        if self.asked == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+if __name__ == "__main__":  # ranks import it again
+    with opened(Deadly(phase="search")):
+        run_trial(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def killed(config: DictConfig, folder: Path, at: int) -> None:
+    """Train in a process of its own, which is killed when it asks whether to stop for the time `at`, counted from 1."""
+    script, written = folder.with_suffix(".py"), folder.with_suffix(".yaml")
+    script.write_text(KILLED)
+    OmegaConf.save(config, written)
+    command = [sys.executable, *map(str, (script, written, folder, at))]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=250)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
 
 
 def curve(folder: Path) -> list[list[str]]:
@@ -199,43 +231,12 @@ def test_every_tensor_is_that_of_a_training_that_was_not_halted(
         assert torch.equal(there, here) if isinstance(there, torch.Tensor) else there == here, str(where.value)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import xvol
-from omegaconf import OmegaConf
-from search.channel import Channel, opened
-from search.trial.run import run_trial
-
-class Deadly(Channel):
-    asked = 0
-    def stop_requested(self):
-        self.asked += 1
-        if self.asked == int(sys.argv[3]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return False
-
-with opened(Deadly(phase="search")):
-    run_trial(OmegaConf.load(sys.argv[1]), Path(sys.argv[2]))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["ema, onecycle, augmentation", "all that timm's recipes have"])
 def test_a_process_that_is_killed_goes_on_from_its_last_checkpoint(small: Small, tmp_path: Path, recipe: str) -> None:
     config = small(*ALWAYS, "train.epochs=3", *RECIPES[recipe])
-    OmegaConf.save(config, tmp_path / "config.yaml")
-    (tmp_path / "killed.py").write_text(KILLED)
     dead = tmp_path / "dead"
-    root = str(Path(__file__).resolve().parents[3])
-    path = os.pathsep.join([*os.environ.get("PYTHONPATH", "").split(os.pathsep), root]).lstrip(os.pathsep)
-    process = subprocess.run(
-        [sys.executable, str(tmp_path / "killed.py"), str(tmp_path / "config.yaml"), str(dead), "13"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        timeout=200,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()[-2000:]
+    killed(config, dead, 13)
     assert not (dead / "result.json").exists()
     assert [row[0] for row in curve(dead)] == ["epoch", "1", "2"]
     with (dead / "history.csv").open("ab") as file:
