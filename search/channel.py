@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 
 from search.ledger.result import Phase
 
+EXIT_HUNG = 75  # EX_TEMPFAIL: of a process that gave up on a trial that nothing could stop; a launcher starts another
+
 
 class Pruned(Exception):
     """The study's pruner has stopped this trial. Its message says at which epoch and with which value."""

@@ -25,14 +25,13 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from search.channel import Broken
+from search.channel import EXIT_HUNG, Broken
 from search.slot import at_work
 from search.trial.ranks import Group
 
 GRACE_SECONDS = 5.0  # for whoever hangs on a rank that is gone
 LAST_SECONDS = 60.0  # for ranks that are at their last step, or read a batch for the next
 LOOK_SECONDS = 0.5  # between two looks of a rank at whether rank 0 lives
-FRESH = 75  # exit code that asks the launcher for a fresh process: `search.study.launching.stopping.EXIT_HUNG`
 _READY = b"ready"
 Work = Callable[[bytes, torch.device, int, int, Callable[[], Group]], None]
 
@@ -210,7 +209,7 @@ class _Others:
         log = logging.getLogger("xvol")
         log.error("%s; this process hangs on it, and is ended", error)
         self._record(error)
-        os._exit(FRESH)
+        os._exit(EXIT_HUNG)
 
     def _end(self) -> None:
         for member in self._members:

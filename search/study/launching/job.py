@@ -32,11 +32,9 @@ from omegaconf import open_dict
 
 from search.study.launching.forkserver import ForkedProcess, ForkServer, interpreter
 from search.study.launching.slots import Slot
-from search.study.launching.stopping import EXIT_HUNG
 
 READY, PROGRESS, DONE = b"R", b"P", b"D"  # one letter, then 8 bytes with the length of what follows
 HEAD = 9
-AGAIN = EXIT_HUNG  # the exit code by which a job asks for a fresh process
 CHUNK, READS = 1 << 16, 17  # a pipe holds 1 MiB at most, where nobody raised the limit
 TAIL_LINES = 20
 KILL_SECONDS = 10.0  # until the kernel has taken a killed process away

@@ -25,9 +25,10 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_g
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from search.channel import EXIT_HUNG
 from search.ledger.secrets import mask
 from search.study.launching.forkserver import ForkServer, fork_server
-from search.study.launching.job import AGAIN, JobProcess, failed
+from search.study.launching.job import JobProcess, failed
 from search.study.launching.slots import (
     Gpu,
     LocalLauncherOptions,
@@ -215,7 +216,7 @@ class _Launch:
             self._ends[job] = self._unpacked(job, process.result)
             return
         self._deaths[job] = 1 if process.progress else self._deaths[job] + 1
-        if (code < 0 or code == AGAIN) and self._deaths[job] <= self._options.restarts and not self._signals:
+        if (code < 0 or code == EXIT_HUNG) and self._deaths[job] <= self._options.restarts and not self._signals:
             count = f"{self._deaths[job]} of {self._options.restarts}"
             log.warning("%s: %s; started again (%s)", process.slot.title, _ended(code), count)
             self._waiting.appendleft(job)

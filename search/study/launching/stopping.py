@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from search.channel import EXIT_HUNG
+
 log = logging.getLogger("xvol")
 LOOK_SECONDS = 1.0  # a look at the stop file may cross a network
 
@@ -73,7 +75,6 @@ class Interrupts:
     _was_signalled = False  # a stop file alone is no first signal: the next Ctrl-C still asks softly
 
 
-EXIT_HUNG = 75  # EX_TEMPFAIL: the worker gave up on a trial that nothing could stop
 LONGEST_GRACE = 60.0
 RECORD_SECONDS = 30.0  # for writing down a hung trial, which may hang on the same thing
 

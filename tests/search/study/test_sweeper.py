@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 from optuna.trial import TrialState
 
+from search.channel import EXIT_HUNG
 from search.design.options import first_seed_of
 from search.ledger.result import RESULT_FILE, read_result
 from search.ledger.study_files import JOURNAL, read_changes
-from search.study.launching.stopping import EXIT_HUNG
 
 from .conftest import Toy, count
 

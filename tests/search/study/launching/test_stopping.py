@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from search.channel import EXIT_HUNG
 from search.study.launching import stopping
-from search.study.launching.stopping import EXIT_HUNG, Deadline, Interrupts, TimeUp
+from search.study.launching.stopping import Deadline, Interrupts, TimeUp
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
