@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
@@ -26,7 +25,7 @@ from search.data.images import DataInfo, load_data
 from search.data.loaders import Loaders, image_loaders
 from search.recipe import TrainConfig
 from search.tasks.base import Diverged
-from search.tasks.model import build
+from search.tasks.model import build, shrink
 
 FLOAT16_MAX = 65_504.0
 
@@ -106,27 +105,6 @@ class ClassifyTraining(ClassificationTask):
         if self._mix is not None:
             input, target = self._mix(input, target)
         return super().forward(input, target)
-
-
-def shrink(images: Tensor, share: float) -> Tensor:
-    """Resize images (B, C, H, W) to that share of height and width in whole pixels, bilinear with antialiasing."""
-    height, width = (max(round(share * edge), 1) for edge in images.shape[2:])
-    return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
-
-
-def check_low_res(model: nn.Module, input_size: tuple[int, int, int], recipe: TrainConfig) -> None:
-    """Raise ValueError where the network does not take the smaller images of the recipe's first epochs."""
-    if recipe.low_res is None:
-        return
-    images = shrink(torch.zeros(1, *input_size), recipe.low_res)
-    try:
-        with torch.no_grad():
-            copy.deepcopy(model).eval()(images)
-    except Exception as error:  # networks of a fixed size say so in any way
-        raise ValueError(
-            f"train.low_res={recipe.low_res}: {type(model).__name__} takes no images of {images.shape[2]}x{images.shape[3]} "
-            f"({error}); take a share of which it does, or train.low_res=null train.low_res_epochs=0"
-        ) from None
 
 
 def criterion(recipe: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,7 +1,8 @@
-"""From a config to a network: the timm backbone, the chosen sites, the blocks, and the architecture as a value."""
+"""From a config to a network: backbone, sites, blocks, and the architecture as a value; a whitened start, and smaller images."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ import timm
 from timm.models import load_state_dict
 
 from search.config import AUTO, Architecture, BackboneConfig, BranchConfig, Config
+from search.recipe import TrainConfig
 from xvol import BlockSpec, Site
 from xvol.allowed import nearest
 
@@ -101,6 +103,27 @@ def whiten(model: nn.Module, images: Tensor) -> None:
     leading = (vectors / (moments.clamp(min=0) + DAMPING).sqrt()).flip(1)[:, :count].T  # largest eigenvalue first
     with torch.no_grad():
         first.weight[: 2 * count] = torch.cat((leading, -leading)).view(-1, *first.weight.shape[1:]).to(first.weight)
+
+
+def shrink(images: Tensor, share: float) -> Tensor:
+    """Resize images (B, C, H, W) to that share of height and width in whole pixels, bilinear with antialiasing."""
+    height, width = (max(round(share * edge), 1) for edge in images.shape[2:])
+    return F.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
+
+
+def check_low_res(model: nn.Module, input_size: tuple[int, int, int], recipe: TrainConfig) -> None:
+    """Raise ValueError where the network does not take the smaller images of the recipe's first epochs."""
+    if recipe.low_res is None:
+        return
+    images = shrink(torch.zeros(1, *input_size), recipe.low_res)
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).eval()(images)
+    except Exception as error:  # networks of a fixed size say so in any way
+        raise ValueError(
+            f"train.low_res={recipe.low_res}: {type(model).__name__} takes no images of {images.shape[2]}x{images.shape[3]} "
+            f"({error}); take a share of which it does, or train.low_res=null train.low_res_epochs=0"
+        ) from None
 
 
 def _start_from(model: nn.Module, weights: str) -> None:

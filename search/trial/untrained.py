@@ -24,8 +24,7 @@ from search.ledger.result import TrialResult
 from search.recipe import CHEAP_COSTS, TrainConfig, check_costs, check_scores, sense_of
 from search.slot import idle
 from search.tasks.base import Scores, Task, task_named
-from search.tasks.classify import check_low_res
-from search.tasks.model import build, whiten
+from search.tasks.model import build, check_low_res, whiten
 from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb, usable_device
 from search.trial.optim import check_average, make_optimizer
