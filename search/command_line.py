@@ -124,7 +124,7 @@ def is_users(error: BaseException) -> bool:
         return error.filename is not None
     if not isinstance(error, ValueError | RuntimeError):
         return False
-    # of an error that came from another process, that process has said it (search/study/launching/elsewhere.py)
+    # of an error that came from another process, that process has said it (search/study/launching/forked_app.py)
     frames = traceback.extract_tb(error.__traceback__)
     place = getattr(error, "raised_in", frames[-1].filename if frames else None)
     return place is not None and any(Path(place).resolve().is_relative_to(folder) for folder in _OURS)

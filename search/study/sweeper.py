@@ -30,7 +30,7 @@ from search.ledger.study_files import WORKERS, note_settings, write_objectives
 from search.space.parameters import Space
 from search.study.identity import claim_identity, current_name, grow, is_known, may_change, write_identity
 from search.study.launching.compose import Composer, without_hydra
-from search.study.launching.elsewhere import Elsewhere
+from search.study.launching.forked_app import ForkedApplication
 from search.study.launching.launcher import is_local, server_of, worker_count
 from search.study.launching.slots import ranks_of
 from search.study.launching.stopping import Interrupts
@@ -74,7 +74,7 @@ class StudyRun(ABC):
         self.study_dir = Path(str(config.hydra.sweep.dir)).absolute()
         needed = Worker.needs(self.app, self.config)
         server = server_of(self.config.hydra.launcher, needed) if self.app.checks else None
-        self.asked = self.app if server is None else Elsewhere(self.app, server, self.config)
+        self.asked = self.app if server is None else ForkedApplication(self.app, server, self.config)
 
     def run(self, space: Space) -> dict[str, Any]:
         """Run, or go on with, the study over `space`; return its counts.
@@ -99,7 +99,7 @@ class StudyRun(ABC):
 
     def _end_checks(self) -> None:
         """All is checked: give back what that has taken."""
-        if isinstance(self.asked, Elsewhere):
+        if isinstance(self.asked, ForkedApplication):
             self.asked.close()
 
     @abstractmethod

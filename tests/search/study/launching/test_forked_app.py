@@ -14,7 +14,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from search.channel import Application
-from search.study.launching.elsewhere import Elsewhere
+from search.study.launching.forked_app import ForkedApplication
 from search.study.launching.forkserver import ForkServer
 
 CONFIG = OmegaConf.create({"hydra": {"hydra_logging": None, "verbose": False}})
@@ -54,15 +54,15 @@ class Answers(Application):
 @pytest.fixture
 def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Application, ForkServer, Path]]:
     """An application of another package, a server that has imported it, and its file."""
-    file = tmp_path / "answers_elsewhere.py"
+    file = tmp_path / "answers_forked.py"
     file.write_text(ANSWERS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    from answers_elsewhere import Answers  # it was written just now
+    from answers_forked import Answers  # it was written just now
 
-    server = ForkServer(os.environ, ["answers_elsewhere"])
+    server = ForkServer(os.environ, ["answers_forked"])
     yield Answers(), server, file
     server.close()
-    sys.modules.pop("answers_elsewhere")
+    sys.modules.pop("answers_forked")
 
 
 def config(**values: Any) -> DictConfig:
@@ -71,7 +71,7 @@ def config(**values: Any) -> DictConfig:
 
 def test_one_process_answers_all_questions_until_it_is_closed(answers: tuple[Application, ForkServer, Path]) -> None:
     app, server, _ = answers
-    there = Elsewhere(app, server, CONFIG)
+    there = ForkedApplication(app, server, CONFIG)
     first, second = there.check(config()), there.check(config(x=3))
     assert (first["pid"], second["asked"], second["x"]) == (second["pid"], 2, 3)
     assert first["pid"] != os.getpid()
@@ -86,7 +86,7 @@ def test_what_is_refused_there_is_raised_here_from_where_it_was_raised(
     answers: tuple[Application, ForkServer, Path],
 ) -> None:
     app, server, file = answers
-    there = Elsewhere(app, server, CONFIG)
+    there = ForkedApplication(app, server, CONFIG)
     with pytest.raises(ValueError, match="x is too large") as refused:
         there.check(config(refuse=True))
     assert isinstance(refused.value.__cause__, ValueError)
@@ -105,7 +105,7 @@ def test_the_death_of_the_process_or_of_its_server_costs_nothing(
     answers: tuple[Application, ForkServer, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     app, server, _ = answers
-    there = Elsewhere(app, server, CONFIG)
+    there = ForkedApplication(app, server, CONFIG)
     pid = there.check(config())["pid"]
     os.kill(pid, signal.SIGKILL)
     assert there.check(config())["pid"] == os.getpid()

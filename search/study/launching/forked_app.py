@@ -30,7 +30,7 @@ log = logging.getLogger("xvol")
 SIZE = 8  # bytes of the length that goes before each message
 
 
-class Elsewhere:
+class ForkedApplication:
     """Asks `app` in another process what takes torch to answer: `check`, `facts` and `score`, as `Application` has them.
 
     Args:
