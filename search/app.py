@@ -46,12 +46,12 @@ class Trainings(Application):
 
     def preloads(self, config: DictConfig) -> Sequence[str]:
         """torch, timm and what runs a trial; what its data are read by; what `wandb.init` loads with its first run."""
-        name, tracked = (
-            str(OmegaConf.select(config, "data.name")),
-            OmegaConf.select(config, "tracker.mode") != "disabled",
-        )
-        source = (source_of(name).module,) if name in source_names() else ()
-        return ("search.trial.run", "xvol.surgery", *source, *(("wandb.apis.public",) if tracked else ()))
+        modules, name = ["search.trial.run", "xvol.surgery"], str(OmegaConf.select(config, "data.name"))
+        if name in source_names():
+            modules.append(source_of(name).module)
+        if OmegaConf.select(config, "tracker.mode") != "disabled":
+            modules.append("wandb.apis.public")
+        return modules
 
     def check_values(self, config: DictConfig) -> None:
         """Raise ValueError for what is wrong with a config on the face of it, without building the network."""

@@ -25,9 +25,8 @@ def reseed(*parts: object) -> None:
     number = key(*parts)
     random.seed(number)
     np.random.seed(number % 2**32)
-    torch.default_generator.manual_seed(
-        number
-    )  # torch.manual_seed takes a hundred times as long: it queues calls to CUDA
+    # torch.manual_seed takes a hundred times as long: it queues calls to CUDA
+    torch.default_generator.manual_seed(number)
 
 
 @contextmanager

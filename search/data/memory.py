@@ -94,9 +94,9 @@ class MemoryLoader(Scheduled):
         """Each kind of draw has a generator of its own, so that one does not change the others."""
         flips, shifts, boxes = (generator(self._seed, epoch, what) for what in ("flip", "shift", "crop"))
         shape = (max(self._augmentation.repeats, 1), len(self.labels))
-        mirrored = (
-            alternating(shape, self._seed, epoch) if self._alternates else torch.rand(shape, generator=flips) < 0.5
-        )
+        mirrored = torch.rand(shape, generator=flips) < 0.5
+        if self._alternates:
+            mirrored = alternating(shape, self._seed, epoch)
         offsets = torch.randint(0, 2 * self.crop_padding + 1, (2, *shape), generator=shifts)
         if not crops(self._augmentation):
             return _Draws(mirrored, offsets, None)
@@ -136,9 +136,7 @@ def crop(images: Tensor, top: Tensor, left: Tensor, padding: int, mirrored: Tens
     across = torch.arange(width, device=device)
     columns = left.unsqueeze(1) + torch.where(mirrored.unsqueeze(1), across.flip(0), across)  # B, W
     rows = top.unsqueeze(1) + torch.arange(height, device=device)  # B, H
-    pixels = (rows.unsqueeze(2) * padded.shape[3] + columns.unsqueeze(1)).flatten(
-        1
-    )  # B, H * W: one gather for all three
+    pixels = (rows.unsqueeze(2) * padded.shape[3] + columns.unsqueeze(1)).flatten(1)  # B, H * W
     return padded.flatten(2).gather(2, pixels.unsqueeze(1).expand(-1, images.shape[1], -1)).view_as(images)
 
 

@@ -58,10 +58,8 @@ def read_samples(run: Path) -> Samples:
     """
     path = run / SAMPLES_FILE
     try:
-        with (
-            path.open("rb") as file,
-            np.load(file, allow_pickle=False) as packed,
-        ):  # numpy closes no torn file of its own
+        # opened here: numpy closes no torn file of its own
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as packed:
             samples = Samples(run, *(packed[name] for name in NAMES))
     except FileNotFoundError:
         raise ValueError(

@@ -45,10 +45,8 @@ from search.study.trials import AWAITS, FOLDER, OVERRIDES, REASON, SEEDS, SKIPPE
 
 log = logging.getLogger("xvol")
 RECOVER_SECONDS = 30.0
-FIRST_POLL_SECONDS, POLL_SECONDS = (
-    0.05,
-    1.0,
-)  # between two looks at a run, or a phase, that is waited for; doubled each time
+# between two looks at a run, or a phase, that is waited for; doubled each time
+FIRST_POLL_SECONDS, POLL_SECONDS = 0.05, 1.0
 
 
 @dataclass(frozen=True)

@@ -163,9 +163,8 @@ def _save_onnx(onnx: Any, network: nn.Module, out: Path) -> str:
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= MOST_INLINE_BYTES:
         write_whole(out, lambda path: onnx.save(str(path)))
         return ""
-    onnx.save(
-        str(out), external_data=True
-    )  # the graph names its data file, so it cannot be written elsewhere and moved
+    # the graph names its data file, so it cannot be written elsewhere and moved
+    onnx.save(str(out), external_data=True)
     return f" with its weights in {out}.data, which has to stay beside it"
 
 

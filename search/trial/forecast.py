@@ -90,7 +90,6 @@ def measured_seconds(config: Config, steps: int = STEPS, most_seconds: float = M
     timed = 2 * (WARM_UP + config.measure.latency_repeats) * config.measure.latency_batch
     passes = -(-recipe.epochs // recipe.eval_every)
     scored = passes * loaders.val.samples + (timed if config.measure.latency_repeats else 0)
-    saved = config.train.low_res_epochs * (
-        1 - (config.train.low_res or 1.0) ** 2
-    )  # epochs: a step costs what its pixels do
+    # in epochs: a step costs what its pixels do
+    saved = config.train.low_res_epochs * (1 - (config.train.low_res or 1.0) ** 2)
     return (recipe.epochs - saved) * len(loaders.train) * step + scored * image

@@ -65,9 +65,7 @@ def _momentum(opt_class: Any, momentum: float) -> dict[str, Any]:
     takes = inspect.signature(opt_class).parameters
     if "betas" in takes and isinstance(takes["betas"].default, tuple):
         betas = {"betas": (momentum, *takes["betas"].default[1:])}
-        return betas | (
-            {"momentum": momentum} if "momentum" in takes else {}
-        )  # Muon has both: the betas are its fallback's
+        return {**betas, "momentum": momentum} if "momentum" in takes else betas  # Muon's betas are its fallback's
     # Nesterov's step is the plain one where there is no momentum, and torch refuses to be asked for it then
     plain = {"nesterov": False} if momentum == 0 and "nesterov" in takes else {}
     return {"momentum": momentum, **plain}

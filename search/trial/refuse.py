@@ -180,9 +180,8 @@ def _moot(key: str, configs: Sequence[Config]) -> str | None:
     if parts[0] == "branch":
         if not any(map(_places, configs)):
             return "no block is placed; choose where, e.g. placement=stage3"
-        used = sorted(
-            {name for config in configs for name in _branches_of(config)}
-        )  # placed or not: elsewhere they may be
+        # placed or not: elsewhere they may be
+        used = sorted({name for config in configs for name in _branches_of(config)})
         if parts[1:2] == ["options"] and len(parts) > 2 and parts[2] not in used:
             return (
                 f"branch.use has no {parts[2]}, but {', '.join(used)}; give options of those, or add it to branch.use"

@@ -219,9 +219,8 @@ class Trainer:
         mine = ranks.parts(count)
         with self._statistics.of_an_update(ranks.world):
             for turn, part in enumerate(mine):
-                share = slice(
-                    turn, None, len(mine)
-                )  # as ranks share a batch: two ranks of one part are one rank of two
+                # as ranks share a batch: two ranks of one part are one rank of two
+                share = slice(turn, None, len(mine))
                 self._reseed(number, part)
                 if ranks.rank and not ranks.averages:  # what is there already, rank 0 adds to its part
                     self._optimizer.zero_grad(set_to_none=True)

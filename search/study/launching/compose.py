@@ -155,9 +155,8 @@ class _Line(NamedTuple):
     text: str
 
 
-_NUMBER = re.compile(
-    r"([A-Za-z_][\w.]*)=(-?\d+\.\d+(?:e[+-]?\d+)?)"
-)  # as Python writes it, where nearly each is another
+# as Python writes it, where nearly each is another
+_NUMBER = re.compile(r"([A-Za-z_][\w.]*)=(-?\d+\.\d+(?:e[+-]?\d+)?)")
 
 
 def _parsed(line: str) -> _Line:
