@@ -19,7 +19,7 @@ from search.config import config_folder, typed
 from search.data.config import source_names, source_of
 from search.ledger.secrets import mask_logs, masked_tree, note_variables
 from search.ledger.study_files import refuse_blocked
-from search.recipe import COSTS, ZERO_COST
+from search.objectives import COSTS, ZERO_COST
 from search.trial.refuse import check_values, refuse_moot
 
 __all__ = ["Trainings", "application", "check_single"]

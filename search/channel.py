@@ -53,6 +53,7 @@ class Channel:
         attempt: how often this trial has been begun, this time included.
         resume_from: absolute folder of the interrupted attempt whose saved state may be continued.
         keeps_weights: whether the study needs the trained weights later, whatever the config's `checkpoint` says.
+        root: absolute folder of the trial that this one's training starts from, where the study trained it; None elsewhere.
         trained_in: absolute folder of the trial whose network this one only reads on the test data; None to train.
         costs: names of cheap costs that the study wants measured before training: latency_ms, latency_fused_ms,
             train_memory_mb, zero_cost.NAME. Parameters and MACs are always there.
@@ -68,6 +69,7 @@ class Channel:
     attempt: int = 1
     resume_from: str | None = None
     keeps_weights: bool = False
+    root: str | None = None
     trained_in: str | None = None
     costs: tuple[str, ...] = ()
     ranks: int = 1

@@ -19,7 +19,7 @@ from search.ledger.files import digest
 from search.ledger.metric import CLASSIFY, chosen_by
 from search.ledger.result import Phase
 from search.ledger.tracker import TrackerConfig
-from search.recipe import MeasureConfig, TrainConfig
+from search.recipe import MeasureConfig, StartConfig, TrainConfig
 
 AUTO = "auto"
 # free-form mappings: `branch.options.pssa.rank=2` needs no `+`
@@ -46,7 +46,7 @@ class BackboneConfig:
 
     @property
     def is_trained(self) -> bool:
-        """Whether training goes on from a trained network."""
+        """Whether the plain network is a trained one as it is built."""
         return bool(self.pretrained or self.weights or self.kwargs.get("checkpoint_path"))
 
 
@@ -73,8 +73,8 @@ class BranchConfig:
         use: names joined by "+": "conv+pssa" is the X-volution block, "conv" leaves the site as it is, "pssa" is
             attention alone.
         gamma: initial weight of the norm after each branch but conv: a number, or "auto": 1, the paper's batch norm,
-            where training starts from scratch; where it starts from a trained network (`backbone.pretrained` or
-            `backbone.weights`) 0 beside a conv branch, so that the network's function is kept, and 1
+            where training starts from scratch; where it starts from a trained network (`backbone.pretrained`,
+            `backbone.weights` or `start.kind`) 0 beside a conv branch, so that the network's function is kept, and 1
             without one. null is that last rule whatever the start, as it was before "auto".
         options: arguments of each branch by its name, e.g. {pssa: {rank: 1, embed_ratio: 0.25}}.
     """
@@ -109,6 +109,7 @@ class Config:
     branch: BranchConfig = field(default_factory=BranchConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     task: str = CLASSIFY
@@ -118,6 +119,16 @@ class Config:
     threads: int = 1
     checkpoint: str = "final"
     objectives: list[str] = field(default_factory=lambda: [chosen_by()])
+
+    @property
+    def is_continued(self) -> bool:
+        """Whether training goes on from a trained network."""
+        return self.start.kind != "scratch" or self.backbone.is_trained
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which training ends."""
+        return self.start.stop_epoch or self.train.epochs
 
     def keeps_weights(self, phase: Phase) -> bool:
         """Whether a trial of that phase keeps its weights."""
@@ -202,6 +213,9 @@ def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
     if anywhere:
         parts["data"]["path"] = None
         parts["backbone"].pop("weights", None)
+    start = {name: value for name, value in (plain.get("start") or {}).items() if name != "root"}
+    if changed := {name: value for name, value in start.items() if value != getattr(StartConfig(), name)}:
+        parts["start"] = changed
     if plain.get("task", CLASSIFY) != CLASSIFY:  # so it is the hash that it was before there were others
         parts["task"] = {"name": plain["task"]}
     return digest(list(parts.values()))

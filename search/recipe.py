@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from search.data.config import Augmentation
-from search.ledger.metric import CLASSIFY, SCORE_PREFIX, chosen_by, metrics_of
-from xvol.allowed import check_choice, check_number, meant
+from search.objectives import check_scores
+from xvol.allowed import check_choice, check_number
 
+STARTS = ("scratch", "shared", "fork")
 SCHEDULES = ("onecycle", "cosine", "constant")
 CHOICES = {
     "schedule": SCHEDULES,
@@ -20,11 +19,6 @@ CHOICES = {
     "clip_mode": ("norm", "value", "agc"),
 }
 CHECKPOINTS = ("never", "final", "always")
-ZERO_COST = ("synflow", "naswot", "jacob_cov", "grad_norm", "snip", "zen")
-MAXIMIZE, MINIMIZE = "maximize", "minimize"
-KNOWN_COSTS = ("params", "params_fused", "macs", "macs_fused")  # of every network, before it is trained
-CHEAP_COSTS = ("latency_ms", "latency_fused_ms", "train_memory_mb")  # measured before training on request
-COSTS = (*KNOWN_COSTS, *CHEAP_COSTS, *(f"{SCORE_PREFIX}{name}" for name in ZERO_COST))
 
 
 @dataclass
@@ -190,6 +184,42 @@ class TrainConfig(Augmentation):
 
 
 @dataclass
+class StartConfig:
+    """What a training starts from, and where a trunk ends.
+
+    Attributes:
+        kind: "scratch"; "shared": from the network of a trained plain trial, converted, by the whole recipe; "fork": from the
+            whole state (weights, average, optimiser, place in schedule and data) that a plain trial, stopped at `stop_epoch`,
+            left, so that what is left of its recipe is trained in the converted network. With gamma 0 either starts from the
+            function that the plain network computes, which is asserted bit by bit.
+        root: folder of that plain trial; of "shared" also a file of the plain network's weights, as `backbone.weights`. null in
+            a design (`hydra.sweeper.design.start`), which trains its roots itself. No part of the recipe.
+        stop_epoch: a trunk: the training from scratch ends after that many of `train.epochs` epochs, and its state is kept for
+            forks; null: it goes to its end.
+        init_stream: the same seed draws other branches in each stream; 0 is the usual one.
+    """
+
+    kind: str = "scratch"
+    root: str | None = None
+    stop_epoch: int | None = None
+    init_stream: int = 0
+
+    def check(self, epochs: int) -> None:
+        """Raise ValueError where a value is out of its range; `epochs` are those of the recipe."""
+        check_choice("start.kind", self.kind, STARTS)
+        check_number("start.init_stream", self.init_stream, low=0)
+        check_number("start.stop_epoch", self.stop_epoch, low=1, below=epochs, null="train to the end")
+        if self.kind == "scratch" and self.root is not None:
+            raise ValueError(
+                f"start.root={self.root} is of no effect from scratch: add start.kind=shared or fork, or leave it out"
+            )
+        if self.kind != "scratch" and self.stop_epoch is not None:
+            raise ValueError(
+                f"start.stop_epoch={self.stop_epoch} is of a trunk, and start.kind={self.kind} goes on from one; leave it out"
+            )
+
+
+@dataclass
 class MeasureConfig:
     """What is measured beside accuracy.
 
@@ -213,68 +243,3 @@ class MeasureConfig:
         check_number("measure.latency_repeats", self.latency_repeats, low=0)
         check_number("measure.fuse_tolerance", self.fuse_tolerance, low=0)
         check_scores(self.zero_cost, "measure.zero_cost")
-
-
-def check_scores(names: Iterable[str], where: str) -> None:
-    """Raise ValueError where there is no zero-cost score of that name."""
-    for name in names:
-        if name not in ZERO_COST:
-            raise ValueError(
-                f"{where}: unknown score {name!r}; allowed are {', '.join(ZERO_COST)}{meant(name, ZERO_COST)}"
-            )
-    check_once(names, where)
-
-
-def check_once(names: Iterable[str], where: str) -> None:
-    """Raise ValueError where something is named twice."""
-    for name, times in Counter(names).items():
-        if times > 1:
-            raise ValueError(f"{where}: {name} is named twice; name it once")
-
-
-def check_costs(names: Iterable[str]) -> None:
-    """Raise ValueError where a cost cannot be measured before training."""
-    for name in names:
-        if name not in COSTS:
-            raise ValueError(
-                f"cost {name!r} is not known before training; allowed are {', '.join(COSTS)}{meant(name, COSTS)}"
-            )
-
-
-def senses(task: str = CLASSIFY) -> dict[str, str]:
-    """What a study may optimise and which way is better, beside `zero_cost.NAME`: never anything of the test split."""
-    scores = {metric.on("val").column: metric.higher_is_better for metric in metrics_of(task) if "val" in metric.splits}
-    costs = dict.fromkeys((*KNOWN_COSTS, *CHEAP_COSTS, "train_seconds"), MINIMIZE)
-    return {name: MAXIMIZE if higher else MINIMIZE for name, higher in scores.items()} | costs
-
-
-def sense_of(name: str, task: str = CLASSIFY) -> str:
-    """Which way an objective is better: "maximize" or "minimize". The papers of the zero-cost scores maximise them."""
-    return senses(task).get(name, MAXIMIZE)
-
-
-def check_objectives(names: list[str], scores: Iterable[str] = (), task: str = CLASSIFY) -> None:
-    """Raise ValueError where an objective is unknown, is not measured, or would choose on test data.
-
-    Args:
-        scores: the zero-cost scores that are measured, `measure.zero_cost`.
-    """
-    allowed = senses(task)
-    for name in names:
-        if name.startswith("test_"):
-            raise ValueError(
-                f"objectives: {name} would choose on test data; test is read by the final re-evaluation alone"
-            )
-        if name.startswith(SCORE_PREFIX):
-            score = name.removeprefix(SCORE_PREFIX)
-            check_scores([score], f"objectives: {name}")
-            if score not in scores:
-                raise ValueError(f"objectives: {name} is not measured; add it, e.g. measure.zero_cost=[{score}]")
-        elif name not in allowed:
-            raise ValueError(
-                f"objectives: unknown metric {name!r}; allowed are {', '.join(allowed)}, and {SCORE_PREFIX}NAME for "
-                f"each NAME in measure.zero_cost{meant(name, allowed)}"
-            )
-    check_once(names, "objectives")
-    if not names:
-        raise ValueError(f"objectives: give at least one, e.g. objectives=[{chosen_by(task)}]")

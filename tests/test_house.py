@@ -1,7 +1,7 @@
 """The measures of the house: how many rooms and lines, how long a file and a function, what hides in functions, who knows whom.
 
-The goals are 140 modules and 25,000 lines. Lines are above theirs and have the bound of what was measured last, 30 November
-2026, with ranks, the fork server and the proxies' options in: lower it with the figures; what raises it is named in docs/LOG.md.
+The goals were 140 modules and 25,000 lines, before a training could start from a trained one. Both have the bound of what was
+measured last, 30 November 2026: lower it with the figures; what raises it is named in docs/LOG.md.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = 140
-LINES = 31_850
+MODULES = 144
+LINES = 33_600
 IMPORTS_IN_FUNCTIONS = 25
 LONGEST_FILE, LONG_FILE = 450, 300  # lines: of any file, and of nine in ten
 LONG_FUNCTION, SHARE_OF_LONG_FUNCTIONS = 60, 0.005

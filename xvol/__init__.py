@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from xvol.branches import branch_class, branch_names, branch_options, register_branch
     from xvol.deploy_form import load_state_dict
     from xvol.placement import describe, select
-    from xvol.probe import count_macs, count_params, doses, geometric_mean
+    from xvol.probe import count_macs, count_params, doses, geometric_mean, plain_names
     from xvol.siting import Refusal, Site, refused, sites
     from xvol.surgery import FuseReport, convert, fuse, fuse_error, fuse_report, norms_left
 
@@ -49,6 +49,7 @@ __all__ = [
     "geometric_mean",
     "load_state_dict",
     "norms_left",
+    "plain_names",
     "refused",
     "register_branch",
     "select",
@@ -58,7 +59,7 @@ __all__ = [
 _NAMES = {
     "block": ("BlockSpec", "XVolution2d"),
     "deploy_form": ("load_state_dict",),
-    "probe": ("count_macs", "count_params", "doses", "geometric_mean"),
+    "probe": ("count_macs", "count_params", "doses", "geometric_mean", "plain_names"),
     "placement": ("describe", "select"),
     "branches": ("branch_class", "branch_names", "branch_options", "register_branch"),
     "siting": ("Refusal", "Site", "refused", "sites"),

@@ -149,6 +149,8 @@ class XVolution2d(Form):
     """
 
     form = "train"
+    # names of the convolution and the norm in whose place `xvol.convert` put it
+    host: tuple[str, str] | None = None
 
     def __init__(
         self,

@@ -214,3 +214,24 @@ def _dose(block: nn.Module, x_BCHW: Tensor) -> float | None:
 def _spread(y_BCHW: Tensor) -> float:
     """Root mean square about each channel's mean over images and pixels."""
     return math.sqrt(float(y_BCHW.float().var((0, 2, 3), correction=0).mean()))
+
+
+def plain_names(model: nn.Module) -> dict[str, str]:
+    """Where the plain model that `model` was converted from has what both have: names of their state dicts, ours to its.
+
+    A block's own branches have no place there, and a convolution that no block kept has none here. Shapes are equal, but for a
+    conv branch with a kernel of another size than its host's.
+    """
+    names = {name: name for name in model.state_dict()}
+    for path, block in model.named_modules():
+        if not isinstance(block, XVolution2d) or block.host is None:
+            continue
+        conv, norm = block.host
+        prefix = path.removesuffix(conv)
+        places = {f"{path}.branches.{CONV}.conv.": f"{path}.", f"{path}.norms.{CONV}.": f"{prefix}{norm}."}
+        for name in [name for name in names if name.startswith(f"{path}.")]:
+            del names[name]
+            for ours, theirs in places.items():
+                if name.startswith(ours):
+                    names[name] = theirs + name.removeprefix(ours)
+    return names

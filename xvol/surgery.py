@@ -77,6 +77,7 @@ def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
     norm, rest = split_norm(host_norm)
     block = _build(site, spec, seed, norm).to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
     block.take_over(conv, norm)
+    block.host = site.fqn, site.norm_fqn
     model.set_submodule(site.fqn, block)
     model.set_submodule(site.norm_fqn, rest)
     keep_from_reparameterising(model, site.fqn)

@@ -28,7 +28,7 @@ from search.ledger.metric import metrics_of
 from search.ledger.record import seeds_below
 from search.ledger.result import RESULT_FILE, Phase, TrialResult, sound_result
 from search.ledger.study_files import CHECKPOINT_FILE, NO_TRIALS_INSIDE, Cell
-from search.recipe import COSTS
+from search.objectives import COSTS
 from search.space.parameters import Space
 from search.study.command import read_command
 from search.study.launching.compose import Composer, without_hydra

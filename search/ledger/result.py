@@ -53,6 +53,9 @@ class TrialResult:
         resumed_from: folder of the interrupted attempt whose saved state was continued, relative to the study's folder
             where it lies in there; None where this attempt began anew.
         seed: seeds initialisation, data order and augmentation; arms with equal seeds are paired.
+        start: "scratch"; "shared" or "fork", see `search.recipe.StartConfig`.
+        root: folder of the trial, relative to the study's folder where it lies in there, or file, that the training started
+            from; None from scratch. root_seed: the seed of that trial. Trials with equal roots belong together.
         sites: names of the modules that were replaced.
         branches: names of the branches summed at those sites.
         params, params_fused: number of parameters as trained, and after `fuse()`.
@@ -98,6 +101,9 @@ class TrialResult:
     attempt: int = 1
     resumed_from: str | None = None
     seed: int
+    start: str = "scratch"
+    root: str | None = None
+    root_seed: int | None = None
     backbone: str | None = None
     sites: list[str] = field(default_factory=list)
     branches: list[str] = field(default_factory=list)

@@ -23,6 +23,7 @@ JOURNAL = "study.journal"
 WORKERS = "workers"
 STATE_FILE = "state.pt"  # in a trial's folder, while it can be continued from there
 CHECKPOINT_FILE = "checkpoint.pt"  # the weights that a trial's scores are of
+TRUNK_FILE = "trunk.pt"  # the state in which a trunk ended, for forks to go on from
 ASIDE = "aside"  # what was damaged, or belongs to nobody: nothing that could be a result is deleted
 NO_TRIALS_INSIDE = frozenset({".hydra", ASIDE, WORKERS, "wandb", "tables"})
 _PHASE_FOLDER: dict[Phase, str] = {"search": "trials", "final": "final", "single": "single"}

@@ -17,7 +17,8 @@ import xvol  # before timm, where torch is a CPU build: see xvol/timm_hook.py
 import timm
 from timm.models import load_state_dict
 
-from search.config import AUTO, Architecture, BackboneConfig, BranchConfig, Config
+from search.config import AUTO, Architecture, BranchConfig, Config
+from search.data.keyed import key
 from search.recipe import TrainConfig
 from xvol import BlockSpec, Site
 from xvol.allowed import nearest
@@ -40,7 +41,8 @@ def build(config: Config, channels: int, classes: int, image_size: int) -> tuple
     Raises:
         ValueError: unknown backbone, branch, stage or site, or a site that cannot take its block.
     """
-    torch.manual_seed(config.seed)
+    stream = config.start.init_stream
+    torch.manual_seed(key(config.seed, "stream", stream) if stream else config.seed)
     model = _backbone(config, channels, classes)
     input_size = (channels, image_size, image_size)
     chosen, label = _chosen(config, model, input_size)
@@ -69,7 +71,7 @@ def _backbone(config: Config, channels: int, classes: int) -> nn.Module:
         raise ValueError(f"backbone.kwargs={config.backbone.kwargs}: {name} does not take them ({error})") from None
     assert isinstance(model, nn.Module)
     if config.backbone.weights is not None:
-        _start_from(model, config.backbone.weights)
+        start_from_file(model, config.backbone.weights)
     return model
 
 
@@ -126,13 +128,17 @@ def check_low_res(model: nn.Module, input_size: tuple[int, int, int], recipe: Tr
         ) from None
 
 
-def _start_from(model: nn.Module, weights: str) -> None:
-    """Load the tensors of a file, but for a head of another number of classes; ValueError where they are another network's."""
+def start_from_file(model: nn.Module, weights: str, key: str = "backbone.weights") -> None:
+    """Load the tensors of a file, but for a head of another number of classes.
+
+    Raises:
+        ValueError: they are another network's; `key` of the config names the file.
+    """
     try:
         state = load_state_dict(weights)  # only tensors are taken from the file, never code
     except Exception as error:  # a torn file fails in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"backbone.weights={weights}: cannot be read as a state dict ({reason})") from None
+        raise ValueError(f"{key}={weights}: cannot be read as a state dict ({reason})") from None
     head = model.get_classifier()  # type: ignore[operator]  # timm's
     of_head = [name for name, module in model.named_modules() if module is head]
     own = model.state_dict()
@@ -143,7 +149,7 @@ def _start_from(model: nn.Module, weights: str) -> None:
     ]  # old files lack it
     if wrong:
         raise ValueError(
-            f"backbone.weights={weights}: not of the plain {type(model).__name__} that backbone.name builds; {len(wrong)} tensors "
+            f"{key}={weights}: not of the plain {type(model).__name__} that backbone.name builds; {len(wrong)} tensors "
             f"are missing, of another shape or of no use there, such as {', '.join(wrong[:3])}"
         )
     model.load_state_dict(fits, strict=False)
@@ -151,7 +157,8 @@ def _start_from(model: nn.Module, weights: str) -> None:
 
 def _chosen(config: Config, model: nn.Module, input_size: tuple[int, int, int]) -> tuple[dict[str, BlockSpec], str]:
     """Blocks by site, in the model's order, and the arm's readable name."""
-    auto = _auto_gamma(config.backbone)
+    # `BlockSpec`'s default keeps the function of a trained network; from scratch it is the paper's 1
+    auto = None if config.is_continued else 1.0
     _spec(config.branch.use, config.branch, auto)  # a wrong branch is told even where nothing is placed
     if config.placement.policy == PLAIN and not config.placement.at:
         return {}, PLAIN_LABEL
@@ -162,11 +169,6 @@ def _chosen(config: Config, model: nn.Module, input_size: tuple[int, int, int]) 
     specs = {name: _spec(use, config.branch, auto) for name, use in uses.items() if use != PLAIN}
     placed = {s.fqn: specs[s.fqn] for s in all_sites if s.fqn in specs and not _is_host(specs[s.fqn])}
     return placed, _label(all_sites, placed, auto)
-
-
-def _auto_gamma(backbone: BackboneConfig) -> float | None:
-    """What "auto" stands for: `BlockSpec`'s function-preserving default on trained weights, else the paper's 1."""
-    return None if backbone.is_trained else 1.0
 
 
 def _spec(use: str, branch: BranchConfig, auto: float | None) -> BlockSpec:

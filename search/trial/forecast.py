@@ -15,7 +15,7 @@ import torch
 
 from search.config import Config
 from search.ledger.result import TrialResult
-from search.recipe import CHEAP_COSTS
+from search.objectives import CHEAP_COSTS
 from search.trial.measure import WARM_UP
 from search.trial.train import Halted, evaluate
 from search.trial.untrained import facts_for_admission, prepare_cached

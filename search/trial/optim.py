@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -86,6 +88,27 @@ def _further(config: TrainConfig, opt_class: Any, has_eps: bool, has_betas: bool
                 f"{meant(name, takes)}"
             )
     return {name: tuple(value) if isinstance(value, list) else value for name, value in config.opt_kwargs.items()}
+
+
+def hand_over(before: Optimizer, optimizer: Optimizer, pairs: Mapping[nn.Parameter, nn.Parameter]) -> None:
+    """Let a new optimiser go on where `before`, of the same recipe, stands.
+
+    Args:
+        pairs: of parameters of the new one, those of `before` in whose place they stand. Others begin, at the rate of the day.
+    """
+    groups = {parameter: group for group in before.param_groups for parameter in group["params"]}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            old = pairs.get(parameter)
+            if old is not None and old.shape == parameter.shape and old in before.state:
+                optimizer.state[parameter] = copy.deepcopy(before.state[old])
+        there = next((groups[pairs[each]] for each in group["params"] if each in pairs), None)
+        if there is not None:  # rates, and counters that some optimisers keep for a whole group
+            group.update(copy.deepcopy({name: value for name, value in there.items() if name != "params"}))
+            continue
+        there = before.param_groups[0]  # a group of branches alone
+        group["lr"] = there["lr"] * group.get("lr_scale", 1.0) / there.get("lr_scale", 1.0)
+        group.update({name: there[name] for name in ("step",) if name in there})
 
 
 class OneCycle(OneCycleLR):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from search.config import AUTO, BackboneConfig, BranchConfig, Config, PlacementConfig
 from search.ledger.tracker import check_tracker
-from search.recipe import CHECKPOINTS, TrainConfig, check_objectives, check_once
+from search.objectives import check_objectives, check_once
+from search.recipe import CHECKPOINTS, TrainConfig
 from search.tasks.base import check_task
 from xvol.allowed import check_choice, check_number, meant
 from xvol.branches import branch_names
@@ -56,6 +57,7 @@ def check_values(config: Config) -> None:
     config.data.check()
     config.train.check()
     config.train.check_batch(config.data.batch_size)
+    config.start.check(config.train.epochs)
     if config.train.whiten and (config.backbone.pretrained or config.backbone.weights):
         raise ValueError(
             "train.whiten=true lets the first convolution start anew, and the backbone is trained already: leave it false"

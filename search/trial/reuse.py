@@ -20,7 +20,7 @@ from search.ledger.metric import SCORE_PREFIX, columns_on
 from search.ledger.record import Record, read_history
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
 from search.ledger.samples import SAMPLES_FILE, read_samples
-from search.ledger.study_files import run_in_words
+from search.ledger.study_files import TRUNK_FILE, run_in_words
 from search.trial.content import changes, on_record
 from search.trial.state import CHECKPOINT_FILE, keep_samples, load_checkpoint
 from search.trial.train import evaluate
@@ -36,7 +36,7 @@ MACHINE_BOUND = (*LATENCY, "train_memory_mb", "train_seconds")  # another machin
 # what belongs to the trial that was asked for; all other columns are those of the trial that was trained
 OWN = (
     *("study", "trial", "phase", "status", "reason", "arm", "is_baseline", "seed", "fingerprint", "reused_from"),
-    *("recipe_hash", "data_source"),  # the same images may lie elsewhere
+    *("recipe_hash", "data_source", "root"),  # the same images may lie elsewhere
     *("attempt", "resumed_from", "run_dir", "wandb_id", "zero_cost", "started_at", "finished_at", "overrides"),
 )
 MADE_BY = ("arch_hash", "recipe_hash", "seed", "epochs_planned", "code_digest", "data_digest")
@@ -64,6 +64,8 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
             raise ValueError(f"its history holds {len(history)} of {earlier.epochs} epochs")
         if keep:
             _link_kept(CHECKPOINT_FILE, Path(source).parent, record.folder)
+        if config.start.stop_epoch is not None:
+            _link_kept(TRUNK_FILE, Path(source).parent, record.folder)
         if config.data.probe_size:
             _link_kept(SAMPLES_FILE, Path(source).parent, record.folder)
     except (ValueError, OSError) as error:

@@ -28,7 +28,7 @@ from search.ledger.result import Status, TrialResult
 from search.ledger.secrets import mask
 from search.ledger.study_files import run_in_words
 from search.ledger.tracker import Tracker
-from search.recipe import KNOWN_COSTS
+from search.objectives import KNOWN_COSTS
 from search.slot import at_work, off_work
 from search.tasks.base import Diverged, task_named
 from search.trial.content import on_record
@@ -38,6 +38,7 @@ from search.trial.peers import several
 from search.trial.ranks import Group
 from search.trial.refuse import check_ranks, check_values
 from search.trial.reuse import drop_weights, read_on_test, take_over, tell_outdated
+from search.trial.start import Root, forked, root_of, save_trunk, started
 from search.trial.state import Saver, adopt, begin, discard, keep_samples, save_checkpoint
 from search.trial.train import Epoch, Halted, Trainer, evaluate, unformed
 from search.trial.untrained import Untrained, facts_for_admission, prepare
@@ -79,6 +80,7 @@ class _Trial:
     device: torch.device
     ranks: int
     made: Untrained
+    root: Root | None = None
     interrupted: Path | None = None  # folder of the attempt whose state may be continued
 
     def __init__(self, composed: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
@@ -100,7 +102,8 @@ class _Trial:
             task=config.task,
             seed=config.seed,
             backbone=config.backbone.name,
-            epochs_planned=config.train.epochs,
+            start=config.start.kind,
+            epochs_planned=config.last_epoch,
             attempt=channel.attempt,
             run_dir=str(folder.relative_to(channel.study_dir)) if channel.study_dir else folder.name,
             overrides=[mask(line) for line in overrides],
@@ -160,6 +163,7 @@ class _Trial:
         config, channel, result = self.config, self.channel, self.result
         self.interrupted = adopt(channel.resume_from, self.folder)
         check_values(config)
+        self.root = root_of(config, channel.root)
         torch.set_num_threads(config.threads)
         self.device = usable_device(config.device)
         self.ranks = self.channel.ranks if config.ranks == "auto" else int(config.ranks)
@@ -170,6 +174,9 @@ class _Trial:
         result.provenance["device"] = device_name(self.device)
         splits = ("train", "val", "test") if channel.phase == "final" else ("train", "val")
         self.made = prepare(config, self.device, splits, world=self.ranks)
+        if self.root is not None:
+            self.made = started(self.made, self.root)
+            result.root, result.root_seed = self.place(self.root.place), self.root.seed
         self.describe()
         judged = channel.phase == "search" or not set(LATENCIES).isdisjoint(channel.costs)
         self.made.add_costs(result, channel.costs, self.device, judged=judged)
@@ -257,8 +264,13 @@ class _Trial:
             cache = Path(self.channel.study_dir or self.folder) / "inductor"
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
 
+        before: list[dict[str, Any]] = []  # epochs that a trunk has trained
+
         def anew() -> Trainer:
-            return made.trainer(self.device, self.channel.stop_requested)
+            trainer = made.trainer(self.device, self.channel.stop_requested)
+            if config.start.kind == "fork" and self.root is not None:
+                before[:] = forked(trainer, made, self.root, self.device)
+            return trainer
 
         if self.interrupted is None:
             trainer, past = anew(), None
@@ -267,9 +279,9 @@ class _Trial:
         result.train_seconds = 0.0
         if past is not None and self.interrupted is not None:
             result.resumed_from = self.place(self.interrupted)
-            log.info("%s: goes on after %d of %d epochs", self.name, len(past), config.train.epochs)
+            log.info("%s: goes on after %d of %d epochs", self.name, len(past), config.last_epoch)
         with self.together(trainer):
-            self.train_epochs(trainer, past or [])
+            self.train_epochs(trainer, past or before)
         return trainer
 
     @contextlib.contextmanager
@@ -306,6 +318,8 @@ class _Trial:
             if saver.save(trainer, history):
                 raise Stopped(f"stopped; its state is saved at {where}") from None
             raise Stopped(f"stopped at {where}; its state could not be saved") from None
+        if config.start.stop_epoch is not None:
+            save_trunk(trainer, history, config, self.folder)
 
     def take_down(self, epoch: Epoch) -> None:
         """Write an epoch down, and report it to the study."""
@@ -323,7 +337,7 @@ class _Trial:
 
     def obey_pruner(self, epoch: Epoch, trainer: Trainer) -> None:
         """Stop where the pruner says so, but for objectives that no epoch changes, and at the end."""
-        objective, epochs = self.config.objectives[0], self.config.train.epochs
+        objective, epochs = self.config.objectives[0], self.config.last_epoch
         if objective in epoch.scores and epoch.epoch < epochs and self.channel.should_prune():
             value = epoch.scores[objective]
             keep_samples(self.made, trainer.evaluated, self.device, self.folder)
@@ -333,9 +347,7 @@ class _Trial:
         """The line of an epoch."""
         standing = self.channel.standing()
         score = f"{_score(self.result, chosen_by(self.config.task))} " if epoch.scores else ""
-        line = (
-            f"epoch {epoch.epoch}/{self.config.train.epochs} {score}loss {epoch.train_loss:.3f} ({epoch.seconds:.1f}s)"
-        )
+        line = f"epoch {epoch.epoch}/{self.config.last_epoch} {score}loss {epoch.train_loss:.3f} ({epoch.seconds:.1f}s)"
         return f"{line} | {standing}" if standing else line
 
     def objectives(self) -> float | tuple[float, ...]:

@@ -24,7 +24,7 @@ from search.data.loaders import Loader
 from search.recipe import TrainConfig
 from search.slot import clock, give_way
 from search.tasks.base import Diverged, Evaluator
-from search.trial.optim import make_optimizer, make_scheduler
+from search.trial.optim import hand_over, make_optimizer, make_scheduler
 from search.trial.ranks import Group, Ranks, Statistics
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Trainer:
         val: batches of the validation split.
         scores: makes a new evaluator for a pass over the validation split, with the ledger's columns.
         seed: of what steps draw.
+        last: epoch after which training ends; None for that of the recipe.
         halt: asked before the first step of an epoch and after each step; True ends the training with `Halted`.
     """
 
@@ -95,9 +96,10 @@ class Trainer:
         config: TrainConfig,
         seed: int = 0,
         halt: Callable[[], bool] = lambda: False,
+        last: int | None = None,
     ) -> None:
         self.model = cast(nn.Module, training.get_trainable_module())
-        self.config, self._seed = config, seed
+        self.config, self._seed, self._last = config, seed, last or config.epochs
         self._training, self._train, self._val, self._scores, self._halt = training, train, val, scores, halt
         self._device = next(self.model.parameters()).device
         self._optimizer = make_optimizer(self.model, config)
@@ -138,7 +140,7 @@ class Trainer:
             Diverged: the loss or an output is not finite.
             Halted: `halt` asked for it; `state_dict` holds all that is needed to go on.
         """
-        for number in range(self._done + 1, self.config.epochs + 1):
+        for number in range(self._done + 1, self._last + 1):
             start = clock() - self._seconds
             try:
                 with restored():
@@ -147,7 +149,7 @@ class Trainer:
                 self._seconds = clock() - start
                 raise
             scores = {}
-            is_due = number % self.config.eval_every == 0 or number == self.config.epochs
+            is_due = number % self.config.eval_every == 0 or number == self._last
             if is_due and self._ranks.rank == 0:  # whose scores are then those of one process, to the last bit
                 scores = evaluate(self.evaluated, self._val, self._scores(), self.config.amp_type)
             self._done, self._steps, self._seconds, self._total = number, 0, 0.0, torch.zeros_like(self._total)
@@ -184,6 +186,24 @@ class Trainer:
         self._scaler.load_state_dict(state["scaler"])
         self._done, self._steps, self._seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
         self._total = state["total"].to(self._device)
+
+    def go_on_from(self, plain: Trainer, names: Mapping[str, str]) -> None:
+        """Go on where the training of a plain network stands, between two epochs, in one that was converted from it.
+
+        What both have takes over its value, its average and what the optimiser knows of it; what this one alone has begins.
+
+        Args:
+            plain: by the same recipe.
+            names: of this network's state, those in the plain one's, see `xvol.plain_names`.
+        """
+        for ours, theirs in ((self.model, plain.model), (self.evaluated, plain.evaluated)):
+            take_state(ours, theirs.state_dict(), names)
+        known = dict(plain.model.named_parameters())
+        pairs = {ours: known[names[name]] for name, ours in self.model.named_parameters() if names.get(name) in known}
+        hand_over(plain._optimizer, self._optimizer, pairs)
+        self._scheduler.load_state_dict(plain._scheduler.state_dict())
+        self._scaler.load_state_dict(plain._scaler.state_dict())
+        self._done = plain._done
 
     def _epoch(self, number: int) -> float:
         self.model.train()
@@ -254,6 +274,15 @@ class Trainer:
         self._scheduler.step_update(updates)
         # timm reads the number for its warm-up: the decay is 0 at the first update, then 1 - updates^(-2/3), at most ema_decay
         self._training.update_ema(step=updates if config.ema_warmup else None)
+
+
+@torch.no_grad()
+def take_state(model: nn.Module, plain: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+    """Give `model` what the state of the plain network it was converted from holds, by `xvol.plain_names`; the rest stays."""
+    for name, value in model.state_dict().items():
+        there = plain.get(names.get(name, ""))
+        if there is not None and there.shape == value.shape:
+            value.copy_(there)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from search.data.config import Augmentation, DataConfig, channels, image_size
 from search.data.loaders import Loaders
 from search.ledger.metric import LATENCIES, SCORE_PREFIX
 from search.ledger.result import TrialResult
-from search.recipe import CHEAP_COSTS, TrainConfig, check_costs, check_scores, sense_of
+from search.objectives import CHEAP_COSTS, check_costs, check_scores, sense_of
+from search.recipe import TrainConfig
 from search.slot import idle
 from search.tasks.base import Scores, Task, task_named
 from search.tasks.model import build, check_low_res, whiten
@@ -45,6 +47,7 @@ class Untrained:
 
     Attributes:
         model: on the CPU, in training mode; whatever is measured is measured on copies, with random states of its own.
+        root: file of the trained network, or of the training, that it starts from; None from scratch.
     """
 
     config: Config
@@ -52,6 +55,7 @@ class Untrained:
     loaders: Loaders
     model: nn.Module
     architecture: Architecture
+    root: Path | None = None
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -63,7 +67,8 @@ class Untrained:
         """What makes its result beside its settings."""
         learned_by = [type(self.task), *self.evaluator("val").makers]
         backbone = self.config.backbone
-        return content_of(self.model, backbone.name, self.loaders.info.digest, learned_by, backbone.weights)
+        weights = backbone.weights if self.root is None else str(self.root)
+        return content_of(self.model, backbone.name, self.loaders.info.digest, learned_by, weights)
 
     def evaluator(self, split: str, device: torch.device = CPU) -> Scores:
         """A new evaluator for one pass over a split."""
@@ -80,7 +85,8 @@ class Untrained:
         training = self.task.training(formed(copy.deepcopy(self.model), recipe, device), recipe)
         scores = functools.partial(self.evaluator, "val", device)
         val = self.loaders.val if val is None else val
-        return Trainer(training, self.loaders.train, val, scores, recipe, self.config.seed, halt)
+        last = self.config.last_epoch
+        return Trainer(training, self.loaders.train, val, scores, recipe, self.config.seed, halt, last)
 
     def scores(self, names: Sequence[str], device: torch.device = CPU) -> dict[str, float]:
         """Zero-cost scores by name, on one small batch of training images."""
@@ -184,7 +190,7 @@ def _loaders(task: str, backbone: str, data: str, drawn: str, seed: int) -> Load
 
 def _built(config: Config, task: Task, loaders: Loaders) -> Untrained:
     model, architecture = task.model(config, loaders.info)
-    if config.train.whiten:
+    if config.train.whiten and config.start.kind == "scratch":
         whiten(model, loaders.train.sample(WHITENED_BY)[0])
     return Untrained(config, task, loaders, model, architecture)
 

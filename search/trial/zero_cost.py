@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from search.recipe import ZERO_COST, TrainConfig, check_scores
+from search.objectives import ZERO_COST, check_scores
+from search.recipe import TrainConfig
 from search.tasks.base import Task
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import search
 from search.command_line import RefusedError, explain, is_plain_help, is_users, refuse_wrong_words, told_compactly
 from search.config import config_folder
 from search.ledger.files import digest
-from search.recipe import check_objectives
+from search.objectives import check_objectives
 
 # somebody's own application under our sweeper, launcher and task
 OWN_APP = """

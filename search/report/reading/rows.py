@@ -16,11 +16,11 @@ from search.ledger.metric import CLASSIFY, SCORE_PREFIX, TASK_METRICS
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result
 from search.ledger.study_files import trial_subdir
 
-RECIPE_PARTS = ("backbone", "data", "train", "measure")  # what `recipe_hash` of search/config.py is made of
+RECIPE_PARTS = ("backbone", "data", "train", "measure", "start")  # what `recipe_hash` of search/config.py is made of
 NO_RECIPE = frozenset(
     {
         *("data.root", "data.download", "data.workers", "data.probe_size"),
-        *("train.state_every_seconds", "train.eval_every", "measure.zero_cost"),
+        *("train.state_every_seconds", "train.eval_every", "measure.zero_cost", "start.root"),
     }
 )
 Folder = str | os.PathLike[str]

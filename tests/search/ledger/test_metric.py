@@ -19,7 +19,7 @@ from search.ledger.metric import (
 )
 from search.ledger.record import Record, read_history
 from search.ledger.result import TrialResult
-from search.recipe import check_objectives, sense_of
+from search.objectives import check_objectives, sense_of
 from search.report.ablation import ablation_table
 from search.report.reading.load import load_study
 from search.report.values import metric_to_read

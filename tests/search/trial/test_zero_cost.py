@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from search.config import typed
-from search.recipe import ZERO_COST
+from search.objectives import ZERO_COST
 from search.tasks.classify import Classify
 from search.trial.untrained import prepare
 from search.trial.zero_cost import SCORE_BATCH, scores
