@@ -23,13 +23,15 @@ examples:
   xvol-table --diff runs/a runs/b                what differs between two studies
   xvol-table runs/digits --margin 0.5 --test wilcoxon   which arms are equivalent within half a point; ranks beside t
   xvol-table runs/digits --effects where what    main effects and interactions of factors; its own without a name
+  xvol-table runs/digits --budget --metric val_p_true   what the noise of a difference is made of, and what lowers it
   xvol-table --trust runs/short runs/long        may the cheap study's ranking stand for the expensive one's?
   xvol-table runs/digits --wandb                 send the table to W&B, where the study's own runs are
   xvol-table runs/digits --tidy digits.parquet   one row a trial x seed, for your own analysis
 
-Reads result.json files alone; torch is never imported. Any option of the group "table spec", and --format html or
-parquet, makes tables/<name>.{md,tex,html,csv,parquet}; --effects makes tables/effects.{md,tex,csv}. Exit status: 0; 2 where
-no table could be made; 1 where it was made, but W&B did not take it.
+Reads result.json files, and for scores from samples samples.npz beside them; torch is never imported. Any option of the
+group "table spec", and --format html or parquet, makes tables/<name>.{md,tex,html,csv,parquet}; --effects and --budget
+make tables/{effects,budget}.{md,tex,csv}. Exit status: 0; 2 where no table could be made; 1 where it was made, but W&B did
+not take it.
 """
 OF_A_SPEC = (*SPEC_OPTIONS, "no_marks", "spec")
 FILES = ("metric", "format", "out", "no_write")
@@ -38,6 +40,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "diff": (FILES, ("md", "csv")),
     "tidy": ((), ()),
     "effects": ((*FILES, "correction"), ("md", "tex", "csv")),
+    "budget": ((*FILES, "baseline"), ("md", "tex", "csv")),
 }
 """Each option that asks for another table than that of the arms: what it takes beside the phase, and its forms."""
 
@@ -130,7 +133,7 @@ def check(options: argparse.Namespace) -> None:
             )
         if options.format == "parquet" and options.no_write:
             raise ValueError("--format parquet has no text to print; leave out --no-write")
-    if kind in (None, "effects") and several and not options.out and not options.no_write:
+    if kind in (None, "effects", "budget") and several and not options.out and not options.no_write:
         raise ValueError(
             f"a table of {', '.join(map(str, options.study))} belongs to none of their folders; name one with --out DIR, or "
             "print it with --no-write"
@@ -182,6 +185,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="how far cheap rankings may stand for expensive ones: of one study its search against its re-evaluation, its "
         "budgets, and its epochs; of two the first, cheap one against the second; --out writes trust.txt and trust.csv",
+    )
+    command.add_argument(
+        "--budget",
+        action="store_true",
+        help="what share of the variance of a paired difference is images, training luck, order and root, and what the next hour "
+        "buys where; of trials that kept samples (data.probe_size)",
     )
     _add_wandb_options(command)
     _add_statistics_options(command)

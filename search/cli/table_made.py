@@ -11,11 +11,13 @@ import pandas as pd
 
 from search.ledger.tracker import TrackerConfig, check_tracker
 from search.report.ablation import AblationTable, ablation_table
+from search.report.budget import budget_table
 from search.report.diff import diff_studies
 from search.report.effects import effects_table
 from search.report.judging import Judging
 from search.report.mirror import mirror_asked
 from search.report.pivot import PivotTable, pivot_table
+from search.report.rankings import scored
 from search.report.reading.load import load_pooled
 from search.report.render import RENDERERS
 from search.report.spec import SPEC_OPTIONS, STATISTICS, read_spec, spec_of
@@ -57,12 +59,15 @@ def made(options: argparse.Namespace, by_spec: bool) -> Made:
     if options.diff:
         diff = diff_studies(options.study[0], options.study[1], metric=options.metric, phase=options.phase)
         return _plain_made(options, diff, beside, ("md", "csv"), "md")
-    frame = load_pooled(options.study, options.phase)
+    frame = scored(load_pooled(options.study, options.phase), options.metric)
     if options.tidy:
         return Made("", [save_tidy(frame, options.tidy)])
     if not options.out and Path(options.study[0]).is_file():
         options.no_write = True  # a file of trials has no folder of tables
     folder = Path(options.out) if options.out else Path(options.study[0]) / "tables"
+    if options.budget:
+        table = budget_table(frame, options.metric, options.baseline, options.phase)
+        return _plain_made(options, table, folder, TEXT_FORMATS, "txt")
     if options.effects is not None:
         table = effects_table(frame, options.effects, options.metric, options.phase, options.correction or "holm")
         return _plain_made(options, table, folder, TEXT_FORMATS, "txt")

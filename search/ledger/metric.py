@@ -28,6 +28,9 @@ LATENCIES = ("latency_ms", "latency_fused_ms")
 NOT_ALONE = "?"
 """Stands behind a latency that was not measured in an exclusive slot."""
 NOT_ALONE_MEANS = "?: a latency that was not measured in an exclusive slot."
+SAMPLE_SPLITS = MappingProxyType(
+    {**SPLITS, "probe": "images of the probe set, validation and such of training as no arm trained on"}
+)
 _TEST_ONCE = "; test images are read once, by the final phase"
 
 
@@ -43,6 +46,7 @@ class Measured:
         decimals: digits after the point where no spread says how many are worth showing.
         meaning: one sentence for the notes under a table.
         worst: the worst value there is, which a failed training counts as in a worst case; None where there is none.
+        from_samples: no trial writes it down: tables compute it from what trials kept of each image (`data.probe_size`).
     """
 
     name: str
@@ -52,12 +56,13 @@ class Measured:
     decimals: int = 2
     meaning: str = ""
     worst: float | None = None
+    from_samples: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricColumn(Measured):
-    """How one column of the ledger is read: of a split, "val" or "test", or None for what is of the trial as a whole; no table is judged
-    by a cost.
+    """How one column of the ledger is read: of a split, "val" or "test" ("probe" of samples alone), or None for what is of the trial as a
+    whole; no table is judged by a cost.
     """
 
     split: str | None = None
@@ -74,7 +79,7 @@ class Metric(Measured):
     """What an evaluator computes on each split that is read; in `meaning` `{images}` stands for the images of the split.
 
     Attributes:
-        splits: of "val" and "test", those that it is computed on.
+        splits: of "val" and "test", those that it is computed on; from samples on "probe" too.
         has_chance: it is a percent of images, and `chance_<name>` of a result says what guessing reaches.
         task: whose metric it is.
         evaluator: "module:class" of an evaluator that computes it; None where the task's own does.
@@ -88,14 +93,15 @@ class Metric(Measured):
     def __post_init__(self) -> None:
         if not (self.name.isidentifier() and self.name.islower()):
             raise ValueError(f"metric {self.name!r}: give a name of lower-case letters, digits and underscores")
-        if not self.splits or not set(self.splits) <= set(SPLITS):
-            raise ValueError(f"metric {self.name!r}: splits are {self.splits!r}, allowed are {', '.join(SPLITS)}")
+        allowed = SAMPLE_SPLITS if self.from_samples else SPLITS
+        if not self.splits or not set(self.splits) <= set(allowed):
+            raise ValueError(f"metric {self.name!r}: splits are {self.splits!r}, allowed are {', '.join(allowed)}")
 
     def on(self, split: str) -> MetricColumn:
         """The column of one split."""
         said: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(Measured)}
         said["title"] = f"{split} {self.title}"
-        said["meaning"] = self.meaning.replace("{images}", SPLITS[split]) + _TEST_ONCE * (split == "test")
+        said["meaning"] = self.meaning.replace("{images}", SAMPLE_SPLITS[split]) + _TEST_ONCE * (split == "test")
         return MetricColumn(**said, split=split)
 
     @property
@@ -111,7 +117,7 @@ class Metric(Measured):
     @property
     def columns(self) -> tuple[MetricColumn, ...]:
         """All of its columns, test data first."""
-        return tuple(self.on(split) for split in SPLITS if split in self.splits)
+        return tuple(self.on(split) for split in SAMPLE_SPLITS if split in self.splits)
 
 
 TASK_METRICS: dict[str, tuple[Metric, ...]] = {
@@ -136,6 +142,46 @@ TASK_METRICS: dict[str, tuple[Metric, ...]] = {
     ),
 }
 """The metrics of the tasks that come with the package; the first one of a task is what it is judged by."""
+
+SAMPLE_METRICS = tuple(
+    Metric(
+        name=name,
+        title=title,
+        unit=unit,
+        higher_is_better=unit == "points",
+        decimals=2 if unit == "points" else 4,
+        meaning=f"{meaning}, from the float16 logits that the trials kept",
+        worst=worst,
+        splits=tuple(SAMPLE_SPLITS),
+        from_samples=True,
+    )
+    for name, title, unit, worst, meaning in (
+        ("p_true", "p(true) %", "points", 0.0, "mean probability of the true class in percent on the {images}"),
+        (
+            "margin",
+            "margin %",
+            "points",
+            -100.0,
+            "probability of the true class less the largest of another, -100 to 100, mean over the {images}",
+        ),
+        ("nll", "NLL", "nats", None, "negative log-likelihood of the true class in nats on the {images}"),
+        (
+            "brier",
+            "Brier",
+            "Brier",
+            2.0,
+            "squared distance of the probabilities from the truth, 0 to 2 (Brier 1950), mean over the {images}",
+        ),
+        (
+            "calibrated_nll",
+            "calibrated NLL",
+            "nats",
+            None,
+            "NLL in nats at a temperature (Guo and others 2017) fitted to the other half of the {images}",
+        ),
+    )
+)
+"""What tables compute from the samples of trials of classification; no trial is judged by them while it runs."""
 
 TRAIN_SECONDS = MetricColumn(
     name="train_seconds",
@@ -192,8 +238,9 @@ def metrics_of(task: str | None = CLASSIFY) -> tuple[Metric, ...]:
     known = [*(metric for metrics in TASK_METRICS.values() for metric in metrics), *installed_metrics()]
     first: dict[str, Metric] = {}
     for position, metric in enumerate(known):
-        of_task = {other.name for other in known[:position] if other.task == metric.task}
-        if metric.name in of_task | {"images"}:  # `val_images` is a column of its own
+        taken = {other.name for other in known[:position] if other.task == metric.task}
+        taken |= {"images", *(other.name for other in SAMPLE_METRICS)}  # `val_images` is a column of its own
+        if metric.name in taken:
             raise ValueError(f"metric {metric.name!r} is declared already: choose another name")
         other = first.setdefault(metric.name, metric)
         if metric.told != other.told:  # a column means one thing, whatever study a table is made of
@@ -216,9 +263,11 @@ def chosen_by(task: str = CLASSIFY) -> str:
 
 @cache
 def metric_columns() -> dict[str, MetricColumn]:
-    """The columns that a table can be judged by: those of all metrics, and the seconds of the training."""
-    scores = (column for metric in metrics_of(None) for column in metric.columns)
-    return {column.column: column for column in (*scores, TRAIN_SECONDS)}
+    """The columns that a table can be judged by: those of all metrics, those from samples last, and the seconds of the training."""
+    own, from_samples = (
+        [column for each in some for column in each.columns] for some in (metrics_of(None), SAMPLE_METRICS)
+    )
+    return {column.column: column for column in (*own, TRAIN_SECONDS, *from_samples)}
 
 
 def metric_named(name: str) -> MetricColumn:
@@ -234,4 +283,6 @@ def column_named(name: str) -> MetricColumn:
 def _named(name: str, known: dict[str, MetricColumn]) -> MetricColumn:
     if name in known:
         return known[name]
-    raise ValueError(f"metric '{name}' is not one of {', '.join(known)}{meant(name, known)}")
+    splits = [each for each, column in known.items() if column.split is not None and column.name == name]
+    hint = f"; say on which images: {' or '.join(splits)}" if splits else meant(name, known)
+    raise ValueError(f"metric '{name}' is not one of {', '.join(known)}{hint}")

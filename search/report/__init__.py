@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.report.ablation import AblationTable, ablation_table
+    from search.report.budget import budget_table
     from search.report.effects import effects_table
     from search.report.judging import Judging
     from search.report.pivot import pivot_table
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ablation": ("AblationTable", "ablation_table"),
+    "budget": ("budget_table",),
     "effects": ("effects_table",),
     "judging": ("Judging",),
     "pivot": ("pivot_table",),

@@ -17,6 +17,7 @@ from search.report.arms import Arm, list_arms
 from search.report.judging import Compared
 from search.report.reading.load import load_study
 from search.report.reading.rows import differing, flat, recipe_folders, recipe_settings
+from search.report.reading.scored import with_scores
 from search.report.table import Column, Table, interval_of, rows_of, value_of, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, interval_decimals, joined, one_line, signed
@@ -46,7 +47,7 @@ def diff_studies(
     `data` has one row for each arm that both have, with the columns `DIFF_COLUMNS`. ValueError where a study cannot be loaded, the
     default phases differ, or the metric is in neither.
     """
-    frames = (load_study(a), load_study(b))
+    frames = [with_scores(load_study(path), [metric]) for path in (a, b)]
     phases = [phase_to_read(frame, phase) for frame in frames]
     if phases[0] != phases[1]:
         raise ValueError(

@@ -27,7 +27,7 @@ def table_notes(read: Reading, data: pd.DataFrame, judging: Judging) -> list[str
     """Write the notes of an ablation table; `data` are its rows."""
     frame, trials, phase = read.frame, read.trials, read.phase
     notes = trial_counts(frame, phase)
-    if phase == "final" and read.metric.column.startswith("val_") and not has_looks(frame):
+    if phase == "final" and read.metric.column.startswith(("val_", "probe_")) and not has_looks(frame):
         notes.append("The seeds are fresh, but the validation images are the ones that chose the arms.")
     notes += phase_notes(frame, phase)
     notes += _baseline_notes(read.arms, data, judging)

@@ -12,6 +12,7 @@ from search.ledger.metric import MetricColumn, column_named
 from search.report.arms import Arm
 from search.report.figures import Figure, Line, cell_of, digits_of, figures_of, legend_of, lettered
 from search.report.judging import EQUIVALENCE, SIZES
+from search.report.reading.scored import kept_nothing, with_scores
 from search.report.spec import PaperTable, TableSpec, paper_table
 from search.report.table import Cell, Column, Row, Table, with_dtypes
 from search.report.values import levels, read_arms
@@ -86,6 +87,7 @@ def pivot_table(
     `digits` are those of some metrics, as `PivotTable.digits`, in place of those that the spec or the intervals say. ValueError as
     `ablation_table`, for a factor that no arm has, and for two arms in one cell.
     """
+    frame = with_scores(frame, spec.metrics)
     read = read_arms(frame, spec.phase, baseline=spec.baseline)
     metrics = [column_named(name) for name in spec.metrics] or [read.metric]
     ok = read.trials[read.trials["status"] == "ok"]
@@ -93,7 +95,8 @@ def pivot_table(
         each.column for each in metrics if each.column not in ok or (len(ok) and not ok[each.column].notna().any())
     ]
     if empty:
-        raise ValueError(f"no finished trial of phase '{read.phase}' has {', '.join(empty)}")
+        how = next((how for each in metrics if each.column in empty and (how := kept_nothing(each))), "")
+        raise ValueError(f"no finished trial of phase '{read.phase}' has {', '.join(empty)}{how}")
     if read.reference is None and spec.show.startswith("diff"):
         raise ValueError(f"show={spec.show} needs a baseline and none, or more than one, is marked; set baseline")
     columns = {metric.column: figures_of(read.arms, metric, read.reference, spec) for metric in metrics}

@@ -170,11 +170,11 @@ def provenance_text(title: str, cells: Sequence[Mapping[str, Any]]) -> str:
 def gate(arms: Sequence[Arm], metric: MetricColumn) -> list[str]:
     """Say, a short line each, why the rows of a table may be no comparison of trained networks; none where they are.
 
-    Chance is judged by the metrics of the same split as `metric` that have a chance level.
+    Chance is judged by the metrics that have a chance level, on test images where `metric` is of those, else on validation images.
     """
     if not arms:
         return []
-    split = metric.split or "val"
+    split = "test" if metric.split == "test" else "val"
     return [
         *(line for each in metrics_of(None) if each.has_chance for line in _near_chance(arms, each, split)),
         *_losses_that_did_not_fall(arms),

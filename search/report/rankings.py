@@ -16,7 +16,8 @@ from search.ledger.metric import MetricColumn, metric_columns
 from search.ledger.record import read_history
 from search.report.arms import list_arms
 from search.report.reading.load import load_study
-from search.report.reading.rows import differing, recipe_folders, recipe_settings
+from search.report.reading.rows import differing, folder_of, recipe_folders, recipe_settings
+from search.report.reading.scored import kept_nothing, with_scores
 from search.report.values import arm_values, has_looks, metric_to_read, phase_to_read
 from search.stats.ranking import ProxyTrust, proxy_trust
 
@@ -68,6 +69,13 @@ class TrustCase:
     left_out: int = 0
 
 
+def scored(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
+    """Add to a frame what a ranking by `metric` takes: the metric, and what the search is ranked by in its place."""
+    known = metric_columns()
+    twin = validation_of(known[metric]) if metric in known else None
+    return with_scores(frame, [metric, twin.column if twin else None])
+
+
 def phase_case(frame: pd.DataFrame, metric: MetricColumn) -> TrustCase | None:
     """Compare what the search saw on validation data with what the final re-evaluation found; None where one is missing.
 
@@ -116,7 +124,7 @@ def epoch_cases(frame: pd.DataFrame, phase: str, metric: MetricColumn) -> list[T
     """
     shown = validation_of(metric)
     trials = frame[(frame["phase"] == phase) & (frame["status"] == "ok") & frame["epochs_planned"].gt(1)]
-    if shown is None or not len(trials):
+    if shown is None or shown.from_samples or not len(trials):  # samples are of the end alone
         return []
     counts = trials.groupby("epochs_planned")["arch_hash"].nunique()
     planned = int(counts.index[int(counts.argmax())])
@@ -146,14 +154,16 @@ def study_case(cheap: Folder, expensive: Folder, metric: str | None = None, phas
     `metric` and `phase` are of both. By default the metric is the one the expensive study is judged by, and its counterpart on the
     validation data for a cheap one that has no test scores; the phase of each is the one whose numbers are worth the most.
     """
-    frames = [load_study(path) for path in (cheap, expensive)]
+    frames = [scored(load_study(path), metric) for path in (cheap, expensive)]
     phases = [phase_to_read(frame, phase) for frame in frames]
     trials = [frame[frame["phase"] == each] for frame, each in zip(frames, phases, strict=True)]
     wanted = metric_to_read(trials[1], phases[1], metric)
     has = trials[0].loc[trials[0]["status"] == "ok", wanted.column].notna().any()
     other = wanted if has or metric is not None else validation_of(wanted)
     if other is None or not (has or metric is None):
-        raise ValueError(f"no finished trial of {cheap}, phase '{phases[0]}', has {wanted.column}; choose --metric")
+        raise ValueError(
+            f"no finished trial of {cheap}, phase '{phases[0]}', has {wanted.column}; choose --metric{kept_nothing(wanted)}"
+        )
     sides = [
         _ranked(rows, each, by, f"{path}, {PHASE_NAMES[each]}")
         for rows, each, by, path in zip(trials, phases, (other, wanted), (cheap, expensive), strict=True)
@@ -250,13 +260,7 @@ def _names_of(trials: pd.DataFrame, keys: Sequence[Any]) -> list[str]:
 
 def validation_of(metric: MetricColumn) -> MetricColumn | None:
     """Return what a search can be ranked by in place of a metric of the test data; None for a cost."""
-    return metric_columns().get(f"val_{metric.name}")
-
-
-def folder_of(frame: pd.DataFrame) -> Path:
-    """Return what the frame's `run_dir` is relative to."""
-    path = Path(str(frame.attrs.get("path", "")))
-    return path if path.is_dir() else Path()  # a pooled frame's are relative to the working folder
+    return metric if metric.split == "probe" else metric_columns().get(f"val_{metric.name}")
 
 
 def _settings_of(trials: pd.DataFrame, root: Path) -> dict[str, dict[str, Any] | None]:

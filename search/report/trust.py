@@ -17,6 +17,7 @@ from search.report.rankings import (
     budget_cases,
     epoch_cases,
     phase_case,
+    scored,
     study_case,
 )
 from search.report.reading.load import load_study
@@ -136,7 +137,7 @@ def trust_table(paths: Sequence[str | os.PathLike[str]], metric: str | None = No
 
 def _cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | None) -> list[TrustCase]:
     """Find every pair of rankings in one study."""
-    frame = load_study(path)
+    frame = scored(load_study(path), metric)
     phases = [name for name in ("final", "search", "single") if (frame["phase"] == name).any()]
     chosen = [phase_to_read(frame, phase)] if phase is not None else phases
     cases: list[TrustCase | None] = []

@@ -29,6 +29,7 @@ import pandas as pd
 from search.ledger.metric import LATENCIES, MetricColumn, metric_columns, metric_named, metrics_of
 from search.ledger.study_files import LOOKS_FILE
 from search.report.arms import Arm, Declared, comparable, declared_by, find_arm, list_arms, marked_baseline
+from search.report.reading.scored import is_from_samples, kept_nothing, with_scores
 from search.stats.paired import ArmValues, PairedDifference, difference
 
 COLUMN_FACTORS = ("study", "backbone", "branches", "sites", "data_source", "arch_hash", "recipe_hash", "epochs_planned")
@@ -68,7 +69,7 @@ def read_arms(
     Raises:
         ValueError: unknown metric, arm or phase, or a metric that no finished trial of the phase has.
     """
-    phase = phase_to_read(frame, phase)
+    phase, frame = phase_to_read(frame, phase), with_scores(frame, [metric])
     trials = frame[frame["phase"] == phase]
     chosen = metric_to_read(trials, phase, metric)
     declared = declared_by(frame)
@@ -99,7 +100,8 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
         return next((int(value) for value in counts[name][here] if pd.notna(value)), None)
 
     measured = ok & np.isfinite(numbers[metric])
-    failed = (status == "failed") | (status == "pruned") | (ok & ~measured)
+    lost = ok & ~measured & (not is_from_samples(metric))  # who kept no samples did not diverge
+    failed = (status == "failed") | (status == "pruned") | lost
     timed = ok & (np.isfinite(numbers["latency_ms"]) | np.isfinite(numbers["latency_fused_ms"]))
     alone = timed & trials["latency_exclusive"].to_numpy(dtype=bool, na_value=False)
     found = []
@@ -136,6 +138,7 @@ def paired_difference(frame: pd.DataFrame, arm: str, baseline: str, metric: str)
     Raises:
         ValueError: unknown arm, baseline or column; a frame of several phases; arms trained by different recipes.
     """
+    frame = with_scores(frame, [metric])
     if metric not in frame.columns:
         raise ValueError(f"metric '{metric}' is no column of the frame; columns: {', '.join(frame.columns)}")
     arms = list_arms(frame, declared_by(frame))
@@ -189,6 +192,7 @@ def metric_to_read(trials: pd.DataFrame, phase: str, name: str | None) -> Metric
         if name not in measured and (len(ok) or name not in ok):
             raise ValueError(
                 f"no finished trial of phase '{phase}' has {name}; metrics with values: {', '.join(measured) or 'none'}"
+                f"{kept_nothing(metric)}"
             )
         return metric
     known = metrics_of(None)

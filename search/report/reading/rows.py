@@ -50,7 +50,7 @@ metrics of installed packages."""
 
 def is_extra(name: str) -> bool:
     """Whether a column beside `COLUMNS` is one of a score or of another's metric."""
-    return name.startswith((SCORE_PREFIX, "val_", "test_", "chance_")) and name not in COLUMNS
+    return name.startswith((SCORE_PREFIX, "val_", "test_", "probe_", "chance_")) and name not in COLUMNS
 
 
 PHASES: tuple[Phase, ...] = ("search", "final", "single")
@@ -167,6 +167,12 @@ def read_trials_file(path: Path) -> pd.DataFrame:
     frame = frame.reindex(columns=[*COLUMNS, *extra]).astype(COLUMNS)  # an earlier version did not measure all of them
     frame.attrs = {"path": str(path.parent), "unreadable": []}
     return frame
+
+
+def folder_of(frame: pd.DataFrame) -> Path:
+    """Return what the frame's `run_dir` is relative to."""
+    path = Path(str(frame.attrs.get("path", "")))
+    return path if path.is_dir() else Path()  # a pooled frame's are relative to the working folder
 
 
 def recipe_folders(path: Folder, frame: pd.DataFrame) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from search.ledger.metric import (
     COSTS,
     Metric,
     column_named,
+    columns_on,
     installed_metrics,
     metric_columns,
     metric_named,
@@ -57,7 +58,8 @@ def forget() -> None:
 
 
 def test_columns_are_the_splits_of_the_metrics() -> None:
-    assert list(metric_columns()) == ["test_top1", "val_top1", "test_loss", "val_loss", "train_seconds"]
+    own = ["test_top1", "val_top1", "test_loss", "val_loss", "train_seconds"]
+    assert [name for name, column in metric_columns().items() if not column.from_samples] == own
     top1 = metric_named("test_top1")
     assert (top1.title, top1.unit, top1.higher_is_better, top1.worst) == ("test top-1 %", "points", True, 0.0)
     assert "validation images" in metric_named("val_loss").meaning
@@ -70,6 +72,20 @@ def test_an_unknown_name_has_near_matches() -> None:
         metric_named("val_top")
     with pytest.raises(ValueError, match=r"metric 'paramz' is not one of .*params, .*; did you mean params"):
         column_named("paramz")
+
+
+def test_scores_from_samples_are_of_the_probe_set_too() -> None:
+    scores = [name for name, column in metric_columns().items() if column.from_samples]
+    assert scores[:3] == ["test_p_true", "val_p_true", "probe_p_true"]
+    assert len(scores) == 15
+    better = {name: column.higher_is_better for name, column in metric_columns().items() if column.split == "probe"}
+    assert better == {
+        **dict.fromkeys(["probe_p_true", "probe_margin"], True),
+        **dict.fromkeys(["probe_nll", "probe_brier", "probe_calibrated_nll"], False),
+    }
+    assert columns_on("val") == ("val_top1", "val_loss")  # what a trial computes itself
+    with pytest.raises(ValueError, match=r"'p_true' .*say on which images: test_p_true or val_p_true or probe_p_true"):
+        metric_named("p_true")
 
 
 def test_a_metric_says_what_it_cannot_be() -> None:
@@ -98,6 +114,12 @@ def test_the_evaluator_of_the_page_counts(install: Callable[[str], None]) -> Non
 def test_a_name_is_declared_once(install: Callable[[str], None]) -> None:
     install(TOP5.replace('name="top5"', 'name="top1"'))
     with pytest.raises(ValueError, match="metric 'top1' is declared already"):
+        metrics_of()
+
+
+def test_no_package_declares_what_tables_compute(install: Callable[[str], None]) -> None:
+    install(TOP5.replace('name="top5"', 'name="brier"'))
+    with pytest.raises(ValueError, match="metric 'brier' is declared already"):
         metrics_of()
 
 

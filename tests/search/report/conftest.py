@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import pytest
 
 from search.ledger.result import CHECKSUM, TrialResult, checksum_of, write_result
+from search.ledger.samples import write_samples
 
 Add = Callable[..., Path]
 
@@ -62,6 +64,17 @@ def add(study: Path) -> Add:
         return write_result(folder, TrialResult(**row)).parent
 
     return add_trial
+
+
+def keep_samples(run: Path, logits: Any, target: Any, part: Sequence[str], first: int = 0) -> Path:
+    """Write what a trial keeps of its images, as trials do; `first` is the index of the first image."""
+    arrays = {
+        "index": np.arange(first, first + len(target)),
+        "part": np.array(part),
+        "target": np.asarray(target),
+        "logits": np.asarray(logits, dtype=np.float16),
+    }
+    return write_samples(run, arrays)
 
 
 def rewrite(path: Path, **values: Any) -> None:

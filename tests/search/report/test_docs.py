@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 import search
+from search.ledger.metric import SAMPLE_METRICS
 from search.report.ablation import DATA_COLUMNS
+from search.report.budget import BUDGET_COLUMNS
 from search.report.diff import DIFF_COLUMNS
 from search.report.effects import EFFECT_COLUMNS
 from search.report.pivot import PIVOT_COLUMNS
@@ -40,6 +42,7 @@ def table_below(title: str) -> list[list[str]]:
         ("Columns of a table's CSV", PIVOT_COLUMNS),
         ("Columns of the ablation table's CSV", DATA_COLUMNS),
         ("Columns of the effects' CSV", EFFECT_COLUMNS),
+        ("Columns of the budget's CSV", BUDGET_COLUMNS),
         ("Columns of a diff's CSV", DIFF_COLUMNS),
         ("Proxy trust", TRUST_COLUMNS),
     ],
@@ -70,3 +73,11 @@ def test_tidy_files_read_back(study: Path, add: Add, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(back, frame)
     assert load_study is search.load_study
     assert re.search(r"pip|import", DOCS)
+
+
+def test_scores_from_samples() -> None:
+    rows = table_below("Scores from samples")
+    assert [row[0] for row in rows] == [metric.name for metric in SAMPLE_METRICS]
+    for row, metric in zip(rows, SAMPLE_METRICS, strict=True):
+        assert row[1].startswith(metric.unit)
+        assert row[2] == ("higher" if metric.higher_is_better else "lower")
