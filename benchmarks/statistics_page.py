@@ -27,6 +27,9 @@ COMMENTS = {
     "baseline's among them.",
     "proxy trust": "12 arms, 6 seeds; an arm's luck on a seed is mostly the same at both budgets. Below, resampling arms, each ranking "
     "is taken as it is: the intervals are a little wide where tau is large.",
+    "orders nested in roots": "All arms go on from the same roots, in the same orders; half of the rows differ by 0.5 points. 'sd' "
+    "is that of a paired difference: between roots / between orders within one. A t test over all pairs takes orders for roots: where "
+    "roots differ its intervals are too short, and it finds what is not there.",
 }
 
 

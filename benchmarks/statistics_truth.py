@@ -26,6 +26,7 @@ import numpy as np
 from statistics_designs import factorials, trusts
 from statistics_looks import looks
 from statistics_page import page
+from statistics_roots import roots
 from statistics_rows import coverage, equivalences, families, powers
 from statistics_simulate import Row
 
@@ -41,6 +42,7 @@ SECTIONS: dict[str, tuple[Callable[[np.random.Generator, int], list[Row]], int]]
     "looks": (looks, 10000),
     "factorials": (factorials, 2000),
     "trusts": (trusts, 2000),
+    "roots": (roots, 2000),
 }
 
 

@@ -14,12 +14,13 @@ import pandas as pd
 
 from search.ledger.metric import NOT_ALONE, MetricColumn
 from search.report.arms import Arm
-from search.report.conclusion import conclusion, looked, seeds_added, source_of
+from search.report.conclusion import conclusion, looked, seeds_added, titled
 from search.report.effects import effects_of_arms, is_factorial, own_factors
 from search.report.front import front_of
-from search.report.judging import JUDGED, SIZES, Compared, Judging, compared, row_verdict
+from search.report.judging import JUDGED, ROOTS, SIZES, Compared, Judging, compared, row_verdict
 from search.report.notes import table_notes
 from search.report.provenance import gate
+from search.report.starts import control_lines, is_continued, null_fault, roots_line
 from search.report.table import NOTHING, Cell, Column, Row, Table, interval_of, rows_of, value_of, with_dtypes
 from search.report.values import Reading, arm_values, has_looks, read_arms
 from search.report.words import (
@@ -33,6 +34,7 @@ from search.report.words import (
     signed,
     significant,
 )
+from search.stats.nested import NestedDifference
 from search.stats.paired import ArmValues
 
 DATA_COLUMNS: dict[str, str] = {
@@ -64,7 +66,7 @@ DATA_COLUMNS: dict[str, str] = {
     "latency_exclusive": "boolean",  # measured in an exclusive slot; NA where none was measured
     "on_front": "boolean",  # of several objectives; NA where the study has one, or a value is missing
 }
-"""Name and dtype of each column of `AblationTable.data`; the CSV has the same."""
+"""Name and dtype of each column of `AblationTable.data`, and those of `ROOTS` where arms went on from several; the CSV has the same."""
 
 OTHER_RECIPE = "trained by another recipe: not compared"
 NARROW, PAPER = ("text",), ("latex",)  # forms that have no room for a column: there it stands below, or elsewhere
@@ -74,7 +76,7 @@ TITLED = {"boot": "bootstrap interval", "g_z": "g_z", "pairing": "pairing"}  # b
 
 @dataclass(frozen=True, kw_only=True)
 class AblationTable(Table):
-    """A table whose `data` has one row for each arm and the columns `DATA_COLUMNS`; the baseline first, then the best mean first.
+    """A table whose `data` has one row for each arm and the columns `DATA_COLUMNS`, the baseline first, then the best mean first.
 
     Its figures are of `metric`, averaged over the trials of `phase`; differences are taken against the row called `baseline`, if any.
     The effects of the factors stand below, where the study declared a factorial design of two or more.
@@ -107,7 +109,7 @@ def ablation_table(
     front = front_of(read.arms, frame, read.phase)
     members = front.members if front else [None] * len(read.arms)
     rows = (
-        _row_of(read, arm, values, each, gone, judging, added) | {"on_front": member}
+        _row_of(read, arm, values, each, gone, judging, added) | {"on_front": member} | each.over_roots()
         for arm, values, each, gone, member in zip(read.arms, measured, against, absent, members, strict=True)
     )
     best_first = -1.0 if read.metric.higher_is_better else 1.0
@@ -115,14 +117,18 @@ def ablation_table(
     def order(row: dict[str, Any]) -> tuple[bool, bool, float, str]:
         return not row["is_baseline"], row["mean"] is None, best_first * (row["mean"] or 0.0), row["arm"]
 
-    data = with_dtypes(sorted(rows, key=order), DATA_COLUMNS)
+    several = any(isinstance(each.result, NestedDifference) for each in against)
+    data = with_dtypes(sorted(rows, key=order), DATA_COLUMNS | (ROOTS if several else {}))
     source = f"{read.phase} with looks" if read.phase != "single" and has_looks(frame) else read.phase
     columns, shown = _displayed(data, read.metric, judging)
     effects = _effects_below(read, measured, judging)
     said = conclusion(data, read.metric, source, judging)
+    begun, controls = list[str](), list[str]()
+    if is_continued(read):
+        begun, controls = [*null_fault(read), *roots_line(read)], control_lines(read, against)
     return AblationTable(
         name="ablation",
-        title=f"{read.studies or frame.attrs.get('path', 'study')}: {source_of(read, source)}, {read.metric.title}",
+        title=f"{read.studies or frame.attrs.get('path', 'study')}: {titled(read, source)}, {read.metric.title}",
         columns=columns,
         rows=shown,
         data=data,
@@ -131,8 +137,9 @@ def ablation_table(
         metric=read.metric,
         phase=read.phase,
         baseline=read.reference.label if read.reference else None,
-        conclusion=" ".join([*gate(read.arms, read.metric), said, *looked(frame, read.phase)]),
+        conclusion=" ".join([*begun, *gate(read.arms, read.metric), said, *looked(frame, read.phase)]),
         notes=[
+            *controls,
             *table_notes(read, data, judging),
             *([read.declared.fault] if read.declared.fault else []),
             *([f"{front.title}."] if front else []),
@@ -237,6 +244,7 @@ def _columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> l
         Column("mean", metric.title, "math", show=mean),
         Column("diff", "diff", "math", show=value_of("diff", difference)),
         Column("interval", "95% interval", "math", show=interval_of("ci_low", "ci_high", finer)),
+        *(_root_columns(finer) if "roots" in data else ()),
         Column("worst", "worst case", "math", show=value_of("worst_diff", difference)),
         Column("boot", "95% bootstrap", "math", left_out=NARROW, show=interval_of("boot_low", "boot_high", finer)),
         Column("p", P_TITLES[judging.correction], left_out=NARROW, show=value_of("p_corrected", p_shown)),
@@ -251,6 +259,22 @@ def _columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> l
         Column("macs", "MACs", left_out=PAPER, show=value_of("macs", scaled)),
         Column("latency", "latency ms", left_out=PAPER, show=latency("latency_ms")),
         Column("fused", "fused ms", left_out=PAPER, show=latency("latency_fused_ms")),
+    ]
+
+
+def _root_columns(digits: int) -> list[Column]:
+    """What a table over roots shows beside others; sds are of the paired difference."""
+    spread = "{:.{}f}".format
+    return [
+        Column("roots", "roots"),
+        Column("orders", "orders", show=value_of("orders", lambda each: f"{each:.3g}")),
+        Column(
+            "sd_between", "sd between roots", "math", show=value_of("sd_between", lambda each: spread(each, digits))
+        ),
+        Column("sd_within", "sd within roots", "math", show=value_of("sd_within", lambda each: spread(each, digits))),
+        Column(
+            "mixed", "mixed model", "math", left_out=NARROW + PAPER, show=interval_of("mixed_low", "mixed_high", digits)
+        ),
     ]
 
 

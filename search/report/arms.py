@@ -20,6 +20,8 @@ from search.ledger.study_files import Cell, DeclaredDesign, read_design
 from search.report.reading.rows import RECIPE_PARTS
 from search.report.words import did_you_mean
 
+CONTINUED = ("shared", "fork")  # starts: a trained network, or the whole state of one that was half trained
+INIT_STREAM = "start.init_stream"  # of the null control another one than of the baseline, which it is otherwise
 CONTROL = "control"  # factor of a cell that stands beside the design: a plain network of the same cost
 GROUP = "the design"
 
@@ -67,6 +69,24 @@ class Arm:
         trials = self.trials
         ok = trials[trials["status"] == "ok"].dropna(subset=[metric])
         return pd.Series(ok[metric].to_numpy(dtype=float), index=pd.Index(ok["seed"].to_numpy(dtype="int64")))
+
+
+def compared_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return those trials that the rows of a table are of.
+
+    Where some went on from trained networks these are they, without the null control; the roots, and what was trained from scratch
+    beside them, have another question. Else they are all.
+    """
+    if "start" not in trials or not trials["start"].isin(CONTINUED).any():
+        return trials
+    return trials[trials["start"].ne("scratch").fillna(True) & ~is_null(trials)]
+
+
+def is_null(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Tell which trials are of the null control: the baseline again, whose branches, of which it has none, would be drawn otherwise."""
+    texts = trials["overrides"]
+    other = {text: values(text.split("; ")).get(INIT_STREAM, "0") != "0" for text in texts.dropna().unique()}
+    return pd.Series([other.get(text, False) for text in texts.tolist()], index=trials.index, dtype=bool)
 
 
 def comparable(one: Arm, other: Arm) -> bool:

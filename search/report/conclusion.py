@@ -12,6 +12,7 @@ import pandas as pd
 from search.ledger.metric import MetricColumn
 from search.report.judging import POWER, Judging, within
 from search.report.notes import changes_of
+from search.report.starts import estimand, is_continued
 from search.report.values import Reading, has_looks
 from search.report.words import counted, counted_range, interval_decimals, joined, p_is, signed, significant, span
 from search.stats import paired
@@ -23,6 +24,10 @@ SOURCES = {
     "search with looks": "validation images, as the looks read them",
     "single": "single runs",
 }
+FRESH = "final re-evaluation on fresh seeds"
+NO_SPREAD = tuple(
+    words.replace("seed", unit) for words in (paired.EQUAL, paired.CONSTANT) for unit in ("seed", "root")
+)  # the first two are equal
 NAMED_ARMS = 4  # longer lists of arms are counted instead of named
 
 
@@ -85,16 +90,17 @@ def _comparisons(baseline: str, others: list[Any], metric: MetricColumn, judging
         who = f"None of the {len(others)} arms can" if every else f"{_named([row.arm for row in undecided])} cannot"
         said.append(f"{who} be told from the baseline ({baseline}).")
     said += resolution([*lost, *undecided], metric, digits, judging)
-    for row in (row for row in others if _starting((paired.EQUAL, paired.CONSTANT), [row])):
-        each = f"on each of {counted(row.n_paired, 'shared seed')}"
-        if row.verdict.startswith(paired.EQUAL):
+    for row in (row for row in others if _starting(NO_SPREAD, [row])):
+        number, unit = judged_by(row)
+        each = f"on each of {counted(number, f'shared {unit}')}"
+        if row.verdict.startswith(NO_SPREAD[:2]):
             said.append(f"{row.arm} equals the baseline {each}.")
         else:
             by = f"{signed(row.diff, metric.decimals)} {metric.unit}"
             said.append(f"{row.arm} differs from the baseline by {by} {each}: that leaves no spread to judge it by.")
-    few = [row.arm for row in others if pd.notna(row.n_paired) and row.n_paired < 2]
+    few = [row.arm for row in others if pd.notna(row.n_paired) and judged_by(row)[0] < 2]
     if few:
-        share = f"share{'s' * (len(few) == 1)} fewer than two finished seeds with the baseline ({baseline})"
+        share = f"share{'s' * (len(few) == 1)} fewer than two finished {judged_by(others[0])[1]}s with the baseline ({baseline})"
         said.append(f"Nothing can be said about {_named(few)}, which {share}.")
     foreign = [row.arm for row in others if pd.isna(row.n_paired)]
     if foreign:
@@ -151,7 +157,13 @@ def _equivalents(baseline: str, others: list[Any], metric: MetricColumn, judging
 def _amount(row: Any, metric: MetricColumn, digits: int) -> str:
     value = f"{signed(row.diff, digits)} {metric.unit}"
     interval = f"95% interval {signed(row.ci_low, digits)} to {signed(row.ci_high, digits)}"
-    return f"{value}, {interval}, {counted(row.n_paired, 'seed')}"
+    return f"{value}, {interval}, {counted(*judged_by(row))}"
+
+
+def judged_by(row: Any) -> tuple[int, str]:
+    """Return how many values a row's difference is the mean of, and what each belongs to: a seed, or a root."""
+    roots = getattr(row, "roots", pd.NA)
+    return (int(row.n_paired), "seed") if pd.isna(roots) else (int(roots), "root")
 
 
 def _listed(rows: list[Any], metric: MetricColumn, digits: int) -> str:
@@ -169,7 +181,8 @@ def _named(arms: list[str]) -> str:
 def resolution(rows: list[Any], metric: MetricColumn, digits: int, judging: Judging) -> list[str]:
     """Say which differences the seeds of undecided rows find, and where a margin is given how many would find it."""
     known = [row for row in rows if pd.notna(row.mdd)]
-    said = finds([(row.mdd, row.n_paired) for row in known], digits, metric)
+    unit = judged_by(known[0])[1] if known else "seed"
+    said = finds([(row.mdd, judged_by(row)[0]) for row in known], digits, metric, unit)
     if known and judging.margin is not None:
         said.append(
             f"To find {judging.margin:g} {metric.unit} with that power takes {settled(known)} (95% interval, by that of the spread)."
@@ -177,13 +190,13 @@ def resolution(rows: list[Any], metric: MetricColumn, digits: int, judging: Judg
     return said
 
 
-def finds(rows: Sequence[tuple[float, int]], digits: int, metric: MetricColumn) -> list[str]:
-    """Say which true differences some rows find, each given by its smallest one and its seeds; nothing where there is no row."""
+def finds(rows: Sequence[tuple[float, int]], digits: int, metric: MetricColumn, unit: str = "seed") -> list[str]:
+    """Say which true differences some rows find, each given by its smallest one and its seeds or roots; nothing where there is no row."""
     if not rows:
         return []
     smallest, largest = (rounded_up(bound(size for size, _ in rows), digits) for bound in (min, max))
     pairs = [seeds for _, seeds in rows]
-    at = counted_range(min(pairs), max(pairs), "seed")
+    at = counted_range(min(pairs), max(pairs), unit)
     size = smallest if smallest == largest else f"{smallest} to {largest}"
     return [f"By the spread measured, {at} find a true difference of {size} {metric.unit} with a power of {POWER:.0%}."]
 
@@ -197,8 +210,8 @@ def settled(rows: list[Any]) -> str:
 
 
 def seeds(row: Any) -> str:
-    """Say how many seeds a row needs, with the interval of that number."""
-    return f"{rounded(row.seeds_needed)} ({rounded(row.seeds_low)} to {rounded(row.seeds_high)}) seeds"
+    """Say how many seeds or roots a row needs, with the interval of that number."""
+    return f"{rounded(row.seeds_needed)} ({rounded(row.seeds_low)} to {rounded(row.seeds_high)}) {judged_by(row)[1]}s"
 
 
 def rounded(number: Any) -> str:
@@ -215,8 +228,16 @@ def rounded_up(value: float, digits: int) -> str:
     return f"{math.ceil(round(value * scale, 6)) / scale:.{digits}f}"
 
 
+def titled(read: Reading, source: str) -> str:
+    """Say, for a title, what the differences are of where arms went on from trained networks, and which trials were read."""
+    said = source_of(read, source)
+    if not is_continued(read):
+        return said
+    return estimand(read) if said == FRESH else f"{estimand(read)}; {said}"
+
+
 def source_of(read: Reading, source: str) -> str:
-    """Say, for a title, which trials were read. Of seeds that another study has shown the test scores are not fresh."""
+    """Say which trials were read. Of seeds that another study has shown the test scores are not fresh."""
     if source != "final":
         return SOURCES[source]
     ok = read.trials[read.trials["status"] == "ok"]
@@ -224,7 +245,7 @@ def source_of(read: Reading, source: str) -> str:
     sources = [str(folder).rsplit("/", 2)[0] for folder in ok["reused_from"].dropna()]
     others = [study for study in sources if study not in own]
     if not others:
-        return "final re-evaluation on fresh seeds"
+        return FRESH
     return f"final re-evaluation, {len(others)} of {len(ok)} results taken over from {joined(sorted(set(others)))}"
 
 

@@ -13,13 +13,13 @@ import pandas as pd
 from scipy import stats
 
 from search.ledger.metric import MetricColumn
-from search.report.arms import Arm, list_arms
+from search.report.arms import Arm, compared_trials, list_arms
 from search.report.judging import Compared
 from search.report.reading.load import load_study
 from search.report.reading.rows import differing, flat, recipe_folders, recipe_settings
 from search.report.reading.scored import with_scores
 from search.report.table import Column, Table, interval_of, rows_of, value_of, with_dtypes
-from search.report.values import metric_to_read, phase_to_read
+from search.report.values import metric_to_read, phase_to_read, values_by_root
 from search.report.words import counted, interval_decimals, joined, one_line, signed
 from search.stats.paired import CONFIDENCE, difference
 
@@ -54,7 +54,7 @@ def diff_studies(
             f"{a} would be read in phase '{phases[0]}' and {b} in phase '{phases[1]}', whose numbers are not alike; "
             "choose one that both have with --phase"
         )
-    trials = [frame[frame["phase"] == phases[0]] for frame in frames]
+    trials = [compared_trials(frame[frame["phase"] == phases[0]]) for frame in frames]
     chosen = metric_to_read(pd.concat(trials), phases[0], metric)
     arms = [list_arms(frame) for frame in trials]
     pairs, only = _matched(arms[0], arms[1])
@@ -101,7 +101,7 @@ def _matched(a: Sequence[Arm], b: Sequence[Arm]) -> tuple[list[tuple[Arm, Arm]],
 
 
 def _diff_row(one: Arm, other: Arm, metric: str) -> dict[str, Any]:
-    a, b = one.values(metric), other.values(metric)
+    a, b = values_by_root(one, metric), values_by_root(other, metric)
     row = Compared(result=difference(b, a)).columns()
     if row["n_paired"] < 2:
         row |= {"n_paired": 0, "diff": float(b.mean() - a.mean()), "ci_low": None, "ci_high": None, "p_value": None}

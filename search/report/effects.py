@@ -62,7 +62,9 @@ def effects_of_arms(read: Reading, factors: Sequence[str], correction: Correctio
     """Estimate the effects of factors over arms; errors as `effects_table`."""
     metric, design = read.metric, read.declared.design
     kept, notes = _of_one_kind(read.arms, factors)
-    rows = trials_of(kept, arm_values(kept, metric.column), factors, metric)
+    measured = arm_values(kept, metric.column)
+    rows = trials_of(kept, measured, factors, metric)
+    unit = "seed" if all(each.roots is None for each in measured) else "root"
     result = factorial_effects(rows, metric.column, list(factors))
     corrected = adjusted_p_values(result.terms["p_value"], correction)
     data = _data_of(result, rows, corrected)
@@ -74,12 +76,12 @@ def effects_of_arms(read: Reading, factors: Sequence[str], correction: Correctio
         columns=columns,
         rows=rows_of(columns, data.assign(first=~data["term"].duplicated()).itertuples(index=False)),
         data=data,
-        conclusion=_said_of(result, corrected, metric, correction),
+        conclusion=_said_of(result, corrected, metric, correction).replace("no two seeds", f"no two {unit}s"),
         notes=[
-            *_method_notes(result, correction, fraction, len(factors) > 2),
+            *(note.replace("seed", unit) for note in _method_notes(result, correction, fraction, len(factors) > 2)),
             *notes,
             *_shared_cells(kept),
-            *(f"{note}." for note in result.notes),
+            *(f"{note.replace('seed', unit)}." for note in result.notes),
         ],
         of="the effects",
     )
@@ -166,14 +168,19 @@ def _of_one_kind(arms: Sequence[Arm], factors: Sequence[str]) -> tuple[list[Arm]
 def trials_of(
     arms: Sequence[Arm], measured: Sequence[ArmValues], factors: Sequence[str], metric: MetricColumn
 ) -> pd.DataFrame:
-    """Return one row for each finished trial: seed, value, and the levels, the baseline's first in each factor."""
+    """Return one row for each finished trial: seed, value, and the levels, the baseline's first in each factor.
+
+    Where arms went on from several roots, these stand for seeds: orders on one root are averaged.
+    """
     taken = [factor for factor in factors if factor in (SEED, metric.column)]
     if taken or len(set(factors)) < len(factors):
         raise ValueError(f"factors: {', '.join(factors)}: name each factor once; {SEED} and {metric.column} are none")
     reference = marked_baseline(arms)
     lengths = [len(each.values) for each in measured]
     columns: dict[str, Any] = {
-        SEED: np.concatenate([each.seeds for each in measured]) if measured else [],
+        SEED: np.concatenate([each.seeds if each.roots is None else each.roots for each in measured])
+        if measured
+        else [],
         metric.column: np.concatenate([each.values for each in measured]) if measured else [],
     }
     for factor in factors:

@@ -21,6 +21,7 @@ from search.report.spec import TableSpec, paper_table
 from search.report.table import Cell
 from search.report.values import arm_values
 from search.report.words import counted, counted_range, decimals_for, interval_decimals, joined, scaled, signed
+from search.stats.nested import NestedDifference
 from search.stats.paired import ALPHA, CONFIDENCE, ArmValues
 
 STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
@@ -243,9 +244,9 @@ def _marks_of(
 ) -> list[str]:
     """Say what stars and equals signs mean; `first` are the figures of the first of the `metrics` that are judged."""
     words = corrected_over(spec.correction, sum(cell.result is not None for cell in first))  # type: ignore[arg-type]
-    said = [
-        f"* p < 0.05, ** p < 0.01, *** p < 0.001 against the baseline ({reference.label}): paired t tests, {words}."
-    ]
+    over_roots = any(isinstance(cell.result, NestedDifference) for cell in first)
+    tests = "t tests of the roots' mean differences" if over_roots else "paired t tests"
+    said = [f"* p < 0.05, ** p < 0.01, *** p < 0.001 against the baseline ({reference.label}): {tests}, {words}."]
     failed = list(dict.fromkeys(cell.arm.label for cell in cells if cell.failed))
     if failed:
         said.append(f"Not marked, since a training failed on some seeds: {joined(failed)}.")
@@ -274,5 +275,6 @@ def _power_of(cells: Sequence[Figure], metrics: Sequence[MetricColumn]) -> list[
             for cell in own
             if cell.result and (cell.facts["p_corrected"] or 0) > ALPHA
         ]
-        said += [f"{metric.title}: " * (len(metrics) > 1) + found for found in finds(undecided, digits, metric)]
+        unit = next((cell.result.unit for cell in own if cell.result), "seed")
+        said += [f"{metric.title}: " * (len(metrics) > 1) + found for found in finds(undecided, digits, metric, unit)]
     return said

@@ -11,7 +11,7 @@ import pandas as pd
 
 from search.ledger.metric import LATENCIES, metric_columns
 from search.ledger.study_files import read_objectives
-from search.report.arms import Arm, declared_by, list_arms
+from search.report.arms import Arm, compared_trials, declared_by, list_arms
 from search.report.table import Cell, Column, Row, Table
 from search.report.values import arm_values
 from search.report.words import joined, one_line, scaled, significant
@@ -70,7 +70,9 @@ def _values_of(arms: Sequence[Arm], column: str) -> list[float]:
 def fronts_of(frame: pd.DataFrame, phases: Sequence[str] = ("search", "final")) -> list[Front]:
     """Return the front of each phase that has trials."""
     declared = declared_by(frame)
-    found = [front_of(list_arms(frame[frame["phase"] == phase], declared), frame, phase) for phase in phases]
+    found = [
+        front_of(list_arms(compared_trials(frame[frame["phase"] == phase]), declared), frame, phase) for phase in phases
+    ]
     return [front for front in found if front is not None]
 
 

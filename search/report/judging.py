@@ -16,6 +16,7 @@ from search.report.spec import check_choice, check_margin
 from search.report.words import counted
 from search.stats import inference, paired
 from search.stats.inference import Correction
+from search.stats.nested import NestedDifference, differences, judged_deltas
 from search.stats.paired import ArmValues, PairedDifference, Survivors
 
 POWER = 0.8
@@ -47,6 +48,21 @@ JUDGED: dict[str, str] = {
     **EQUIVALENCE,
 }
 """What `judged` computes of each row, by the names of a table's columns, with their dtypes; NA where not asked for."""
+ROOTS: dict[str, str] = {
+    "roots": "Int64",  # trained networks from which both this arm and the baseline went on and finished
+    "orders": "Float64",  # trainings on each of them, on average
+    "sd_between": "Float64",  # of the paired difference between roots, with what orders bring into it taken out
+    "sd_between_low": "Float64",  # ends of its 95% interval
+    "sd_between_high": "Float64",
+    "sd_within": "Float64",  # of the paired difference between orders on one root; NA where each root has one
+    "sd_within_low": "Float64",
+    "sd_within_high": "Float64",
+    "mixed_diff": "Float64",  # by the mixed model: random roots, orders nested in them
+    "mixed_low": "Float64",
+    "mixed_high": "Float64",
+    "mixed_p": "Float64",  # of this row alone
+}
+"""What is known of a row that is judged over roots, in tables of such, where `n_paired` counts trainings, and seeds needed are roots."""
 Sized = tuple[dict[str, Any], int, float, float]  # of a tested row: its facts to be filled, seeds, difference, spread
 
 
@@ -85,7 +101,20 @@ class Compared:
     def columns(self) -> dict[str, Any]:
         """Return the paired difference and the facts by the names of a table's columns."""
         names = {"n_paired": "n", "diff": "mean", "ci_low": "low", "ci_high": "high", "p_value": "p_value"}
-        return {column: getattr(self.result, name, None) for column, name in names.items()} | self.facts
+        of_result = {column: getattr(self.result, name, None) for column, name in names.items()}
+        if isinstance(self.result, NestedDifference):
+            of_result["n_paired"] = self.result.pairs
+        return of_result | self.facts
+
+    def over_roots(self) -> dict[str, Any]:
+        """Return what is known of roots and orders by the names of `ROOTS`, all of it None for a row that is not judged over them."""
+        result = self.result
+        if not isinstance(result, NestedDifference):
+            return dict.fromkeys(ROOTS)
+        known = {f"sd_{name}": value for name, value in vars(result.spreads).items()}
+        known |= {"roots": result.n, "orders": result.pairs / result.n if result.n else None}
+        model = {"mixed_diff": "mean", "mixed_low": "low", "mixed_high": "high", "mixed_p": "p_value"}
+        return known | {column: getattr(result.mixed, name) for column, name in model.items()}
 
 
 def compared(
@@ -111,7 +140,7 @@ def _position_of(reference: Arm, arms: Sequence[Arm]) -> int:
 
 def differences_to(reference: Arm, arms: Sequence[Arm], measured: Sequence[ArmValues]) -> list[PairedDifference | None]:
     """Return the paired difference of each arm to one of them; None for that one, and where recipes forbid it."""
-    results = paired.differences(measured, measured[_position_of(reference, arms)])
+    results = differences(measured, measured[_position_of(reference, arms)])
     return [
         None if arm is reference or not comparable(arm, reference) else result
         for arm, result in zip(arms, results, strict=True)
@@ -191,15 +220,15 @@ def _second_opinions(
     for fact, values, result in zip(facts, arms, results, strict=True):
         if result is None:
             continue
-        _, ours, theirs = paired.shared(values, reference)
+        deltas = judged_deltas(values, reference)
         if judging.test == "wilcoxon":
-            fact["wilcoxon_p"] = inference.wilcoxon_p_value(ours - theirs)
+            fact["wilcoxon_p"] = inference.wilcoxon_p_value(deltas)
         if result.p_value is None:
             continue
         if judging.margin is not None:
-            fact["equivalence_p"] = inference.equivalence_p_value(ours - theirs, judging.margin)
+            fact["equivalence_p"] = inference.equivalence_p_value(deltas, judging.margin)
         if judging.interval == "bootstrap":
-            fact["boot_low"], fact["boot_high"] = inference.bootstrap_interval(ours - theirs) or (None, None)
+            fact["boot_low"], fact["boot_high"] = inference.bootstrap_interval(deltas) or (None, None)
     for name in ("wilcoxon_p", "equivalence_p"):
         corrected = inference.adjusted_p_values(
             pd.Series([fact[name] for fact in facts], dtype=float), judging.correction

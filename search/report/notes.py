@@ -95,9 +95,12 @@ def _baseline_notes(arms: Sequence[Arm], data: pd.DataFrame, judging: Judging) -
     tested = int(data["p_value"].notna().sum())
     if not tested:
         return []
-    notes = [
-        f"Differences are paired by seed; p: two-sided paired t tests, {corrected_over(judging.correction, tested)}."
-    ]
+    tests = "Differences are paired by seed; p: two-sided paired t tests"
+    if "roots" in data:
+        tests = (
+            "Differences are paired by root and order, and judged by the means of roots; p: two-sided t tests of these"
+        )
+    notes = [f"{tests}, {corrected_over(judging.correction, tested)}."]
     unequal = data[data["n_paired"].notna() & (data["n_paired"] + data["n_lost"] < data["n"].max())]
     pairs = ", ".join(f"{row.arm} {row.n_paired}" for row in unequal.itertuples(index=False))
     if pairs:
@@ -118,14 +121,15 @@ def no_baseline(arms: Sequence[Arm]) -> list[str]:
 def _second_notes(data: pd.DataFrame, judging: Judging) -> list[str]:
     """Say what must be known of the tests and intervals that were asked for beside the t test."""
     notes = []
-    pairs = sorted({int(n) for n in data["n_paired"].dropna() if n > 1})
+    units, unit = (data["roots"], "root") if "roots" in data else (data["n_paired"], "seed")
+    pairs = sorted({int(n) for n in units.dropna() if n > 1})
     if judging.margin is not None:
         notes.append("Equivalence holds only within a margin that was chosen before the numbers were seen.")
     if judging.test == "wilcoxon" and pairs:
-        least = joined([f"{2.0 ** (1 - n):.4g} with {counted(n, 'seed')}" for n in pairs])
+        least = joined([f"{2.0 ** (1 - n):.4g} with {counted(n, unit)}" for n in pairs])
         notes.append(f"The smallest p that Wilcoxon's test can give, uncorrected, is {least}.")
     if judging.interval == "bootstrap" and any(n < 20 for n in pairs):
-        notes.append("Below 20 seeds a bootstrap interval covers the truth less often than 95%.")
+        notes.append(f"Below 20 {unit}s a bootstrap interval covers the truth less often than 95%.")
     return notes
 
 

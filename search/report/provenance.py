@@ -212,7 +212,8 @@ def _losses_that_did_not_fall(arms: Sequence[Arm]) -> list[str]:
     trials = arms[0].all_trials
     reasons = trials["reason"].fillna("").str.contains("diverged", case=False).to_numpy(dtype=bool)
     rose = (more & (last > (1 + FLAT) * first)) | (reasons & (trials["status"] == "failed").to_numpy(dtype=bool))
-    flat = more & ~rose & (last > (1 - FLAT) * first)
+    trained_before = trials["start"].eq("shared").to_numpy(dtype=bool, na_value=False) if "start" in trials else False
+    flat = more & ~rose & (last > (1 - FLAT) * first) & ~np.asarray(trained_before)
     said = []
     for which, words in (
         (rose, "Diverged, so the learning rate is too high for"),

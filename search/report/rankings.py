@@ -14,7 +14,7 @@ import pandas as pd
 
 from search.ledger.metric import MetricColumn, metric_columns
 from search.ledger.record import read_history
-from search.report.arms import list_arms
+from search.report.arms import compared_trials, list_arms
 from search.report.reading.load import load_study
 from search.report.reading.rows import differing, folder_of, recipe_folders, recipe_settings
 from search.report.reading.scored import kept_nothing, with_scores
@@ -234,7 +234,7 @@ def _ranked(
     name: str | None = None,
     epochs: tuple[int, int] | None = None,
 ) -> Ranking:
-    arms = list_arms(trials)
+    arms = list_arms(compared_trials(trials))
     values: dict[Key, Mapping[int, float]] = {}
     for arm, measured in zip(arms, arm_values(arms, metric.column), strict=True):
         if arm.arch_hash is not None and len(measured.values):

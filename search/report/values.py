@@ -28,17 +28,27 @@ import pandas as pd
 
 from search.ledger.metric import LATENCIES, MetricColumn, metric_columns, metric_named, metrics_of
 from search.ledger.study_files import LOOKS_FILE
-from search.report.arms import Arm, Declared, comparable, declared_by, find_arm, list_arms, marked_baseline
+from search.report.arms import (
+    Arm,
+    Declared,
+    comparable,
+    compared_trials,
+    declared_by,
+    find_arm,
+    list_arms,
+    marked_baseline,
+)
 from search.report.reading.scored import is_from_samples, kept_nothing, with_scores
-from search.stats.paired import ArmValues, PairedDifference, difference
+from search.stats.nested import differences
+from search.stats.paired import ArmValues, PairedDifference
 
 COLUMN_FACTORS = ("study", "backbone", "branches", "sites", "data_source", "arch_hash", "recipe_hash", "epochs_planned")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a table is made of: all trials of the study, those of one `phase` in arms, what they are judged by, and the arm to compare
-    with; None where none, or more than one, is marked and none was named.
+    """What a table is made of: all trials of the study, those of one `phase` in arms (see `compared_trials`), what they are judged by,
+    and the arm to compare with; None where none, or more than one, is marked and none was named.
     """
 
     frame: pd.DataFrame
@@ -70,7 +80,7 @@ def read_arms(
         ValueError: unknown metric, arm or phase, or a metric that no finished trial of the phase has.
     """
     phase, frame = phase_to_read(frame, phase), with_scores(frame, [metric])
-    trials = frame[frame["phase"] == phase]
+    trials = compared_trials(frame[frame["phase"] == phase])
     chosen = metric_to_read(trials, phase, metric)
     declared = declared_by(frame)
     arms = list_arms(trials, declared)
@@ -100,6 +110,7 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
         return next((int(value) for value in counts[name][here] if pd.notna(value)), None)
 
     measured = ok & np.isfinite(numbers[metric])
+    roots = roots_of(trials)
     lost = ok & ~measured & (not is_from_samples(metric))  # who kept no samples did not diverge
     failed = (status == "failed") | (status == "pruned") | lost
     timed = ok & (np.isfinite(numbers["latency_ms"]) | np.isfinite(numbers["latency_fused_ms"]))
@@ -123,9 +134,32 @@ def arm_values(arms: Sequence[Arm], metric: str) -> list[ArmValues]:
                 latency_ms=median(numbers["latency_ms"][here][counted]),
                 latency_fused_ms=median(numbers["latency_fused_ms"][here][counted]),
                 latency_exclusive=exclusive if timed[here].any() else None,
+                roots=None if roots is None else roots[here][keep],
             )
         )
     return found
+
+
+def roots_of(trials: pd.DataFrame) -> np.ndarray | None:
+    """Number the trained network that each trial went on from, int64, -1 for none; None where all went on from one, or from none."""
+    if "root" not in trials:
+        return None
+    numbers, known = pd.factorize(names_of_roots(trials))
+    return numbers if len(known) > 1 else None
+
+
+def names_of_roots(trials: pd.DataFrame) -> pd.Series[str]:
+    """Name the trained network that each trial went on from: by its seed, which it keeps wherever it lies, else by its place."""
+    return trials["root_seed"].astype("string").fillna(trials["root"])
+
+
+def values_by_root(arm: Arm, metric: str) -> pd.Series[float]:
+    """Return `Arm.values`, or, where an arm went on from several roots, the mean over the orders of each, by the root's name."""
+    found, roots = arm.values(metric), roots_of(arm.trials)
+    if roots is None:
+        return found
+    names = names_of_roots(arm.trials).set_axis(arm.trials["seed"].to_numpy(dtype="int64"))
+    return found.groupby(names.reindex(found.index).to_numpy()).mean()
 
 
 def paired_difference(frame: pd.DataFrame, arm: str, baseline: str, metric: str) -> PairedDifference:
@@ -141,14 +175,14 @@ def paired_difference(frame: pd.DataFrame, arm: str, baseline: str, metric: str)
     frame = with_scores(frame, [metric])
     if metric not in frame.columns:
         raise ValueError(f"metric '{metric}' is no column of the frame; columns: {', '.join(frame.columns)}")
-    arms = list_arms(frame, declared_by(frame))
+    arms = list_arms(compared_trials(frame), declared_by(frame))
     one, other = find_arm(arms, arm), find_arm(arms, baseline)
     if not comparable(one, other):
         raise ValueError(
             f"'{one.label}' was trained by recipe {one.recipe_hash} and '{other.label}' by {other.recipe_hash}: a "
             "difference would mix the two causes; compare arms of one recipe"
         )
-    return difference(one.values(metric), other.values(metric))
+    return differences(arm_values([one], metric), arm_values([other], metric)[0])[0]
 
 
 def floats(column: pd.Series[float]) -> np.ndarray:

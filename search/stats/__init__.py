@@ -10,11 +10,18 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.stats.inference import minimum_detectable_difference
+    from search.stats.inference import minimum_detectable_difference, seeds_needed
+    from search.stats.nested import over_roots
     from search.stats.ranking import on_front
     from search.stats.sequential import plan_looks
 
-_HOMES = {"minimum_detectable_difference": "inference", "on_front": "ranking", "plan_looks": "sequential"}
+_HOMES = {
+    "minimum_detectable_difference": "inference",
+    "seeds_needed": "inference",
+    "over_roots": "nested",
+    "on_front": "ranking",
+    "plan_looks": "sequential",
+}
 __all__ = [*_HOMES]
 
 

@@ -8,8 +8,8 @@ number between, such as chance or the worst of the survivors, is a bound, since 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 ALPHA = 0.05
 """Error that a table allows: of any false finding, or as its correction defines it."""
+ROUNDING = 1e-12  # of the largest value: a spread below it is that of rounding
 
 BETTER = "better than the baseline"
 WORSE = "worse than the baseline"
@@ -39,6 +40,8 @@ class ArmValues:
         all_seeds, statuses: of all its trials, finished or not, and how those ended.
         params, macs: of the first trial that has them.
         dose: geometric mean over the finished trials; None where none has one.
+        roots: the trained network that each value went on from, as a number, int64 (n,), in an arm of several; None where all
+            started from scratch, or from one.
         latency_ms, latency_fused_ms: medians over the finished trials, milliseconds; None where none was measured. Where
             some were measured in an exclusive slot, which `latency_exclusive` says, those alone count.
     """
@@ -54,6 +57,11 @@ class ArmValues:
     latency_ms: float | None
     latency_fused_ms: float | None
     latency_exclusive: bool | None
+    roots: np.ndarray | None = None
+
+    def roots_at(self, seeds: np.ndarray) -> np.ndarray | None:
+        """Return the root of each of some of its finished seeds, which ascend; None where it has none."""
+        return None if self.roots is None else self.roots[np.searchsorted(self.seeds, seeds)]
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class PairedDifference:
         variance_ratio: variance of the difference if the seeds were not paired, over that of the paired one: how many
             times the seeds independent runs would take for the same certainty; None where `correlation` is.
     """
+
+    unit: ClassVar[str] = "seed"  # what `n` counts, and a value of the difference belongs to
 
     n: int
     mean: float | None
@@ -107,24 +117,17 @@ def difference(
 
 
 def shared(arm: ArmValues, reference: ArmValues) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the seeds that both finished, ascending, and the values of each there."""
+    """Return the seeds that both finished, ascending, and the values of each there; where they have roots, from the same root."""
     if np.array_equal(arm.seeds, reference.seeds):  # of thousands of arms nearly all: set operations are slow
-        return arm.seeds, arm.values, reference.values
-    seeds, ours, theirs = np.intersect1d(arm.seeds, reference.seeds, assume_unique=True, return_indices=True)
-    return seeds, arm.values[ours], reference.values[theirs]
-
-
-def differences(arms: Sequence[ArmValues], reference: ArmValues) -> list[PairedDifference]:
-    """Compare each arm with `reference` on the seeds both finished; arms that share the same seeds are tested together."""
-    pairs = [shared(arm, reference) for arm in arms]
-    together: dict[bytes, list[int]] = {}
-    for position, (seeds, _, _) in enumerate(pairs):
-        together.setdefault(seeds.tobytes(), []).append(position)
-    found: dict[int, PairedDifference] = {}
-    for group in together.values():
-        first, second = (np.stack([pairs[position][side] for position in group]) for side in (1, 2))
-        found |= zip(group, compared(first, second), strict=True)
-    return [found[position] for position in range(len(arms))]
+        seeds, first, second = arm.seeds, arm.values, reference.values
+    else:
+        seeds, ours, theirs = np.intersect1d(arm.seeds, reference.seeds, assume_unique=True, return_indices=True)
+        first, second = arm.values[ours], reference.values[theirs]
+    roots = arm.roots_at(seeds), reference.roots_at(seeds)
+    if roots[0] is None or roots[1] is None:
+        return seeds, first, second
+    same = roots[0] == roots[1]
+    return seeds[same], first[same], second[same]
 
 
 def compared(first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE) -> list[PairedDifference]:
@@ -136,7 +139,7 @@ def compared(first: np.ndarray, second: np.ndarray, confidence: float = CONFIDEN
     figures = np.full((5, n_arms), np.nan)
     if n > 1:
         sds = deltas.std(axis=1, ddof=1)
-        varies = sds > 1e-12 * np.abs(np.concatenate([first, second], axis=1)).max(axis=1)  # else it is rounding
+        varies = sds > ROUNDING * np.abs(np.concatenate([first, second], axis=1)).max(axis=1)  # else it is rounding
         sds = np.where(varies, sds, 0.0)
         if varies.any():
             test = stats.ttest_rel(first[varies], second[varies], axis=1)
@@ -168,9 +171,10 @@ def verdict(result: PairedDifference, *, higher_is_better: bool = True, p_correc
     row that leaves out zero is then no finding yet: it is one where the corrected p-value is at most 5%.
     """
     if result.n < 2:
-        return f"too few seeds (n={result.n})"
+        return f"too few {result.unit}s (n={result.n})"
     if result.low is None or result.high is None:
-        return EQUAL if math.isclose(result.mean or 0.0, 0.0, abs_tol=1e-9) else CONSTANT
+        words = EQUAL if math.isclose(result.mean or 0.0, 0.0, abs_tol=1e-9) else CONSTANT
+        return words.replace("seed", result.unit)
     if result.low <= 0 <= result.high:
         return UNDECIDED
     if p_corrected is not None and p_corrected > ALPHA:
@@ -211,8 +215,17 @@ def survivors(arm: ArmValues, baseline: ArmValues, worst_value: float | None) ->
     if not lost:
         return Survivors(tried=len(seeds))
     who = "it" if not len(by_baseline) else "both" if len(by_arm) else "the baseline"
-    alone = baseline.values[np.isin(baseline.seeds, by_arm)]
+    there = np.isin(baseline.seeds, by_arm)
+    alone, lost_seeds = baseline.values[there], baseline.seeds[there]
     worst = None
     if len(alone) and worst_value is not None:
-        worst = float(np.concatenate([ours - theirs, worst_value - alone]).mean())
+        worst = _mean_over_roots(np.concatenate([ours - theirs, worst_value - alone]), baseline, [*seeds, *lost_seeds])
     return Survivors(tried=len(seeds) + lost, lost=lost, who=who, worst=worst)
+
+
+def _mean_over_roots(deltas: np.ndarray, baseline: ArmValues, seeds: list[int]) -> float:
+    """Average differences of these finished seeds of the baseline: each root counts alike, where it has any."""
+    roots = baseline.roots_at(np.asarray(seeds, dtype=np.int64))
+    if roots is None:
+        return float(deltas.mean())
+    return float(np.mean([deltas[roots == root].mean() for root in np.unique(roots)]))

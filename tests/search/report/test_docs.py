@@ -15,6 +15,7 @@ from search.report.ablation import DATA_COLUMNS
 from search.report.budget import BUDGET_COLUMNS
 from search.report.diff import DIFF_COLUMNS
 from search.report.effects import EFFECT_COLUMNS
+from search.report.judging import ROOTS
 from search.report.pivot import PIVOT_COLUMNS
 from search.report.reading.load import load_study
 from search.report.reading.rows import COLUMNS
@@ -41,6 +42,7 @@ def table_below(title: str) -> list[list[str]]:
         ("The tidy frame", COLUMNS),
         ("Columns of a table's CSV", PIVOT_COLUMNS),
         ("Columns of the ablation table's CSV", DATA_COLUMNS),
+        ("Columns over roots", ROOTS),
         ("Columns of the effects' CSV", EFFECT_COLUMNS),
         ("Columns of the budget's CSV", BUDGET_COLUMNS),
         ("Columns of a diff's CSV", DIFF_COLUMNS),

@@ -20,7 +20,8 @@ from search.report.judging import JUDGED, Judging, judged, row_verdict
 from search.report.reading.load import load_study
 from search.report.render import render_text
 from search.stats.inference import Correction, seeds_needed
-from search.stats.paired import ALPHA, BETTER, WORSE, ArmValues, differences
+from search.stats.nested import differences
+from search.stats.paired import ALPHA, BETTER, WORSE, ArmValues
 
 from ..stats.rows import RowOptions, row_statistics
 from .conftest import Add

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from search.report.values import median
-from search.stats.paired import ArmValues, PairedDifference, difference, differences, verdict
+from search.stats.nested import differences
+from search.stats.paired import ArmValues, PairedDifference, difference, verdict
 
 PERCENT = st.floats(0, 100).map(lambda value: round(value, 3))
 PAIRS = st.lists(st.tuples(PERCENT, PERCENT), min_size=2, max_size=12)
