@@ -2,10 +2,14 @@
 
     python benchmarks/report_speed.py                          1,000, 3,000 and 10,000 trials x 50 epochs
     python benchmarks/report_speed.py --sizes 500 --json -     another size; the figures as JSON on stdout
+    OMP_NUM_THREADS=1 python benchmarks/report_speed.py --scores 240    scores from samples, of so many trials of 10,000 images
 
 Each size gets a ledger on disk as studies write it (result.json, history.csv, .hydra/), in a temporary folder, and is
 read by a fresh process. `load` starts without a cache; `changed` is a load after one result was rewritten; `texts` is
 the time to format the table three ways. The `cpu` columns leave out what other programs took of a busy machine.
+
+`--scores` has each trial keep float16 logits of ten classes, and gives CPU seconds: of reading the files alone, of each score as a
+column of the frame, of the variance budget, and of the NLL by torch's own function in double precision from arrays that are read already.
 """
 
 from __future__ import annotations
@@ -21,6 +25,10 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from search.ledger.samples import write_samples
 
 SEEDS = 5
 READER = """
@@ -142,13 +150,66 @@ def measure(trials: int, scratch: Path) -> dict[str, Any]:
     }
 
 
+SCORER = """
+import json, sys, time
+from pathlib import Path
+import numpy as np, torch
+from search.ledger.samples import samples_below
+from search.report.budget import budget_table
+from search.report.reading.load import load_study
+from search.report.reading.scored import with_scores
+frame = load_study(sys.argv[1])
+took = {}
+def timed(name, call):
+    begun = time.process_time()
+    result = call()
+    took[name] = time.process_time() - begun
+    return result
+kept = timed("reading alone", lambda: list(samples_below(Path(sys.argv[1]))))
+def by_torch():
+    for each in kept:
+        logits = torch.from_numpy(each.logits.astype(np.float64))
+        torch.nn.functional.cross_entropy(logits, torch.from_numpy(each.target), reduction="none").mean()
+timed("nll by torch, without reading", by_torch)
+for name in ("nll", "p_true", "margin", "brier", "calibrated_nll"):
+    timed(name, lambda: with_scores(frame, [f"val_{name}"]))
+soft = [f"val_{name}" for name in ("nll", "p_true", "margin", "brier")]
+timed("these four at once", lambda: with_scores(frame, soft))
+timed("budget of val_top1", lambda: budget_table(frame, "val_top1"))
+print(json.dumps(took))
+"""
+
+
+def measure_scores(trials: int, scratch: Path, images: int = 10_000, classes: int = 10) -> dict[str, float]:
+    """CPU seconds of scores from samples in a fresh process, by what they are."""
+    folder = scratch / "scores"
+    make_ledger(folder, trials)
+    random_state = np.random.default_rng(0)
+    target = random_state.integers(classes, size=images)
+    for run in sorted((folder / "final").iterdir()):
+        logits = random_state.normal(0, 2, (images, classes))
+        logits[np.arange(images), target] += 2
+        parts = {"index": np.arange(images), "part": np.full(images, "val"), "target": target}
+        write_samples(run, parts | {"logits": logits.astype(np.float16)})
+    done = subprocess.run([sys.executable, "-c", SCORER, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"scoring {folder} failed:\n{done.stderr}")
+    return dict(json.loads(done.stdout))
+
+
 def main() -> None:
     """Measure each size, print a table and, where asked for, JSON."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--sizes", type=int, nargs="+", default=[1000, 3000, 10_000], metavar="TRIALS")
+    options.add_argument("--scores", type=int, metavar="TRIALS", help="scores from samples instead, of so many trials")
     options.add_argument("--json", metavar="FILE", help="write the figures there; - is stdout")
     options.add_argument("--scratch", metavar="DIR", help="folder for the ledgers (default: the system's)")
     given = options.parse_args()
+    if given.scores:
+        with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+            took = measure_scores(given.scores, Path(scratch))
+        print("\n".join(["| what | CPU s |", "|---|---:|", *(f"| {name} | {cpu:.2f} |" for name, cpu in took.items())]))
+        return
     rows = []
     for size in given.sizes:
         with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
