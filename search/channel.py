@@ -53,7 +53,7 @@ class Channel:
         attempt: how often this trial has been begun, this time included.
         resume_from: absolute folder of the interrupted attempt whose saved state may be continued.
         keeps_weights: whether the study needs the trained weights later, whatever the config's `checkpoint` says.
-        root: absolute folder of the trial that this one's training starts from, where the study trained it; None elsewhere.
+        root: absolute path of the trial's folder, or of the file, that the study lets this one's training start from; None for none.
         trained_in: absolute folder of the trial whose network this one only reads on the test data; None to train.
         costs: names of cheap costs that the study wants measured before training: latency_ms, latency_fused_ms,
             train_memory_mb, zero_cost.NAME. Parameters and MACs are always there.

@@ -272,6 +272,11 @@ class Architecture:
         """Names of the replaced modules."""
         return [site for site, _ in self.blocks]
 
+    @property
+    def branches(self) -> list[str]:
+        """Names of the branches in use, sorted."""
+        return sorted({name for _, block in self.blocks for name in dict(block)["branches"]})
+
 
 def register() -> None:
     """Give Hydra the schema under the name that conf/config.yaml starts from."""

@@ -149,8 +149,7 @@ class XVolution2d(Form):
     """
 
     form = "train"
-    # names of the convolution and the norm in whose place `xvol.convert` put it
-    host: tuple[str, str] | None = None
+    host: tuple[str, str] | None = None  # names of what `convert` put it in the place of
 
     def __init__(
         self,
@@ -293,8 +292,7 @@ class XVolution2d(Form):
 
     def _summed(self, kernels: Sequence[Kernel]) -> Kernel:
         """Of the branches' (..., O, I / g, k, k) and (O,), each with its norm folded in."""
-        places = kernels[0][0].shape[:-3]
-        scaled = []
+        places, scaled = kernels[0][0].shape[:-3], []
         for (kernel, bias_O), (*_, norm) in zip(kernels, self.parts(), strict=True):
             scale_O, shift_O = norm_at_rest(norm)
             scaled.append(((kernel * scale_O[:, None, None, None]).flatten(0, -4), bias_O * scale_O + shift_O))

@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from search import trial
 from search.app import application
 from search.config import fingerprint_of, recipe_hash, typed
-from search.design.options import Design, design_of, first_seed_of, first_seeds
+from search.design.options import Design, design_of
+from search.design.trials import first_seed_of, first_seeds
 from search.ledger.index import Index
 from search.ledger.metric import metrics_of
 from search.ledger.record import seeds_below
@@ -73,7 +74,8 @@ class PlannedStudy:
     def made(self) -> Design:
         """The design's cells; of a search its baseline, first point and levels. ValueError where nothing varies."""
         if self.design.kind is not None:
-            return design_of(self.design, self.space, self._facts_of)
+            train: Any = OmegaConf.to_container(self.compose(self.design.overrides), resolve=True)
+            return design_of(self.design, self.space, self._facts_of, recipe=train["train"])
         final = self.sweeper["final"]
         baseline = Cell("baseline", (*final["baseline"], *final["overrides"]), is_baseline=True)
         return Design([baseline, *_levels(self.space)], [])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,25 +10,20 @@ from search import stats
 from search.design import kinds
 from search.design.factors import factors_of_space
 from search.design.fraction import Fraction
-from search.design.kinds import MATCHES, Control, matched_control, replicates
+from search.design.kinds import MATCHES, Control, matched_control
+from search.design.start import Facts, StartOptions, Starts, check_starts, starts_of
 from search.ledger.study_files import Cell
 from search.space.parameters import Space
 from xvol.allowed import check_choice, check_number
 
 KINDS = ("one_at_a_time", "leave_one_out", "add_one_in", "ladder", "factorial", "fractional", "random_matched")
-BLOCK = 1000  # seeds that belong to one study and phase
-BLOCKS = 1_000_000
-SMALLEST = 1_000_000  # below lie the seeds that people write
 SEEDS = 5  # where neither `seeds` nor `looks` is given
 ALPHA, SPENDING = 0.05, "hwang_shih_decani"  # of `looks`
-Facts = Callable[[Sequence[str]], Mapping[str, Any]]
-"""Overrides (behind those that all cells share) -> facts of the network they build: "params", "macs" of one image, "sites"
-(names of all), "chosen" (names of those with branches). ValueError where they build none."""
 
 
 @dataclass
-class DesignOptions:
-    """Keys of `hydra.sweeper.design`: which cells a study trains, instead of a search.
+class DesignOptions(StartOptions):
+    """Keys of `hydra.sweeper.design`: which cells a study trains, instead of a search; with those of `StartOptions`.
 
     Attributes:
         kind: one_at_a_time, leave_one_out, add_one_in, ladder, factorial, fractional or random_matched; null for a
@@ -90,11 +84,14 @@ ONLY: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Design:
-    """A design that was made: cells, the baseline first, each control behind its arm; and how well controls match."""
+    """A design that was made: cells, the baseline first, each control behind its arm; how well controls match; and what its arms
+    start from, None from scratch.
+    """
 
     cells: list[Cell]
     controls: list[Control]
     fraction: Fraction | None = None
+    starts: Starts | None = None
 
 
 def check_design(options: DesignOptions) -> None:
@@ -118,6 +115,12 @@ def check_design(options: DesignOptions) -> None:
     for name, low in (("seeds", 1), ("first_seed", 0), ("count", 1)):
         check_number(f"{where}.{name}", getattr(options, name), low=low, null="the default")
     _check_looks(options, where)
+    check_starts(options, where, given)
+    for name, empty in (("seeds", "null"), ("looks", "[]")) if options.start != "scratch" else ():
+        if getattr(options, name):
+            raise ValueError(
+                f"{where}.{name}: with start={options.start} roots and orders say what is trained; write {where}.{name}={empty}"
+            )
     if options.kind == "random_matched":
         if options.factors or options.baseline:
             raise ValueError(
@@ -146,30 +149,12 @@ def _check_looks(options: DesignOptions, where: str) -> None:
         )
 
 
-def first_seeds(options: DesignOptions) -> int:
-    """How many seeds every cell is trained on: all of them, or those before the first look."""
-    return options.looks[0] if options.looks else SEEDS if options.seeds is None else options.seeds
-
-
-def first_seed_of(study: str, phase: str, there: Iterable[int] = (), searched: Collection[int] = ()) -> int:
-    """The first seed of a study's phase ("final", "design"): the first of those that it stands on already, else its name's own.
-
-    Args:
-        study: the study's name; two names share a seed once in a million.
-        there: seeds that the phase stands on already.
-        searched: seeds that the search trains on; the block that is returned holds none of them.
-    """
-    if (begun := min(there, default=None)) is not None:
-        return begun
-    digest = hashlib.blake2b(f"{study}\0{phase}".encode(), digest_size=8).digest()
-    block = int.from_bytes(digest, "big") % BLOCKS
-    while any(0 <= seed - (SMALLEST + BLOCK * block) < BLOCK for seed in searched):
-        block = (block + 1) % BLOCKS
-    return SMALLEST + BLOCK * block
-
-
 def design_of(
-    options: DesignOptions, space: Space | None = None, facts: Facts | None = None, seed_key: str = "seed"
+    options: DesignOptions,
+    space: Space | None = None,
+    facts: Facts | None = None,
+    seed_key: str = "seed",
+    recipe: Mapping[str, Any] | None = None,
 ) -> Design:
     """The cells of a design, and what is to be told about it.
 
@@ -178,6 +163,7 @@ def design_of(
             they fix must not be set by the design itself.
         facts: asked by random_matched, and where controls are wanted.
         seed_key: the config key that takes the seed.
+        recipe: the resolved values of `train`, for arms that start from roots.
     """
     check_design(options)
     if options.kind is None:
@@ -212,7 +198,10 @@ def design_of(
         _refuse_without_effect(space.fixed, options, cells, seed_key)
     cells, controls = _with_controls(cells, options.control, asked)
     cells = [replace(cell, overrides=(*shared, *cell.overrides)) for cell in cells]
-    return Design(cells, controls, fraction)
+    if options.start == "scratch":
+        return Design(cells, controls, fraction)
+    starts = starts_of(options, cells, recipe or {}, facts, shared)
+    return Design(starts.cells, controls, fraction, starts)
 
 
 def _refuse_without_effect(fixed: Sequence[str], options: DesignOptions, cells: Sequence[Cell], seed_key: str) -> None:
@@ -244,40 +233,6 @@ def _refuse_without_effect(fixed: Sequence[str], options: DesignOptions, cells: 
                 f"{line} has no effect: every cell of the design sets {key} itself; leave it out, or change the levels in "
                 f"{where}.factors"
             )
-
-
-def written_trials(
-    cells: Sequence[Cell],
-    options: DesignOptions,
-    fixed: Sequence[str] = (),
-    seed_key: str = "seed",
-    counts: Mapping[str, int] | None = None,
-) -> list[dict[str, Any]]:
-    """Cells x seeds as user attributes of a study's trials, in the order of `replicates`.
-
-    Args:
-        options: with `first_seed`, see `first_seed_of`.
-        fixed: overrides that all trials of the study share; they go first.
-        counts: seeds of each cell by its name, where cells differ; by default `first_seeds` of each.
-    """
-    first = options.first_seed
-    assert first is not None
-    number = counts or {cell.name: first_seeds(options) for cell in cells}
-    seeds = range(first, first + max(number.values(), default=0))
-    return [
-        {
-            "cell": cell_at(cell, seed),
-            "overrides": [*fixed, *cell.overrides, f"{seed_key}={seed}"],
-            "is_baseline": cell.is_baseline,
-        }
-        for cell, seed in replicates(cells, seeds, options.order_seed)
-        if seed - first < number[cell.name]
-    ]
-
-
-def cell_at(cell: Cell, seed: int) -> str:
-    """The name under which a cell on one seed stands in a study."""
-    return f"{cell.name}/{seed}"
 
 
 def _with_controls(cells: list[Cell], control: str, facts: Facts | None) -> tuple[list[Cell], list[Control]]:

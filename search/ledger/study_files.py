@@ -31,7 +31,7 @@ LOOKS_FILE = "looks.json"  # written before the first look
 DESIGN_FILE = "design.json"
 OBJECTIVES_FILE = "objectives.json"
 CHANGES_FILE = "changes.jsonl"
-SEEDS = ("final.first_seed", "final.seeds", "design.first_seed", "design.seeds")
+SEEDS = ("final.first_seed", "final.seeds", "design.first_seed", "design.seeds", "design.roots", "design.orders")
 SCHEMA = 1  # of a design
 
 

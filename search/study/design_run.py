@@ -7,9 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
-from search.design.options import Facts, design_of, first_seeds, written_trials
+from search.design.options import design_of
+from search.design.start import Facts
+from search.design.trials import first_seeds, number_of_trials, start_trials, starts_in_words, written_trials
 from search.ledger.metric import CLASSIFY, chosen_by
 from search.ledger.secrets import mask
 from search.ledger.study_files import Cell, write_design
@@ -34,12 +37,12 @@ class DesignRun(StudyRun):
         facts: Facts | None = (
             (lambda lines: self.asked.facts(self.trial_config([*fixed, *lines]))) if self.app.checks else None
         )
-        design = design_of(options, spec.space, facts, spec.seed_key)
+        design = design_of(options, spec.space, facts, spec.seed_key, self._recipe(fixed))
         for control in design.controls:
             log.info("control of %s", control)
         if design.fraction is not None:
             log.info("%s", design.fraction.describe())
-        spec = replace(final_spec(spec, len(design.cells) * first_seeds(options)), space=Space((), fixed))
+        spec = replace(final_spec(spec, number_of_trials(design, options)), space=Space((), fixed))
         matched = {control.cell.name for control in design.controls}
         spec, queue = self.open(spec, lambda: self._check_cells(design.cells, fixed, matched))
         at_looks = open_queue(look_spec(spec)) if options.looks or is_looked_at(queue) else None
@@ -47,16 +50,19 @@ class DesignRun(StudyRun):
         if options.first_seed is None:
             options = replace(options, first_seed=fresh_seed(spec.study_name, "design", [*queue.trials(), *looked]))
         self._design = options
-        written = self._written(design.cells, spec)
+        if design.starts is None:
+            written = self._written(design.cells, spec)
+        else:
+            written = start_trials(design.starts, options, fixed, spec.seed_key)
         metric = chosen_by(str(self.trial_config(fixed).get("task", CLASSIFY)))
         looks = claim_looks(queue, looked, self.study_dir, options, design.cells, spec.budget.max_retries, metric)
         _refuse_other_cells([*queue.trials(), *looked], written)
         write_design(self.study_dir, str(options.kind), design.cells, fixed, spec.seed_key)
         several = f", looks at {', '.join(map(str, looks.looks))} seeds" if looks else ""
+        on = f"{first_seeds(options)} seeds" if design.starts is None else starts_in_words(options)
         log.info(
-            "design %s: %d cells on %d seeds from %d on%s",
-            options.kind, len(design.cells), first_seeds(options), options.first_seed, several,
-        )  # fmt: skip
+            "design %s: %d cells on %s from %d on%s", options.kind, len(design.cells), on, options.first_seed, several
+        )
         if looks is None or at_looks is None:
             self.run_phase(spec, lambda queue: queue.write(written))
             raise_if_nothing_worked(queue)
@@ -66,6 +72,12 @@ class DesignRun(StudyRun):
             log.info("the looks are over: test images are read, once, of %d networks", len(to_read))
             self._train(spec, queue, to_read)
         return queue
+
+    def _recipe(self, fixed: Sequence[str]) -> Mapping[str, Any]:
+        """The values of `train` that all cells share; empty for an application without."""
+        found = OmegaConf.to_container(self.trial_config([*fixed, *self.options.design.overrides]), resolve=True)
+        train = found.get("train") if isinstance(found, dict) else None
+        return train if isinstance(train, dict) else {}
 
     def _run_looks(
         self, spec: StudySpec, queue: TrialQueue, cells: Sequence[Cell], looks: LookPlan, metric: str

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config import is_late_default
-from search.design.options import first_seeds
+from search.design.trials import trained_on
 from search.ledger.metric import CLASSIFY
 from search.ledger.secrets import masked_tree
 from search.ledger.study_files import JOURNAL
@@ -76,7 +76,7 @@ def may_change(options: SweeperOptions) -> dict[str, Any]:
         "final": {name: getattr(final, name) for name in ("top_k", "seeds", "first_seed", "baseline", "overrides")},
     }
     if design.kind is not None:
-        named = {"design": {"seeds": first_seeds(design), "first_seed": design.first_seed}}
+        named = {"design": trained_on(design)}
     return flatten(named)
 
 

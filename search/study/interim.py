@@ -23,7 +23,8 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from search.design.options import DesignOptions, cell_at
+from search.design.options import DesignOptions
+from search.design.trials import cell_at
 from search.ledger.files import write_atomic
 from search.ledger.study_files import LOOKS_FILE, Cell
 from search.report.interim import judged_arms, look_values

@@ -27,10 +27,13 @@ from search.study.trials import (
     CELL,
     FOLDER,
     INTERRUPTED,
+    IS_ROOT,
     LOOKED_AT,
     OVERRIDES,
     REASON,
     RETRY_OF,
+    ROOT,
+    ROOT_FILE,
     SKIPPED,
     TRIES,
     WORKER,
@@ -42,7 +45,8 @@ from search.study.trials import (
 Close = Callable[[FrozenTrial, str, bool], None]  # a trial, why it ends, and whether it is run again
 
 _NUMBERS = re.compile(r"\d+")  # one reason may name another address, or another number of bytes
-_KEPT = (CELL, OVERRIDES, BASELINE, LOOKED_AT)  # what makes a trial that was written down beforehand the trial it is
+# what makes a trial that was written down beforehand the trial it is
+_KEPT = (CELL, OVERRIDES, BASELINE, LOOKED_AT, ROOT, ROOT_FILE, IS_ROOT)
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,11 @@ class TrialQueue:
             and _tries(trial) <= self.budget.max_retries
             and not _failed_alike(trial, trials)
         ]
+
+    def root_of(self, trial: Trial | FrozenTrial) -> FrozenTrial | None:
+        """The ended trial that the training of `trial` starts from; None where it needs none. As of the last count."""
+        root = trial.user_attrs.get(ROOT)
+        return None if root is None else self._tally.settled[root]
 
     def attempts(self, trial: Trial | FrozenTrial) -> list[FrozenTrial]:
         """The earlier attempts at `trial`, the latest first."""

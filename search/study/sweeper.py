@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial, TrialState
 
 from search.channel import Application
-from search.design.options import first_seed_of
+from search.design.trials import first_seed_of
 from search.ledger.files import write_atomic
 from search.ledger.record import supersede
 from search.ledger.secrets import mask, mask_logs, masked_tree, note_variables

@@ -21,7 +21,7 @@ from search.study.queue import TrialQueue
 from search.study.recovery import runs_of
 from search.study.sampling.samplers import Pruning
 from search.study.spec import StudySpec
-from search.study.trials import BASELINE, FOLDER, LOOKED_AT, RUNS, TRIES
+from search.study.trials import BASELINE, FOLDER, IS_ROOT, LOOKED_AT, ROOT_FILE, RUNS, TRIES
 
 
 class Runs:
@@ -124,6 +124,11 @@ class StudyChannel(Channel):
         self.keeps_weights, self.ranks = spec.keeps_weights, spec.ranks
         looked_at = trial.user_attrs.get(LOOKED_AT)
         self.trained_in = None if looked_at is None else str(Path(spec.study_dir) / str(looked_at))
+        root = queue.root_of(trial)
+        self.root = trial.user_attrs.get(ROOT_FILE)
+        if root is not None:
+            self.root = str(Path(spec.study_dir) / str(root.user_attrs.get(FOLDER)))
+        self.keeps_weights |= bool(trial.user_attrs.get(IS_ROOT))
         self.costs = tuple(constraint.name for constraint in spec.constraints)
         self.began = self.reused = False
         self.skip: str | None = None

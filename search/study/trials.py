@@ -5,6 +5,7 @@ So trial 50,000 costs what trial 100 did.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ SEEDS = "seeds"  # seed -> values and whether they were taken over, of a trial t
 FOLDER = "run_dir"  # below the study's folder
 REASON = "reason"
 CELL, OVERRIDES, BASELINE = "cell", "overrides", "is_baseline"  # of a trial that was written down beforehand
+IS_ROOT = "is_root"  # of a trial that others start from, so that its weights are kept
+ROOT_FILE = "root_file"  # of weights that a training starts from
+ROOT = "root"  # cell of the trial that this one's training starts from, so that it waits for that
 LOOKED_AT = "looked_at"  # of a final trial of a design with looks: folder of the trial whose network it reads on test
 
 
@@ -54,8 +58,8 @@ class Counts:
 class Tally:
     """Counts the trials of one study.
 
-    Waiting trials are claimed in the order of their numbers, so of those that were never claimed only the first is
-    looked at; one that was claimed is looked at until it has ended.
+    Waiting trials that start from one root, or from none, are claimed in the order of their numbers, so of those that were
+    never claimed only the first is looked at; one that was claimed is looked at until it has ended.
 
     Attributes:
         streak: how many of the latest ended trials in a row were skipped.
@@ -63,9 +67,12 @@ class Tally:
 
     def __init__(self) -> None:
         self.streak = 0
+        self.settled: dict[
+            str, FrozenTrial
+        ] = {}  # cells that came to an end of their own, and are not run again, by name
         self._next = 0
         self._claimed: dict[int, FrozenTrial] = {}  # running, or waiting again
-        self._waiting: deque[FrozenTrial] = deque()  # never claimed
+        self._waiting: dict[str | None, deque[FrozenTrial]] = {}  # never claimed, by the root that they wait for
         self._pruned = self._skipped = 0
         self._complete: set[int] = set()
         self._failed: set[int] = set()
@@ -78,15 +85,16 @@ class Tally:
         """Count all trials of the study."""
         for number in sorted(self._claimed):
             self._look(get(number))
-        while self._waiting and not _is_unclaimed(trial := get(self._waiting[0].number)):
-            self._waiting.popleft()
-            self._look(trial)
+        for waiting in self._waiting.values():
+            while waiting and not _is_unclaimed(trial := get(waiting[0].number)):
+                waiting.popleft()
+                self._look(trial)
         while (trial := get(self._next)) is not None:
             self._next += 1
             if RETRY_OF in trial.user_attrs:
                 self._supersede(trial.user_attrs[RETRY_OF])
             if _is_unclaimed(trial):
-                self._waiting.append(trial)
+                self._waiting.setdefault(trial.user_attrs.get(ROOT), deque()).append(trial)
             else:
                 self._look(trial)
         return self.counts
@@ -100,7 +108,7 @@ class Tally:
             pruned=self._pruned,
             failed=len(self._failed),
             running=running,
-            waiting=len(self._waiting) + len(self._claimed) - running,
+            waiting=sum(map(len, self._waiting.values())) + len(self._claimed) - running,
             skipped=self._skipped,
         )
 
@@ -116,9 +124,13 @@ class Tally:
 
     @property
     def waiting(self) -> Iterator[FrozenTrial]:
-        """The waiting trials in the order in which they are claimed: those that were claimed before come first."""
+        """The waiting trials in the order in which they are claimed: those that were claimed before come first.
+
+        Without those whose root has not come to its end.
+        """
         yield from (self._claimed[n] for n in sorted(self._claimed) if self._claimed[n].state == TrialState.WAITING)
-        yield from self._waiting
+        due = [waiting for root, waiting in self._waiting.items() if root is None or root in self.settled]
+        yield from heapq.merge(*due, key=lambda trial: trial.number)
 
     @property
     def points(self) -> int:
@@ -136,6 +148,7 @@ class Tally:
     def _supersede(self, number: int) -> None:
         """The trial is run again: it failed, was interrupted, or its result was lost."""
         self._superseded.add(number)
+        self.settled = {cell: trial for cell, trial in self.settled.items() if trial.number != number}
         for numbers in (self._complete, self._failed, self._interrupted):
             numbers.discard(number)
 
@@ -143,6 +156,8 @@ class Tally:
         attributes = trial.user_attrs
         if trial.params:
             self._points.add(_point(trial))
+        if CELL in attributes and not attributes.get(INTERRUPTED) and trial.number not in self._superseded:
+            self.settled[attributes[CELL]] = trial
         if trial.state == TrialState.COMPLETE:
             for highest, sign in ((True, 1), (False, -1)):
                 there = self.best.get(highest)

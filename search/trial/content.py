@@ -46,7 +46,7 @@ class Content:
     Attributes:
         versions: of packages, by name.
         code: digest of the source of each part: "operator", "trial", "backbone", and "branch NAME" of those in use; and of the
-            file of "weights" that it starts from.
+            files of "weights" and of the "root" that it starts from.
         data: digest of the images and labels as they were read.
         commit: of this repository, with "+changes" where tracked files differ, or a module in use is not tracked.
         commits: the same of packages that lie in a repository of their own, by name.
@@ -75,7 +75,12 @@ class Content:
 
 
 def content_of(
-    model: nn.Module, backbone: str, data: str, learned_by: Iterable[type] = (), weights: str | None = None
+    model: nn.Module,
+    backbone: str,
+    data: str,
+    learned_by: Iterable[type] = (),
+    weights: str | None = None,
+    root: str | None = None,
 ) -> Content:
     """What the network `model` is made by: the modules of its layers, with what they import of their own packages.
 
@@ -86,7 +91,8 @@ def content_of(
         backbone: timm's name of it.
         data: digest of the images.
         learned_by: classes of the task and of evaluators that were added to it.
-        weights: file that it starts from.
+        weights: file that its plain network starts from.
+        root: file of the trained network, or of the training, that it goes on from.
     """
     operator = _closure(frozenset(OPERATOR))
     made_by = {"trial": {base for cls in learned_by for base in cls.__mro__}, **_layers(model, backbone)}
@@ -96,8 +102,9 @@ def content_of(
     for part, modules in roots.items():
         parts[part] = {name: value for name, value in _closure(frozenset(modules)).items() if name not in operator}
     code = {part: _value(modules) for part, modules in parts.items() if modules}
-    if weights is not None:
-        code["weights"] = _file_digest(weights, os.stat(weights).st_mtime_ns)
+    for part, file in (("weights", weights), ("root", root)):
+        if file is not None:
+            code[part] = _file_digest(file, os.stat(file).st_mtime_ns)
     versions = provenance()["versions"]
     names = frozenset(name for modules in parts.values() for name in modules)
     return Content({name: versions.get(name) for name in VERSIONS}, code, data, *_commits(names))
@@ -120,7 +127,8 @@ def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for part in dict.fromkeys([*here, *there]) if there else ():
         if there.get(part) != here.get(part):
             unknown = here.get(part, "").startswith(UNKNOWN)
-            what = "the file of weights it starts from" if part == "weights" else f"code of {part}"
+            files = {"weights": "the file of weights it starts from", "root": "the root it starts from"}
+            what = files.get(part, f"code of {part}")
             said.append(f"{what} {'cannot be known' if unknown else 'changed since'}")
     if earlier.get("data") != now.get("data"):
         said.append("images changed since")

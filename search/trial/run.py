@@ -187,7 +187,7 @@ class _Trial:
         content, result = self.made.content, self.result
         result.arm, result.arch_hash = architecture.label, architecture.hash
         result.sites = architecture.sites
-        result.branches = sorted({name for _, block in architecture.blocks for name in dict(block)["branches"]})
+        result.branches = architecture.branches
         result.data_source = loaders.info.source
         result.classes, result.val_images = len(loaders.info.classes), loaders.val.samples
         result.metrics |= loaders.chance

@@ -67,8 +67,8 @@ class Untrained:
         """What makes its result beside its settings."""
         learned_by = [type(self.task), *self.evaluator("val").makers]
         backbone = self.config.backbone
-        weights = backbone.weights if self.root is None else str(self.root)
-        return content_of(self.model, backbone.name, self.loaders.info.digest, learned_by, weights)
+        root = None if self.root is None else str(self.root)
+        return content_of(self.model, backbone.name, self.loaders.info.digest, learned_by, backbone.weights, root)
 
     def evaluator(self, split: str, device: torch.device = CPU) -> Scores:
         """A new evaluator for one pass over a split."""
@@ -251,7 +251,7 @@ def network_facts(composed: Any) -> dict[str, Any]:
 
     Returns:
         "arm", "arch_hash", "content" (digest of what makes a result of it), "params", "macs" (of one image), "sites"
-        (names of all sites of its backbone) and "chosen" (names of those with branches).
+        (names of all sites of its backbone), "chosen" (names of those with branches) and "branches" (names of those in use).
 
     Raises:
         ValueError: the config cannot run; the message says why.
@@ -267,6 +267,7 @@ def network_facts(composed: Any) -> dict[str, Any]:
         "macs": xvol.count_macs(made.model, made.input_size),
         "sites": [site.fqn for site in sites_of(config)],
         "chosen": made.architecture.sites,
+        "branches": made.architecture.branches,
     }
 
 

@@ -14,7 +14,8 @@ import xvol
 from search.cli.plan import main
 from search.cli.planned import earlier_runs, finished_seeds, noise_of, seconds_of
 from search.config import config_folder, fingerprint_of, recipe_hash, typed
-from search.design.options import KINDS, DesignOptions, check_design, design_of, first_seed_of, first_seeds
+from search.design.options import KINDS, DesignOptions, check_design, design_of
+from search.design.trials import first_seed_of, first_seeds
 from search.ledger.result import TrialResult, write_result
 from search.ledger.study_files import Cell
 from search.study.options import check_options, read_options

@@ -26,10 +26,7 @@ from search.design.kinds import (
     random_matched,
     replicates,
 )
-from search.design.options import (
-    DesignOptions,
-    design_of,
-)
+from search.design.options import DesignOptions, design_of
 
 Factors = dict[str, list[str]]
 

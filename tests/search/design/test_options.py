@@ -15,16 +15,8 @@ from search.design.factors import factors_of_space
 from search.design.kinds import (
     Cell,
 )
-from search.design.options import (
-    BLOCK,
-    KINDS,
-    DesignOptions,
-    check_design,
-    design_of,
-    first_seed_of,
-    first_seeds,
-    written_trials,
-)
+from search.design.options import KINDS, DesignOptions, check_design, design_of
+from search.design.trials import BLOCK, first_seed_of, first_seeds, written_trials
 from search.space.parameters import parse_space
 
 from .test_kinds import SITES, check_cells, of_sizes

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from search.design.options import first_seed_of
+from search.design.trials import first_seed_of
 from search.ledger.study_files import read_changes
 
 from .conftest import Toy, count

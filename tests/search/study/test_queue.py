@@ -11,7 +11,7 @@ from search.ledger.study_files import WORKERS
 from search.study.queue import Budget, TrialQueue
 from search.study.storage.opening import open_storage
 from search.study.storage.waiting import FileLock
-from search.study.trials import AWAITS, CELL, INTERRUPTED, REASON, SKIPPED, WORKER
+from search.study.trials import AWAITS, CELL, INTERRUPTED, IS_ROOT, REASON, ROOT, SKIPPED, WORKER
 
 MakeQueue = Callable[..., TrialQueue]
 NOBODY = "nobody.lock"
@@ -241,3 +241,50 @@ def test_a_journal_is_asked_for_open_trials_alone(tmp_path: Path, monkeypatch: p
     assert best is not None
     assert worst is not None
     assert (best.number, worst.number, queue.counts().finished) == (49, 0, 50)
+
+
+def test_a_trial_waits_for_the_end_of_the_one_it_starts_from(make_queue: MakeQueue) -> None:
+    queue = make_queue(4, sampled=False)
+    queue.write([{CELL: "root/1", IS_ROOT: True}, {CELL: "arm/1", ROOT: "root/1"}, {CELL: "other/2"}])
+    root, other = queue.claim(NOBODY), queue.claim(NOBODY)
+    assert root is not None
+    assert other is not None
+    assert (root.user_attrs[CELL], other.user_attrs[CELL]) == ("root/1", "other/2")
+    assert queue.claim(NOBODY) is None
+    assert queue.holds
+    queue.interrupt(root, "stopped")
+    again = queue.claim(NOBODY)
+    assert again is not None
+    assert again.user_attrs[CELL] == "root/1"
+    assert again.user_attrs[IS_ROOT]
+    assert queue.claim(NOBODY) is None
+    assert (queue.counts().running, queue.counts().waiting) == (2, 1)
+    queue.study.tell(again, 1.0)
+    arm = queue.claim(NOBODY)
+    assert arm is not None
+    assert arm.user_attrs[CELL] == "arm/1"
+    assert queue.root_of(arm).number == again.number  # type: ignore[union-attr]
+    assert queue.root_of(other) is None
+
+
+@pytest.mark.parametrize("state", [TrialState.FAIL, TrialState.PRUNED])
+def test_a_root_that_came_to_nothing_lets_its_trials_go_on_to_say_so(make_queue: MakeQueue, state: TrialState) -> None:
+    queue = make_queue(4, sampled=False)
+    queue.write([{CELL: "root/1"}, {CELL: "arm/1", ROOT: "root/1"}])
+    root = queue.claim(NOBODY)
+    assert root is not None
+    queue.study.tell(root, state=state)
+    assert queue.claim(NOBODY) is not None
+
+
+def test_a_root_that_is_run_again_is_waited_for_again(make_queue: MakeQueue) -> None:
+    queue = make_queue(4, sampled=False)
+    queue.write([{CELL: "root/1"}, {CELL: "arm/1", ROOT: "root/1"}])
+    root = queue.claim(NOBODY)
+    assert root is not None
+    queue.study.tell(root, state=TrialState.FAIL)
+    queue.retry_failed(ignore)
+    again = queue.claim(NOBODY)
+    assert again is not None
+    assert again.user_attrs[CELL] == "root/1"
+    assert queue.claim(NOBODY) is None

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.design.options import first_seed_of
+from search.design.trials import first_seed_of
 from search.space.parameters import parse_space
 from search.study.options import FinalOptions
 from search.study.search_run import RESULTS_FILE, best_arms, final_cells, write_best

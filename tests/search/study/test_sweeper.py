@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search.channel import EXIT_HUNG
-from search.design.options import first_seed_of
+from search.design.trials import first_seed_of
 from search.ledger.result import RESULT_FILE, read_result
 from search.ledger.study_files import JOURNAL, read_changes
 
