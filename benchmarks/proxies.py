@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,11 @@ BACKBONES = {
     "120s": "proxy_resnet_256",
 }
 SEED = 4000
+EARLIER = "proxy/20s, first form"  # both epochs at full size, lr 0.08, timm's own Muon
 STUDIES = {  # by recipe, of which an arm's trials may lie in several
     "proxy": ("paper_stage_placement", "paper_stage_placement_looks"),
-    "proxy/20s": ("proxy_optimisers", "proxy_second_conv_20s"),
+    EARLIER: ("proxy_optimisers", "proxy_second_conv_20s"),
+    "proxy/20s": ("proxy_stages_20s",),
     "proxy/20s_sgd": ("proxy_optimisers",),
     "proxy/60s": ("paper_stage_placement_60s",),
 }
@@ -48,14 +50,15 @@ LONGEST = "proxy/60s"
 PLAIN = "plain"
 
 
-def measured(recipe: str) -> dict[str, Any]:
-    """CPU seconds and scores of the plain network under a recipe."""
+def measured(recipe: str, changes: Sequence[str]) -> dict[str, Any]:
+    """CPU seconds and scores of the plain network under a recipe with `changes`, overrides of the command line."""
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         words = ["data=cifar10_all", f"backbone={BACKBONES[recipe]}", f"train=proxy/{recipe}", f"seed={SEED}"]
-        config = typed(compose("config", [*words, "tracker=disabled"]))
+        config = typed(compose("config", [*words, "tracker=disabled", *changes]))
     config.train.eval_every = config.train.epochs
     trial = prepare(config, splits=("train", "val", "test"))
     trainer, amp = trial.trainer(), config.train.amp_type
+    images, begun = config.train.epochs * len(trial.loaders.train) * config.data.batch_size, _load()
     start = time.process_time()
     (*_, last) = trainer.epochs()
     trained = time.process_time()
@@ -74,7 +77,10 @@ def measured(recipe: str) -> dict[str, Any]:
         "whole_cpu_s": round(time.process_time(), 1),
         "val_top1": last.scores["val_top1"],
         "test_top1": scores["test_top1"],
-        "load": round(_load(), 1),
+        "changes": list(changes),
+        "us_an_image": round(training / images * 1e6),
+        "load": round(max(begun, _load()), 1),
+        "capability": torch.backends.cpu.get_cpu_capability(),
         "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         "torch": str(torch.__version__),
     }
@@ -95,7 +101,8 @@ def trials() -> pd.DataFrame:
             rows = pd.read_csv(path, usecols=["phase", "status", "arm", "seed", "test_top1", "overrides"])
             rows = rows[(rows["phase"] == "final") & (rows["status"] == "ok")]
             if "optimisers" in path.parent.name:  # its cells name their recipe
-                rows = rows[rows["overrides"].str.split("; ").map(lambda words, own=recipe: f"train={own}" in words)]
+                own = recipe.partition(",")[0]
+                rows = rows[rows["overrides"].str.split("; ").map(lambda words, own=own: f"train={own}" in words)]
             arm = rows["arm"].str.partition(":")[0]
             frames.append(rows[["seed", "test_top1"]].assign(recipe=recipe, arm=arm))
     found = pd.concat(frames, ignore_index=True)
@@ -117,14 +124,15 @@ def signed(found: PairedDifference) -> str:
 
 def costs(path: Path) -> Iterator[str]:
     """What the recipes cost and reach."""
-    yield "| recipe | backbone | training, CPU s | whole trial, CPU s | test top-1 % | load | measured |"
-    yield "|---|---|---:|---:|---:|---:|---|"
+    yield "| recipe | backbone | training, CPU s | whole trial, CPU s | test top-1 % | load | CPU | measured |"
+    yield "|---|---|---:|---:|---:|---:|---|---|"
     for row in json.loads(path.read_text()) if path.exists() else []:
         seconds = f"{row['training_cpu_s']:.1f} | {row['whole_cpu_s']:.1f}"
-        yield (
-            f"| {row['recipe']} | {row['backbone']} | {seconds} | {row['test_top1']:.2f} | {row['load']} | {row['at']}, torch "
-            f"{row['torch']} |"
+        recipe = " ".join([row["recipe"], *row.get("changes", [])])
+        told = (
+            f"{row['test_top1']:.2f} | {row['load']} | {row.get('capability', '-')} | {row['at']}, torch {row['torch']}"
         )
+        yield f"| {recipe} | {row['backbone']} | {seconds} | {told} |"
 
 
 def arms(table: pd.DataFrame) -> Iterator[str]:
@@ -163,7 +171,7 @@ def optimisers(table: pd.DataFrame) -> Iterator[str]:
     """Arm minus plain under Muon, minus the same under SGD, seed by seed: zero where the optimiser favours no arm."""
     yield "| arm | n | Muon's difference less SGD's | 95 % | sd | p |"
     yield "|---|---:|---:|---|---:|---:|"
-    muon, sgd = "proxy/20s", "proxy/20s_sgd"
+    muon, sgd = EARLIER, "proxy/20s_sgd"
     for arm in sorted(set(table.loc[table["recipe"] == sgd, "arm"]) - {PLAIN}):
         under = [by_seed(table, recipe, arm) - by_seed(table, recipe, PLAIN) for recipe in (muon, sgd)]
         yield f"| {arm} | {signed(difference(under[0].dropna(), under[1].dropna()))} |"
@@ -193,13 +201,16 @@ def main() -> None:
     """Measure what was asked for, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", nargs="*", choices=list(BACKBONES), default=[], help="recipes to train now")
+    parser.add_argument(
+        "--changes", nargs="*", default=[], help="overrides of theirs, e.g. train.amp=false on a CPU without AVX-512"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     register()
     path = RESULTS / "proxies.json"
     for recipe in options.measure:
         begun = time.process_time()
-        row = measured(recipe)
+        row = measured(recipe, options.changes)
         if recipe != options.measure[0]:
             row["whole_cpu_s"] = round(row["whole_cpu_s"] - begun, 1)
         rows = json.loads(path.read_text()) if path.exists() else []

@@ -5,42 +5,69 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
+
+import torch
 
 import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/timm_hook.py
 
 # isort: split
-from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
+from timm.optim import Muon, create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.overrides import TorchFunctionMode
 
 from search.recipe import TrainConfig
 from xvol.allowed import meant, nearest
 
 MOST_INITIAL = 0.05  # share of the initial weights that an average may still hold at the end
+MUON_FLOAT32 = "muon_float32"  # beside timm's names
 OWN_KEYS = ("opt", "lr", "momentum", "weight_decay", "layer_decay")  # of the recipe, so not among its `opt_kwargs`
 
 
+class _NoBfloat16(TorchFunctionMode):
+    """What is to become bfloat16 becomes float32."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.to and kwargs.get("dtype") is torch.bfloat16:
+            kwargs = kwargs | {"dtype": torch.float32}
+        return func(*args, **kwargs)
+
+
+class MuonFloat32(Muon):
+    """timm's Muon, but for its Newton-Schulz steps: timm has no option to take them in float32, and on CPUs bfloat16 is slower."""
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch's two overloads
+        """One update."""
+        with _NoBfloat16():
+            loss: float | None = super().step(closure)
+        return loss
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """timm's optimiser of that name; biases and norms are not decayed.
+    """timm's optimiser of that name, or `MuonFloat32`; biases and norms are not decayed.
 
     Raises:
         ValueError: timm knows no such optimiser, its package is not installed, it needs second derivatives, or it takes
             no such learning rate, momentum, weight decay or further argument.
     """
-    known = [str(name) for name in list_optimizers()]
+    known = [*map(str, list_optimizers()), MUON_FLOAT32]
+    name = "muon" if config.opt == MUON_FLOAT32 else config.opt
     if config.opt not in known:
         near = nearest(config.opt, known, 5) or ["sgd", "adamw", "lamb"]
         raise ValueError(
             f"train.opt={config.opt}: timm knows no such optimiser; near it: {', '.join(near)} "
-            "(all of them: timm.optim.list_optimizers())"
+            f"(all of them: timm.optim.list_optimizers(), and {MUON_FLOAT32})"
         )
-    info = get_optimizer_info(config.opt)
+    info = get_optimizer_info(name)
     if info.second_order:
         raise ValueError(f"train.opt={config.opt} needs second derivatives, which are not computed here; take another")
     package = info.opt_class.partition(".")[0] if isinstance(info.opt_class, str) else None
@@ -48,18 +75,18 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         raise ValueError(
             f"train.opt={config.opt} is of the package {package}, which is not installed; install it, or take another"
         )
-    opt_class = get_optimizer_class(config.opt, bind_defaults=False)
+    opt_class = get_optimizer_class(name, bind_defaults=False)
     arguments = _momentum(opt_class, config.momentum) | _further(config, opt_class, info.has_eps, info.has_betas)
     rates: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.layer_decay is not None:
         rates["layer_decay"] = config.layer_decay
     try:
-        optimizer = create_optimizer_v2(model, opt=config.opt, **rates, **arguments)
+        optimizer = create_optimizer_v2(model, opt=name, **rates, **arguments)
     except (TypeError, ValueError) as error:
         given = ", ".join(f"{name}={value}" for name, value in {**rates, **arguments}.items())
         raise ValueError(f"train.opt={config.opt} does not take {given}: {error}") from None
     assert isinstance(optimizer, Optimizer)
-    return optimizer
+    return MuonFloat32(optimizer.param_groups) if config.opt == MUON_FLOAT32 else optimizer
 
 
 def _momentum(opt_class: Any, momentum: float) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb, usable_device
 from search.trial.optim import check_average, make_optimizer
 from search.trial.refuse import check_values
-from search.trial.train import Trainer, check_form, formed
+from search.trial.train import Trainer, check_form, formed, slow_form
 from search.trial.zero_cost import SCORE_BATCH, scores
 
 log = logging.getLogger("xvol")
@@ -211,6 +211,8 @@ def check_trial(composed: Any) -> dict[str, Any]:
     made = prepare_cached(config)
     check_average(config.train, config.train.epochs * len(made.loaders.train))
     check_form(made.model, config.train, device)
+    if slow := slow_form(config.train, device):
+        log.warning("%s", slow)
     check_low_res(made.model, made.input_size, config.train)
     make_optimizer(made.model, config.train)
     return {

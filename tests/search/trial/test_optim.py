@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
@@ -234,3 +236,27 @@ def test_muon_takes_the_recipes_momentum_and_its_fallback_a_share_of_the_rate() 
     kinds = {name: set(optimizer.state[parameter]) for name, parameter in model.named_parameters()}
     assert "momentum_buffer" in kinds["layer1.0.conv1.weight"]
     assert all("exp_avg" in kinds[name] for name in ("fc.weight", "fc.bias", "bn1.weight"))
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (16, 8), (8, 4, 3, 3)])
+def test_muon_in_float32_is_muon_whose_newton_schulz_steps_are(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.randn(shape))
+    model.bias = nn.Parameter(torch.randn(8))
+    twin, before = copy.deepcopy(model), model.weight.detach().clone()
+    kwargs = {"nesterov": True, "ns_steps": 3, "ns_coefficients": [3.4445, -4.775, 2.0315], "adjust_lr_fn": "original"}
+    config = TrainConfig(opt="muon_float32", lr=0.1, momentum=0.9, weight_decay=0.01, opt_kwargs=kwargs)
+    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+        parameter.grad = torch.randn_like(parameter)
+        other.grad = parameter.grad.clone()
+    make_optimizer(model, config).step()
+    make_optimizer(twin, replace(config, opt="muon")).step()
+    update = model.weight.grad * 0.1
+    update = zeropower_via_newtonschulz(
+        model.weight.grad.lerp(update, 0.9).flatten(1), 3, [(3.4445, -4.775, 2.0315)], dtype=torch.float32
+    )
+    rate = 0.1 * get_lr_scale(update.shape, "original")
+    torch.testing.assert_close(model.weight, before * (1 - 0.1 * 0.01) - rate * update.view(shape), rtol=0, atol=1e-6)
+    assert torch.equal(model.bias, twin.bias)
+    assert 0 < (model.weight - twin.weight).abs().max() < 0.01
