@@ -20,8 +20,9 @@ from search.report.arms import Arm, comparable
 from search.report.notes import no_baseline, unreadable
 from search.report.reading.rows import folder_of
 from search.report.reading.scored import HOW_TO_KEEP, images_of
+from search.report.starts import is_continued, roots_line
 from search.report.table import Column, Table, rows_of, value_of, with_dtypes
-from search.report.values import Reading, floats, read_arms
+from search.report.values import Reading, floats, read_arms, roots_of
 from search.report.words import counted, decimals_for, one_line, scaled, signed, significant
 from search.stats.budget import Components, Prices, components, next_hour, pooled
 from search.stats.inference import sd_interval
@@ -109,7 +110,7 @@ def budget_table(
         data=data,
         conclusion=said
         or "No image tells an arm from the baseline in any training: there is no variance to take apart.",
-        notes=[*_notes_of(noises, whole), *_one_root(read.reference), *unreadable(read.frame)],
+        notes=[*_notes_of(noises, whole), *roots_line(read), *unreadable(read.frame)],
         below=(below,) if below is not None else (),
     )
 
@@ -140,7 +141,7 @@ def _noises_of(read: Reading, reference: Arm) -> list[Noise]:
 
     theirs, noises = scores_of(reference), []
     for arm in read.arms:
-        if arm is reference or not comparable(arm, reference) or _start_of(arm) != _start_of(reference):
+        if arm is reference or not comparable(arm, reference):
             continue
         ours = scores_of(arm)
         seeds = sorted(ours.keys() & theirs.keys())
@@ -161,25 +162,13 @@ def _noises_of(read: Reading, reference: Arm) -> list[Noise]:
     return noises
 
 
-def _start_of(arm: Arm) -> set[str]:
-    """What its trainings start from; a network continued from a root is not paired with one from scratch."""
-    return set(arm.trials["start"].dropna()) if "start" in arm.trials else set()
-
-
 def _roots_of(arm: Arm, seeds: Sequence[int]) -> np.ndarray:
-    """Number the root of each seed: its own where it was trained from scratch, or where all have one root."""
-    known: dict[int, str] = {}
-    if "root" in arm.trials:
-        started = arm.trials.dropna(subset=["root"])
-        known = dict(zip(started["seed"].tolist(), started["root"].tolist(), strict=True))
-    numbers = np.unique([known.get(seed, str(seed)) for seed in seeds], return_inverse=True)[1]
-    return numbers if len(set(numbers.tolist())) > 1 else np.arange(len(seeds))
-
-
-def _one_root(reference: Arm) -> list[str]:
-    """Say that a single root is no sample of roots."""
-    roots = set(reference.trials["root"].dropna()) if "root" in reference.trials else set()
-    return ["All trainings start from one root: how roots differ is in no figure here."] * (len(roots) == 1)
+    """Number the root of each seed: its own where it was trained from scratch, or where all went on from one."""
+    numbers = roots_of(arm.trials)
+    if numbers is None:
+        return np.arange(len(seeds))
+    known = dict(zip(arm.trials["seed"].tolist(), numbers.tolist(), strict=True))
+    return np.array([known[seed] for seed in seeds])
 
 
 def _over_all(noises: Sequence[Noise]) -> Noise:
@@ -255,9 +244,9 @@ def _prices_of(read: Reading, arms: Sequence[Arm]) -> Prices:
         return float(floats(trials.loc[trials["status"] == "ok", column]).mean())
 
     root: float | None = 0.0
-    if _start_of(arms[0]) - {"scratch"}:
-        seeds = read.trials["root_seed"].dropna()
-        trained = read.trials[(read.trials["start"] == "scratch") & read.trials["seed"].isin(seeds)]
+    if is_continued(read):
+        begun = read.frame[(read.frame["phase"] == read.phase) & (read.frame["start"] == "scratch")]
+        trained = begun[begun["seed"].isin(read.trials["root_seed"].dropna())]
         root = mean(trained, "train_seconds") if len(trained) else None  # a file of the user's own has no price
     image = sum(mean(arm.trials, "latency_ms") / mean(arm.trials, "latency_batch") for arm in arms) / 1000
     return Prices(

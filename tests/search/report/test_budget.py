@@ -97,7 +97,7 @@ def test_orders_on_roots_are_parts_of_their_own(study: Path, add: Add) -> None:
     table = budget_table(one, "test_p_true")
     assert "roots" not in table.below[0].data["what"].tolist()
     assert table.data["n"].tolist() == [12]
-    assert any("one root" in note for note in table.notes)
+    assert any("one network, mine.pt" in note for note in table.notes)
 
 
 def test_the_command_line(study: Path, add: Add, capsys: pytest.CaptureFixture[str]) -> None:
