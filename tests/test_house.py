@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = 148
+MODULES = 150
 LINES = 34_300
 IMPORTS_IN_FUNCTIONS = 25
 LONGEST_FILE, LONG_FILE = 450, 300  # lines: of any file, and of nine in ten
