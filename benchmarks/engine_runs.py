@@ -89,9 +89,8 @@ class Engine:
         return cost
 
     def _launcher(self, workers: int) -> list[str]:
-        chosen = [
-            f"hydra/launcher={self.launcher}"
-        ]  # on its own each of them runs no more workers than there are cores
+        # on its own each of them runs no more workers than there are cores
+        chosen = [f"hydra/launcher={self.launcher}"]
         key = {"joblib": "n_jobs", "local": "workers"}.get(self.launcher)
         return [*chosen, f"hydra.launcher.{key}={workers}"] if key else chosen
 

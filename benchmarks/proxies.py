@@ -62,9 +62,8 @@ def measured(recipe: str, changes: Sequence[str]) -> dict[str, Any]:
     start = time.process_time()
     (*_, last) = trainer.epochs()
     trained = time.process_time()
-    evaluate(
-        trainer.evaluated, trial.loaders.val, trial.evaluator("val"), amp
-    )  # once more: as long as in the last epoch
+    # once more: as long as in the last epoch
+    evaluate(trainer.evaluated, trial.loaders.val, trial.evaluator("val"), amp)
     training = trained - start - (time.process_time() - trained)
     assert trial.loaders.test is not None
     scores = evaluate(

@@ -12,9 +12,8 @@ from search.stats.sequential import FOUND, HOPELESS, LookPlan, plan_looks, seque
 __all__ = ["looks"]
 
 LOOKS, ROWS, MARGIN = (5, 8, 12, 20), 4, 0.5
-SD = (
-    0.81  # of a paired difference: pooled over the four rows of docs/results/paper_stage_placement_looks, 20 seeds each
-)
+# of a paired difference: pooled over the four rows of docs/results/paper_stage_placement_looks, 20 seeds each
+SD = 0.81
 
 
 def spent_by(alphas: np.ndarray) -> LookPlan:

@@ -33,9 +33,8 @@ class _Members(NamedTuple):
 
     def open(self, mode: str, index: int) -> Image.Image:
         tar, offset, size = self.places[index].tolist()
-        with self.tars[tar].open(
-            "rb"
-        ) as file:  # anew each time: an open file would be shared between workers, place and all
+        # anew each time: an open file would be shared between workers, place and all
+        with self.tars[tar].open("rb") as file:
             file.seek(offset)
             return open_picture(io.BytesIO(file.read(size)), mode, str(self.names[index]))
 

@@ -186,9 +186,8 @@ def _search(base: int, count: int, resolution: int) -> tuple[int, ...] | None:
     if resolution == 4:  # all sums of an odd number of factors, and no set of sums is larger (Bose 1947)
         odd = [word for word in range(2**base) if word.bit_count() >= 3 and word.bit_count() % 2]
         return tuple(odd[: count - base]) if len(odd) >= count - base else None
-    told_apart = sum(
-        math.comb(count, size) for size in range((resolution - 1) // 2 + 1)
-    )  # effects, all clear of each other
+    # effects, all clear of each other
+    told_apart = sum(math.comb(count, size) for size in range((resolution - 1) // 2 + 1))
     if told_apart > 2**base or (count > base + 1 and _search(base, count - 1, resolution) is None):
         return None
     return next(_choices(base, count, resolution), None)

@@ -2,6 +2,5 @@
 
 import time
 
-STARTED = (
-    time.time()
-)  # seconds since the epoch, before operators are loaded: code that is edited later is not what runs
+# seconds since the epoch, before operators are loaded: code that is edited later is not what runs
+STARTED = time.time()

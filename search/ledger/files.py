@@ -21,9 +21,8 @@ _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES}  # a file sy
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a file beside `path`, then put it in place; whatever goes wrong, the old file stays."""
-    temporary = path.with_name(
-        f".{uuid.uuid4().hex}.{path.name}"
-    )  # beside it: one disk; torch and onnx go by the suffix
+    # beside it: one disk; torch and onnx go by the suffix
+    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         write(temporary)
         with temporary.open("rb") as file:

@@ -28,12 +28,10 @@ _HEX40 = re.compile(r"(?<![\w@/.-])[0-9a-f]{40}(?![\w/-])")  # W&B's keys of old
 _OF_A_HASH = re.compile(r"(?<![A-Za-z])(?:commit|revision|rev|sha1?|hash|digest|checksum)\W{0,4}$", re.I)
 _STRONG = re.compile(r"\w*(?:passw(?:or)?d|passphrase|secret|credential|apikey)s?", re.I)
 _WEAK = re.compile(r"\w*tokens?|pass|(?:pg|db|my|user|ssh|smtp|ftp|root|admin|http)pass|pwd|pat|auth", re.I)
-_KEYS = re.compile(
-    "api|access|private|secret|auth|signing|encryption|ssh|wandb|openai|hf|aws|azure"
-)  # of which there are keys
-_COUNT_OR_SWITCH = re.compile(
-    r"[\d.]{1,5}|true|false|null|none|basic|default|auto", re.I
-)  # `class_token=false`, `reg_tokens=4`: timm's arguments
+# of which there are keys
+_KEYS = re.compile("api|access|private|secret|auth|signing|encryption|ssh|wandb|openai|hf|aws|azure")
+# `class_token=false`, `reg_tokens=4`: timm's arguments
+_COUNT_OR_SWITCH = re.compile(r"[\d.]{1,5}|true|false|null|none|basic|default|auto", re.I)
 # what these hold is told in every table, wherever it comes from
 _TOLD = re.compile(
     r"(?:backbone\.(?:name|pretrained)|placement|branch\.(?:use|gamma)|data|train|measure|seed|device|threads|checkpoint|objectives"

@@ -229,9 +229,8 @@ def _laid_over(arms: Sequence[Arm], design: DeclaredDesign, set_by: Sequence[Col
     apart as anywhere. `set_by` has the overrides of each arm's trials.
     """
     cells = design.cells
-    numbers = {
-        "; ".join(cell.overrides): number for number, cell in enumerate(cells)
-    }  # without the seed, which is last
+    # without the seed, which is last
+    numbers = {"; ".join(cell.overrides): number for number, cell in enumerate(cells)}
     placed: list[list[int]] = []
     recipes: dict[int, set[str]] = {}
     for arm, texts in zip(arms, set_by, strict=True):

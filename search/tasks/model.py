@@ -144,9 +144,8 @@ def start_from_file(model: nn.Module, weights: str, key: str = "backbone.weights
     own = model.state_dict()
     fits = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     needed = [name for name in {**own, **state} if name.rpartition(".")[0] not in of_head]
-    wrong = [
-        name for name in needed if name not in fits and not name.endswith(".num_batches_tracked")
-    ]  # old files lack it
+    # old files lack the counts of batches
+    wrong = [name for name in needed if name not in fits and not name.endswith(".num_batches_tracked")]
     if wrong:
         raise ValueError(
             f"{key}={weights}: not of the plain {type(model).__name__} that backbone.name builds; {len(wrong)} tensors "

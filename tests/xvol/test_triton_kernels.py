@@ -71,9 +71,8 @@ def compare_block(options: dict[str, object], host: dict[str, int], size: list[i
     oracle.load_state_dict(ours.to(getattr(torch, dtype)).state_dict())
     oracle.double()
     calls, kernel = [], triton_kernels.shifted_product
-    triton_kernels.shifted_product = lambda *arguments: (calls.append(1), kernel(*arguments))[
-        1
-    ]  # it must not fall back
+    # it must not fall back
+    triton_kernels.shifted_product = lambda *arguments: (calls.append(1), kernel(*arguments))[1]
     x = torch.randn(2, 8, *size).to(getattr(torch, dtype))
     results = []
     for block, image in ((ours, x.clone()), (oracle, x.double())):

@@ -201,9 +201,8 @@ class ACmix(RivalBranch):
         ways = []
         for size, out_size in zip(x_BCHW.shape[2:], weights_BhtHW.shape[3:], strict=True):
             centre = torch.arange(out_size, device=x_BCHW.device) * geo.stride
-            target = (
-                centre + geo.dilation * torch.arange(self.window, device=x_BCHW.device)[:, None]
-            )  # of the grown map
+            # of the grown map
+            target = centre + geo.dilation * torch.arange(self.window, device=x_BCHW.device)[:, None]
             if self.border == "reflect":
                 target = _mirrored(size, reach, x_BCHW.device)[target] + reach
             ways.append(functional.one_hot(target - centre, 2 * reach + 1).to(weights_BhtHW.dtype))

@@ -12,9 +12,8 @@ from search.report.words import one_line
 __all__ = ["latex", "to_latex"]
 
 NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d+))?$")
-LONG_NAME = (
-    20  # characters; where a row has a longer one, the first column takes what the others leave and breaks its names
-)
+# characters; where a row has a longer one, the first column takes what the others leave and breaks its names
+LONG_NAME = 20
 LATEX: dict[str, str] = {
     "\\": r"\textbackslash{}",
     "{": r"\{",

@@ -261,9 +261,8 @@ def test_a_sample_is_what_a_loader_of_that_batch_size_would_give_first() -> None
     assert torch.equal(labels, names)
     assert len(batches(batch_size=8).sample(99)[1]) == 8
     on_a_rank, _ = batches(batch_size=8, flip=True, crop_padding=2, seed=4, rank=1, world=2).sample(5)
-    assert torch.equal(
-        on_a_rank, images
-    )  # what a network is made by, such as a whitened convolution, is alike on all ranks
+    # what a network is made by, such as a whitened convolution, is alike on all ranks
+    assert torch.equal(on_a_rank, images)
 
 
 @pytest.mark.parametrize("training", [True, False])

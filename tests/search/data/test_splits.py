@@ -60,9 +60,8 @@ def test_the_stream_of_indices_is_pinned() -> None:
 def test_the_probe_set_is_of_validation_and_then_of_what_is_left_over(size: int) -> None:
     images, config = labelled([50, 50]), replace(CONFIG, train_size=40)
     plain, parts = split_labels(images, config), split_labels(images, replace(config, probe_size=size))
-    assert all(
-        torch.equal(one, other) for one, other in zip(parts[:3], plain[:3], strict=True)
-    )  # nobody's split changes
+    # nobody's split changes
+    assert all(torch.equal(one, other) for one, other in zip(parts[:3], plain[:3], strict=True))
     assert len(plain.probe) == len(plain.probed(with_test=True)) == 0
     assert len(parts.probe.unique()) == size
     assert torch.equal(parts.probed(with_test=True), torch.cat([parts.probe, parts.test]))

@@ -28,9 +28,8 @@ from search.report.write import save_tidy
 
 DOCS = Path(__file__).parents[3] / "docs" / "ledger.md"
 PAGES = DOCS.read_text(encoding="utf-8").split("```python\n")[1:]
-TOP5 = next(
-    page.partition("```")[0] for page in PAGES if "import Metric\n" in page
-)  # what the page tells users to write
+# what the page tells users to write
+TOP5 = next(page.partition("```")[0] for page in PAGES if "import Metric\n" in page)
 
 
 @pytest.fixture

@@ -80,9 +80,8 @@ def test_what_a_killed_worker_leaves_is_cleared_and_nothing_of_a_living_one(tmp_
         assert sorted(path.name for path in folder.iterdir()) == kept
         for name in kept:
             os.utime(folder / name, (1, 1))
-        clear_dead(
-            tmp_path
-        )  # nobody holds the one of this process, and it is old: it cannot be on its way to be locked
+        # nobody holds the one of this process, and it is old: it cannot be on its way to be locked
+        clear_dead(tmp_path)
         assert sorted(path.name for path in folder.iterdir()) == sorted(
             [".claims.lock", "elsewhere-12345678-1-abcdef.lock", living]
         )

@@ -258,9 +258,8 @@ def test_a_whitened_convolution_gives_uncorrelated_maps_of_both_signs() -> None:
     maps = model.conv1(images)[:, :8].transpose(0, 1).flatten(1).detach()
     moments = maps @ maps.T / maps.shape[1]
     torch.testing.assert_close(moments, torch.diag(moments.diag()), atol=1e-4, rtol=0)
-    assert moments.diag().tolist() == sorted(
-        moments.diag().tolist(), reverse=True
-    )  # 1, but for the damping of small ones
+    # 1, but for the damping of small ones
+    assert moments.diag().tolist() == sorted(moments.diag().tolist(), reverse=True)
     assert 0.5 < float(moments.diag()[0]) < 1
     again = timm.create_model("xvol_proxy_resnet", channels=(16, 16, 16, 16))
     whiten(again, images)

@@ -366,9 +366,8 @@ def test_secrets_reach_neither_the_ledger_nor_the_trace(
 def test_an_error_whose_text_is_not_unicode_is_recorded_as_itself(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        classify, "load_data", raising(ValueError("cannot read b\udce9.png"))
-    )  # a file's name in Latin-1
+    # a file's name in Latin-1
+    monkeypatch.setattr(classify, "load_data", raising(ValueError("cannot read b\udce9.png")))
     with pytest.raises(ValueError, match="cannot read"):
         run_trial(small(), tmp_path)
     assert result_of(tmp_path).status == "failed"
