@@ -17,8 +17,9 @@ import xvol  # noqa: F401  # before timm, where torch is a CPU build: see xvol/t
 from timm.optim import Muon, create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.overrides import TorchFunctionMode
 
@@ -77,6 +78,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
         )
     opt_class = get_optimizer_class(name, bind_defaults=False)
     arguments = _momentum(opt_class, config.momentum) | _further(config, opt_class, info.has_eps, info.has_betas)
+    if opt_class is SGD and not {"foreach", "fused"} & arguments.keys():
+        # On a CPU torch would take one tensor after the other in Python; the arithmetic is the same, to the last bit.
+        arguments["foreach"] = True
     rates: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.layer_decay is not None:
         rates["layer_decay"] = config.layer_decay
@@ -169,6 +173,27 @@ def make_scheduler(optimizer: Optimizer, config: TrainConfig, steps: int) -> One
     )
     assert isinstance(scheduler, Scheduler)
     return scheduler
+
+
+class Average:
+    """The moving average of a network's weights that timm's task keeps, fed with tensors that are looked up once.
+
+    timm's own `update_ema` walks all modules of both networks at each update, which takes several times as long as averaging
+    them. The buffers are the network's own, as they are with `exclude_buffers`.
+    """
+
+    def __init__(self, ema: ModelEmaV3, model: nn.Module) -> None:
+        self._ema = ema
+        self._weights = [list(network.parameters()) for network in (ema.module, model)]
+        self._buffers = [list(network.buffers()) for network in (ema.module, model)]
+
+    @torch.no_grad()
+    def update(self, number: int | None) -> None:
+        """After update `number`, counted from 1, which timm's warm-up hangs on; None where there is no warm-up."""
+        mine, theirs = self._weights
+        torch._foreach_lerp_(mine, theirs, weight=1.0 - self._ema.get_decay(number))
+        if self._buffers[0]:
+            torch._foreach_copy_(self._buffers[0], self._buffers[1])
 
 
 def initial_share(decay: float, warmup: bool, updates: int) -> float:

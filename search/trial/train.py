@@ -24,7 +24,7 @@ from search.data.loaders import Loader
 from search.recipe import TrainConfig
 from search.slot import clock, give_way
 from search.tasks.base import Diverged, Evaluator
-from search.trial.optim import hand_over, make_optimizer, make_scheduler
+from search.trial.optim import Average, hand_over, make_optimizer, make_scheduler
 from search.trial.ranks import Group, Ranks, Statistics
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ class Trainer:
         if config.ema_decay:
             # The statistics of batch norms are the network's own, not averaged: they are an average already, and averaged
             # once more they lag so far behind that a short training is evaluated near chance.
-            training.setup_ema(config.ema_decay, use_warmup=config.ema_warmup, exclude_buffers=True)
+            ema: Any = training.setup_ema(config.ema_decay, use_warmup=config.ema_warmup, exclude_buffers=True)
+            self._average = Average(ema, self.model)
         if config.compile:
             training.compile()  # around `model`, which stays as it is and is what is evaluated and saved
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.amp_type == "float16")
@@ -273,7 +274,8 @@ class Trainer:
         updates = self._done * len(self._train) + self._steps + 1
         self._scheduler.step_update(updates)
         # timm reads the number for its warm-up: the decay is 0 at the first update, then 1 - updates^(-2/3), at most ema_decay
-        self._training.update_ema(step=updates if config.ema_warmup else None)
+        if config.ema_decay:
+            self._average.update(updates if config.ema_warmup else None)
 
 
 @torch.no_grad()

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from search.recipe import TrainConfig
 from search.tasks.classify import Classify
-from search.trial.optim import MOST_INITIAL, check_average, initial_share, make_optimizer, make_scheduler
+from search.trial.optim import MOST_INITIAL, Average, check_average, initial_share, make_optimizer, make_scheduler
 from search.trial.untrained import check_trial
 
 from .conftest import Small
@@ -191,6 +192,37 @@ def simulated_share(config: TrainConfig, updates: int) -> float:
 def test_the_share_of_the_initial_weights_is_that_of_timms_average(decay: float, warmup: bool, updates: int) -> None:
     config = TrainConfig(ema_decay=decay, ema_warmup=warmup)
     assert initial_share(decay, warmup, updates) == pytest.approx(simulated_share(config, updates), abs=1e-9)
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_average_is_timms_to_the_last_bit(warmup: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(5, 5))
+    timms, ours = (ModelEmaV3(model, decay=0.9, use_warmup=warmup, exclude_buffers=True) for _ in range(2))
+    average = Average(ours, model)
+    for number in range(1, 8):
+        with torch.no_grad():
+            for value in model.parameters():
+                value.add_(torch.rand_like(value))
+        model[:2](torch.rand(2, 3, 5, 5))  # the running statistics move
+        timms.update(model, step=number if warmup else None)
+        average.update(number if warmup else None)
+        assert all(map(torch.equal, ours.module.state_dict().values(), timms.module.state_dict().values()))
+
+
+def test_sgd_over_all_tensors_at_once_is_sgd_to_the_last_bit() -> None:
+    recipe = TrainConfig(opt="sgd", lr=0.01, momentum=0.9, weight_decay=0.1)
+    ends = []
+    for own in ({}, {"foreach": False}):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(7, 9), nn.BatchNorm1d(9), nn.Linear(9, 3))
+        optimizer = make_optimizer(model, replace(recipe, opt_kwargs=own))
+        assert optimizer.defaults["foreach"] is own.get("foreach", True)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.rand(6, 7)).square().mean().backward()
+            optimizer.step()
+        ends.append(model.state_dict())
+    assert all(map(torch.equal, ends[0].values(), ends[1].values()))
 
 
 def test_ten_updates_at_98_percent_are_untrained_without_warm_up_and_trained_with_it() -> None:
