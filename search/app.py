@@ -45,13 +45,15 @@ class Trainings(Application):
             return trial.run_trial(config, folder, _overrides())
 
     def preloads(self, config: DictConfig) -> Sequence[str]:
-        """torch, timm and what runs a trial; what its data are read by; what `wandb.init` loads with its first run."""
+        """torch, timm and what runs a trial; what its data are read by; what `wandb.init` loads with its first run.
+
+        That goes first: its pydantic looks through all modules that are there for the docstring of each of its classes.
+        """
         modules, name = ["search.trial.run", "xvol.surgery"], str(OmegaConf.select(config, "data.name"))
         if name in source_names():
             modules.append(source_of(name).module)
-        if OmegaConf.select(config, "tracker.mode") != "disabled":
-            modules.append("wandb.apis.public")
-        return modules
+        logged = OmegaConf.select(config, "tracker.mode") != "disabled"
+        return ["wandb.apis.public", *modules] if logged else modules
 
     def check_values(self, config: DictConfig) -> None:
         """Raise ValueError for what is wrong with a config on the face of it, without building the network."""

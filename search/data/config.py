@@ -11,6 +11,7 @@ It is chosen by `data.name=leaves data.image_size=64`, and `data.channels` where
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -52,6 +53,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos")
 POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
 
 
+@cache  # looking through all installed packages takes milliseconds, and each trial asks several times
 def _installed() -> dict[str, Source]:
     return {point.name: Source(point.value) for point in entry_points(group=ENTRY_POINTS)}
 

@@ -12,6 +12,7 @@ It is chosen by `task=counting`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -134,9 +135,14 @@ class Scores:
         return {metric.on(self._split).column: found[metric.name] for metric in self._metrics}
 
 
+@cache  # looking through all installed packages takes milliseconds, and each trial asks several times
+def _installed() -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+
+
 def task_names() -> tuple[str, ...]:
     """All tasks, those of installed packages last."""
-    return tuple(dict.fromkeys([*TASKS, *(point.name for point in entry_points(group=ENTRY_POINTS))]))
+    return tuple(dict.fromkeys([*TASKS, *_installed()]))
 
 
 def check_task(name: str) -> None:
@@ -148,6 +154,5 @@ def check_task(name: str) -> None:
 
 def task_named(name: str) -> Task:
     """The task of that name, which there is; none of an installed package takes the place of one of ours."""
-    installed = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
-    task: Task = resolve_name(TASKS.get(name) or installed[name])()
+    task: Task = resolve_name(TASKS.get(name) or _installed()[name])()
     return task

@@ -200,7 +200,7 @@ def test_an_application_says_what_its_trials_import() -> None:
 
     config = OmegaConf.create({"data": {"name": "digits"}, "tracker": {"mode": "offline"}})
     assert list(application.preloads(config)) == [
-        *("search.trial.run", "xvol.surgery", "search.data.digits", "wandb.apis.public"),
+        *("wandb.apis.public", "search.trial.run", "xvol.surgery", "search.data.digits"),
     ]
     config = OmegaConf.create({"data": {"name": "choice(a,b)"}, "tracker": {"mode": "disabled"}})
     assert list(application.preloads(config)) == ["search.trial.run", "xvol.surgery"]
