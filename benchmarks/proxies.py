@@ -38,15 +38,18 @@ BACKBONES = {
     "120s": "proxy_resnet_256",
 }
 SEED = 4000
-EARLIER = "proxy/20s, first form"  # both epochs at full size, lr 0.08, timm's own Muon
+MUON, SGD = (
+    "proxy/20s, first form",
+    "proxy/20s_sgd, first form",
+)  # before 2026-11-30 08:00: timm's own Muon, whole images
 STUDIES = {  # by recipe, of which an arm's trials may lie in several
     "proxy": ("paper_stage_placement", "paper_stage_placement_looks"),
-    EARLIER: ("proxy_optimisers", "proxy_second_conv_20s"),
+    MUON: ("proxy_optimisers", "proxy_second_conv_20s"),
+    SGD: ("proxy_optimisers",),
+    "proxy/60s, first form": ("paper_stage_placement_60s",),
     "proxy/20s": ("proxy_stages_20s",),
-    "proxy/20s_sgd": ("proxy_optimisers",),
-    "proxy/60s": ("paper_stage_placement_60s",),
 }
-LONGEST = "proxy/60s"
+LONGEST = "proxy/60s, first form"
 PLAIN = "plain"
 
 
@@ -170,9 +173,8 @@ def optimisers(table: pd.DataFrame) -> Iterator[str]:
     """Arm minus plain under Muon, minus the same under SGD, seed by seed: zero where the optimiser favours no arm."""
     yield "| arm | n | Muon's difference less SGD's | 95 % | sd | p |"
     yield "|---|---:|---:|---|---:|---:|"
-    muon, sgd = EARLIER, "proxy/20s_sgd"
-    for arm in sorted(set(table.loc[table["recipe"] == sgd, "arm"]) - {PLAIN}):
-        under = [by_seed(table, recipe, arm) - by_seed(table, recipe, PLAIN) for recipe in (muon, sgd)]
+    for arm in sorted(set(table.loc[table["recipe"] == SGD, "arm"]) - {PLAIN}):
+        under = [by_seed(table, recipe, arm) - by_seed(table, recipe, PLAIN) for recipe in (MUON, SGD)]
         yield f"| {arm} | {signed(difference(under[0].dropna(), under[1].dropna()))} |"
 
 

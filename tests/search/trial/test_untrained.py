@@ -57,6 +57,23 @@ def test_what_data_and_network_cannot_do_is_told_before_training(small: Small, o
         check_trial(small(override))
 
 
+@pytest.mark.parametrize(
+    ("capability", "amp", "says"), [("AVX2", "true", True), ("AVX512", "true", False), ("AVX2", "false", False)]
+)
+def test_bfloat16_that_a_cpu_emulates_is_told_before_training(
+    small: Small,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    amp: str,
+    says: bool,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with caplog.at_level("WARNING", logger="xvol"):
+        check_trial(small(f"train.amp={amp}", "device=cpu"))
+    assert any("train.amp=false" in message for message in caplog.messages) == says
+
+
 def test_configurations_of_a_study_share_their_data_and_never_see_test(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
