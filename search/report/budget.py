@@ -101,7 +101,7 @@ def budget_table(
     shown = [whole, *noises] if whole and len(noises) > 1 else noises
     data = with_dtypes([noise.row() for noise in shown], BUDGET_COLUMNS)
     columns = _columns_of(data, read.metric)
-    below, said = _next_hour(read, whole, [noise.arm for noise in noises]) if whole else (None, "")
+    below, said = _next_hour(read, shown) if whole else (None, "")
     return Table(
         name="budget",
         title=f"{read.studies or frame.attrs.get('path', 'study')}: variance budget of a paired difference, {read.metric.title}",
@@ -110,7 +110,7 @@ def budget_table(
         data=data,
         conclusion=said
         or "No image tells an arm from the baseline in any training: there is no variance to take apart.",
-        notes=[*_notes_of(noises, whole), *roots_line(read), *unreadable(read.frame)],
+        notes=[*_notes_of(shown[0], nested=is_continued(read)), *roots_line(read), *unreadable(read.frame)],
         below=(below,) if below is not None else (),
     )
 
@@ -195,46 +195,60 @@ def _columns_of(data: pd.DataFrame, metric: MetricColumn) -> list[Column]:
         Column("arm", "arm", "words", show=lambda line: one_line(line.arm, 400)),
         Column("n", "trainings", show=trainings),
         Column("diff", "diff", "math", show=value_of("diff", partial(signed, decimals=digits))),
-        Column("sd", f"sd of one, {metric.unit}", "math", show=lambda line: f"{math.sqrt(line.variance):.{digits}f}"),
+        Column("sd", f"sd of one, {metric.unit}", "math", show=lambda line: significant(math.sqrt(line.variance), 2)),
         *(Column(name, title, show=share(name)) for name, title in titles.items()),
     ]
 
 
-def _next_hour(read: Reading, whole: Noise, labels: Sequence[str]) -> tuple[Table, str]:
-    """What an hour of one worker buys, spent on each, and how far it narrows the mean difference of an arm."""
+def _next_hour(read: Reading, shown: Sequence[Noise]) -> tuple[Table, str]:
+    """How far an hour of one worker, spent on each, narrows the mean difference of each arm; all arms first, where there are several."""
+    labels = {noise.arm for noise in shown}
     used = [arm for arm in read.arms if arm is read.reference or arm.label in labels]
-    bought = next_hour(whole.parts, whole.roots, whole.orders, whole.images, _prices_of(read, used))
-    now = whole.parts.of_mean(whole.roots, whole.orders, whole.images)
-    words = {"root": "roots" if whole.roots < whole.n else "seeds", "order": "orders on each root", "image": "images"}
-    lines = [(words[name], more, after) for name, (more, after) in bought.items()]
-    digits = decimals_for([math.sqrt(now)], read.metric.decimals)
+    prices = _prices_of(read, used)
+    words = {"root": "roots" if is_continued(read) else "seeds", "order": "orders on each root", "image": "images"}
+    lines: list[dict[str, Any]] = []
+    bought: list[dict[str, Any]] = []
+    for noise in shown:
+        counts = noise.roots, noise.orders, noise.images
+        found = next_hour(noise.parts, *counts, prices)
+        lines.append(
+            {"arm": noise.arm, "now": noise.parts.of_mean(*counts)}
+            | {name: after for name, (_, after) in found.items()}
+        )
+        bought += [
+            {"arm": noise.arm, "what": words[name], "more": more, "variance": after}
+            for name, (more, after) in found.items()
+        ]
+
+    def error(name: str) -> Callable[[Any], str]:
+        return lambda line: significant(math.sqrt(line[name]), 2) if name in line else "-"
+
+    there = [name for name in words if any(name in line for line in lines)]
     columns = [
-        Column("what", "an hour spent on", "words", show=lambda line: line[0]),
-        Column("more", "buys", show=lambda line: f"+{scaled(line[1]) if line[1] >= 100 else significant(line[1], 2)}"),
-        Column(
-            "after",
-            f"standard error then, {read.metric.unit}",
-            "math",
-            show=lambda line: f"{math.sqrt(line[2]):.{digits}f}",
-        ),
-        Column("left", "variance left", show=lambda line: f"{100 * line[2] / now:.0f} %"),
+        Column("arm", "arm", "words", show=lambda line: one_line(line["arm"], 400)),
+        Column("now", "now", "math", show=error("now")),
+        *(Column(name, f"hour of {words[name]}", "math", show=error(name)) for name in there),
     ]
-    data = pd.DataFrame(lines, columns=["what", "more", "variance"])
     table = Table(
         name="next_hour",
-        title=f"The next hour of one worker, for all {counted(len(used), 'network')}",
+        title=f"Standard error of the mean difference, {read.metric.unit}, now and after one more hour of a worker",
         columns=columns,
         rows=rows_of(columns, lines),
-        data=data,
+        data=pd.DataFrame(bought, columns=["arm", "what", "more", "variance"]),
     )
-    said = (
-        f"The mean difference of an arm has a standard error of {math.sqrt(now):.{digits}f} {read.metric.unit}, for other images and "
-        "trainings too."
-    )
-    if lines:
-        what, _, after = min(lines, key=lambda line: line[2])
-        said += f" The next hour lowers it most on {what}: to {math.sqrt(after):.{digits}f}."
+    amounts = [f"{amount(line['more'])} {line['what']}" for line in bought if line["arm"] == shown[0].arm]
+    now = f"{error('now')(lines[0])} {read.metric.unit}"
+    said = f"For {shown[0].arm} the mean difference has a standard error of {now}, over other images too."
+    if there:
+        best = min(there, key=lambda name: lines[0].get(name, math.inf))
+        most = f"most on {words[best]}, to {error(best)(lines[0])}"
+        said += f" An hour for all {counted(len(used), 'network')} buys {' or '.join(amounts)}: {most}."
     return table, said
+
+
+def amount(more: float) -> str:
+    """Say how many are bought, where it may be a part of one."""
+    return scaled(more) if more >= 100 else significant(more, 2)
 
 
 def _prices_of(read: Reading, arms: Sequence[Arm]) -> Prices:
@@ -256,20 +270,18 @@ def _prices_of(read: Reading, arms: Sequence[Arm]) -> Prices:
     )
 
 
-def _notes_of(noises: Sequence[Noise], whole: Noise | None) -> list[str]:
-    nested = any(noise.roots < noise.n for noise in noises)
+def _notes_of(first: Noise, nested: bool) -> list[str]:
     luck = "Root and order are" if nested else "Training luck is"
     notes = [
-        f"Percent of the variance of the difference that one training shows on {counted(noises[0].images, 'image')}. {luck} what would be "
+        f"Percent of the variance of the difference that one training shows on {counted(first.images, 'image')}. {luck} what would be "
         "left on images without end; images x training what finite images add in each training anew; images what they add in all of them "
         "alike, which more seeds do not lower and no interval over seeds contains.",
     ]
-    if whole is not None and whole.roots > 1:
-        low, high = (float(end[0]) for end in sd_interval(np.ones(1), np.array([whole.roots])))
-        notes.append(
-            f"{counted(whole.roots, 'root' if nested else 'training')}: the true sd of their luck lies between {low:.1f} and {high:.1f} "
-            "times the one shown (95 %, one arm)."
-        )
+    low, high = (float(end[0]) for end in sd_interval(np.ones(1), np.array([first.roots])))
+    notes.append(
+        f"{counted(first.roots, 'root' if nested else 'training')}: the true sd of their luck lies between {low:.1f} and {high:.1f} times "
+        "the one shown (95 %, one arm)."
+    )
     notes.append(
         "An hour is by the trials' own training seconds; a seed, root or order is trained for every arm and the baseline. Images cost by "
         "latency, take a checkpoint, and end where the data set does."

@@ -64,7 +64,8 @@ def test_an_arm_of_luck_and_one_of_images_are_told_apart(study: Path, add: Add) 
 def test_the_next_hour_is_priced_by_what_trials_took(study: Path, add: Add) -> None:
     fill(add, {"plain": 0, "stage3": 1.0, "stage3+4": 0.0}, range(4))
     (below,) = budget_table(load_study(study), "val_p_true").below
-    bought = below.data.set_index("what")["more"]
+    assert below.data["arm"].unique().tolist() == ["all arms", "stage3", "stage3+4"]
+    bought = below.data[below.data["arm"] == "stage3"].set_index("what")["more"]
     assert bought["seeds"] == pytest.approx(3600 / (3 * 60.0))
     assert bought["images"] == pytest.approx(3600 / (4 * 3 * 0.002))
 
@@ -105,7 +106,7 @@ def test_the_command_line(study: Path, add: Add, capsys: pytest.CaptureFixture[s
     assert main([str(study), "--budget", "--metric", "test_p_true"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("demo: variance budget of a paired difference, test p(true) %")
-    assert "The next hour of one worker, for all 2 networks" in printed
+    assert "An hour for all 2 networks buys 30 seeds or 300 k images: most on seeds" in " ".join(printed.split())
     assert sorted(path.name for path in (study / "tables").iterdir()) == ["budget.csv", "budget.md", "budget.tex"]
     assert pd.read_csv(study / "tables" / "budget.csv").columns.tolist() == list(BUDGET_COLUMNS)
     assert main([str(study), "--budget", "--baseline", "stage3", "--no-write", "--format", "csv"]) == 0
