@@ -25,7 +25,7 @@ KNOWN_FROM_SCRATCH = "known control from scratch"
 
 Facts = Callable[[Sequence[str]], Mapping[str, Any]]
 """Overrides (behind those that all cells share) -> facts of the network they build: "params", "macs" of one image, "sites"
-(names of all), "chosen" (names of those with branches), "branches" (names of those in use). ValueError where they build none."""
+(names of all), "chosen" (names of those with branches), "branches" (names of those in use), "arch_hash". ValueError where they build none."""
 
 
 @dataclass
@@ -141,8 +141,13 @@ def starts_of(
         null = (*base.overrides, *lines, "start.init_stream=1")
         found.append(Cell(NULL, null, {**base.factors, CONTROL: "null"}))
     known = _known(cells, facts)
-    if known is not None:
-        found.append(replace(known, overrides=(*known.overrides, *lines)))
+    if known is not None and facts is not None:
+        there = _same(known, cells, facts)
+        if there is None:
+            found.append(replace(known, overrides=(*known.overrides, *lines)))
+        else:  # an arm of the design is it
+            at = next(at for at, cell in enumerate(found) if cell.name == there.name)
+            found[at] = replace(found[at], factors={**there.factors, CONTROL: "known"})
         if not isinstance(options.roots, int):
             return Starts(found, None, [])
         whole = [line for line in of_root if not line.startswith("start.stop_epoch=")]
@@ -187,14 +192,24 @@ def _dosed(cell: Cell, gammas: Sequence[float], facts: Facts | None) -> list[Cel
 
 
 def _known(cells: Sequence[Cell], facts: Facts | None) -> Cell | None:
-    """The first arm with a convolution and something beside it, without its convolution: what is known to be worse."""
-    for cell in cells if facts is not None else ():
-        known = _facts(cell, facts)
-        alone = [] if known is None else [name for name in known["branches"] if name != "conv"]
-        if known is not None and known["chosen"] and alone and len(alone) < len(known["branches"]):
-            use = f"placement.at={{{'+'.join(known['chosen'])}:{'+'.join(alone)}}}"
-            return Cell(KNOWN, (*cell.overrides, use), {**cell.factors, CONTROL: "known"})
-    return None
+    """The middle one of the arms that have a convolution and something beside it, without its convolution: known to be worse."""
+    told = [(cell, _facts(cell, facts)) for cell in cells] if facts is not None else []
+    both = [
+        (cell, its) for cell, its in told if its is not None and "conv" in its["branches"] and len(its["branches"]) > 1
+    ]
+    if not both:
+        return None
+    cell, its = both[len(both) // 2]
+    alone = "+".join(name for name in its["branches"] if name != "conv")
+    use = f"placement.at={{{'+'.join(its['chosen'])}:{alone}}}"
+    return Cell(KNOWN, (*cell.overrides, use), {**cell.factors, CONTROL: "known"})
+
+
+def _same(known: Cell, cells: Sequence[Cell], facts: Facts) -> Cell | None:
+    """The cell that builds the same network."""
+    own = facts(known.overrides)["arch_hash"]
+    told = ((cell, _facts(cell, facts)) for cell in cells)
+    return next((cell for cell, its in told if its is not None and its["arch_hash"] == own), None)
 
 
 def _facts(cell: Cell, facts: Facts | None) -> Mapping[str, Any] | None:

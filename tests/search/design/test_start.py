@@ -23,7 +23,8 @@ def facts(lines: Sequence[str]) -> Mapping[str, Any]:
     chosen = next((line.partition("=")[2] for line in lines if line.startswith("placement=")), "none")
     use = next((line.partition("=")[2] for line in lines if line.startswith("branch.use=")), "conv+pssa")
     placed = [] if chosen == "none" else [f"{chosen}.0"]
-    return {"chosen": placed, "branches": use.split("+") if placed else []}
+    at = next((line.rpartition(":")[2].rstrip("}") for line in lines if line.startswith("placement.at=")), use)
+    return {"chosen": placed, "branches": at.split("+") if placed else [], "arch_hash": f"{placed} {at}"}
 
 
 def options(**more: Any) -> DesignOptions:
@@ -53,7 +54,7 @@ def test_arms_stand_at_each_dose_beside_their_controls() -> None:
     lines = ("start.kind=shared", "train.epochs=3")
     assert cells["baseline"].overrides == ("placement=none", *lines)
     assert cells["null control"].overrides == ("placement=none", *lines, "start.init_stream=1")
-    assert cells["known control"].overrides == ("placement=stage3", "placement.at={stage3.0:pssa}", *lines)
+    assert cells["known control"].overrides == ("placement=stage4", "placement.at={stage4.0:pssa}", *lines)
     assert [cell.name for cell in cells.values() if cell.is_baseline] == ["baseline"]
     alone = made(options(gamma=[0.3])).cells[1]
     assert (alone.name, alone.overrides) == ("where=stage3", ("placement=stage3", "branch.gamma=0.3", *lines))
@@ -65,7 +66,7 @@ def test_roots_are_plain_and_whole_and_the_known_control_is_trained_from_scratch
     assert starts.root is not None
     assert starts.root.overrides == ("placement.policy=none", "train.epochs=5")
     (scratch,) = starts.scratch
-    assert scratch.overrides == ("placement=stage3", "placement.at={stage3.0:pssa}", "train.epochs=5")
+    assert scratch.overrides == ("placement=stage4", "placement.at={stage4.0:pssa}", "train.epochs=5")
 
 
 def test_a_fork_stops_its_trunk_at_a_share_of_the_recipe() -> None:
@@ -74,7 +75,7 @@ def test_a_fork_stops_its_trunk_at_a_share_of_the_recipe() -> None:
     assert starts.root is not None
     assert starts.root.overrides == ("placement.policy=none", "start.stop_epoch=6")
     assert starts.cells[0].overrides == ("placement=none", "start.kind=fork")
-    assert starts.scratch[0].overrides == ("placement=stage3", "placement.at={stage3.0:pssa}")
+    assert starts.scratch[0].overrides == ("placement=stage4", "placement.at={stage4.0:pssa}")
     with pytest.raises(ValueError, match="leaves no epoch"):
         made(options(start="fork"), {"epochs": 1})
 
@@ -97,6 +98,17 @@ def test_attention_alone_has_no_dose() -> None:
     given = options()
     given.factors = {"use": {"none": "placement=none", "alone": ["placement=stage3", "branch.use=pssa"]}}
     assert [cell.name for cell in made(given).cells] == ["baseline", "use=alone", "null control"]
+
+
+def test_an_arm_that_is_the_known_control_is_not_trained_twice() -> None:
+    given = options()
+    alone = ["placement=stage3", "branch.use=pssa"]
+    given.factors = {"use": {"none": "placement=none", "both": "placement=stage3", "alone": alone}}
+    starts = made(given).starts
+    assert starts is not None
+    known = {cell.name: cell.factors for cell in starts.cells if cell.factors.get("control") == "known"}
+    assert known == {"use=alone": {"use": "alone", "control": "known"}}
+    assert [cell.name for cell in starts.scratch] == ["known control from scratch"]
 
 
 def test_trials_wait_for_their_roots_in_balanced_order() -> None:
