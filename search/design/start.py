@@ -24,8 +24,8 @@ KNOWN_FROM_SCRATCH = "known control from scratch"
 
 
 Facts = Callable[[Sequence[str]], Mapping[str, Any]]
-"""Overrides (behind those that all cells share) -> facts of the network they build: "params", "macs" of one image, "sites"
-(names of all), "chosen" (names of those with branches), "branches" (names of those in use), "arch_hash". ValueError where they build none."""
+"""Overrides (behind those that all cells share) -> facts of the network they build: "params", "macs" of one image, "arch_hash",
+"sites" (names of all), "chosen" (names of those with branches), "branches" (names of those in use). ValueError where they build none."""
 
 
 @dataclass

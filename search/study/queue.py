@@ -292,7 +292,7 @@ class TrialQueue:
     def root_of(self, trial: Trial | FrozenTrial) -> FrozenTrial | None:
         """The ended trial that the training of `trial` starts from; None where it needs none. As of the last count."""
         root = trial.user_attrs.get(ROOT)
-        return None if root is None else self._tally.settled[root]
+        return None if root is None else self._tally.settled.get(root)
 
     def attempts(self, trial: Trial | FrozenTrial) -> list[FrozenTrial]:
         """The earlier attempts at `trial`, the latest first."""

@@ -1,13 +1,21 @@
 """Designs as real processes: each cell on each seed, cells that fail, and what a design would pass over."""
 
+import os
+import signal
 import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from search.design.trials import first_seed_of
 from search.ledger.study_files import read_changes
+from search.report.ablation import ablation_table
+from search.report.reading.load import load_study
 
 from .conftest import Toy, count
 
@@ -69,3 +77,56 @@ def test_what_a_design_would_pass_over_is_refused(toy: Toy, overrides: list[str]
     assert done.returncode != 0
     assert message in done.stderr
     assert toy.trace == []
+
+
+def grafts(tmp_path: Path, name: str, start: str) -> "subprocess.Popen[str]":
+    """A small study of digits in a folder of its own, whose arms start from two roots."""
+    small = ["train_size=256", "val_size=64", "test_size=64", "batch_size=64", "probe_size=80"]
+    design = ["kind=one_at_a_time", f"start={start}", "roots=2", "gamma=[0.3]"]
+    design += ["orders=2", "graft_epochs=1"] if start == "shared" else ["orders=1", "fork_at=0.5"]
+    command = [
+        *(sys.executable, "-m", "search", "-m", "data=digits", "tracker=disabled", "train.epochs=2"),
+        *("placement=none,stage3", "pruner=none", "measure.latency_repeats=0", "train.state_every_seconds=0"),
+        *(f"data.{line}" for line in small),
+        *(f"hydra.sweeper.design.{line}" for line in design),
+        *(f"hydra.sweep.dir={tmp_path / name / 'runs' / 'study'}", "hydra.sweeper.study_name=study"),
+        *("hydra.launcher.workers=2", "hydra.launcher.device=cpu"),
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("start", ["shared", "fork"])
+def test_grafts_of_a_killed_study_are_those_of_one_that_was_not(tmp_path: Path, start: str) -> None:
+    whole = grafts(tmp_path, "whole", start)
+    out, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, out
+    killed = grafts(tmp_path, "killed", start)
+    final = tmp_path / "killed" / "runs" / "study" / "final"
+    deadline = time.monotonic() + 120
+    while not list(final.glob("*/result.json")) and time.monotonic() < deadline:  # a root, while another is trained
+        assert killed.poll() is None
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    again = grafts(tmp_path, "killed", start)
+    out, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, out
+    frames = [load_study(tmp_path / name / "runs" / "study") for name in ("whole", "killed")]
+    ok = [frame[frame["status"] == "ok"].set_index(["cell", "seed"]).sort_index() for frame in map(named, frames)]
+    columns = ["val_loss", "val_top1", "test_loss", "test_top1", "train_loss", "root_seed", "start"]
+    pd.testing.assert_frame_equal(ok[0][columns], ok[1][columns])
+    assert len(ok[0]) == (2 + 4 * 2 * 2 + 2 if start == "shared" else 2 + 4 * 2 + 2)
+    plain, null = (ok[0].loc[cell] for cell in ("plain", "plain, null"))
+    assert (plain["test_loss"] == null["test_loss"]).all()
+    table = ablation_table(frames[0])
+    assert [(len(arm.levels or {}), arm.label) for arm in table.arms if arm.is_baseline] == [(1, "plain")]
+
+
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """With a column that tells a trial's cell beside its seed."""
+    null = frame["overrides"].str.contains("init_stream=1").map({True: ", null", False: ""})
+    from_scratch = (frame["start"] == "scratch").map({True: ", from scratch", False: ""})
+    return frame.assign(cell=frame["arm"] + null + from_scratch)
