@@ -190,7 +190,7 @@ class StudyRun(ABC):
         if retry and not spec.budget.sampled:
             self.retry_failed(spec)
         self._end_checks()
-        in_vain = 0
+        in_vain = waits_for = 0
         while not self.interrupts.requested:
             before, to_go = queue.counts(), queue.to_go()
             if to_go:
@@ -206,7 +206,9 @@ class StudyRun(ABC):
                     why = mask(str(error))
                     log.warning("%s: a launcher or worker broke down (%s); workers are started again", spec.phase, why)
             elif before.running:
-                log.info("%s: waiting for %d trial(s) of other workers", spec.phase, before.running)
+                if before.running != waits_for:  # told once, however long it takes
+                    log.info("%s: waiting for %d trial(s) of other workers", spec.phase, before.running)
+                waits_for = before.running
                 time.sleep(POLL_SECONDS)
             else:
                 break

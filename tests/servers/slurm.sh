@@ -47,7 +47,7 @@ SlurmctldPidFile=$home/slurmctld.pid
 SlurmdPidFile=$home/slurmd.pid
 SlurmctldLogFile=$home/log/slurmctld.log
 SlurmdLogFile=$home/log/slurmd.log
-NodeName=localhost CPUs=$(nproc) RealMemory=4000 State=UNKNOWN
+NodeName=localhost CPUs=$(getconf _NPROCESSORS_ONLN) RealMemory=4000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PreemptMode=REQUEUE
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE

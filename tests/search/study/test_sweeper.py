@@ -384,6 +384,17 @@ def test_a_second_command_joins_a_running_study(toy: Toy) -> None:
 
 
 @pytest.mark.slow
+def test_that_it_waits_for_others_is_told_once(toy: Toy) -> None:
+    command = [SEARCH, "hydra.sweeper.n_trials=1", "seconds=8"]
+    first = toy.start(*command)
+    _wait_for(lambda: len(toy.trace) >= 1)
+    second = toy.start(*command)
+    told, _ = second.communicate(timeout=60)
+    assert told.count("waiting for 1 trial(s) of other workers") == 1
+    assert (first.communicate(timeout=60), first.returncode, second.returncode)[1:] == (0, 0)
+
+
+@pytest.mark.slow
 def test_the_best_arms_and_the_baseline_are_trained_again_on_fresh_seeds(toy: Toy, run: Run) -> None:
     final = ["hydra.sweeper.final.top_k=2", "hydra.sweeper.final.seeds=3", "hydra.sweeper.final.baseline=['x=5']"]
     grid = ["x=range(0,6)", "hydra.sweeper.sampler={_target_:optuna.samplers.GridSampler}"]
