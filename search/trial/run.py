@@ -230,7 +230,12 @@ class _Trial:
     def train_and_measure(self) -> None:
         """Train; read the test data where they were asked for; measure what the trained network costs."""
         result, config, loaders = self.result, self.config, self.made.loaders
-        self.tracker = Tracker(config.tracker, self.folder, self.channel.study, self.name, self.plain)
+        lineage = (
+            {}
+            if self.root is None
+            else {"root": {"place": result.root, "seed": result.root_seed, "run": self.root.wandb_id}}
+        )
+        self.tracker = Tracker(config.tracker, self.folder, self.channel.study, self.name, self.plain | lineage)
         result.wandb_id = self.tracker.run_id
         self.made.add_scores(result, config.measure.zero_cost)
         network = unformed(self.train().evaluated, config.train, self.made.model)

@@ -38,11 +38,13 @@ class Root:
         place: folder of a plain trial, or file of a plain network's weights.
         file: that is read: the trial's weights, its trunk, or `place` itself.
         seed: of the trial; None of a file.
+        wandb_id: of its run; None of a file, and without one.
     """
 
     place: Path
     file: Path
     seed: int | None = None
+    wandb_id: str | None = None
 
 
 def root_of(config: Config, given: str | None) -> Root | None:
@@ -80,7 +82,7 @@ def root_of(config: Config, given: str | None) -> Root | None:
     if not file.is_file():
         how = "start.stop_epoch" if kind == "fork" else "checkpoint=always"
         raise RootLost(f"{file} is gone, so that nothing can start from there: train that trial again, with {how}")
-    return Root(path, file, result.seed)
+    return Root(path, file, result.seed, result.wandb_id)
 
 
 def started(made: Untrained, root: Root) -> Untrained:
