@@ -68,6 +68,11 @@ class Starts:
     root: Cell | None
     scratch: list[Cell]
 
+    @property
+    def beside(self) -> list[Cell]:
+        """The cells that are no rows of the table."""
+        return [cell for cell in (self.root, *self.scratch) if cell is not None]
+
 
 def check_starts(options: StartOptions, where: str, given: Sequence[str]) -> None:
     """Raise ValueError where what is said of starts is out of its range, or of no effect; `given` are the keys that were given."""

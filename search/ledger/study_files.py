@@ -98,12 +98,13 @@ class Cell:
 @dataclass(frozen=True, kw_only=True)
 class DeclaredDesign:
     """What a study declared before it was run: the latest kind of the design, the config key that takes the seed, and the cells in
-    its order; those of an earlier, smaller design first.
+    its order; those of an earlier, smaller design first. `beside` it the roots, and what is trained from scratch on their seeds.
     """
 
     kind: str
     seed_key: str
     cells: tuple[Cell, ...]
+    beside: tuple[Cell, ...] = ()
 
     @property
     def factors(self) -> dict[str, list[str]]:
@@ -117,10 +118,18 @@ class DeclaredDesign:
 
 
 def write_design(
-    folder: Path, kind: str, cells: Iterable[Cell], fixed: Sequence[str] = (), seed_key: str = "seed"
+    folder: Path,
+    kind: str,
+    cells: Iterable[Cell],
+    fixed: Sequence[str] = (),
+    seed_key: str = "seed",
+    beside: Iterable[Cell] = (),
 ) -> Path:
     """Write `folder/design.json`; cells that an earlier command of the study declared are kept, `fixed` overrides go first."""
-    declared = [replace(cell, overrides=tuple(mask(line) for line in (*fixed, *cell.overrides))) for cell in cells]
+    declared, others = (
+        [replace(cell, overrides=tuple(mask(line) for line in (*fixed, *cell.overrides))) for cell in each]
+        for each in (cells, beside)
+    )
     try:
         before = read_design(folder)
     except NewerVersion:
@@ -130,6 +139,8 @@ def write_design(
     now = {cell.overrides for cell in declared}
     kept = [cell for cell in before.cells if cell.overrides not in now] if before is not None else []
     design = {"schema": SCHEMA, "kind": kind, "seed_key": seed_key, "cells": [asdict(c) for c in (*kept, *declared)]}
+    if others:
+        design["beside"] = [asdict(cell) for cell in others]
     path = folder / DESIGN_FILE
     write_atomic(path, json.dumps(design, indent=1) + "\n")
     return path
@@ -146,9 +157,8 @@ def read_design(folder: Path) -> DeclaredDesign | None:
         refuse_newer(path, "schema", read["schema"], SCHEMA)
         if read["schema"] != SCHEMA:
             raise ValueError(f"schema {read['schema']}, expected {SCHEMA}")
-        return DeclaredDesign(
-            kind=str(read["kind"]), seed_key=str(read["seed_key"]), cells=tuple(_cell(each) for each in read["cells"])
-        )
+        cells, beside = (tuple(map(_cell, each)) for each in (read["cells"], read.get("beside", ())))
+        return DeclaredDesign(kind=str(read["kind"]), seed_key=str(read["seed_key"]), cells=cells, beside=beside)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except NewerVersion:

@@ -57,7 +57,8 @@ class DesignRun(StudyRun):
         metric = chosen_by(str(self.trial_config(fixed).get("task", CLASSIFY)))
         looks = claim_looks(queue, looked, self.study_dir, options, design.cells, spec.budget.max_retries, metric)
         _refuse_other_cells([*queue.trials(), *looked], written)
-        write_design(self.study_dir, str(options.kind), design.cells, fixed, spec.seed_key)
+        beside = [] if design.starts is None else design.starts.beside
+        write_design(self.study_dir, str(options.kind), design.cells, fixed, spec.seed_key, beside)
         several = f", looks at {', '.join(map(str, looks.looks))} seeds" if looks else ""
         on = f"{first_seeds(options)} seeds" if design.starts is None else starts_in_words(options)
         log.info(

@@ -229,7 +229,7 @@ def _placeholder(attributes: Mapping[str, Any], reason: str) -> FrozenTrial:
 def _cells(study_dir: Path) -> dict[tuple[str, ...], str]:
     """The names of the cells of a design by their overrides; nothing for a search."""
     design = read_design(study_dir)
-    return {} if design is None else {cell.overrides: cell.name for cell in design.cells}
+    return {} if design is None else {cell.overrides: cell.name for cell in (*design.cells, *design.beside)}
 
 
 def _cell(result: TrialResult, recipe: Recipe, cells: Mapping[tuple[str, ...], str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from search.ledger.study_files import (
     CHANGES_FILE,
     DESIGN_FILE,
     OBJECTIVES_FILE,
+    Cell,
     asked,
     note_settings,
     read_changes,
@@ -32,9 +33,11 @@ FACTORS = {"where": ["placement=none", "placement=stage3"], "lr": ["train.lr=0.1
 
 
 def test_what_is_declared_is_read_back(tmp_path: Path) -> None:
-    write_design(tmp_path, "factorial", factorial(FACTORS), ["data=digits"], "seed")
+    beside = [Cell("root", ("placement=none",))]
+    write_design(tmp_path, "factorial", factorial(FACTORS), ["data=digits"], "seed", beside)
     design = read_design(tmp_path)
     assert design is not None
+    assert design.beside == (Cell("root", ("data=digits", "placement=none")),)
     assert (design.kind, design.seed_key) == ("factorial", "seed")
     assert design.factors == {"where": ["none", "stage3"], "lr": ["0.1", "0.3"]}
     assert [cell.name for cell in design.cells] == ["baseline", "lr=0.3", "where=stage3", "where=stage3, lr=0.3"]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from search.design.trials import first_seed_of
-from search.ledger.study_files import read_changes
+from search.ledger.study_files import JOURNAL, read_changes
 from search.report.ablation import ablation_table
 from search.report.reading.load import load_study
 
@@ -121,6 +121,16 @@ def test_grafts_of_a_killed_study_are_those_of_one_that_was_not(tmp_path: Path, 
     assert len(ok[0]) == (2 + 4 * 2 * 2 + 2 if start == "shared" else 2 + 4 * 2 + 2)
     plain, null = (ok[0].loc[cell] for cell in ("plain", "plain, null"))
     assert (plain["test_loss"] == null["test_loss"]).all()
+    folders = sorted(final.iterdir())
+    (final.parent / JOURNAL).unlink()
+    mended = subprocess.run(
+        [sys.executable, "-m", "search.cli.check", str(final.parent), "--repair"], capture_output=True, text=True
+    )
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    once_more = grafts(tmp_path, "killed", start)
+    out, _ = once_more.communicate(timeout=300)
+    assert once_more.returncode == 0, out
+    assert sorted(final.iterdir()) == folders  # every root and graft was known again, none was trained anew
     table = ablation_table(frames[0])
     assert [(len(arm.levels or {}), arm.label) for arm in table.arms if arm.is_baseline] == [(1, "plain")]
 
