@@ -1,6 +1,7 @@
 """The proxies of conf/train/proxy: what they cost and reach, and what the committed studies under them tell of their arms.
 
     OMP_NUM_THREADS=1 python benchmarks/proxies.py --measure 20s 60s 120s     # about 4 minutes on one quiet core
+    OMP_NUM_THREADS=1 python benchmarks/proxies.py --measure 20s --changes train.amp=false      # on a CPU without AVX-512
     python benchmarks/proxies.py                                              # the page anew, from what lies in docs/results
 
 The first trains the plain network by each recipe, at one seed that no study here has, and reads the test images. The clock is the CPU
@@ -61,7 +62,7 @@ def measured(recipe: str, changes: Sequence[str]) -> dict[str, Any]:
     config.train.eval_every = config.train.epochs
     trial = prepare(config, splits=("train", "val", "test"))
     trainer, amp = trial.trainer(), config.train.amp_type
-    images, begun = config.train.epochs * len(trial.loaders.train) * config.data.batch_size, _load()
+    begun = _load()
     start = time.process_time()
     (*_, last) = trainer.epochs()
     trained = time.process_time()
@@ -80,7 +81,6 @@ def measured(recipe: str, changes: Sequence[str]) -> dict[str, Any]:
         "val_top1": last.scores["val_top1"],
         "test_top1": scores["test_top1"],
         "changes": list(changes),
-        "us_an_image": round(training / images * 1e6),
         "load": round(max(begun, _load()), 1),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",

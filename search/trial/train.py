@@ -334,17 +334,6 @@ def check_form(model: nn.Module, config: TrainConfig, device: torch.device) -> N
         cast(Any, model).set_grad_checkpointing(False)
 
 
-def slow_form(config: TrainConfig, device: torch.device) -> str | None:
-    """What to say of a form that `device` only emulates; None where there is nothing to say."""
-    # oneDNN has no bfloat16 below AVX-512: 7.9 ms an image against 0.9 in float32 (docs/LOG.md)
-    if device.type == "cpu" and config.amp_type == "bfloat16" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        return (
-            "train.amp=bfloat16: this CPU has no AVX-512 and emulates bfloat16, several times slower than float32: take "
-            "train.amp=false"
-        )
-    return None
-
-
 def formed(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
     """`model` on its device in the form that the recipe trains it in, checked by `check_form`; changed in place."""
     check_form(model, config, device)

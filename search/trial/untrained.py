@@ -31,7 +31,7 @@ from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb, usable_device
 from search.trial.optim import check_average, make_optimizer
 from search.trial.refuse import check_values
-from search.trial.train import Trainer, check_form, formed, slow_form
+from search.trial.train import Trainer, check_form, formed
 from search.trial.zero_cost import SCORE_BATCH, scores
 
 log = logging.getLogger("xvol")
@@ -211,8 +211,7 @@ def check_trial(composed: Any) -> dict[str, Any]:
     made = prepare_cached(config)
     check_average(config.train, config.train.epochs * len(made.loaders.train))
     check_form(made.model, config.train, device)
-    if slow := slow_form(config.train, device):
-        log.warning("%s", slow)
+    tell_emulation(config.train.amp_type, device.type, torch.backends.cpu.get_cpu_capability())
     check_low_res(made.model, made.input_size, config.train)
     make_optimizer(made.model, config.train)
     return {
@@ -231,9 +230,22 @@ def check_network(config: Config) -> None:
     """
     input_size = channels(config.data), image_size(config.data), image_size(config.data)
     model = _without_data(config, *input_size[:2])
-    check_form(model, config.train, usable_device(config.device))
+    device = usable_device(config.device)
+    check_form(model, config.train, device)
+    tell_emulation(config.train.amp_type, device.type, torch.backends.cpu.get_cpu_capability())
     check_low_res(model, input_size, config.train)
     make_optimizer(model, config.train)
+
+
+@functools.cache  # once a process: a study checks many configurations
+def tell_emulation(amp_type: str | None, device_type: str, capability: str) -> None:
+    """Warn where a CPU of torch's `capability` computes the type of `TrainConfig.amp_type` far slower than float32."""
+    # oneDNN has no bfloat16 below AVX-512: 7.9 ms an image against 0.9 in float32 (docs/LOG.md)
+    if (amp_type, device_type, capability) == ("bfloat16", "cpu", "AVX2"):
+        log.warning(
+            "train.amp=bfloat16: this CPU has no AVX-512 and emulates bfloat16, several times slower than float32: take "
+            "train.amp=false"
+        )
 
 
 def score(composed: Any, names: Sequence[str]) -> dict[str, float]:

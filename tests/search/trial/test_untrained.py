@@ -12,7 +12,15 @@ from search.ledger.result import TrialResult
 from search.tasks import classify
 from search.trial import untrained as module
 from search.trial.measure import Latency, measure
-from search.trial.untrained import Untrained, check_trial, facts_for_admission, prepare, score
+from search.trial.untrained import (
+    Untrained,
+    check_network,
+    check_trial,
+    facts_for_admission,
+    prepare,
+    score,
+    tell_emulation,
+)
 
 from .conftest import Small
 
@@ -69,9 +77,13 @@ def test_bfloat16_that_a_cpu_emulates_is_told_before_training(
     says: bool,
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    with caplog.at_level("WARNING", logger="xvol"):
-        check_trial(small(f"train.amp={amp}", "device=cpu"))
-    assert any("train.amp=false" in message for message in caplog.messages) == says
+    config = small(f"train.amp={amp}", "device=cpu")
+    for check, given in ((check_trial, config), (check_network, typed(config))):
+        caplog.clear()
+        tell_emulation.cache_clear()
+        with caplog.at_level("WARNING", logger="xvol"):
+            check(given)
+        assert any("train.amp=false" in message for message in caplog.messages) == says
 
 
 def test_configurations_of_a_study_share_their_data_and_never_see_test(
