@@ -13,10 +13,12 @@ from typing import Any
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from search import stats, trial
-from search.cli.planned import PlannedStudy, Row, earlier_runs, noise_of, seconds_of
+from search.cli.cheapest import Asked, alike, said, ways_below
+from search.cli.planned import PlannedStudy, Row, aligned, earlier_runs, noise_of, seconds_of
 from search.command_line import explain, refuse_wrong_words
 from search.config import config_folder, register, typed
 from search.design.options import Design
@@ -46,6 +48,11 @@ def parser() -> argparse.ArgumentParser:
         "--config-dir", metavar="DIR", help="a further folder of config groups, as for `python -m search`"
     )
     command.add_argument("--sd", type=float, help="sd of a paired difference, in points; default: of earlier runs")
+    command.add_argument(
+        "--difference",
+        type=float,
+        help="smallest one to be found, in points: which start, roots and orders take least work",
+    )
     command.add_argument("--alpha", type=float, default=0.05, help="error of the test (default 0.05)")
     command.add_argument("--power", type=float, default=0.8, help="chance to find a true difference (default 0.8)")
     command.add_argument(
@@ -59,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan and return the exit status."""
     given = parser().parse_intermixed_args(arguments)
     try:
-        for name in ("sd", "seconds", "workers"):
+        for name in ("sd", "seconds", "workers", "difference"):
             if getattr(given, name) is not None:
                 check_number(f"--{name}", getattr(given, name), above=0)
         for name in ("alpha", "power"):
@@ -107,6 +114,8 @@ class Plan:
         self._print_hours(rows)
         if self.design.kind is not None:
             self._print_resolution(feasible, runs)
+        if self.given.difference is not None and feasible:
+            self._print_cheapest(feasible)
         return 1 if len(feasible) < len(rows) else 0
 
     def _print_sites(self, rows: list[Row]) -> None:
@@ -136,7 +145,7 @@ class Plan:
             seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
             figures = (f"{facts['params']:,}", f"{facts['macs'] / 1e6:.2f}", seconds)
             table.append([str(number), row.cell.name, facts["arm"], *figures, source])
-        print(_aligned(table))
+        print(aligned(table, (0, 3, 4, 5)))
         once = "" if self.sweeper["reuse"] == "none" else ", trained once, since results are reused"
         infeasible, twins = sum(row.reason is not None for row in rows), sum(row.twin is not None for row in rows)
         print(f"infeasible: {infeasible}; duplicates (same network and recipe): {twins}{once}")
@@ -223,6 +232,14 @@ class Plan:
                 f"  {every:.2f} points where all {against} differences to the baseline are corrected for (Bonferroni)"
             )
 
+    def _print_cheapest(self, feasible: list[Row]) -> None:
+        config = self.study.compose(feasible[0].cell.overrides)
+        cells = len({(row.facts["arch_hash"], row.recipe) for row in feasible})
+        asked = Asked(self.given.difference, self.given.alpha / max(cells - 1, 1), self.given.power, cells)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        ways = ways_below(self.study.study_dir.parent, alike(plain), trial.device_kind(typed(config)) == "cpu")
+        print("\n".join(said(ways, asked)))
+
     def _print_looks(self, sd: float, source: str, against: int) -> None:
         design = self.design
         plan = stats.plan_looks(design.looks, alpha=design.alpha, spending=design.spending, margin=design.margin)  # type: ignore[arg-type]
@@ -276,18 +293,6 @@ class Plan:
 
 def _smallest(sd: float, seeds: int, alpha: float, power: float) -> float:
     return stats.minimum_detectable_difference(sd, seeds, alpha=alpha, target=power)
-
-
-def _aligned(table: list[list[str]]) -> str:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    numeric = {0, 3, 4, 5}
-    return "\n".join(
-        "  ".join(
-            text.rjust(width) if column in numeric else text.ljust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    )
 
 
 def _duration(seconds: float) -> str:

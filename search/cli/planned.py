@@ -6,7 +6,7 @@ import argparse
 import functools
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -206,6 +206,18 @@ def finished_seeds(
 @functools.lru_cache(maxsize=2)
 def _index(root: Path) -> Index:
     return Index(root, writes=False)
+
+
+def aligned(table: Sequence[Sequence[str]], numeric: Collection[int]) -> str:
+    """Put the rows of a table below each other; the columns of these numbers stand to the right."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if column in numeric else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    )
 
 
 def _levels(space: Space) -> list[Cell]:
