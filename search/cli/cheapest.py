@@ -18,7 +18,8 @@ from search import stats
 from search.cli.planned import aligned, seconds_of
 from search.ledger.metric import CLASSIFY, metrics_of
 from search.ledger.result import RESULT_FILE, TrialResult, sound_result
-from search.ledger.study_files import phase_folder
+from search.ledger.study_files import phase_folder, read_design
+from search.report.arms import CONTROL, KNOWN
 from search.report.reading.rows import flat, recipe_settings
 
 STARTS = ("scratch", "shared", "fork")
@@ -151,7 +152,8 @@ def _measured(
     by_study: dict[Path, list[TrialResult]] = defaultdict(list)
     for path, result in trials:
         by_study[path.parents[2]].append(result)
-    for results in by_study.values():
+    for study, every in by_study.items():
+        results = _without_known(study, every)
         for metric in (column.column for column in metrics_of(results[0].task)[0].columns):  # of test data first
             if pooled.add(results, metric):
                 break
@@ -174,6 +176,14 @@ def _measured(
         seconds=statistics.mean(seconds) if seconds else None,
         root_seconds=statistics.mean(of_roots) if of_roots else None,
     )
+
+
+def _without_known(study: Path, results: Sequence[TrialResult]) -> list[TrialResult]:
+    """Leave out the known control, whose differences are large and vary as no arm's of interest do."""
+    design = read_design(study)
+    cells = [] if design is None else [cell for cell in design.cells if cell.factors.get(CONTROL) == KNOWN]
+    known = {cell.overrides for cell in cells}
+    return [result for result in results if tuple(result.overrides[:-1]) not in known]  # the last one is the seed
 
 
 class _Pooled:

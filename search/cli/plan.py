@@ -17,11 +17,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from search import stats, trial
-from search.cli.cheapest import Asked, alike, said, ways_below
+from search.cli.cheapest import Asked, Way, alike, said, ways_below
 from search.cli.planned import PlannedStudy, Row, aligned, earlier_runs, noise_of, seconds_of
 from search.command_line import explain, refuse_wrong_words
 from search.config import config_folder, register, typed
 from search.design.options import Design
+from search.design.start import number_of_roots
+from search.report.arms import CONTROL, OF_ROOTS
 from search.study.launching.launcher import worker_count
 from xvol.allowed import check_number
 
@@ -106,16 +108,25 @@ class Plan:
         rows = [self.study.row(cell) for cell in made.cells]
         self.study.mark_twins(rows)
         feasible = [row for row in rows if row.reason is None]
-        if self.design.kind is not None:
+        if self.design.kind is not None and made.starts is None:
             self.study.find_finished(rows)
-        runs = self._find_seconds(rows)
+        beside = [] if made.starts is None else [self.study.row(cell) for cell in made.starts.beside]
+        runs = self._find_seconds([*rows, *beside])
         self._print_sites(rows)
         self._print_cells(rows, made)
-        self._print_hours(rows)
-        if self.design.kind is not None:
+        if made.starts is None:
+            self._print_hours(rows)
+        else:
+            self._print_hours_from_roots(rows, beside)
+        ways = self._ways(feasible) if feasible and (made.starts or self.given.difference) else []
+        if made.starts is not None:
+            self._print_resolution_of_roots(feasible, ways)
+        elif self.design.kind is not None:
             self._print_resolution(feasible, runs)
         if self.given.difference is not None and feasible:
-            self._print_cheapest(feasible)
+            cells = _networks(feasible)
+            asked = Asked(self.given.difference, self.given.alpha / max(cells - 1, 1), self.given.power, cells)
+            print("\n".join(said(ways, asked)))
         return 1 if len(feasible) < len(rows) else 0
 
     def _print_sites(self, rows: list[Row]) -> None:
@@ -181,9 +192,53 @@ class Plan:
                 self.study.seeds(self.design.looks[-1]),
             )
         if any(row.source == "a few steps, here" for row in trained):
-            print(
-                "      measured on one CPU worker alone; reading data and test images come on top, and workers share a machine"
+            self._print_measured()
+
+    def _print_measured(self) -> None:
+        print(
+            "      measured on one CPU worker alone; reading data and test images come on top, and workers share a machine"
+        )
+
+    def _print_hours_from_roots(self, rows: list[Row], beside: list[Row]) -> None:
+        """Print what roots, arms and controls take; results that are there already are not reckoned with."""
+        trained, roots = [row for row in rows if self.study.is_trained(row)], number_of_roots(self.design)
+        counted = [*((row, roots * self.design.orders) for row in trained), *((row, roots) for row in beside)]
+        named = [f"{row.cell.name} x {roots}" for row in beside]
+        runs = " + ".join(
+            [*named, f"{len(trained)} networks, controls among them, x {roots} roots x {self.design.orders} orders"]
+        )
+        self._print_time("Time", runs, counted)
+        if any(row.source == "a few steps, here" for row, _ in counted):
+            self._print_measured()
+
+    def _print_resolution_of_roots(self, feasible: list[Row], ways: list[Way]) -> None:
+        """Print the smallest difference that the roots find, by the spreads that earlier runs of this start measured."""
+        roots, orders = number_of_roots(self.design), self.design.orders
+        against = _networks(feasible) - 1
+        what = f"Smallest difference that {roots} root(s) x {orders} order(s) find"
+        like = [way for way in ways if way.start == self.design.start and way.variance(orders)]
+        if self.given.sd is not None:
+            sd, source = self.given.sd, "as given"
+        elif like:
+            way = max(like, key=lambda way: way.degrees)
+            sd = float(way.variance(orders) or 0.0) ** 0.5
+            source = f"earlier runs with start={way.start}, {way.epochs} epochs, {way.degrees} degrees of freedom"
+        if roots < 2 or not (like or self.given.sd):
+            why = (
+                "two roots at least tell of others"
+                if roots < 2
+                else f"no earlier runs with start={self.design.start} tell; give --sd"
             )
+            print(f"{what}: unknown ({why})")
+            return
+        alone, every = (
+            _smallest(sd, roots, self.given.alpha / rows, self.given.power) for rows in (1, max(against, 1))
+        )
+        corrected = f", {every:.2f} where all {against} are corrected for (Bonferroni)" if against > 1 else ""
+        print(
+            f"{what} with power {self.given.power:g}: {alone:.2f} points for one comparison at alpha {self.given.alpha:g}{corrected} "
+            f"(sd of a root's mean difference {sd:.2f} points, {source})"
+        )
 
     def _print_design_time(self, what: str, trained: list[Row], seeds: range) -> None:
         counted = [(row, len(seeds) - len(row.finished.intersection(seeds))) for row in trained]
@@ -211,7 +266,7 @@ class Plan:
 
     def _print_resolution(self, feasible: list[Row], runs: list[Any]) -> None:
         seeds = len(self.study.seeds())
-        against = len({(row.facts["arch_hash"], row.recipe) for row in feasible}) - 1
+        against = _networks(feasible) - 1
         base = feasible[0].facts["arch_hash"] if feasible and feasible[0].cell.is_baseline else None
         sd, source = self._noise(runs, base)
         if sd is None or seeds < 2:
@@ -232,13 +287,11 @@ class Plan:
                 f"  {every:.2f} points where all {against} differences to the baseline are corrected for (Bonferroni)"
             )
 
-    def _print_cheapest(self, feasible: list[Row]) -> None:
+    def _ways(self, feasible: list[Row]) -> list[Way]:
+        """What earlier runs on this data and backbone measured."""
         config = self.study.compose(feasible[0].cell.overrides)
-        cells = len({(row.facts["arch_hash"], row.recipe) for row in feasible})
-        asked = Asked(self.given.difference, self.given.alpha / max(cells - 1, 1), self.given.power, cells)
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        ways = ways_below(self.study.study_dir.parent, alike(plain), trial.device_kind(typed(config)) == "cpu")
-        print("\n".join(said(ways, asked)))
+        return ways_below(self.study.study_dir.parent, alike(plain), trial.device_kind(typed(config)) == "cpu")
 
     def _print_looks(self, sd: float, source: str, against: int) -> None:
         design = self.design
@@ -285,10 +338,16 @@ class Plan:
             elif row.facts["arch_hash"] in known:
                 row.seconds, row.source = known[row.facts["arch_hash"]], "earlier runs"
             elif kind == "cpu":
-                row.seconds, row.source = trial.measured_seconds(config), "a few steps, here"
+                left = 1 - self.design.fork_at if config.start.kind == "fork" else 1.0
+                row.seconds, row.source = left * trial.measured_seconds(config), "a few steps, here"
             else:
                 row.source = f"unknown: it would run on {kind}, which a plan does not take; give --seconds"
         return by_recipe.get(rows[0].recipe, [])
+
+
+def _networks(rows: list[Row]) -> int:
+    """How many different ones there are, without the controls of roots."""
+    return len({(row.facts["arch_hash"], row.recipe) for row in rows if row.cell.factors.get(CONTROL) not in OF_ROOTS})
 
 
 def _smallest(sd: float, seeds: int, alpha: float, power: float) -> float:

@@ -269,9 +269,19 @@ def _root_columns(digits: int) -> list[Column]:
         Column("roots", "roots"),
         Column("orders", "orders", show=value_of("orders", lambda each: f"{each:.3g}")),
         Column(
-            "sd_between", "sd between roots", "math", show=value_of("sd_between", lambda each: spread(each, digits))
+            "sd_between",
+            "sd between roots",
+            "math",
+            width=10,
+            show=value_of("sd_between", lambda each: spread(each, digits)),
         ),
-        Column("sd_within", "sd within roots", "math", show=value_of("sd_within", lambda each: spread(each, digits))),
+        Column(
+            "sd_within",
+            "sd within roots",
+            "math",
+            width=10,
+            show=value_of("sd_within", lambda each: spread(each, digits)),
+        ),
         Column(
             "mixed", "mixed model", "math", left_out=NARROW + PAPER, show=interval_of("mixed_low", "mixed_high", digits)
         ),

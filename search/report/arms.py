@@ -23,6 +23,8 @@ from search.report.words import did_you_mean
 CONTINUED = ("shared", "fork")  # starts: a trained network, or the whole state of one that was half trained
 INIT_STREAM = "start.init_stream"  # of the null control another one than of the baseline, which it is otherwise
 CONTROL = "control"  # factor of a cell that stands beside the design: a plain network of the same cost
+KNOWN = "known"
+OF_ROOTS = ("null", KNOWN)  # its levels beside a design whose arms start from roots: plain again, attention alone
 GROUP = "the design"
 
 
@@ -79,7 +81,12 @@ def compared_trials(trials: pd.DataFrame) -> pd.DataFrame:
     """
     if "start" not in trials or not trials["start"].isin(CONTINUED).any():
         return trials
-    return trials[trials["start"].ne("scratch").fillna(True) & ~is_null(trials)]
+    continued, scratch = trials["start"].isin(CONTINUED), trials["start"].eq("scratch").fillna(False)
+    beside = set(trials.loc[scratch, "seed"].dropna()) - set(trials.loc[continued, "seed"].dropna())
+    running = trials["status"].eq("unfinished") & trials["seed"].isin(
+        beside
+    )  # a root; what it starts from is not on record
+    return trials[~scratch & ~running & ~is_null(trials)]
 
 
 def is_null(trials: pd.DataFrame) -> pd.Series[bool]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.metric import MetricColumn
-from search.report.arms import CONTROL, Arm, Declared, comparable, marked_baseline
+from search.report.arms import CONTROL, OF_ROOTS, Arm, Declared, comparable, marked_baseline
 from search.report.judging import CORRECTIONS
 from search.report.table import Column, Table, interval_of, rows_of, value_of
 from search.report.values import Reading, arm_values, levels, overrides, read_arms
@@ -120,12 +120,14 @@ def is_factorial(arms: Sequence[Arm], declared: Declared) -> bool:
     design = declared.design
     if design is None or design.kind not in ("factorial", "fractional"):
         return False
+    beside = {cell.name for cell in design.cells if cell.factors.get(CONTROL) in OF_ROOTS}
+    arms = [arm for arm in arms if not arm.cell_names or not beside.issuperset(arm.cell_names)]
     cells = [cell for cell in design.cells if CONTROL not in cell.factors]
     sizes = [len(found) for name, found in design.factors.items() if name != CONTROL]
     points = {tuple(sorted(cell.factors.items())) for cell in cells}
     whole = design.kind == "fractional" or len(points) == math.prod(sizes)
-    alone = all(len(arm.cell_names) == 1 for arm in arms)
-    return len(sizes) > 1 and whole and alone and len(arms) == len(design.cells)
+    alone = all(len(set(arm.cell_names) - beside) == 1 for arm in arms)
+    return len(sizes) > 1 and whole and alone and len(arms) == len(design.cells) - len(beside)
 
 
 def own_factors(arms: Sequence[Arm], declared: Declared) -> list[str]:

@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.metric import MetricColumn
-from search.report.arms import CONTINUED, CONTROL, Arm, is_null, list_arms
+from search.report.arms import CONTINUED, CONTROL, KNOWN, Arm, is_null, list_arms
 from search.report.judging import Compared
 from search.report.values import Reading, floats, names_of_roots
 from search.report.words import counted, interval_decimals, joined, one_line, signed, span
 from search.stats.paired import PairedDifference, difference
 
-KNOWN = "known"  # level of the factor "control": attention alone, which is known to be worse
 PAIRS_NAMED = 3
 
 

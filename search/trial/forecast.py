@@ -88,8 +88,9 @@ def measured_seconds(config: Config, steps: int = STEPS, most_seconds: float = M
     evaluate(made.model, few, made.evaluator("val"), recipe.amp_type)
     image = (time.perf_counter() - start) / len(few[0][1])
     timed = 2 * (WARM_UP + config.measure.latency_repeats) * config.measure.latency_batch
-    passes = -(-recipe.epochs // recipe.eval_every)
+    epochs = config.last_epoch
+    passes = -(-epochs // recipe.eval_every)
     scored = passes * loaders.val.samples + (timed if config.measure.latency_repeats else 0)
     # in epochs: a step costs what its pixels do
-    saved = config.train.low_res_epochs * (1 - (config.train.low_res or 1.0) ** 2)
-    return (recipe.epochs - saved) * len(loaders.train) * step + scored * image
+    saved = min(config.train.low_res_epochs, epochs) * (1 - (config.train.low_res or 1.0) ** 2)
+    return (epochs - saved) * len(loaders.train) * step + scored * image

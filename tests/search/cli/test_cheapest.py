@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from search.cli.cheapest import Asked, Way, alike, cheapest, said, ways_below
 from search.ledger.result import TrialResult, write_result
+from search.ledger.study_files import Cell, write_design
 from search.stats.inference import powers
 
 CONFIG = {
@@ -110,13 +111,18 @@ def test_variances_and_seconds_are_those_of_earlier_runs(tmp_path: Path) -> None
             seed, start = root + 100 * (order + 1), {"start": "shared", "root": place, "root_seed": root, "epochs": 3}
             write(tmp_path, "s", "plain", seed, 60.0, **start)
             write(tmp_path, "s", "arm", seed, 60.0 + deltas[root, order], train_seconds=7.0, **start)
+            write(
+                tmp_path, "s", "alone", seed, 40.0 - 9 * deltas[root, order], overrides=["a=1", f"seed={seed}"], **start
+            )
+    known = Cell("known control", ("a=1",), {"control": "known"})
+    write_design(tmp_path / "s", "one_at_a_time", [known])
     wanted = alike(CONFIG)
     (way,) = ways_below(tmp_path, wanted, on_cpu=True)
     inside = deltas.var(axis=1, ddof=1).mean()
     assert (way.start, way.epochs, way.images, way.degrees) == ("shared", 3, (900, 360), 2)
     assert way.within == pytest.approx(inside)
     assert way.between == pytest.approx(max(deltas.mean(axis=1).var(ddof=1) - inside / 2, 0.0))
-    assert (way.seconds, way.root_seconds) == (6.0, 11.0)
+    assert (way.seconds, way.root_seconds) == ((5.0 + 7.0 + 5.0) / 3, 11.0)
     assert ways_below(tmp_path, wanted, on_cpu=False) == []
     assert ways_below(tmp_path, {**wanted, "backbone.name": "other"}, on_cpu=True) == []
     text = "\n".join(said([way], ASKED))

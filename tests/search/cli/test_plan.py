@@ -18,6 +18,7 @@ from search.design.options import KINDS, DesignOptions, check_design, design_of
 from search.design.trials import first_seed_of, first_seeds
 from search.ledger.result import TrialResult, write_result
 from search.ledger.study_files import Cell
+from search.stats import minimum_detectable_difference
 from search.study.options import check_options, read_options
 from search.tasks.model import build
 from search.trial.forecast import costs_of, judged_costs, measured_seconds
@@ -299,6 +300,24 @@ def test_looks_are_planned_with_their_hours_and_what_each_resolves(
     assert all(one < every for one, every in found)
     assert main([*arguments, "hydra.sweeper.design.seeds=5"]) == 2
     assert "leave seeds out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_design_with_roots_costs_them_its_arms_and_its_controls(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    starts = [f"hydra.sweeper.design.{each}" for each in ("start=shared", "roots=4", "gamma=[0]")]
+    arguments = ["design=one_at_a_time", *FIXED, "placement=none,stage3", *starts, f"hydra.sweep.dir={tmp_path}/study"]
+    assert main([*arguments, "--sd", "0.5", "--workers", "2", "--difference", "0.3"]) == 0
+    text = capsys.readouterr().out
+    assert "root x 4 + known control from scratch x 4 + 4 networks, controls among them, x 4 roots x 2 orders" in text
+    assert "= 40 trials, 8.0 min of work, about 4.0 min on 2 worker(s)" in text
+    found = re.search(r"4 root\(s\) x 2 order\(s\) find with power 0\.8: (\S+) points for one comparison", text)
+    assert found
+    assert float(found[1]) == pytest.approx(minimum_detectable_difference(0.5, 4), abs=0.006)
+    assert "Unknown for start scratch, shared, fork" in text
+    assert main(arguments) == 0
+    assert "unknown (no earlier runs with start=shared tell; give --sd)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
