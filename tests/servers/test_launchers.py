@@ -14,6 +14,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from search.ledger.result import read_result
 from search.study.storage.opening import open_storage
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(400)]
@@ -89,6 +90,21 @@ def test_killed_jobs_on_slurm_are_reported_and_resumed(slurm: None, tmp_path: Pa
     assert again.returncode == 0, out + more
     assert [trial.state for trial in ended(tmp_path)] == [TrialState.COMPLETE] * 4
     assert sorted({trial.number for trial in ended(tmp_path)}) == [trial.number for trial in ended(tmp_path)]
+
+
+def test_trials_of_two_ranks_on_slurm(slurm: None, tmp_path: Path) -> None:
+    """One task a trial; the trial starts its other rank by itself."""
+    study = tmp_path / "ranks"
+    words = ["data=digits", "placement.policy=choice(none,stage3)", "train.epochs=1", "measure.latency_repeats=0"]
+    words += ["device=cpu", "ranks=2", "train.accumulate=2", "tracker=disabled", f"hydra.sweep.dir={study}"]
+    words += ["hydra.sweeper.study_name=ranks", "hydra.sweeper.n_trials=2", "sampler=grid"]
+    words += ["hydra.sweeper.final.top_k=0", *ON_SLURM, "hydra.launcher.cpus_per_task=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "search", "-m", *words], capture_output=True, text=True, timeout=360, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [read_result(path) for path in sorted(study.glob("trials/*/result.json"))]
+    assert [(result.status, result.provenance["ranks"]) for result in results] == [("ok", 2)] * 2
 
 
 def test_four_trials_on_ray(tmp_path: Path) -> None:
