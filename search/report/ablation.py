@@ -20,7 +20,7 @@ from search.report.front import front_of
 from search.report.judging import JUDGED, ROOTS, SIZES, Compared, Judging, compared, row_verdict
 from search.report.notes import table_notes
 from search.report.provenance import gate
-from search.report.starts import control_lines, is_continued, null_fault, roots_line
+from search.report.starts import control_lines, is_continued, null_fault, root_columns, roots_line
 from search.report.table import NOTHING, Cell, Column, Row, Table, interval_of, rows_of, value_of, with_dtypes
 from search.report.values import Reading, arm_values, has_looks, read_arms
 from search.report.words import (
@@ -244,7 +244,7 @@ def _columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> l
         Column("mean", metric.title, "math", show=mean),
         Column("diff", "diff", "math", show=value_of("diff", difference)),
         Column("interval", "95% interval", "math", show=interval_of("ci_low", "ci_high", finer)),
-        *(_root_columns(finer) if "roots" in data else ()),
+        *(root_columns(finer) if "roots" in data else ()),
         Column("worst", "worst case", "math", show=value_of("worst_diff", difference)),
         Column("boot", "95% bootstrap", "math", left_out=NARROW, show=interval_of("boot_low", "boot_high", finer)),
         Column("p", P_TITLES[judging.correction], left_out=NARROW, show=value_of("p_corrected", p_shown)),
@@ -259,32 +259,6 @@ def _columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> l
         Column("macs", "MACs", left_out=PAPER, show=value_of("macs", scaled)),
         Column("latency", "latency ms", left_out=PAPER, show=latency("latency_ms")),
         Column("fused", "fused ms", left_out=PAPER, show=latency("latency_fused_ms")),
-    ]
-
-
-def _root_columns(digits: int) -> list[Column]:
-    """What a table over roots shows beside others; sds are of the paired difference."""
-    spread = "{:.{}f}".format
-    return [
-        Column("roots", "roots"),
-        Column("orders", "orders", show=value_of("orders", lambda each: f"{each:.3g}")),
-        Column(
-            "sd_between",
-            "sd between roots",
-            "math",
-            width=10,
-            show=value_of("sd_between", lambda each: spread(each, digits)),
-        ),
-        Column(
-            "sd_within",
-            "sd within roots",
-            "math",
-            width=10,
-            show=value_of("sd_within", lambda each: spread(each, digits)),
-        ),
-        Column(
-            "mixed", "mixed model", "math", left_out=NARROW + PAPER, show=interval_of("mixed_low", "mixed_high", digits)
-        ),
     ]
 
 

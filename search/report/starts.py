@@ -11,6 +11,7 @@ import pandas as pd
 from search.ledger.metric import MetricColumn
 from search.report.arms import CONTINUED, CONTROL, KNOWN, Arm, is_null, list_arms
 from search.report.judging import Compared
+from search.report.table import Column, interval_of, value_of
 from search.report.values import Reading, floats, names_of_roots
 from search.report.words import counted, interval_decimals, joined, one_line, signed, span
 from search.stats.paired import PairedDifference, difference
@@ -137,3 +138,12 @@ def _effect(result: PairedDifference | None, metric: MetricColumn) -> str:
     digits = interval_decimals(ends, metric.decimals)
     held = f", 95% interval {' to '.join(signed(end, digits) for end in ends[0])}" if ends else ""
     return f"{signed(result.mean, digits)} {metric.unit} ({counted(result.n, result.unit)}{held})"
+
+
+def root_columns(digits: int) -> list[Column]:
+    """What an ablation table over roots shows beside others; sds are of the paired difference."""
+    columns = [Column("roots", "roots"), Column("orders", "orders", show=value_of("orders", "{:.3g}".format))]
+    for name, title in (("sd_between", "sd between roots"), ("sd_within", "sd within roots")):
+        columns.append(Column(name, title, "math", width=10, show=value_of(name, f"{{:.{digits}f}}".format)))
+    model = interval_of("mixed_low", "mixed_high", digits)
+    return [*columns, Column("mixed", "mixed model", "math", left_out=("text", "latex"), show=model)]
