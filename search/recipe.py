@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from search.data.config import Augmentation
@@ -10,6 +11,7 @@ from search.objectives import check_scores
 from xvol.allowed import check_choice, check_number
 
 STARTS = ("scratch", "shared", "fork")
+OF_STUDY = "study"  # a root that a study gives each of its trials
 SCHEDULES = ("onecycle", "cosine", "constant")
 CHOICES = {
     "schedule": SCHEDULES,
@@ -192,8 +194,8 @@ class StartConfig:
             whole state (weights, average, optimiser, place in schedule and data) that a plain trial, stopped at `stop_epoch`,
             left, so that what is left of its recipe is trained in the converted network. With gamma 0 either starts from the
             function that the plain network computes, which is asserted bit by bit.
-        root: folder of that plain trial; of "shared" also a file of the plain network's weights, as `backbone.weights`. null in
-            a design (`hydra.sweeper.design.start`), which trains its roots itself. No part of the recipe.
+        root: folder of that plain trial; of "shared" also a file of the plain network's weights, as `backbone.weights`. "study" in
+            a design with roots (`hydra.sweeper.design.start`), which gives each trial its own. No part of the recipe.
         stop_epoch: a trunk: the training from scratch ends after that many of `train.epochs` epochs, and its state is kept for
             forks; null: it goes to its end.
         init_stream: the same seed draws other branches in each stream; 0 is the usual one.
@@ -213,6 +215,17 @@ class StartConfig:
             raise ValueError(
                 f"start.root={self.root} is of no effect from scratch: add start.kind=shared or fork, or leave it out"
             )
+        if self.kind != "scratch" and self.root is None:
+            what = {
+                "shared": "FOLDER of a plain trial, or start.root=FILE of weights",
+                "fork": "FOLDER of a plain trial that was trained with start.stop_epoch",
+            }[self.kind]
+            raise ValueError(
+                f"start.kind={self.kind} needs a trained plain network: give start.root={what}; a design with "
+                "hydra.sweeper.design.start trains its roots itself"
+            )
+        if self.root not in (None, OF_STUDY) and not Path(str(self.root)).exists():
+            raise ValueError(f"start.root={self.root}: there is no such folder or file")
         if self.kind != "scratch" and self.stop_epoch is not None:
             raise ValueError(
                 f"start.stop_epoch={self.stop_epoch} is of a trunk, and start.kind={self.kind} goes on from one; leave it out"

@@ -18,7 +18,7 @@ STARTS = ("scratch", "shared", "fork")
 OF_STARTS = ("roots", "orders", "root_epochs", "graft_epochs", "gamma", "fork_at")
 MOST_ROOTS, MOST_ORDERS = 100, 9  # so that adding to one changes no seed of the other, within a study's thousand
 CONTROL = "control"  # the factor that tells a control
-PLAIN = "placement.policy=none"
+PLAIN, OF_STUDY = "placement.policy=none", "start.root=study"
 ROOT, NULL, KNOWN = "root", "null control", "known control"
 KNOWN_FROM_SCRATCH = "known control from scratch"
 
@@ -170,8 +170,8 @@ def _lines(options: StartOptions, recipe: Mapping[str, Any]) -> tuple[list[str],
             raise ValueError(
                 f"hydra.sweeper.design.start=fork: train.epochs={epochs} leaves no epoch on either side of the fork; take 2 or more"
             )
-        return ["start.kind=fork"], [f"start.stop_epoch={stop}"]
-    lines = ["start.kind=shared", f"train.epochs={options.graft_epochs}"]
+        return ["start.kind=fork", OF_STUDY], [f"start.stop_epoch={stop}"]
+    lines = ["start.kind=shared", OF_STUDY, f"train.epochs={options.graft_epochs}"]
     if recipe.get("low_res") is not None:  # made for the first steps of a network, which a root has behind it
         lines += ["train.low_res=null", "train.low_res_epochs=0"]
     if recipe.get("warmup_epochs"):

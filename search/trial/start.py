@@ -16,6 +16,7 @@ from search.config import Config, PlacementConfig
 from search.ledger.files import refuse_newer, write_whole
 from search.ledger.result import RESULT_FILE, read_result
 from search.ledger.study_files import CHECKPOINT_FILE, TRUNK_FILE
+from search.recipe import OF_STUDY
 from search.tasks.model import start_from_file
 from search.trial.state import load_checkpoint
 from search.trial.train import Trainer, take_state
@@ -51,21 +52,22 @@ def root_of(config: Config, given: str | None) -> Root | None:
     """The root of a trial, or None from scratch.
 
     Args:
-        given: folder of the trial that the study trained for it; None where `config.start.root` says it.
+        given: folder of the trial, or file, that the study gives it; None outside of a design with roots.
 
     Raises:
         ValueError: none is given.
         RootLost: the root is there no more, or is no plain trial that came to its end.
     """
-    kind, place = config.start.kind, given or config.start.root
-    if kind == "scratch":
+    kind, place = config.start.kind, config.start.root
+    if kind == "scratch" or place is None:
         return None
-    if place is None:
-        raise ValueError(
-            f"start.kind={kind} needs a trained plain network: give start.root=FOLDER of a plain trial"
-            + (", or a file of weights" if kind == "shared" else f" with start.stop_epoch, which leaves a {TRUNK_FILE}")
-            + "; a design with hydra.sweeper.design.start trains its roots itself"
-        )
+    if place == OF_STUDY:
+        if given is None:
+            raise ValueError(
+                f"start.root={OF_STUDY} is of a design with hydra.sweeper.design.start, whose study trains the roots; give the "
+                "FOLDER of a plain trial"
+            )
+        place = given
     path = Path(place)
     if path.is_file() and kind == "shared":
         return Root(path, path)

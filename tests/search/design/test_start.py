@@ -51,7 +51,7 @@ def test_arms_stand_at_each_dose_beside_their_controls() -> None:
         *("where=stage4, gamma=0", "where=stage4, gamma=0.3"),
         *("null control", "known control"),
     ]
-    lines = ("start.kind=shared", "train.epochs=3")
+    lines = ("start.kind=shared", "start.root=study", "train.epochs=3")
     assert cells["baseline"].overrides == ("placement=none", *lines)
     assert cells["null control"].overrides == ("placement=none", *lines, "start.init_stream=1")
     assert cells["known control"].overrides == ("placement=stage4", "placement.at={stage4.0:pssa}", *lines)
@@ -74,7 +74,7 @@ def test_a_fork_stops_its_trunk_at_a_share_of_the_recipe() -> None:
     assert starts is not None
     assert starts.root is not None
     assert starts.root.overrides == ("placement.policy=none", "start.stop_epoch=6")
-    assert starts.cells[0].overrides == ("placement=none", "start.kind=fork")
+    assert starts.cells[0].overrides == ("placement=none", "start.kind=fork", "start.root=study")
     assert starts.scratch[0].overrides == ("placement=stage4", "placement.at={stage4.0:pssa}")
     with pytest.raises(ValueError, match="leaves no epoch"):
         made(options(start="fork"), {"epochs": 1})

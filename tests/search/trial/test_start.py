@@ -142,6 +142,7 @@ def test_an_attention_alone_gives_the_convolutions_up(small: Small, root: Path, 
     [
         (("start.kind=shared",), "needs a trained plain network"),
         (("start.kind=shared", "start.root=nowhere"), "there is no such folder or file"),
+        (("start.kind=shared", "start.root=study"), "whose study trains the roots"),
         (("start.kind=fork", "start.root=ROOT"), "trunk.pt is gone"),
         (("start.kind=shared", "start.root=BLOCK"), "a plain trial that came to its end is needed"),
         (("start.kind=shared", "start.root=ROOT", "backbone.kwargs={channels: [8, 16, 32, 32]}"), "another one"),
