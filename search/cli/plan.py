@@ -163,7 +163,10 @@ class Plan:
         unjudged = sorted({name for row in rows for name in row.unjudged})
         if unjudged:
             print(f"constraints on {', '.join(unjudged)}: not judged before running, since a plan takes no accelerator")
-        recipes = Counter(row.recipe for row in rows if row.reason is None)
+        # the null control differs by the stream of draws alone
+        recipes = Counter(
+            row.recipe for row in rows if row.reason is None and row.cell.factors.get("control") != "null"
+        )
         if len(recipes) > 1:
             print(f"note: the cells have {len(recipes)} different recipes (data, training or backbone); tables say so")
         if made.fraction is not None:
