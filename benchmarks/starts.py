@@ -7,7 +7,7 @@
 A study with roots holds both: the known control from its roots, beside the plain network that goes on; and the same control from
 scratch on the roots' seeds, beside the roots themselves (of a fork: beside the plain network that goes on in their order).
 Compute is counted in epochs, which other work on the machine does not change. From roots it holds what goes on, in two arms,
-and the root's own share: whole, as if there were no other arm, and divided by the arms that this study has.
+and the root: whole, as if there were no other arm, or divided by the arms that this study has, as the plain network is on either side.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def study(folder: Path) -> dict[str, Any]:
     """The differences of the known control, by root and from scratch, and what a pair of them takes."""
     frame = with_scores(load_study(folder), METRICS)
     ok = frame[(frame["status"] == "ok") & (frame["phase"] == "final")]
-    null = ok["overrides"].str.contains("start.init_stream=", regex=False)
-    on, begun = ok[ok["start"] != "scratch"], ok[ok["start"] == "scratch"]
+    is_null = ok["overrides"].str.contains("start.init_stream=", regex=False)
+    nulls = ok[is_null]
+    on, begun = ok[~is_null & (ok["start"] != "scratch")], ok[ok["start"] == "scratch"]
     base = on[on["is_baseline"]]
     plain = base["arch_hash"].iloc[0]
     arch = begun[begun["arch_hash"] != plain]["arch_hash"].iloc[0]
@@ -53,7 +54,7 @@ def study(folder: Path) -> dict[str, Any]:
     known = on[on["arch_hash"] == arch]
     forked = bool((on["start"] == "fork").all())
     beside = base[base["seed"] == base["root_seed"]] if forked else roots
-    arms = on[~null & ~on["is_baseline"]]["arch_hash"].nunique()
+    arms = on[~on["is_baseline"]]["arch_hash"].nunique()
     epochs = {"root": int(roots["epochs"].iloc[0]), "scratch": int(scratch["epochs"].iloc[0])}
     epochs["on"] = int(known["epochs"].iloc[0]) - (epochs["root"] if forked else 0)
     found: dict[str, Any] = {
@@ -74,14 +75,18 @@ def study(folder: Path) -> dict[str, Any]:
     for metric in METRICS:
         if metric not in ok or ok[metric].isna().all():
             continue
-        pairs, nulls = paired(known, base, metric), paired(on[null], base, metric)
+        pairs, of_null = paired(known, base, metric), paired(nulls, base, metric)
         found["metrics"][metric] = {
-            "from_roots": pairs.groupby(root_of.reindex(pairs.index)).mean().to_dict(),
+            "from_roots": _plain(pairs.groupby(root_of.reindex(pairs.index)).mean()),
             "orders": float(pairs.groupby(root_of.reindex(pairs.index)).size().mean()),
-            "from_scratch": paired(scratch, beside, metric).to_dict(),
-            "null": float(nulls.abs().max()) if len(nulls) else None,
+            "from_scratch": _plain(paired(scratch, beside, metric)),
+            "null": float(of_null.abs().max()) if len(of_null) else None,
         }
     return found
+
+
+def _plain(values: pd.Series[float]) -> dict[str, float]:
+    return {str(seed): float(value) for seed, value in values.items()}
 
 
 def _train_images(frame: pd.DataFrame) -> Sequence[int]:
@@ -90,13 +95,14 @@ def _train_images(frame: pd.DataFrame) -> Sequence[int]:
 
 
 def costs(found: dict[str, Any], orders: float) -> dict[str, float]:
-    """Epochs of one root's, or one seed's, difference: from scratch; from roots with the whole root; with the root shared."""
+    """How many times the epochs of one arm's difference on a root fit into those of one on a seed from scratch.
+
+    "alone": the arm pays for the plain network, and for the root; "shared": its share of them among the study's arms.
+    """
     epochs = found["epochs"]
-    on = 2 * orders * epochs["on"]
     return {
-        "scratch": 2.0 * epochs["scratch"],
-        "alone": on + epochs["root"],
-        "shared": orders * epochs["on"] * (1 + 1 / found["arms"]) + epochs["root"] / found["arms"],
+        name: epochs["scratch"] * (1 + share) / (orders * epochs["on"] * (1 + share) + epochs["root"] * share)
+        for name, share in (("alone", 1.0), ("shared", 1 / found["arms"]))
     }
 
 
@@ -131,7 +137,7 @@ def rows(found: dict[str, Any]) -> list[str]:
         said = [f"{values.mean():+.2f} ± {values.std(ddof=1):.2f} ({len(values)})" for values in (on, begun)]
         for name in ("alone", "shared"):
             for of in (certainty, precision):
-                times, low, high = ratio(on, begun, of, cost["scratch"] / cost[name])
+                times, low, high = ratio(on, begun, of, cost[name])
                 said.append(f"{times:.1f} [{low:.1f}, {high:.1f}]")
         lines.append(
             f"| {found['study']} | {found['start']} | {found['arm']} | {metric} | {' | '.join(said)} | {each['null']:g} |"
@@ -164,7 +170,8 @@ def page(studies: Sequence[dict[str, Any]]) -> str:
         "Made by `benchmarks/starts.py` from starts.json. How many times less compute (epochs) the known control takes from roots",
         f"than from scratch, with a {LEVEL:.0%} bootstrap interval over roots and seeds. *Same certainty*: (mean / sd)^2 an epoch, so",
         "that the larger or smaller effect of the other estimand counts. *Same spread*: 1 / variance an epoch alone. *One arm* counts",
-        "the whole root, *this study* its share among the arms. *null*: the largest difference that the null control showed anywhere.",
+        "the whole root and the whole plain network, *this study* their share among its arms. *null*: the largest difference that the",
+        "null control showed anywhere.",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",

@@ -16,13 +16,12 @@ import numpy as np
 
 from search import stats
 from search.cli.planned import aligned, seconds_of
+from search.design.start import STARTS
 from search.ledger.metric import CLASSIFY, metrics_of
+from search.ledger.record import flat, recipe_settings
 from search.ledger.result import RESULT_FILE, TrialResult, sound_result
-from search.ledger.study_files import phase_folder, read_design
-from search.report.arms import CONTROL, KNOWN
-from search.report.reading.rows import flat, recipe_settings
+from search.ledger.study_files import CONTROL, KNOWN, phase_folder, read_design
 
-STARTS = ("scratch", "shared", "fork")
 SAME = ("task", "backbone.name", "data.name", "data.path", "data.image_size", "data.channels")
 MOST_ORDERS = 8
 HEADINGS = [

@@ -23,7 +23,7 @@ from search.command_line import explain, refuse_wrong_words
 from search.config import config_folder, register, typed
 from search.design.options import Design
 from search.design.start import number_of_roots
-from search.report.arms import CONTROL, OF_ROOTS
+from search.ledger.study_files import CONTROL, NULL, OF_ROOTS
 from search.study.launching.launcher import worker_count
 from xvol.allowed import check_number
 
@@ -164,9 +164,7 @@ class Plan:
         if unjudged:
             print(f"constraints on {', '.join(unjudged)}: not judged before running, since a plan takes no accelerator")
         # the null control differs by the stream of draws alone
-        recipes = Counter(
-            row.recipe for row in rows if row.reason is None and row.cell.factors.get("control") != "null"
-        )
+        recipes = Counter(row.recipe for row in rows if row.reason is None and row.cell.factors.get(CONTROL) != NULL)
         if len(recipes) > 1:
             print(f"note: the cells have {len(recipes)} different recipes (data, training or backbone); tables say so")
         if made.fraction is not None:

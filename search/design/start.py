@@ -11,16 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from search.ledger.study_files import Cell
+from search.ledger.study_files import CONTROL, KNOWN, NULL, Cell
 from xvol.allowed import check_choice, check_number
 
 STARTS = ("scratch", "shared", "fork")
 OF_STARTS = ("roots", "orders", "root_epochs", "graft_epochs", "gamma", "fork_at")
 MOST_ROOTS, MOST_ORDERS = 100, 9  # so that adding to one changes no seed of the other, within a study's thousand
-CONTROL = "control"  # the factor that tells a control
 PLAIN, OF_STUDY = "placement.policy=none", "start.root=study"
-ROOT, NULL, KNOWN = "root", "null control", "known control"
-KNOWN_FROM_SCRATCH = "known control from scratch"
+ROOT, OF_NULL, OF_KNOWN = "root", "null control", "known control"
+FROM_SCRATCH = "known control from scratch"
 
 
 Facts = Callable[[Sequence[str]], Mapping[str, Any]]
@@ -144,7 +143,7 @@ def starts_of(
     base, scratch = cells[0], list[Cell]()
     if facts is None or not facts(base.overrides)["chosen"]:
         null = (*base.overrides, *lines, "start.init_stream=1")
-        found.append(Cell(NULL, null, {**base.factors, CONTROL: "null"}))
+        found.append(Cell(OF_NULL, null, {**base.factors, CONTROL: NULL}))
     known = _known(cells, facts)
     if known is not None and facts is not None:
         there = _same(known, cells, facts)
@@ -152,11 +151,11 @@ def starts_of(
             found.append(replace(known, overrides=(*known.overrides, *lines)))
         else:  # an arm of the design is it
             at = next(at for at, cell in enumerate(found) if cell.name == there.name)
-            found[at] = replace(found[at], factors={**there.factors, CONTROL: "known"})
+            found[at] = replace(found[at], factors={**there.factors, CONTROL: KNOWN})
         if not isinstance(options.roots, int):
             return Starts(found, None, [])
         whole = [line for line in of_root if not line.startswith("start.stop_epoch=")]
-        scratch.append(replace(known, name=KNOWN_FROM_SCRATCH, overrides=(*known.overrides, *whole)))
+        scratch.append(replace(known, name=FROM_SCRATCH, overrides=(*known.overrides, *whole)))
     root = Cell(ROOT, (*shared, PLAIN, *of_root)) if isinstance(options.roots, int) else None
     return Starts(found, root, scratch)
 
@@ -207,7 +206,7 @@ def _known(cells: Sequence[Cell], facts: Facts | None) -> Cell | None:
     cell, its = both[len(both) // 2]
     alone = "+".join(name for name in its["branches"] if name != "conv")
     use = f"placement.at={{{'+'.join(its['chosen'])}:{alone}}}"
-    return Cell(KNOWN, (*cell.overrides, use), {**cell.factors, CONTROL: "known"})
+    return Cell(OF_KNOWN, (*cell.overrides, use), {**cell.factors, CONTROL: KNOWN})
 
 
 def _same(known: Cell, cells: Sequence[Cell], facts: Facts) -> Cell | None:

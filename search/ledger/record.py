@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from search.ledger.files import NewerVersion, is_temporary
-from search.ledger.metric import columns_on
+from search.ledger.metric import CLASSIFY, columns_on
 from search.ledger.provenance import provenance
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result, sound_result, write_result
 from search.ledger.study_files import CHECKPOINT_FILE, STATE_FILE, phase_folder
@@ -22,6 +24,13 @@ from search.ledger.study_files import CHECKPOINT_FILE, STATE_FILE, phase_folder
 HISTORY_FILE = "history.csv"
 _KEPT = re.compile(r"^checkpoint: *['\"]?(never|final|always)", re.MULTILINE)
 _SEED = re.compile(r"-s(-?\d+)")
+RECIPE_PARTS = ("backbone", "data", "train", "measure", "start")  # what `recipe_hash` of search/config.py is made of
+NO_RECIPE = frozenset(
+    {
+        *("data.root", "data.download", "data.workers", "data.probe_size"),
+        *("train.state_every_seconds", "train.eval_every", "measure.zero_cost", "start.root"),
+    }
+)
 
 
 def now() -> str:
@@ -220,3 +229,26 @@ def _is_whole(path: Path) -> bool:
 
 def _without(error: ValueError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ").partition("; ")[0]
+
+
+def recipe_settings(folder: Path) -> dict[str, Any] | None:
+    """Return what one trial held equal between arms, by dotted name; None where its folder holds no readable config."""
+    try:
+        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    if not isinstance(config, dict):
+        return None
+    found = flat({part: config[part] for part in RECIPE_PARTS if part in config})
+    if config.get("task", CLASSIFY) != CLASSIFY:  # as in `recipe_hash`
+        found["task"] = config["task"]
+    return {name: value for name, value in found.items() if name not in NO_RECIPE}
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name each leaf of nested mappings by its path: {"train": {"lr": 1}} is {"train.lr": 1}."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping) and value
+        leaves |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return leaves

@@ -16,15 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from search.ledger.study_files import Cell, DeclaredDesign, read_design
-from search.report.reading.rows import RECIPE_PARTS
+from search.ledger.record import RECIPE_PARTS
+from search.ledger.study_files import CONTROL, Cell, DeclaredDesign, read_design
 from search.report.words import did_you_mean
 
 CONTINUED = ("shared", "fork")  # starts: a trained network, or the whole state of one that was half trained
 INIT_STREAM = "start.init_stream"  # of the null control another one than of the baseline, which it is otherwise
-CONTROL = "control"  # factor of a cell that stands beside the design: a plain network of the same cost
-KNOWN = "known"
-OF_ROOTS = ("null", KNOWN)  # its levels beside a design whose arms start from roots: plain again, attention alone
 GROUP = "the design"
 
 

@@ -13,10 +13,11 @@ import pandas as pd
 from scipy import stats
 
 from search.ledger.metric import MetricColumn
+from search.ledger.record import flat, recipe_settings
 from search.report.arms import Arm, compared_trials, list_arms
 from search.report.judging import Compared
 from search.report.reading.load import load_study
-from search.report.reading.rows import differing, flat, recipe_folders, recipe_settings
+from search.report.reading.rows import differing, recipe_folders
 from search.report.reading.scored import with_scores
 from search.report.table import Column, Table, interval_of, rows_of, value_of, with_dtypes
 from search.report.values import metric_to_read, phase_to_read, values_by_root

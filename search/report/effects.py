@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.metric import MetricColumn
-from search.report.arms import CONTROL, OF_ROOTS, Arm, Declared, comparable, marked_baseline
+from search.ledger.study_files import CONTROL, OF_ROOTS
+from search.report.arms import Arm, Declared, comparable, marked_baseline
 from search.report.judging import CORRECTIONS
 from search.report.table import Column, Table, interval_of, rows_of, value_of
 from search.report.values import Reading, arm_values, levels, overrides, read_arms

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.metric import MetricColumn, metric_columns
-from search.ledger.record import read_history
+from search.ledger.record import read_history, recipe_settings
 from search.report.arms import compared_trials, list_arms
 from search.report.reading.load import load_study
-from search.report.reading.rows import differing, folder_of, recipe_folders, recipe_settings
+from search.report.reading.rows import differing, folder_of, recipe_folders
 from search.report.reading.scored import kept_nothing, with_scores
 from search.report.values import arm_values, has_looks, metric_to_read, phase_to_read
 from search.stats.ranking import ProxyTrust, proxy_trust

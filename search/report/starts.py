@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.metric import MetricColumn
-from search.report.arms import CONTINUED, CONTROL, KNOWN, Arm, is_null, list_arms
+from search.ledger.study_files import CONTROL, KNOWN
+from search.report.arms import CONTINUED, Arm, is_null, list_arms
 from search.report.judging import Compared
 from search.report.table import Column, interval_of, value_of
 from search.report.values import Reading, floats, names_of_roots

@@ -17,8 +17,8 @@ def found(**more: Any) -> dict[str, Any]:
 
 
 def test_a_root_is_paid_once_however_many_arms_go_on_from_it() -> None:
-    assert costs(found(), orders=1) == {"scratch": 8.0, "alone": 10.0, "shared": 3 * 1.25 + 1}
-    assert costs(found(arms=1), orders=2) == {"scratch": 8.0, "alone": 16.0, "shared": 16.0}
+    assert costs(found(), orders=1) == {"alone": 8 / 10, "shared": 5 / (3 * 1.25 + 1)}
+    assert costs(found(arms=1), orders=2) == {"alone": 8 / 16, "shared": 8 / 16}
 
 
 def test_half_the_spread_is_four_times_the_certainty() -> None:

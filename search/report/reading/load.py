@@ -26,6 +26,7 @@ import pandas as pd
 
 from search.ledger import metric, result, study_files
 from search.ledger.files import write_atomic
+from search.ledger.record import recipe_settings
 from search.ledger.result import RESULT_FILE
 from search.ledger.study_files import NO_TRIALS_INSIDE
 from search.report.reading import rows as frame_rows
@@ -37,7 +38,6 @@ from search.report.reading.rows import (
     is_extra,
     read_trials_file,
     recipe_folders,
-    recipe_settings,
     result_row,
     unfinished_row,
 )

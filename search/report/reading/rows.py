@@ -10,19 +10,11 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pandas as pd
-import yaml
 
-from search.ledger.metric import CLASSIFY, SCORE_PREFIX, TASK_METRICS
+from search.ledger.metric import SCORE_PREFIX, TASK_METRICS
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result
 from search.ledger.study_files import trial_subdir
 
-RECIPE_PARTS = ("backbone", "data", "train", "measure", "start")  # what `recipe_hash` of search/config.py is made of
-NO_RECIPE = frozenset(
-    {
-        *("data.root", "data.download", "data.workers", "data.probe_size"),
-        *("train.state_every_seconds", "train.eval_every", "measure.zero_cost", "start.root"),
-    }
-)
 Folder = str | os.PathLike[str]
 PANDAS = {str: "string", int: "Int64", float: "Float64", bool: "boolean"}
 
@@ -179,29 +171,6 @@ def recipe_folders(path: Folder, frame: pd.DataFrame) -> dict[str, Path]:
     """Return, for each recipe hash of a study, the folder of the first trial that has it."""
     first = frame.dropna(subset=["recipe_hash", "run_dir"]).drop_duplicates("recipe_hash")
     return {recipe: Path(path) / place for recipe, place in zip(first["recipe_hash"], first["run_dir"], strict=True)}
-
-
-def recipe_settings(folder: Path) -> dict[str, Any] | None:
-    """Return what one trial held equal between arms, by dotted name; None where its folder holds no readable config."""
-    try:
-        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    if not isinstance(config, dict):
-        return None
-    found = flat({part: config[part] for part in RECIPE_PARTS if part in config})
-    if config.get("task", CLASSIFY) != CLASSIFY:  # as in `recipe_hash`
-        found["task"] = config["task"]
-    return {name: value for name, value in found.items() if name not in NO_RECIPE}
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name each leaf of nested mappings by its path: {"train": {"lr": 1}} is {"train.lr": 1}."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping) and value
-        leaves |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
-    return leaves
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
