@@ -25,6 +25,7 @@ def test_a_few_studies(tmp_path: Path) -> None:
         "sequential rule",
         "factorial designs",
         "proxy trust",
+        "orders nested in roots",
     }
     assert all(row["studies"] == 20 for row in results["rows"])
     assert results["facts"]["versions"]["statsmodels"]

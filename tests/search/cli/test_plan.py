@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import xvol
@@ -17,7 +18,8 @@ from search.config import config_folder, fingerprint_of, recipe_hash, typed
 from search.design.options import KINDS, DesignOptions, check_design, design_of
 from search.design.trials import first_seed_of, first_seeds
 from search.ledger.result import TrialResult, write_result
-from search.ledger.study_files import Cell
+from search.ledger.study_files import CONTROL, Cell
+from search.space.parameters import parse_space
 from search.stats import minimum_detectable_difference
 from search.study.options import check_options, read_options
 from search.tasks.model import build
@@ -99,13 +101,17 @@ def test_an_experiment_with_a_design_states_its_command_and_could_start(composed
     options = design_options(config)
     assert config.hydra.sweeper.study_name == name.replace("/", "_")
     assert config.data.name == "cifar10"
-    assert config.hydra.runtime.choices.design in (name, "paper/stage_placement", "factorial")
+    kinds = (name.removesuffix("_shared"), "paper/stage_placement", "factorial", "one_at_a_time")
+    assert config.hydra.runtime.choices.design in kinds
     assert first_seeds(options) >= 5
-    cells = design_of(options).cells
+    space = parse_space([], config.hydra.sweeper.params or {}, GlobalHydra.instance().config_loader())
+    cells = [cell for cell in design_of(options, space).cells if CONTROL not in cell.factors]
     for cell in cells:
         check_values(typed(without_hydra(composed(f"experiment={name}", *cell.overrides))))
-    assert facts_of(composed, [f"experiment={name}", "data=digits"], cells[0])["arm"] == "plain"
-    assert facts_of(composed, [f"experiment={name}", "data=digits"], cells[-1])["chosen"]
+    sizes = ["data.probe_size=0", "data.train_size=null", "data.val_size=360", "data.test_size=360"]
+    small = [f"experiment={name}", "data=digits", *sizes]
+    assert facts_of(composed, small, cells[0])["arm"] == "plain"
+    assert facts_of(composed, small, cells[-1])["chosen"]
 
 
 @pytest.mark.slow
