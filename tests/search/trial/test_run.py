@@ -84,7 +84,7 @@ def test_a_trial_writes_down_all_of_itself(small: Small, tmp_path: Path) -> None
     unmeasured = {name for name, item in asdict(result).items() if item is None}
     assert unmeasured == {
         *("reason", "wandb_id", "test_images", "peak_memory_mb", "train_memory_mb"),
-        *("reused_from", "resumed_from"),
+        *("reused_from", "resumed_from", "root", "root_seed"),
     }
     assert (len(result.fingerprint or ""), result.attempt, result.zero_cost) == (21, 1, {})
     assert result.provenance["device"] == "cpu"

@@ -12,7 +12,7 @@ import pytest
 from search.cli.table import main
 from search.ledger.study_files import Cell, write_design
 from search.report.ablation import DATA_COLUMNS, ablation_table
-from search.report.judging import Judging
+from search.report.judging import ROOTS, Judging
 from search.report.reading.load import load_study
 from search.report.write import save_tidy, write_tables
 
@@ -114,5 +114,5 @@ def test_what_is_no_file_of_trials_is_refused(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/trials.csv")), ids=lambda path: path.parent.name)
 def test_committed_results_come_out_of_their_trials(path: Path) -> None:
-    committed = pd.read_csv(path.with_name("ablation.csv"), dtype=DATA_COLUMNS)
+    committed = pd.read_csv(path.with_name("ablation.csv"), dtype=DATA_COLUMNS | ROOTS)
     pd.testing.assert_frame_equal(ablation_table(load_study(path)).data, committed, rtol=1e-9)
