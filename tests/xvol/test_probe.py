@@ -213,3 +213,11 @@ def test_sizes_that_are_none(size: tuple[int, int, int]) -> None:
 def test_an_image_that_does_not_go_through() -> None:
     with pytest.raises(ValueError, match=r"input_size=\(3, 32, 32\).*does not go through ProxyResNet"):
         run_blank_image(timm.create_model("xvol_proxy_resnet", in_chans=1), (3, 32, 32))
+
+
+def test_names_of_the_plain_network_cover_it() -> None:
+    plain = timm.create_model("resnet18", num_classes=3)
+    model = timm.create_model("resnet18", num_classes=3)
+    chosen = {site.fqn: xvol.BlockSpec() for site in xvol.select(xvol.sites(model), "stage3+stage4.last")}
+    names = xvol.plain_names(xvol.convert(model, chosen))
+    assert sorted(names.values()) == sorted(plain.state_dict())

@@ -9,11 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import xvol  # before timm: see xvol/timm_hook.py
-
-# isort: split
-import timm
-
 from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
 from search.trial import start as module
@@ -176,11 +171,3 @@ def test_a_network_that_is_not_the_roots_is_told_before_it_is_trained(
     with pytest.raises(ValueError, match="does not compute what the root does"):
         trained(small, tmp_path / "new", "start.kind=shared", f"start.root={root}", "placement.policy=stage3")
     assert read_history(tmp_path / "new") == []
-
-
-def test_names_of_the_plain_network_cover_it() -> None:
-    plain = timm.create_model("resnet18", num_classes=3)
-    model = timm.create_model("resnet18", num_classes=3)
-    chosen = {site.fqn: xvol.BlockSpec() for site in xvol.select(xvol.sites(model), "stage3+stage4.last")}
-    names = xvol.plain_names(xvol.convert(model, chosen))
-    assert sorted(names.values()) == sorted(plain.state_dict())
