@@ -19,13 +19,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from search.ledger.metric import CLASSIFY, columns_on
 from search.ledger.result import TrialResult
@@ -39,13 +38,12 @@ RETRY_SECONDS = 600.0  # so long a process asks no server that did not answer: i
 ARTIFACT_TYPE = "ablation-table"
 SEND_SECONDS = 2 * INIT_TIMEOUT  # for the start, which has its own limit, the rows and the files together
 TYPES = {"string": str, "Float64": float, "Int64": int, "boolean": bool}
-KILL_SECONDS = 5.0  # until the kernel has taken a killed process away
+KILL_SECONDS = 5.0  # until what a killed process has written can be read
 LONGEST_REASON = 300  # letters of a failure's message
-HAS_MEMORY_FILES = hasattr(os, "memfd_create")  # where processes are forked too: on Linux
 LONGEST_NAME = 100  # of an artifact; W&B allows 128
 _START = (
-    "import gc; gc.disable(); import json, sys; head = json.loads(sys.stdin.buffer.readline()); sys.path[:] = head['path']; "
-    "from search.ledger.tracker import child; child(sys.stdin.buffer, head)"
+    "import gc; gc.disable(); import json, sys; job = json.load(sys.stdin); sys.path[:] = job['path']; "
+    "from search.ledger.tracker import child; child(job)"
 )
 _away_until = 0.0  # moment, by the monotonic clock, until which the server is taken to be away
 
@@ -245,10 +243,6 @@ class Sent:
     where: str
 
 
-Fork = Callable[[Sequence[int]], Any]
-"""`ForkServer.start`, of one that has imported W&B: what it returns is used as a `subprocess.Popen`; None where nothing was forked."""
-
-
 def run_id_of(table: StudyTable) -> str:
     """Id of the table's run: the same whenever the same study's table of that name is sent."""
     return f"table-{digest(table.study, table.identity, table.name)}"
@@ -266,9 +260,7 @@ def digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
 
-def send_table(
-    config: TrackerConfig, table: StudyTable, limit: float = SEND_SECONDS, fork: Fork | None = None
-) -> Sent | None:
+def send_table(config: TrackerConfig, table: StudyTable, limit: float = SEND_SECONDS) -> Sent | None:
     """Send a table; whatever goes wrong is logged once, as a warning, and raises nothing.
 
     The run has the same id each time, so that a table made again takes the place of the old one: online the run is
@@ -279,7 +271,6 @@ def send_table(
         config: where to log. W&B reads its API key itself.
         table: what is sent.
         limit: seconds after which it is given up.
-        fork: saves the process that sends it the start of an interpreter.
 
     Returns:
         Where the table is; None where W&B is disabled, or failed.
@@ -291,14 +282,14 @@ def send_table(
     if config.mode == "disabled":
         return None
     try:
-        return attempt(config, table, limit, fork)
+        return attempt(config, table, limit)
     except Exception as error:
         why = mask(str(error))
     if config.mode == "offline":
         log.warning("W&B: the table was not logged: %s. Its files are in %s", why, table.folder / "tables")
         return None
     try:
-        sent = attempt(replace(config, mode="offline"), table, limit, fork)
+        sent = attempt(replace(config, mode="offline"), table, limit)
     except Exception as error:
         log.warning("W&B: the table was logged neither online (%s) nor offline (%s)", why, mask(str(error)))
         return None
@@ -308,63 +299,49 @@ def send_table(
     return sent
 
 
-def attempt(config: TrackerConfig, table: StudyTable, limit: float, fork: Fork | None = None) -> Sent:
+def attempt(config: TrackerConfig, table: StudyTable, limit: float) -> Sent:
     """Send a table by a process of its own."""
     run_id = run_id_of(table)
     staging = table.folder / "wandb" / f"staging-{run_id}" / uuid.uuid4().hex[:8]
     hidden = {"config": masked_tree(dict(table.config)), "summary": masked_tree(dict(table.summary))}
+    job = {"path": sys.path, "tracker": asdict(config), "limit": limit, "table": asdict(table) | hidden}
     # Offline, W&B keeps a copy of an artifact's files for `wandb sync`: with the study, unless the user has a place for it.
     environment = {"WANDB_DATA_DIR": str(staging), **os.environ}
     for name in ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID"):
         environment.pop(name, None)
-    head = {"path": sys.path, "run": f"{__name__}:child"} | ({} if fork is None else {"env": environment})
-    job = {"tracker": asdict(config), "limit": limit, "table": asdict(table) | hidden}
-    with _in_memory() as inbox, tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
-        inbox.writelines(json.dumps(part, allow_nan=False, default=str).encode() + b"\n" for part in (head, job))
-        inbox.seek(0)
-        process = fork((inbox.fileno(), said.fileno(), errors.fileno())) if fork is not None else None
-        if process is None:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _START],
-                stdin=inbox,
-                stdout=said,
-                stderr=errors,
-                env=environment,
-                start_new_session=True,  # a Ctrl-C at the terminal is for the study; and W&B's own processes end with it
-            )
-        late = ""
-        try:
-            process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            late = f"no end after {limit:.0f} s"
-        finally:
-            end(process)
-        answer = answer_of(_content(said))  # what it had said by then
-        if answer is None or "error" in answer:
-            lines = _content(errors).decode(errors="replace").strip().splitlines()
-            last = lines[-1] if lines else f"exit status {process.poll()}"
-            why = (answer or {}).get("error") or late or last
-            raise RuntimeError(" ".join(why.split())[:LONGEST_REASON])
+    process = subprocess.Popen(
+        [sys.executable, "-c", _START],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,  # a Ctrl-C at the terminal is for the study; and W&B's own processes end with it
+    )
+    late = ""
+    try:
+        out, errors = process.communicate(json.dumps(job, allow_nan=False, default=str).encode(), timeout=limit)
+    except subprocess.TimeoutExpired:
+        late = f"no end after {limit:.0f} s"
+        end(process)
+        out, errors = process.communicate(timeout=KILL_SECONDS)  # what it had said by then
+    finally:
+        end(process)
+    answer = answer_of(out)
+    if answer is None or "error" in answer:
+        said = errors.decode(errors="replace").strip().splitlines()
+        last = said[-1] if said else f"exit status {process.returncode}"
+        why = (answer or {}).get("error") or late or last
+        raise RuntimeError(" ".join(why.split())[:LONGEST_REASON])
     _tidy_up(table.folder / "wandb", run_id, config.mode, Path(answer["folder"]), staging)
     return Sent(run_id=run_id, mode=config.mode, where=answer["url"] if config.mode == "online" else answer["folder"])
 
 
-def end(process: Any) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """End the process and what it started, if it is still there; W&B's own process ends when it sees that."""
     if process.poll() is None:
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=KILL_SECONDS)
-
-
-def _in_memory() -> BinaryIO:
-    """A file that lies on no disk, where there are such: the head holds an environment, and that may hold secrets."""
-    return os.fdopen(os.memfd_create("job"), "w+b") if HAS_MEMORY_FILES else tempfile.TemporaryFile()
-
-
-def _content(file: BinaryIO) -> bytes:
-    file.seek(0)
-    return file.read()
+        process.wait()
 
 
 def answer_of(output: bytes) -> dict[str, Any] | None:
@@ -386,16 +363,10 @@ def _tidy_up(folder: Path, run_id: str, mode: str, latest: Path, staging: Path) 
         staging.parent.rmdir()  # where it is empty
 
 
-def child(inbox: BinaryIO, _: Mapping[str, Any], outbox: int | None = None) -> None:
+def child(job: Mapping[str, Any]) -> None:
     """Write the run, and say where it is: the whole life of the process that `attempt` starts."""
     try:
-        if outbox is not None:  # forked
-            from wandb.sdk.data_types._private import MEDIA_TMP  # here: as in `write_run`
-
-            os.dup2(outbox, 1)  # stdout was the command's
-            # W&B makes it when it is imported, and each process that was forked since then has taken it away at its end
-            Path(MEDIA_TMP.name).mkdir(mode=0o700, exist_ok=True)
-        answer = write_run(json.loads(inbox.readline()))
+        answer = write_run(job)
     except Exception as error:
         answer = {"error": mask(f"{type(error).__name__}: {error}")}
     print(json.dumps(answer), flush=True)

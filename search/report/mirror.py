@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from search.ledger.secrets import mask
-from search.ledger.tracker import Fork, Rows, Sent, StudyTable, TrackerConfig, check_tracker, send_table
+from search.ledger.tracker import Rows, Sent, StudyTable, TrackerConfig, check_tracker, send_table
 from search.report.ablation import AblationTable
 from search.report.pivot import PivotTable
 from search.report.reading.load import load_study
@@ -28,18 +28,15 @@ FORMS = (".md", ".tex", ".csv", ".html", ".parquet", ".json", ".txt")
 CONFIGS_TRIED = 5
 
 
-def mirror_study(study_dir: str | os.PathLike[str], table: AblationTable, fork: Fork | None = None) -> Sent | None:
-    """Send what `write_tables` returned at the end of a study, as its tracker says; a fault is logged, and none is raised.
-
-    `fork` as of `send_table`.
-    """
+def mirror_study(study_dir: str | os.PathLike[str], table: AblationTable) -> Sent | None:
+    """Send what `write_tables` returned at the end of a study, as its tracker says; a fault is logged, and none is raised."""
     folder = Path(study_dir)
     try:
         frame = load_study(folder)
         config = study_tracker(folder, frame)
         if config is None or config.mode == "disabled":
             return None
-        sent = mirror_table(config, folder, folder / "tables", frame, table, fork)
+        sent = mirror_table(config, folder, folder / "tables", frame, table)
     except Exception as error:
         log.warning("W&B: the table was not logged: %s", mask(" ".join(str(error).split())))
         return None
@@ -76,12 +73,7 @@ def mirror_asked(
 
 
 def mirror_table(
-    config: TrackerConfig,
-    study_dir: Path,
-    files: Path,
-    frame: pd.DataFrame,
-    table: AblationTable | PivotTable,
-    fork: Fork | None = None,
+    config: TrackerConfig, study_dir: Path, files: Path, frame: pd.DataFrame, table: AblationTable | PivotTable
 ) -> Sent | None:
     """Send a table: one run of the study's group, job type "table", and one artifact of type "ablation-table".
 
@@ -121,7 +113,7 @@ def mirror_table(
         config={"table": name, "title": table.title, **facts, "trials": len(frame)},
         summary={"title": table.title, "notes": "\n".join(said), "rows": len(rows.rows)},
     )
-    return send_table(config, study, fork=fork)
+    return send_table(config, study)
 
 
 def study_tracker(study_dir: Path, frame: pd.DataFrame) -> TrackerConfig | None:

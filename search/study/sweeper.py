@@ -31,7 +31,6 @@ from search.space.parameters import Space
 from search.study.identity import claim_identity, current_name, grow, is_known, may_change, write_identity
 from search.study.launching.compose import Composer, without_hydra
 from search.study.launching.forked_app import ForkedApplication
-from search.study.launching.forkserver import ForkServer
 from search.study.launching.launcher import is_local, server_of, worker_count
 from search.study.launching.slots import ranks_of
 from search.study.launching.stopping import Interrupts
@@ -74,8 +73,8 @@ class StudyRun(ABC):
         self.config = _without_password(config, options.storage)
         self.study_dir = Path(str(config.hydra.sweep.dir)).absolute()
         needed = Worker.needs(self.app, self.config)
-        self.server = server_of(self.config.hydra.launcher, needed) if self.app.checks else None
-        self.asked = self.app if self.server is None else ForkedApplication(self.app, self.server, self.config)
+        server = server_of(self.config.hydra.launcher, needed) if self.app.checks else None
+        self.asked = self.app if server is None else ForkedApplication(self.app, server, self.config)
 
     def run(self, space: Space) -> dict[str, Any]:
         """Run, or go on with, the study over `space`; return its counts.
@@ -95,7 +94,7 @@ class StudyRun(ABC):
                 queue = self.train(spec)
             finally:
                 self._end_checks()
-            write_study_tables(self.study_dir, self.server)
+            write_study_tables(self.study_dir)
             return vars(queue.counts())
 
     def _end_checks(self) -> None:
@@ -297,11 +296,10 @@ def raise_if_nothing_worked(queue: TrialQueue) -> None:
         )
 
 
-def write_study_tables(study_dir: Path, server: ForkServer | None = None) -> None:
+def write_study_tables(study_dir: Path) -> None:
     """Write and print the ablation table, and the verdicts of a design with looks; then send the table to W&B.
 
-    The process that sends it is forked by `server`, where that is ready: it has imported W&B for the trials. Nothing is done
-    for a task of another application, which keeps no ledger.
+    Nothing is done for a task of another application, which keeps no ledger.
     """
     if not any(study_dir.glob("*/*/result.json")):
         return
@@ -316,8 +314,7 @@ def write_study_tables(study_dir: Path, server: ForkServer | None = None) -> Non
     if verdicts is not None:
         print(f"\n{render_text(verdicts)}", flush=True)
     print(f"\nRun folder: {study_dir}\nTables:     {study_dir / 'tables'}", flush=True)
-    fork = server.start if server is not None and server.ready() else None
-    mirror_study(study_dir, table, fork)  # last: what it waits for, nobody else waits for
+    mirror_study(study_dir, table)  # last: what it waits for, nobody else waits for
 
 
 def _without_password(config: DictConfig, storage: str | None) -> DictConfig:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import os
 import re
 import socket
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +32,6 @@ from search.ledger.tracker import (
     run_id_of,
     send_table,
 )
-from search.study.launching.forkserver import HAS_FORK, ForkServer
 
 from .wandb_server import serving
 
@@ -264,35 +259,14 @@ def table(tmp_path: Path) -> StudyTable:
     )
 
 
-@pytest.fixture(params=["an interpreter of its own", "forked"])
-def fork(request: pytest.FixtureRequest) -> Iterator[module.Fork | None]:
-    if request.param == "forked" and HAS_FORK:
-        server = ForkServer(os.environ, [module.__name__, "wandb.apis.public"])
-        assert server.wait_ready()
-        with tempfile.TemporaryFile() as said:  # a process ends before the table's does, as workers do
-            say = {"path": sys.path, "env": {}, "run": f"{module.__name__}:child"}
-            said.write(json.dumps(say).encode() + b"\nno job\n")
-            said.seek(0)
-            first = server.start((said.fileno(), said.fileno(), said.fileno()))
-            assert first is not None
-            first.wait(60.0)
-        yield server.start
-        server.close()
-    else:
-        yield None
-
-
-def test_an_offline_run_holds_the_table(
-    table: StudyTable, read_wandb: Callable[[Path], Any], fork: module.Fork | None, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_offline_run_holds_the_table(table: StudyTable, read_wandb: Callable[[Path], Any]) -> None:
     run_id = run_id_of(table)
     old = table.folder / "wandb" / f"offline-run-20200101_000000-{run_id}"
     others = table.folder / "wandb" / "offline-run-20200101_000000-another"
     for folder in (old, others):
         folder.mkdir(parents=True)
-    sent = send_table(TrackerConfig(project="mine", tags=["a"]), table, fork=fork)
+    sent = send_table(TrackerConfig(project="mine", tags=["a"]), table)
     assert sent is not None
-    assert capfd.readouterr().out == ""  # the process's own words are not the command's
     assert (sent.run_id, sent.mode) == (run_id, "offline")
     assert not old.exists()  # it was never uploaded, and this one says all that it said
     assert others.exists()
@@ -356,7 +330,7 @@ def test_a_server_that_never_answers_costs_the_limit(table: StudyTable, monkeypa
 
 
 def failing(*modes: str) -> Callable[..., Sent]:
-    def attempt(config: TrackerConfig, *_: object) -> Sent:
+    def attempt(config: TrackerConfig, table: StudyTable, limit: float) -> Sent:
         if config.mode in modes:
             raise RuntimeError(f"no answer for WANDB_API_KEY={SECRET}")
         return Sent(run_id="table-x", mode=config.mode, where="wandb/offline-run-1-x")
@@ -397,12 +371,6 @@ def test_disabled_starts_no_process(table: StudyTable, monkeypatch: pytest.Monke
         send_table(TrackerConfig(mode="on"), table)
 
 
-def test_where_nothing_can_be_forked_an_interpreter_is_started(table: StudyTable) -> None:
-    asked: list[int] = []
-    sent = send_table(TrackerConfig(), table, fork=lambda files: asked.append(len(files)))
-    assert (sent and sent.mode, asked) == ("offline", [3])
-
-
 def test_a_process_that_cannot_start_is_a_failure_like_any_other(
     table: StudyTable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -416,7 +384,7 @@ def test_the_process_says_why_it_failed(monkeypatch: pytest.MonkeyPatch, capsys:
         raise OSError(f"disk full; api_key={SECRET}")
 
     monkeypatch.setattr(module, "write_run", refuse)
-    module.child(io.BytesIO(b"{}\n"), {})
+    module.child({})
     assert module.answer_of(capsys.readouterr().out.encode()) == {"error": "OSError: disk full; api_key=***"}
     assert module.answer_of(b"noise\n") is None
     assert module.answer_of(b"") is None

@@ -44,7 +44,7 @@ def caught(monkeypatch: pytest.MonkeyPatch) -> Caught:
     """What would have been sent."""
     found: Caught = []
 
-    def catch(config: TrackerConfig, table: StudyTable, fork: object) -> Sent:
+    def catch(config: TrackerConfig, table: StudyTable) -> Sent:
         found.append((config, table))
         return Sent(run_id="table-x", mode=config.mode, where="there")
 
@@ -100,8 +100,9 @@ def test_a_table_by_its_spec(filled: Path, caught: Caught, tmp_path: Path) -> No
 
 def test_a_disabled_tracker_sends_nothing(study: Path, add: Add, caught: Caught) -> None:
     add("plain", 0, test_top1=60.0)
-    # no config at all: another application's task
-    assert mirror_study(study, ablation_table(load_study(study))) is None
+    assert (
+        mirror_study(study, ablation_table(load_study(study))) is None
+    )  # no config at all: another application's task
     (study / "multirun.yaml").write_text("tracker: {mode: disabled}\n")
     assert mirror_study(study, ablation_table(load_study(study))) is None
     assert caught == []
@@ -165,7 +166,7 @@ def test_what_the_command_line_says_wins(filled: Path, caught: Caught, capsys: p
 def test_a_table_that_was_not_sent_has_a_status_of_its_own(
     filled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "send_table", lambda *_, **__: None)
+    monkeypatch.setattr(module, "send_table", lambda *_: None)
     assert main([str(filled), "--wandb"]) == 1
     assert "plain (baseline)" in capsys.readouterr().out
     for path in filled.rglob("config.yaml"):
