@@ -11,6 +11,7 @@ from search.objectives import check_scores
 from xvol.allowed import check_choice, check_number
 
 STARTS = ("scratch", "shared", "fork")
+UNTRAINED = ("shared",)  # starts after which nothing needs to be trained
 OF_STUDY = "study"  # a root that a study gives each of its trials
 SCHEDULES = ("onecycle", "cosine", "constant")
 CHOICES = {
@@ -28,7 +29,7 @@ class TrainConfig(Augmentation):
     """The recipe, held equal between arms, in the words of timm's train.py where it has one; with what `Augmentation` draws.
 
     Attributes:
-        epochs: passes over the training split.
+        epochs: passes over the training split; 0, of a start from a trained network alone: it is evaluated as it is.
         opt: a name that `timm.optim.create_optimizer_v2` knows.
         opt_kwargs: further arguments of that optimiser or of `create_optimizer_v2`, e.g. {eps: 1e-6}.
         lr: peak learning rate.
@@ -139,13 +140,14 @@ class TrainConfig(Augmentation):
     def check(self) -> None:
         """Raise ValueError where a value is out of its range."""
         super().check()
-        check_number("train.epochs", self.epochs, low=1)
+        check_number("train.epochs", self.epochs, low=0)
         check_number("train.lr", self.lr, above=0)
         check_number("train.momentum", self.momentum, low=0, below=1)
         check_number("train.weight_decay", self.weight_decay, low=0)
         check_number("train.layer_decay", self.layer_decay, above=0, high=1, null="one rate for all layers")
         check_number("train.warmup", self.warmup, low=0, below=1)
-        check_number("train.warmup_epochs", self.warmup_epochs, low=0, below=self.epochs, null="the share train.warmup")
+        epochs = self.epochs or None  # where nothing is trained, no part of it is too long
+        check_number("train.warmup_epochs", self.warmup_epochs, low=0, below=epochs, null="the share train.warmup")
         check_number("train.warmup_lr", self.warmup_lr, low=0, high=self.lr, null="equal steps up to train.lr")
         check_number("train.min_lr", self.min_lr, low=0, high=self.lr)
         check_number("train.label_smoothing", self.label_smoothing, low=0, below=1)
@@ -161,7 +163,7 @@ class TrainConfig(Augmentation):
         check_number("train.ema_decay", self.ema_decay, low=0, below=1, null="no average")
         check_number("train.accumulate", self.accumulate, low=1)
         check_number("train.low_res", self.low_res, above=0, below=1, null="no smaller images")
-        check_number("train.low_res_epochs", self.low_res_epochs, low=0, high=self.epochs)
+        check_number("train.low_res_epochs", self.low_res_epochs, low=0, high=epochs)
         if (self.low_res is None) != (self.low_res_epochs == 0):
             raise ValueError(
                 f"train.low_res={self.low_res} and train.low_res_epochs={self.low_res_epochs}: give both, how small images "
@@ -210,6 +212,11 @@ class StartConfig:
         """Raise ValueError where a value is out of its range; `epochs` are those of the recipe."""
         check_choice("start.kind", self.kind, STARTS)
         check_number("start.init_stream", self.init_stream, low=0)
+        if epochs == 0 and self.kind not in UNTRAINED:
+            raise ValueError(
+                f"train.epochs=0 trains nothing, and start.kind={self.kind} has no trained network: take at least 1 epoch, or "
+                f"start.kind={' or '.join(UNTRAINED)} with start.root=FOLDER, whose network is then evaluated as it is"
+            )
         check_number("start.stop_epoch", self.stop_epoch, low=1, below=epochs, null="train to the end")
         if self.kind == "scratch" and self.root is not None:
             raise ValueError(

@@ -32,8 +32,17 @@ def estimand(read: Reading) -> str:
     for kind, trials in rows.groupby("start", sort=False):
         epochs = trials["epochs_planned"].dropna().astype(int).unique()
         if kind == "shared":
-            many = counted(int(epochs[0]), "epoch") if len(epochs) == 1 else f"{min(epochs)} to {max(epochs)} epochs"
-            said.append(f"the block put into a trained network and trained on for {many}")
+            some = epochs[epochs > 0]  # a network without anything to train may stand beside
+            many = (
+                counted(int(some[0]), "epoch")
+                if len(some) == 1
+                else f"{min(some)} to {max(some)} epochs"
+                if len(some)
+                else ""
+            )
+            said.append(
+                f"the block put into a trained network{f' and trained on for {many}' if many else ' as it is, untrained'}"
+            )
             continue
         trunks = read.frame[read.frame["run_dir"].isin(trials["root"].dropna().unique())]["epochs"].dropna()
         at = (

@@ -89,7 +89,7 @@ def measured_seconds(config: Config, steps: int = STEPS, most_seconds: float = M
     image = (time.perf_counter() - start) / len(few[0][1])
     timed = 2 * (WARM_UP + config.measure.latency_repeats) * config.measure.latency_batch
     epochs = config.last_epoch
-    passes = -(-epochs // recipe.eval_every)
+    passes = max(-(-epochs // recipe.eval_every), 1)  # of 0 epochs too
     scored = passes * loaders.val.samples + (timed if config.measure.latency_repeats else 0)
     # in epochs: a step costs what its pixels do
     saved = min(config.train.low_res_epochs, epochs) * (1 - (config.train.low_res or 1.0) ** 2)

@@ -215,7 +215,7 @@ def check_average(config: TrainConfig, updates: int) -> None:
     Raises:
         ValueError: more than `MOST_INITIAL` of the average would still be the initial weights.
     """
-    if not config.ema_decay:
+    if not config.ema_decay or not config.epochs:  # nothing is trained, so nothing is averaged
         return
     share = initial_share(config.ema_decay, config.ema_warmup, updates)
     if share > MOST_INITIAL:

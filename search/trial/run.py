@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import logging
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import cloudpickle
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 import xvol
 from search.channel import Infeasible, InFlight, Pruned, Stopped, current
@@ -29,7 +31,7 @@ from search.ledger.secrets import mask
 from search.ledger.study_files import run_in_words
 from search.ledger.tracker import Tracker
 from search.objectives import KNOWN_COSTS
-from search.slot import at_work, off_work
+from search.slot import at_work, clock, off_work
 from search.tasks.base import Diverged, task_named
 from search.trial.content import on_record
 from search.trial.measure import check_devices, device_name, measure, slot_name, synchronize, usable_device
@@ -40,7 +42,7 @@ from search.trial.refuse import check_ranks, check_values
 from search.trial.reuse import drop_weights, read_on_test, take_over, tell_outdated
 from search.trial.start import Root, forked, root_of, save_trunk, started
 from search.trial.state import Saver, adopt, begin, discard, keep_samples, save_checkpoint
-from search.trial.train import Epoch, Halted, Trainer, evaluate, unformed
+from search.trial.train import Epoch, Halted, Trainer, evaluate, formed, unformed
 from search.trial.untrained import Untrained, facts_for_admission, prepare
 
 log = logging.getLogger("xvol")
@@ -238,7 +240,8 @@ class _Trial:
         self.tracker = Tracker(config.tracker, self.folder, self.channel.study, self.name, self.plain | lineage)
         result.wandb_id = self.tracker.run_id
         self.made.add_scores(result, config.measure.zero_cost)
-        network = unformed(self.train().evaluated, config.train, self.made.model)
+        trained = self.train().evaluated if config.train.epochs else self.evaluated_as_it_is()
+        network = unformed(trained, config.train, self.made.model)
         if loaders.test is not None:
             result.metrics |= evaluate(
                 network, loaders.test, self.made.evaluator("test", self.device), config.train.amp_type
@@ -288,6 +291,16 @@ class _Trial:
         with self.together(trainer):
             self.train_epochs(trainer, past or before)
         return trainer
+
+    def evaluated_as_it_is(self) -> nn.Module:
+        """The network that a trial of no epochs starts from, with its scores written down; its history stays empty."""
+        start, recipe = clock(), self.config.train
+        network = formed(copy.deepcopy(self.made.model), recipe, self.device)
+        scores = evaluate(network, self.made.loaders.val, self.made.evaluator("val", self.device), recipe.amp_type)
+        self.result.metrics |= scores
+        self.result.train_seconds = clock() - start
+        log.info("%s: evaluated as it is %s", self.name, _score(self.result, chosen_by(self.config.task)))
+        return network
 
     @contextlib.contextmanager
     def together(self, trainer: Trainer) -> Iterator[None]:

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search.objectives import ZERO_COST, check_objectives
-from search.recipe import SCHEDULES, MeasureConfig, TrainConfig
+from search.recipe import SCHEDULES, MeasureConfig, StartConfig, TrainConfig
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("epochs", 0),
+        ("epochs", -1),
         ("schedule", "step"),
         ("lr", 0.0),
         ("lr", -1.0),
@@ -67,6 +68,16 @@ def test_a_batch_that_cannot_be_cut_or_mixed_is_told() -> None:
         TrainConfig(accumulate=4).check_batch(66)
     with pytest.raises(ValueError, match="is 17: take an even number"):
         TrainConfig(accumulate=4, cutmix=1.0).check_batch(68)
+
+
+def test_nothing_is_trained_only_where_something_was_before(tmp_path: Path) -> None:
+    TrainConfig(epochs=0, warmup_epochs=5, low_res=0.75, low_res_epochs=2).check()
+    StartConfig(kind="shared", root=str(tmp_path)).check(epochs=0)
+    for start in (StartConfig(), StartConfig(kind="fork", root=str(tmp_path))):
+        with pytest.raises(
+            ValueError, match=r"train\.epochs=0 trains nothing, and start\.kind=.*: take at least 1 epoch"
+        ):
+            start.check(epochs=0)
 
 
 def test_what_autocast_and_the_warm_up_come_to() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
 from search.trial import start as module
+from search.trial import train
 from search.trial.run import run_trial
 from search.trial.start import RootLost
 from search.trial.state import load_checkpoint
@@ -130,6 +131,25 @@ def test_a_file_of_weights_is_a_root(small: Small, root: Path, tmp_path: Path) -
 def test_an_attention_alone_gives_the_convolutions_up(small: Small, root: Path, tmp_path: Path) -> None:
     at = (f"start.root={root}", "start.kind=shared", "train.epochs=1", "placement.policy=stage3", "branch.use=pssa")
     assert trained(small, tmp_path / "alone", *at).branches == ["pssa"]
+
+
+def test_a_start_of_no_epochs_is_evaluated_as_it_is(
+    small: Small, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "make_optimizer", None)  # which nobody needs
+    at = (f"start.root={root}", "start.kind=shared", "seed=7", "data.probe_size=20", "measure.latency_repeats=0")
+    plain = trained(small, tmp_path / "plain", *at, "train.epochs=0")
+    before = read_result(root / "result.json")
+    assert {name: plain.metrics[name] for name in ("val_top1", "val_loss", "chance_top1")} == {
+        name: before.metrics[name] for name in ("val_top1", "val_loss", "chance_top1")
+    }
+    assert (plain.epochs, plain.epochs_planned, plain.train_loss, plain.status) == (0, 0, None, "ok")
+    assert read_history(tmp_path / "plain") == []
+    assert_equal(root, tmp_path / "plain")
+    assert (tmp_path / "plain" / "samples.npz").is_file()
+    block = trained(small, tmp_path / "block", *at, "train.epochs=0", "placement.policy=stage3")
+    assert block.metrics["val_top1"] == before.metrics["val_top1"]  # gamma is 0
+    assert block.fingerprint != plain.fingerprint
 
 
 @pytest.mark.parametrize(
