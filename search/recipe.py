@@ -12,6 +12,7 @@ from xvol.allowed import check_choice, check_number
 
 STARTS = ("scratch", "shared", "fork")
 UNTRAINED = ("shared",)  # starts after which nothing needs to be trained
+TRAINS = ("all", "blocks")
 OF_STUDY = "study"  # a root that a study gives each of its trials
 SCHEDULES = ("onecycle", "cosine", "constant")
 CHOICES = {
@@ -201,17 +202,28 @@ class StartConfig:
         stop_epoch: a trunk: the training from scratch ends after that many of `train.epochs` epochs, and its state is kept for
             forks; null: it goes to its end.
         init_stream: the same seed draws other branches in each stream; 0 is the usual one.
+        trains: of "shared": "all", or "blocks": only what the blocks have beside the plain network is trained. That is their branches
+            and norms but for the host's convolution with its norm, and these too where the convolution has a kernel of another
+            size. Everything else keeps its weights, and its norms their running statistics: they normalise by those. A plain
+            network has nothing to train then, and is evaluated as it is.
     """
 
     kind: str = "scratch"
     root: str | None = None
     stop_epoch: int | None = None
     init_stream: int = 0
+    trains: str = "all"
 
     def check(self, epochs: int) -> None:
         """Raise ValueError where a value is out of its range; `epochs` are those of the recipe."""
         check_choice("start.kind", self.kind, STARTS)
         check_number("start.init_stream", self.init_stream, low=0)
+        check_choice("start.trains", self.trains, TRAINS)
+        if self.trains != "all" and self.kind != "shared":
+            raise ValueError(
+                f"start.trains={self.trains} leaves a trained network as it is, and start.kind={self.kind} "
+                "has none that is at its end: add start.kind=shared start.root=FOLDER, or leave it out"
+            )
         if epochs == 0 and self.kind not in UNTRAINED:
             raise ValueError(
                 f"train.epochs=0 trains nothing, and start.kind={self.kind} has no trained network: take at least 1 epoch, or "

@@ -15,7 +15,8 @@ from search.ledger.study_files import CONTROL, KNOWN, NULL, Cell
 from xvol.allowed import check_choice, check_number
 
 STARTS = ("scratch", "shared", "fork")
-OF_STARTS = ("roots", "orders", "root_epochs", "graft_epochs", "gamma", "fork_at")
+TRAINS = ("all", "blocks")  # of the trial that goes on from a root
+OF_STARTS = ("roots", "orders", "root_epochs", "graft_epochs", "gamma", "fork_at", "trains")
 MOST_ROOTS, MOST_ORDERS = 100, 9  # so that adding to one changes no seed of the other, within a study's thousand
 PLAIN, OF_STUDY = "placement.policy=none", "start.root=study"
 ROOT, OF_NULL, OF_KNOWN = "root", "null control", "known control"
@@ -42,6 +43,8 @@ class StartOptions:
         fork_at: of fork: share of the recipe's epochs that the root takes, above 0 and below 1.
         gamma: of shared and fork: weights that the norms of added branches start with; every arm that keeps its convolution
             is trained with each of them.
+        trains: of shared: "all"; "blocks": what goes on trains its blocks alone, and the root stays as it is around them
+            (`start.trains`).
     """
 
     start: str = "scratch"
@@ -51,6 +54,7 @@ class StartOptions:
     graft_epochs: int = 3
     fork_at: float = 0.75
     gamma: list[float] = field(default_factory=lambda: [0.0, 0.3])
+    trains: str = "all"
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,14 @@ def check_starts(options: StartOptions, where: str, given: Sequence[str]) -> Non
                     f"{where}.{name} is of no effect from scratch; add {where}.start=shared or fork, or leave it out"
                 )
         return
-    other = {"shared": ("fork_at",), "fork": ("root_epochs", "graft_epochs")}[options.start]
+    other = {"shared": ("fork_at",), "fork": ("root_epochs", "graft_epochs", "trains")}[options.start]
     for name in other:
         if name in given:
             raise ValueError(f"{where}.{name} is of no effect with start={options.start}; leave it out")
     check_number(f"{where}.orders", options.orders, low=1, high=MOST_ORDERS)
     check_number(f"{where}.root_epochs", options.root_epochs, low=1, null="those of the recipe")
     check_number(f"{where}.graft_epochs", options.graft_epochs, low=1)
+    check_choice(f"{where}.trains", options.trains, TRAINS)
     check_number(f"{where}.fork_at", options.fork_at, above=0, below=1)
     if not options.gamma or len(set(options.gamma)) < len(options.gamma):
         raise ValueError(f"{where}.gamma={list(options.gamma)}: give one or more weights that differ, e.g. [0, 0.3]")
@@ -171,6 +176,8 @@ def _lines(options: StartOptions, recipe: Mapping[str, Any]) -> tuple[list[str],
             )
         return ["start.kind=fork", OF_STUDY], [f"start.stop_epoch={stop}"]
     lines = ["start.kind=shared", OF_STUDY, f"train.epochs={options.graft_epochs}"]
+    if options.trains != "all":
+        lines.append(f"start.trains={options.trains}")
     if recipe.get("low_res") is not None:  # made for the first steps of a network, which a root has behind it
         lines += ["train.low_res=null", "train.low_res_epochs=0"]
     if recipe.get("warmup_epochs"):

@@ -14,10 +14,11 @@ from search.report.arms import CONTINUED, Arm, is_null, list_arms
 from search.report.judging import Compared
 from search.report.table import Column, interval_of, value_of
 from search.report.values import Reading, floats, names_of_roots
-from search.report.words import counted, interval_decimals, joined, one_line, signed, span
+from search.report.words import counted, counted_range, interval_decimals, joined, one_line, signed, span
 from search.stats.paired import PairedDifference, difference
 
 PAIRS_NAMED = 3
+FROZEN = "start.trains=blocks"
 
 
 def is_continued(read: Reading) -> bool:
@@ -32,16 +33,12 @@ def estimand(read: Reading) -> str:
     for kind, trials in rows.groupby("start", sort=False):
         epochs = trials["epochs_planned"].dropna().astype(int).unique()
         if kind == "shared":
-            some = epochs[epochs > 0]  # a network without anything to train may stand beside
-            many = (
-                counted(int(some[0]), "epoch")
-                if len(some) == 1
-                else f"{min(some)} to {max(some)} epochs"
-                if len(some)
-                else ""
-            )
+            some = [int(each) for each in epochs if each]  # a network without anything to train may stand beside
+            many = counted_range(min(some), max(some), "epoch") if some else ""
+            frozen = trials["overrides"].str.contains(FROZEN, regex=False).fillna(False).any()
+            how = " that stays as it is around it, and trained alone" if frozen else " and trained on"
             said.append(
-                f"the block put into a trained network{f' and trained on for {many}' if many else ' as it is, untrained'}"
+                f"the block put into a trained network{f'{how} for {many}' if many else ' as it is, untrained'}"
             )
             continue
         trunks = read.frame[read.frame["run_dir"].isin(trials["root"].dropna().unique())]["epochs"].dropna()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +105,25 @@ def whiten(model: nn.Module, images: Tensor) -> None:
     leading = (vectors / (moments.clamp(min=0) + DAMPING).sqrt()).flip(1)[:, :count].T  # largest eigenvalue first
     with torch.no_grad():
         first.weight[: 2 * count] = torch.cat((leading, -leading)).view(-1, *first.weight.shape[1:]).to(first.weight)
+
+
+def train_blocks_alone(model: nn.Module) -> None:
+    """Let only what blocks have beside the network that they were put into be trained; see `StartConfig.trains`.
+
+    All other parameters need no gradient, and all other batch norms are put into eval mode, in which a `Trainer` leaves them.
+    """
+    model.requires_grad_(False)
+    for norm in model.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.eval()
+    for block in model.modules():
+        if not isinstance(block, xvol.XVolution2d) or block.host is None:
+            continue
+        for name, branch, norm in block.parts():
+            is_host = name == "conv" and cast(Any, branch).conv.kernel_size == (block.geometry.kernel_size,) * 2
+            if not is_host:
+                for part in (branch, norm):
+                    part.requires_grad_(True).train()
 
 
 def shrink(images: Tensor, share: float) -> Tensor:

@@ -5,6 +5,7 @@ Networks are built and a few steps are trained on the CPU; no accelerator is tak
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import statistics
 import time
@@ -76,19 +77,17 @@ def measured_seconds(config: Config, steps: int = STEPS, most_seconds: float = M
         stamps.append(time.perf_counter())
         return len(stamps) > steps + 1 or (len(stamps) > 2 and stamps[-1] - stamps[0] > most_seconds)
 
-    trainer = made.trainer(halt=enough, val=few)
-    try:
-        for _ in trainer.epochs():
-            pass
-    except Halted:
-        pass
+    if made.epochs:
+        with contextlib.suppress(Halted):
+            for _ in made.trainer(halt=enough, val=few).epochs():
+                pass
     taken = [later - earlier for earlier, later in itertools.pairwise(stamps)]
     step = statistics.median(taken[1:] or taken or [0.0])
     start = time.perf_counter()
     evaluate(made.model, few, made.evaluator("val"), recipe.amp_type)
     image = (time.perf_counter() - start) / len(few[0][1])
     timed = 2 * (WARM_UP + config.measure.latency_repeats) * config.measure.latency_batch
-    epochs = config.last_epoch
+    epochs = made.epochs
     passes = max(-(-epochs // recipe.eval_every), 1)  # of 0 epochs too
     scored = passes * loaders.val.samples + (timed if config.measure.latency_repeats else 0)
     # in epochs: a step costs what its pixels do

@@ -186,6 +186,7 @@ class _Trial:
     def describe(self) -> None:
         """Write down what is trained and what it is made by, and tell it to the study."""
         architecture, loaders = self.made.architecture, self.made.loaders
+        self.result.epochs_planned = self.made.epochs
         content, result = self.made.content, self.result
         result.arm, result.arch_hash = architecture.label, architecture.hash
         result.sites = architecture.sites
@@ -240,7 +241,7 @@ class _Trial:
         self.tracker = Tracker(config.tracker, self.folder, self.channel.study, self.name, self.plain | lineage)
         result.wandb_id = self.tracker.run_id
         self.made.add_scores(result, config.measure.zero_cost)
-        trained = self.train().evaluated if config.train.epochs else self.evaluated_as_it_is()
+        trained = self.train().evaluated if self.made.epochs else self.evaluated_as_it_is()
         network = unformed(trained, config.train, self.made.model)
         if loaders.test is not None:
             result.metrics |= evaluate(
@@ -293,7 +294,7 @@ class _Trial:
         return trainer
 
     def evaluated_as_it_is(self) -> nn.Module:
-        """The network that a trial of no epochs starts from, with its scores written down; its history stays empty."""
+        """The network that a trial without training starts from, with its scores written down; its history stays empty."""
         start, recipe = clock(), self.config.train
         network = formed(copy.deepcopy(self.made.model), recipe, self.device)
         scores = evaluate(network, self.made.loaders.val, self.made.evaluator("val", self.device), recipe.amp_type)

@@ -78,7 +78,8 @@ class Trainer:
     what was drawn before it, so that no arm shifts another's, and a training that goes on needs no generator's state.
 
     Args:
-        training: the task around the network, on the device it is trained on, in the recipe's form (see `formed`).
+        training: the task around the network, on the device it is trained on, in the recipe's form (see `formed`). Modules that are
+            in eval mode stay in it.
         train: batches of the training split, one for each update.
         val: batches of the validation split.
         scores: makes a new evaluator for a pass over the validation split, with the ledger's columns.
@@ -102,6 +103,7 @@ class Trainer:
         self.config, self._seed, self._last = config, seed, last or config.epochs
         self._training, self._train, self._val, self._scores, self._halt = training, train, val, scores, halt
         self._device = next(self.model.parameters()).device
+        self._at_rest = [module for module in self.model.modules() if not module.training]
         self._optimizer = make_optimizer(self.model, config)
         self._scheduler = make_scheduler(self._optimizer, config, steps=config.epochs * len(train))
         if config.ema_decay:
@@ -208,6 +210,8 @@ class Trainer:
 
     def _epoch(self, number: int) -> float:
         self.model.train()
+        for module in self._at_rest:
+            module.eval()
         if isinstance(self._training, CountsEpochs):
             self._training.set_epoch(number - 1)
         batches = self._train.at(number, self._steps)

@@ -26,7 +26,7 @@ from search.objectives import CHEAP_COSTS, check_costs, check_scores, sense_of
 from search.recipe import TrainConfig
 from search.slot import idle
 from search.tasks.base import Scores, Task, task_named
-from search.tasks.model import build, check_low_res, whiten
+from search.tasks.model import build, check_low_res, train_blocks_alone, whiten
 from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb, usable_device
 from search.trial.optim import check_average, make_optimizer
@@ -46,7 +46,8 @@ class Untrained:
     """A trial that is ready to be trained.
 
     Attributes:
-        model: on the CPU, in training mode; whatever is measured is measured on copies, with random states of its own.
+        model: on the CPU, in training mode, but for norms that are not trained; whatever is measured is measured on copies, with
+            random states of its own.
         root: file of the trained network, or of the training, that it starts from; None from scratch.
     """
 
@@ -61,6 +62,16 @@ class Untrained:
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of one input."""
         return self.task.probe_input(self.loaders.info)
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything of it is to be trained."""
+        return any(each.requires_grad for each in self.model.parameters())
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it is trained for."""
+        return self.config.last_epoch if self.learns else 0
 
     @property
     def content(self) -> Content:
@@ -91,7 +102,7 @@ class Untrained:
     def scores(self, names: Sequence[str], device: torch.device = CPU) -> dict[str, float]:
         """Zero-cost scores by name, on one small batch of training images."""
         inputs, targets = (part.to(device) for part in self.loaders.train.sample(SCORE_BATCH))
-        model = copy.deepcopy(self.model).to(device)
+        model = copy.deepcopy(self.model).to(device).train().requires_grad_(True)
         return scores(model, self.task, (inputs, targets), names, self.config.seed)
 
     def add_scores(self, result: TrialResult, names: Iterable[str]) -> None:
@@ -127,7 +138,9 @@ class Untrained:
             )
             if wanted.intersection(LATENCIES):
                 self._time(result, fused, device, judged)
-            if "train_memory_mb" in wanted:
+            if "train_memory_mb" in wanted and not self.learns:
+                result.train_memory_mb = 0.0  # there is no step
+            elif "train_memory_mb" in wanted:
                 batch = self.loaders.train.sample(self.config.data.batch_size // self.config.train.accumulate)
                 result.train_memory_mb = train_memory_mb(
                     self.model, self.task, batch, self.config.train, device, self.config.seed
@@ -192,6 +205,8 @@ def _built(config: Config, task: Task, loaders: Loaders) -> Untrained:
     model, architecture = task.model(config, loaders.info)
     if config.train.whiten and config.start.kind == "scratch":
         whiten(model, loaders.train.sample(WHITENED_BY)[0])
+    if config.start.trains == "blocks":
+        train_blocks_alone(model)
     return Untrained(config, task, loaders, model, architecture)
 
 
@@ -213,7 +228,8 @@ def check_trial(composed: Any) -> dict[str, Any]:
     check_form(made.model, config.train, device)
     tell_emulation(config.train.amp_type, device.type, torch.backends.cpu.get_cpu_capability())
     check_low_res(made.model, made.input_size, config.train)
-    make_optimizer(made.model, config.train)
+    if made.learns:
+        make_optimizer(made.model, config.train)
     return {
         "arch_hash": made.architecture.hash,
         "arm": made.architecture.label,

@@ -43,6 +43,13 @@ def trials(given: DesignOptions) -> list[dict[str, Any]]:
     return written
 
 
+def test_the_rest_of_a_network_stays_as_it_is_in_what_goes_on_and_not_in_the_roots() -> None:
+    written = trials(options(trains="blocks"))
+    frozen = {trial["cell"] for trial in written if "start.trains=blocks" in trial["overrides"]}
+    assert frozen == {trial["cell"] for trial in written if "root" in trial}
+    assert len(frozen) < len(written)
+
+
 def test_arms_stand_at_each_dose_beside_their_controls() -> None:
     cells = {cell.name: cell for cell in made(options()).cells}
     assert list(cells) == [
@@ -159,6 +166,9 @@ def test_files_are_roots(tmp_path: Path) -> None:
         ({"start": "scratch", "roots": 3}, "roots is of no effect from scratch"),
         ({"start": "fork", "graft_epochs": 2}, "graft_epochs is of no effect with start=fork"),
         ({"fork_at": 0.5}, "fork_at is of no effect with start=shared"),
+        ({"start": "fork", "trains": "blocks"}, "trains is of no effect with start=fork"),
+        ({"start": "scratch", "trains": "blocks"}, "trains is of no effect from scratch"),
+        ({"trains": "block"}, "did you mean blocks"),
         ({"start": "fork", "fork_at": 1.0}, "fork_at"),
         ({"roots": 0}, "roots"),
         ({"roots": 101}, "roots"),

@@ -152,9 +152,61 @@ def test_a_start_of_no_epochs_is_evaluated_as_it_is(
     assert block.fingerprint != plain.fingerprint
 
 
+def test_only_what_the_plain_network_lacks_is_trained(small: Small, root: Path, tmp_path: Path) -> None:
+    at = (
+        f"start.root={root}",
+        "start.kind=shared",
+        "start.trains=blocks",
+        "train.epochs=2",
+        "seed=7",
+        "branch.gamma=0.3",
+    )
+    before = weights(root)
+    for name, more in {
+        "beside": ("placement.policy=stage3",),
+        "parts of a batch": ("placement.policy=stage3", "train.accumulate=2"),
+        "muon": ("placement.policy=stage3", *RECIPES["muon, small images first"][:3]),
+    }.items():
+        trained(small, tmp_path / name, *at, *more)
+        after = weights(tmp_path / name)
+        own = {key for key in after if ".branches.pssa." in key or ".norms.pssa." in key}
+        assert own
+        kept = [value for key, value in after.items() if key not in own]
+        assert len(kept) == len(before)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(kept, before.values(), strict=True))
+        untouched = tmp_path / f"{name}, untouched"
+        trained(small, untouched, *at, *more, "train.epochs=0")
+        assert all(not torch.equal(after[key], value) for key, value in weights(untouched).items() if key in own)
+
+
+def test_a_block_whose_convolution_gave_way_is_trained_whole(small: Small, root: Path, tmp_path: Path) -> None:
+    at = (f"start.root={root}", "start.kind=shared", "start.trains=blocks", "train.epochs=1", "placement.policy=stage3")
+    for name, more in {"alone": ("branch.use=pssa",), "kernel": ("branch.options.conv.kernel=5",)}.items():
+        for epochs in (0, 1):
+            trained(small, tmp_path / f"{name}{epochs}", *at, *more, f"train.epochs={epochs}")
+        before, after = (weights(tmp_path / f"{name}{epochs}") for epochs in (0, 1))
+        moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+        assert moved
+        assert moved == {key for key in after if ".branches." in key or ".norms." in key}
+
+
+def test_a_plain_network_has_nothing_to_train_then(small: Small, root: Path, tmp_path: Path) -> None:
+    at = (f"start.root={root}", "start.kind=shared", "start.trains=blocks", "seed=7")
+    result = trained(small, tmp_path / "plain", *at)
+    assert (result.status, result.epochs, result.epochs_planned) == ("ok", 0, 0)
+    assert result.metrics["val_loss"] == read_result(root / "result.json").metrics["val_loss"]
+    assert_equal(tmp_path / "plain", root)
+    block = trained(small, tmp_path / "block", *at, "placement.policy=stage3")
+    assert block.epochs_planned == 3
+    assert block.recipe_hash == result.recipe_hash  # so that one can be compared with the other
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (("start.trains=blocks",), "start.kind=scratch has none"),
+        (("start.kind=fork", "start.root=TRUNK", "start.trains=blocks"), "start.kind=fork has none"),
+        (("start.kind=shared", "start.root=ROOT", "start.trains=block"), "did you mean blocks"),
         (("start.kind=shared",), "needs a trained plain network"),
         (("start.kind=shared", "start.root=nowhere"), "there is no such folder or file"),
         (("start.kind=shared", "start.root=study"), "whose study trains the roots"),
