@@ -1,0 +1,63 @@
+"""The results of benchmarks/truth.py as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+COMMANDS = """    python -m search -m experiment=proxy/truth
+"""
+
+
+def page(found: Row) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# A truth table for samplers and proxies",
+        "",
+        "Made by `benchmarks/truth.py` from truth/trials.parquet, which has every training; `experiment=proxy/truth` trains them.",
+        "",
+        "| | arms x seeds | test top-1 of the means | sd of means | noise of one training | F | p | reliability of a mean "
+        "| tau of two halves of the seeds |",
+        "|---|---|---|---:|---:|---:|---:|---|---|",
+    ]
+    for name, s in found["spread"].items():
+        lines.append(
+            f"| {name} | {s['arms']} x {s['seeds']} | {s['lowest']:.1f} to {s['highest']:.1f} ({s['best']}) | {s['sd_of_means']:.2f} | "
+            f"{s['noise']:.2f} | {s['f']:.2f} | {s['p']:.1g} | {interval(s['reliability'])} | {interval(s['split_tau'])} |"
+        )
+    for name, rows in found["proxies"].items():
+        lines += [
+            "",
+            f"## Which cheap ranking is like the mean of eight trainings: {name}",
+            "",
+            "| ranking | by | seeds | cost | arms | tau | winner behind | |",
+            "|---|---|---:|---:|---:|---|---:|---|",
+        ]
+        for row in sorted(rows, key=lambda row: -(row["tau"][0] or 0)):
+            lines.append(
+                f"| {row['proxy']} | {row['score']} | {row['seeds'] or '-'} | {row['cost']:.2f} | {row['n']} | {interval(row['tau'])} | "
+                f"{row['regret']:.2f} | {verdict(row['tau'])} |"
+            )
+    lines += ["", "## The arms", "", "| arm | test top-1, mean of the seeds | sd |", "|---|---:|---:|"]
+    for arm, each in sorted(found["arms"].items(), key=lambda item: -item[1]["mean"]):
+        lines.append(f"| {arm} | {each['mean']:.2f} | {each['sd']:.2f} |")
+    lines += ["", f"{found['seconds']:.0f} s a training; commits {', '.join(found['commits'])}."]
+    return "\n".join(lines) + "\n"
+
+
+def interval(values: Sequence[float | None]) -> str:
+    """An estimate with its interval."""
+    middle, low, high = values
+    if middle is None:
+        return "-"
+    return f"{middle:.2f}" if low is None or high is None else f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def verdict(tau: Sequence[float | None]) -> str:
+    """What the interval says of a ranking."""
+    _, low, high = tau
+    if low is None or high is None:
+        return ""
+    return "ranks backwards" if high < 0 else "" if low > 0 else "no better than chance"
