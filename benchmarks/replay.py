@@ -1,17 +1,20 @@
 """Replays search strategies on a space that was trained exhaustively: how many trainings until one is as good as the best?
 
-    python benchmarks/replay.py docs/results/space_table.csv --json docs/results/replay.json     # under two minutes
+    python benchmarks/replay.py docs/results/space_table.csv --json docs/results/replay.json     # a space of arms that hardly differ
+    python benchmarks/replay.py docs/results/truth/trials.parquet --json docs/results/truth_replay.json --repeats 50
     python benchmarks/replay.py --synthetic /tmp/table.csv                                       # an invented table
 
-The table (benchmarks/space_table.py trains it) has the columns of the point's parameters, then `arch_hash`, `seed` and
-`val_top1`, then whatever else. An empty parameter cell means that the parameter makes no difference at that point.
+The table (benchmarks/space_table.py or truth.py trains it) has the columns of the point's parameters, then `arch_hash`, `seed`
+and `val_top1`, then whatever else. An empty parameter cell means that the parameter makes no difference at that point. Of a
+truth table the trainings of the truth alone are read, and the arms that the space can build.
 
 A search trains every arm on one seed, so what that seed does to all arms alike is no noise to it: each value is taken less
 the mean of its seed over the arms (plus the mean of all). What is left over, beyond the arms' means, is noise; its standard
 deviation is pooled over arms, with (arms - 1)(seeds - 1) degrees of freedom. A strategy is *there* with its first training
 of an arm whose mean over all seeds is at most one standard error (noise over the root of the number of seeds) below the
 best arm's. In one repeat every arm has one value, that of a seed drawn for it: what a search that trains each arm once sees,
-and sees again where it trains the arm again. Strategies are paired: a repeat draws the same values for all of them.
+and sees again where it trains the arm again. Strategies are paired: a repeat draws the same values for all of them. Successive
+halving trains random arms on one seed each, the better half of them on as many seeds more as each has, the same for all, and so on.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState
 from replay_page import HORIZONS, render, synthetic
 
@@ -41,6 +45,7 @@ from search.study.sampling.evolution import EvolutionSampler
 IN_FLIGHT = 2  # workers: as many trials are asked for before the first is told
 MAX_SKIPS = 200  # free duplicates in a row, after which a search has seen all that it will propose
 RESAMPLES = 10_000
+FIRST_RUNG = 16  # arms of successive halving
 
 Row = dict[str, Any]
 
@@ -60,8 +65,7 @@ class Table:
         Raises:
             ValueError: a column is missing, a point of the space has no row, or the arms do not share two seeds or more.
         """
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = _rows(path)
         columns = list(rows[0]) if rows else []
         if not {"arch_hash", "seed", "val_top1"} <= set(columns) or columns.index("arch_hash") == 0:
             raise ValueError(
@@ -113,6 +117,18 @@ class Table:
         return {arm for arm, mean in means.items() if mean >= means[best] - error}, best, error
 
 
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, as text; of a truth table the trainings from scratch of the arms in its space."""
+    if path.suffix != ".parquet":
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    table = pd.read_parquet(path)
+    of_space = table[(table["ranking"] == "") & table["branch"].notna()]
+    parameters = [name for name in map(str, table.columns) if name.startswith("placement.")]
+    columns = [*parameters, "branch", "arch_hash", "seed", "val_top1"]
+    return [dict(zip(columns, map(str, row), strict=True)) for row in of_space[columns].itertuples(index=False)]
+
+
 @dataclass(frozen=True)
 class Strategy:
     """A way to search.
@@ -151,7 +167,41 @@ def strategies() -> list[Strategy]:
         Strategy("official TPE", official, False, True),
         Strategy("TPE + dedup", lambda seed: TPESampler(seed=seed), True, False),
     ]
+    found.append(
+        Strategy("GP", lambda seed: GPSampler(seed=seed), False, False)
+    )  # a proposal costs too much to be skipped
     return [*found, Strategy("evolution", lambda seed: EvolutionSampler(seed=seed), True, False)]
+
+
+def halving(table: Table, draw: random.Random, most: int) -> Outcome:
+    """Successive halving over seeds: `FIRST_RUNG` random arms, or all, and half as many in each rung on twice as many seeds."""
+    good, _, _ = table.good()
+    order = draw.sample(range(len(next(iter(table.values.values())))), len(next(iter(table.values.values()))))
+    arms = draw.sample(sorted(table.values), min(FIRST_RUNG, len(table.values)))
+    seen: dict[str, list[float]] = {arm: [] for arm in arms}
+    there: int | None = None
+    reported: dict[int, str] = {}
+    trained, seeds = 0, 1
+
+    def best() -> str:
+        deepest = max(map(len, seen.values()))
+        return max((arm for arm in seen if len(seen[arm]) == deepest), key=lambda arm: statistics.fmean(seen[arm]))
+
+    while True:
+        for arm in arms:
+            for seed in order[len(seen[arm]) : seeds]:
+                trained += 1
+                seen[arm].append(table.values[arm][seed])
+                if there is None and arm in good:
+                    there = trained
+                if trained in HORIZONS:
+                    reported[trained] = best()
+                if trained == most:
+                    return Outcome(there, trained, trained, {h: reported.get(h, best()) for h in HORIZONS})
+        if len(arms) == 1 or seeds == len(order):
+            return Outcome(there, trained, trained, {h: reported.get(h, best()) for h in HORIZONS})
+        arms = sorted(arms, key=lambda arm: -statistics.fmean(seen[arm]))[: len(arms) // 2]
+        seeds = min(2 * seeds, len(order))
 
 
 def search(strategy: Strategy, table: Table, values: Mapping[str, float], seed: int, most: int) -> Outcome:
@@ -203,6 +253,7 @@ def replay(table: Table, repeats: int, most: int) -> Row:
         values = {arm: draw.choice(table.values[arm]) for arm in sorted(table.values)}
         for strategy in strategies():
             runs[strategy.name].append(search(strategy, table, values, 1000 + repeat, most))
+        runs.setdefault("successive halving", []).append(halving(table, random.Random(repeat), most))
     trials = {name: np.array([most if o.trials is None else o.trials for o in found]) for name, found in runs.items()}
     rows = []
     for name, found in runs.items():
@@ -262,7 +313,7 @@ def _interval(values: np.ndarray[Any, Any]) -> tuple[float, float]:
 def main() -> None:
     """Replay, print the table, and write it down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, nargs="?", help="the trained space, as CSV")
+    parser.add_argument("table", type=Path, nargs="?", help="the trained space, as CSV, or a truth table")
     parser.add_argument("--synthetic", type=Path, help="write an invented table there, and replay that")
     parser.add_argument("--seeds", type=int, default=6, help="of the invented table")
     parser.add_argument("--noise", type=float, default=1.0, help="sd between seeds of the invented table, in points")

@@ -1,7 +1,7 @@
 """What a shared start or a fork buys: the compute that the same certainty takes, against trainings from scratch of the same study.
 
     python -m search -m experiment=paper/stage_placement_shared
-    python benchmarks/starts.py runs/paper_stage_placement_shared      # more than one study: one after the other, one page
+    python benchmarks/starts.py runs/paper_stage_placement_shared      # studies that were read before stay on the page
     python benchmarks/starts.py                                        # the page anew, from docs/results/starts.json
 
 A study with roots holds both: the known control from its roots, beside the plain network that goes on; and the same control from
@@ -197,9 +197,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS / "starts.json")
     given = parser.parse_args()
     if given.studies:
-        given.json.write_text(
-            json.dumps([study(folder) for folder in given.studies], indent=1) + "\n", encoding="utf-8"
-        )
+        before = json.loads(given.json.read_text(encoding="utf-8")) if given.json.is_file() else []
+        known = {each["study"]: each for each in before} | {each["study"]: each for each in map(study, given.studies)}
+        given.json.write_text(json.dumps(list(known.values()), indent=1) + "\n", encoding="utf-8")
     text = page(json.loads(given.json.read_text(encoding="utf-8")))
     given.json.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
