@@ -124,7 +124,7 @@ def spread(values: pd.DataFrame) -> Row:
     draw = np.random.default_rng(SEED)
     drawn = [draw.integers(arms, size=arms) for _ in range(RESAMPLES // 10)]
     pairs = [(grid[:, one].mean(axis=1), grid[:, two].mean(axis=1)) for one, two in zip(halves, others, strict=True)]
-    taus = [float(np.mean([_tau(one[at], two[at]) for one, two in pairs])) for at in drawn]
+    taus = [_mean([_tau(one[at], two[at]) for one, two in pairs]) for at in drawn]
     return {
         "arms": arms,
         "seeds": seeds,
@@ -145,6 +145,12 @@ def _tau(one: np.ndarray, two: np.ndarray) -> float:
     return float(stats.kendalltau(one, two).statistic)
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are defined: a resample of few arms may be one tie."""
+    there = [value for value in values if np.isfinite(value)]
+    return float(np.mean(there)) if there else float("nan")
+
+
 def one_seed(cheap: pd.DataFrame, truth: pd.DataFrame) -> Row:
     """Of a score of the truth's own trainings: the tau of one seed against the mean of the others, on average, with its interval."""
     draw = np.random.default_rng(SEED)
@@ -152,7 +158,7 @@ def one_seed(cheap: pd.DataFrame, truth: pd.DataFrame) -> Row:
     rest = [np.delete(goal, seed, axis=1).mean(axis=1) for seed in range(goal.shape[1])]
 
     def tau(at: np.ndarray) -> float:
-        return float(np.nanmean([_tau(grid[at, seed], rest[seed][at]) for seed in range(len(rest))]))
+        return _mean([_tau(grid[at, seed], rest[seed][at]) for seed in range(len(rest))])
 
     everyone = np.arange(len(grid))
     drawn = [tau(draw.integers(len(grid), size=len(grid))) for _ in range(RESAMPLES // 10)]

@@ -38,7 +38,7 @@ def page(found: Row) -> str:
         for row in sorted(rows, key=lambda row: -(row["tau"][0] or 0)):
             lines.append(
                 f"| {row['proxy']} | {row['score']} | {row['seeds'] or '-'} | {row['cost']:.2f} | {row['n']} | {interval(row['tau'])} | "
-                f"{row['regret']:.2f} | {verdict(row['tau'])} |"
+                f"{'-' if row['regret'] is None else format(row['regret'], '.2f')} | {verdict(row['tau'])} |"
             )
     lines += ["", "## The arms", "", "| arm | test top-1, mean of the seeds | sd |", "|---|---:|---:|"]
     for arm, each in sorted(found["arms"].items(), key=lambda item: -item[1]["mean"]):
