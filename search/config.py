@@ -58,11 +58,17 @@ class PlacementConfig:
         policy: sites that take the branches of `branch.use`: "none", "all", "stage3", "stage[2-4].last", "stage3.0",
             "every=2", "last_k=2", a module's name, or several joined by "+".
         at: branches for single selections, e.g. {stage3: conv+pssa, stage4: none}. Goes before `policy`; the keys
-            are read in order and a later one goes before an earlier one.
+            are read in order and a later one goes before an earlier one. {stage3: none|conv+pssa} leaves a choice: the network is
+            a supernet, whose alternatives take turns in training, and of which the first is evaluated (docs/designs.md).
     """
 
     policy: str = "none"
     at: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def alternatives(self) -> dict[str, list[str]]:
+        """The uses between which a key of `at` leaves the choice, for those that do."""
+        return {key: [each.strip() for each in use.split("|")] for key, use in self.at.items() if "|" in use}
 
 
 @dataclass
@@ -74,7 +80,7 @@ class BranchConfig:
             attention alone.
         gamma: initial weight of the norm after each branch but conv: a number, or "auto": 1, the paper's batch norm,
             where training starts from scratch; where it starts from a trained network (`backbone.pretrained`,
-            `backbone.weights` or `start.kind`) 0 beside a conv branch, so that the network's function is kept, and 1
+            `backbone.weights`, `start.kind` shared or fork) 0 beside a conv branch, so that the network's function is kept, and 1
             without one. null is that last rule whatever the start, as it was before "auto".
         options: arguments of each branch by its name, e.g. {pssa: {rank: 1, embed_ratio: 0.25}}.
     """
@@ -122,8 +128,8 @@ class Config:
 
     @property
     def is_continued(self) -> bool:
-        """Whether training goes on from a trained network."""
-        return self.start.kind != "scratch" or self.backbone.is_trained
+        """Whether training goes on from a trained plain network."""
+        return self.start.kind in ("shared", "fork") or self.backbone.is_trained
 
     @property
     def last_epoch(self) -> int:

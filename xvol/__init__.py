@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xvol.block import BlockSpec, XVolution2d
     from xvol.branches import branch_class, branch_names, branch_options, register_branch
     from xvol.deploy_form import load_state_dict
+    from xvol.paths import PathBlock, Paths
     from xvol.placement import describe, select
     from xvol.probe import count_macs, count_params, doses, geometric_mean, plain_names
     from xvol.siting import Refusal, Site, refused, sites
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BlockSpec",
     "FuseReport",
+    "PathBlock",
+    "Paths",
     "Refusal",
     "Site",
     "XVolution2d",
@@ -60,6 +63,7 @@ _NAMES = {
     "block": ("BlockSpec", "XVolution2d"),
     "deploy_form": ("load_state_dict",),
     "probe": ("count_macs", "count_params", "doses", "geometric_mean", "plain_names"),
+    "paths": ("PathBlock", "Paths"),
     "placement": ("describe", "select"),
     "branches": ("branch_class", "branch_names", "branch_options", "register_branch"),
     "siting": ("Refusal", "Site", "refused", "sites"),

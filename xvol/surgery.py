@@ -19,6 +19,7 @@ from xvol.allowed import suggest
 from xvol.block import BlockSpec, XVolution2d
 from xvol.branches import branch_class
 from xvol.fold import fold_norm
+from xvol.paths import new_block
 from xvol.probe import Call, at_rest, count_params, takers, watch
 from xvol.siting import Refusal, Site, sites
 
@@ -86,12 +87,11 @@ def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
 def _build(site: Site, spec: BlockSpec, seed: int, norm: nn.BatchNorm2d) -> XVolution2d:
     """Build on the CPU, so that the numbers drawn are the same on every device."""
     with _own_stream(seed, site.fqn):
-        norms: dict[str, Any] = {"eps": norm.eps, "momentum": norm.momentum}
-        factory: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
-        block = XVolution2d(site.in_chs, site.out_chs, spec=spec, **site.geometry.window, **norms, **factory)
-    for name, branch, _ in block.parts():
+        made: dict[str, Any] = {"eps": norm.eps, "momentum": norm.momentum, "device": "cpu", "dtype": torch.float32}
+        block = new_block(spec, site.in_chs, site.out_chs, **site.geometry.window, **made)
+    for name, branch in block.branches.items():
         with _own_stream(seed, site.fqn, name):
-            branch.reset_parameters()
+            cast(Any, branch).reset_parameters()
     return block
 
 

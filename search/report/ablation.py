@@ -20,7 +20,7 @@ from search.report.front import front_of
 from search.report.judging import JUDGED, ROOTS, SIZES, Compared, Judging, compared, row_verdict
 from search.report.notes import table_notes
 from search.report.provenance import gate
-from search.report.starts import control_lines, is_continued, null_fault, root_columns, roots_line
+from search.report.starts import control_lines, is_continued, null_fault, paths_lines, root_columns, roots_line
 from search.report.table import NOTHING, Cell, Column, Row, Table, interval_of, rows_of, value_of, with_dtypes
 from search.report.values import Reading, arm_values, has_looks, read_arms
 from search.report.words import (
@@ -140,6 +140,7 @@ def ablation_table(
         conclusion=" ".join([*begun, *gate(read.arms, read.metric), said, *looked(frame, read.phase)]),
         notes=[
             *controls,
+            *paths_lines(read),
             *table_notes(read, data, judging),
             *([read.declared.fault] if read.declared.fault else []),
             *([f"{front.title}."] if front else []),

@@ -60,6 +60,18 @@ def roots_line(read: Reading) -> list[str]:
     ]
 
 
+def paths_lines(read: Reading) -> list[str]:
+    """Say of rows that took their weights from a supernet what their order is worth."""
+    if "start" not in read.trials:
+        return []
+    roots = read.trials.loc[read.trials["start"].eq("path").fillna(False), "root"]
+    places = [one_line(str(place), 200) for place in roots.dropna().unique()]
+    return [
+        f"The networks are paths of {joined(places)}, which share their weights: whether networks that are trained by themselves come in "
+        "that order, only such trainings tell (docs/designs.md)."
+    ] * bool(places)
+
+
 def null_fault(read: Reading) -> list[str]:
     """Say, before all else, that the null control differs from the baseline, where it does."""
     found = _null_pairs(read)

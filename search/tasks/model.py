@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -181,12 +182,24 @@ def _chosen(config: Config, model: nn.Module, input_size: tuple[int, int, int]) 
     if config.placement.policy == PLAIN and not config.placement.at:
         return {}, PLAIN_LABEL
     all_sites = xvol.sites(model, input_size=input_size)
-    uses = dict.fromkeys((s.fqn for s in xvol.select(all_sites, config.placement.policy)), config.branch.use)
+    uses = {s.fqn: ("", config.branch.use) for s in xvol.select(all_sites, config.placement.policy)}
     for policy, use in config.placement.at.items():
-        uses.update(dict.fromkeys((s.fqn for s in xvol.select(all_sites, policy)), use))
-    specs = {name: _spec(use, config.branch, auto) for name, use in uses.items() if use != PLAIN}
+        uses.update(dict.fromkeys((s.fqn for s in xvol.select(all_sites, policy)), (policy, use)))
+    known = {key: _block(*key, config, auto) for key in dict.fromkeys(uses.values()) if key[1] != PLAIN}
+    specs = {name: known[key] for name, key in uses.items() if key in known}
     placed = {s.fqn: specs[s.fqn] for s in all_sites if s.fqn in specs and not _is_host(specs[s.fqn])}
     return placed, _label(all_sites, placed, auto)
+
+
+def _block(policy: str, use: str, config: Config, auto: float | None) -> BlockSpec:
+    """What stands at the sites of a key of `placement.at`."""
+    choices = config.placement.alternatives
+    if policy not in choices:
+        return _spec(use, config.branch, auto)
+    blocks = [_spec(each, config.branch, auto) for each in choices[policy]]
+    gamma: Any = auto if config.branch.gamma == AUTO else config.branch.gamma
+    turns = math.lcm(*map(len, choices.values()))  # so that all of them come round together
+    return xvol.Paths.of(blocks, policy, gamma=gamma, period=turns, seed=config.seed)
 
 
 def _spec(use: str, branch: BranchConfig, auto: float | None) -> BlockSpec:
@@ -219,8 +232,11 @@ def _label(all_sites: Sequence[Site], placed: Mapping[str, BlockSpec], auto: flo
     for site in all_sites:
         if site.fqn in placed:
             groups.setdefault(placed[site.fqn], []).append(site)
-    parts = [f"{xvol.describe(all_sites, chosen)}: {_named(spec, auto)}" for spec, chosen in groups.items()]
-    return "; ".join(parts) or PLAIN_LABEL
+    places: dict[str, list[str]] = {}
+    for spec, chosen in groups.items():
+        places.setdefault(_named(spec, auto), []).append(xvol.describe(all_sites, chosen))
+    choice = "one of: " if any(isinstance(spec, xvol.Paths) for spec in groups) else ""
+    return choice + "; ".join(f"{', '.join(where)}: {what}" for what, where in places.items()) or PLAIN_LABEL
 
 
 def _named(spec: BlockSpec, auto: float | None) -> str:

@@ -147,7 +147,7 @@ def _layers(model: nn.Module, backbone: str) -> dict[str, set[Any]]:
     in_branches: set[nn.Module] = set()
     for block in model.modules():
         if isinstance(block, XVolution2d):
-            for name, branch, _ in block.parts():
+            for name, branch in block.branches.items():
                 in_branches.update(branch.modules())
                 found[f"branch {name}"].update(base for layer in branch.modules() for base in type(layer).__mro__)
     rest = {type(layer) for layer in model.modules() if layer not in in_branches}

@@ -69,6 +69,7 @@ def check_values(config: Config) -> None:
     check_tracker(config.tracker)
     check_names(config.backbone, config.placement, config.branch)
     check_number("threads", config.threads, low=1)
+    check_supernet(config)
     if config.ranks != "auto":
         check_ranks(config, config.ranks)
     check_number("seed", config.seed, low=0, below=2**63)
@@ -80,11 +81,42 @@ def check_values(config: Config) -> None:
         )
 
 
+def check_supernet(config: Config) -> None:
+    """Raise ValueError where the alternatives of `placement.at` would not be trained on equally many images in each update."""
+    choices, recipe = config.placement.alternatives, config.train
+    if not choices:
+        return
+    if config.start.kind == "path":
+        raise ValueError(
+            f"placement.at.{next(iter(choices))} leaves a choice, and start.kind=path is of one network: give each place one use"
+        )
+    counts = [len(each) for each in choices.values()]
+    turns = math.lcm(*counts)
+    if config.start.trains != "all":
+        raise ValueError(
+            f"start.trains={config.start.trains}: where it is the turn of the plain convolutions, nothing of a supernet would be trained; "
+            "take start.trains=all"
+        )
+    if recipe.accumulate % turns:
+        raise ValueError(
+            f"train.accumulate={recipe.accumulate}: placement.at leaves the choice between {' and '.join(map(str, counts))} "
+            f"alternatives, which take turns from one part of a batch to the next. Take train.accumulate={turns}, or a multiple, so that "
+            f"every update trains each of them on equally many images, and a data.batch_size that {turns} divides"
+        )
+    for name in ("compile", "grad_checkpointing"):
+        if getattr(recipe, name):
+            raise ValueError(
+                f"train.{name}=true: whose turn it is in a supernet is counted by forward passes, which that changes; leave it false"
+            )
+
+
 def check_ranks(config: Config, ranks: int | str) -> None:
     """Raise ValueError where so many ranks cannot share a trial's batches, or `ranks` is no number."""
     if isinstance(ranks, str | bool) or ranks < 1:
         raise ValueError(f"ranks={ranks}: allowed are auto, and a whole number from 1")
     parts = config.train.accumulate
+    if ranks > 1 and config.placement.alternatives:
+        raise ValueError(f"ranks={ranks}: the alternatives of a supernet take turns in one process; take ranks=1")
     if parts % ranks:
         raise ValueError(
             f"ranks={ranks}: each takes whole parts of the batch of an update, and train.accumulate={parts} has {parts}. Write "
@@ -115,8 +147,18 @@ def check_names(backbone: BackboneConfig, placement: PlacementConfig, branch: Br
     gamma = branch.gamma
     if gamma != AUTO and (isinstance(gamma, str) or (gamma is not None and not math.isfinite(gamma))):
         raise ValueError(f"branch.gamma={gamma}: allowed are {AUTO} and a finite number, such as 0 or 1")
-    uses = {"branch.use": branch.use, **{f"placement.at.{where}": use for where, use in placement.at.items()}}
-    for key, use in uses.items():
+    if "|" in branch.use:
+        raise ValueError(
+            f"branch.use={branch.use}: alternatives are given by place: placement.at={{stage3:none|conv+pssa}}, for one"
+        )
+    for where, choices in placement.alternatives.items():
+        check_once(choices, f"placement.at.{where}={placement.at[where]}")
+    at = [
+        (f"placement.at.{key}", each)
+        for key, use in placement.at.items()
+        for each in placement.alternatives.get(key, [use])
+    ]
+    for key, use in [("branch.use", branch.use), *at]:
         names = [name.strip() for name in str(use).split("+")]
         if names == [_PLAIN]:
             continue

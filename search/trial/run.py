@@ -40,7 +40,7 @@ from search.trial.peers import several
 from search.trial.ranks import Group
 from search.trial.refuse import check_ranks, check_values
 from search.trial.reuse import drop_weights, read_on_test, take_over, tell_outdated
-from search.trial.start import Root, forked, root_of, save_trunk, started
+from search.trial.start import Root, forked, recalibrate, root_of, save_trunk, started
 from search.trial.state import Saver, adopt, begin, discard, keep_samples, save_checkpoint
 from search.trial.train import Epoch, Halted, Trainer, evaluate, formed, unformed
 from search.trial.untrained import Untrained, facts_for_admission, prepare
@@ -240,6 +240,8 @@ class _Trial:
         )
         self.tracker = Tracker(config.tracker, self.folder, self.channel.study, self.name, self.plain | lineage)
         result.wandb_id = self.tracker.run_id
+        if config.start.kind == "path":
+            recalibrate(self.made, self.device)
         self.made.add_scores(result, config.measure.zero_cost)
         trained = self.train().evaluated if self.made.epochs else self.evaluated_as_it_is()
         network = unformed(trained, config.train, self.made.model)

@@ -1,26 +1,33 @@
-"""Trainings that go on from a plain one: from its network (a graft), or from its whole state (a fork)."""
+"""Trainings that go on from a plain one, by its network (a graft) or its whole state (a fork), or from the path of a supernet."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
+from torch.optim.swa_utils import update_bn
+from yaml import YAMLError
 
 import xvol
-from search.config import Config, PlacementConfig
+from search.config import Config, PlacementConfig, typed
+from search.data.keyed import keyed
 from search.ledger.files import refuse_newer, write_whole
 from search.ledger.result import RESULT_FILE, read_result
 from search.ledger.study_files import CHECKPOINT_FILE, TRUNK_FILE
 from search.recipe import OF_STUDY
 from search.tasks.model import start_from_file
 from search.trial.state import load_checkpoint
-from search.trial.train import Trainer, take_state
+from search.trial.train import Trainer, autocast, take_state
 from search.trial.untrained import Untrained
+from xvol.paths import HOST, named
 
 LAYOUT = 1  # of a trunk's file; to be raised when what is in it changes
 OF_NO_EFFECT = ("eval_every", "state_every_seconds")
@@ -36,7 +43,7 @@ class Root:
     """What a training starts from.
 
     Attributes:
-        place: folder of a plain trial, or file of a plain network's weights.
+        place: folder of a plain trial or a supernet's, or file of a plain network's weights.
         file: that is read: the trial's weights, its trunk, or `place` itself.
         seed: of the trial; None of a file.
         wandb_id: of its run; None of a file, and without one.
@@ -56,7 +63,7 @@ def root_of(config: Config, given: str | None) -> Root | None:
 
     Raises:
         ValueError: none is given.
-        RootLost: the root is there no more, or is no plain trial that came to its end.
+        RootLost: the root is there no more, or is no plain trial (of a path: no network with blocks) that came to its end.
     """
     kind, place = config.start.kind, config.start.root
     if kind == "scratch" or place is None:
@@ -77,9 +84,10 @@ def root_of(config: Config, given: str | None) -> Root | None:
         result = read_result(path / RESULT_FILE)
     except ValueError as error:
         raise RootLost(f"start.root={place}: {error}") from None
-    if result.status != "ok" or result.sites:
+    if result.status != "ok" or bool(result.sites) != (kind == "path"):
         state = f"it is {result.status}" if result.status != "ok" else f"its network is {result.arm}"
-        raise RootLost(f"start.root={place}: {state}, and a plain trial that came to its end is needed")
+        needed = "the trial of a supernet" if kind == "path" else "a plain trial"
+        raise RootLost(f"start.root={place}: {state}, and {needed} that came to its end is needed")
     file = path / (TRUNK_FILE if kind == "fork" else CHECKPOINT_FILE)
     if not file.is_file():
         how = "start.stop_epoch" if kind == "fork" else "checkpoint=always"
@@ -91,8 +99,12 @@ def started(made: Untrained, root: Root) -> Untrained:
     """`made` with the weights of a root; of a fork, for what is measured before training: `forked` goes on with the rest.
 
     Raises:
-        ValueError: the root is of another network or recipe, or the converted network does not compute what it does.
+        ValueError: the root is of another network or recipe, or the converted network does not compute what it does; a supernet
+            has no such path.
     """
+    if made.config.start.kind == "path":
+        take_path(made, root)
+        return replace(made, root=root.file)
     plain = _plain(made, root)
     if made.config.start.kind == "shared" and root.seed is None:
         start_from_file(plain.model, str(root.file), "start.root")
@@ -104,6 +116,81 @@ def started(made: Untrained, root: Root) -> Untrained:
     made = replace(made, root=root.file)
     check_function(made, plain.model)
     return made
+
+
+def take_path(made: Untrained, root: Root) -> None:
+    """Give the network of `made` the weights that a supernet has on its path.
+
+    Raises:
+        RootLost: the supernet's config cannot be read.
+        ValueError: its trial is of no supernet, or of another backbone; or at a site it has not the choice of what is placed here.
+    """
+    supernet = _supernet(made, root)
+    ours, theirs = (
+        {m.host[0]: m.spec for m in network.modules() if isinstance(m, xvol.XVolution2d) and m.host}
+        for network in (made.model, supernet)
+    )
+    for site in {**theirs, **ours}:
+        mine, there = (replace(specs.get(site, HOST), gamma=None) for specs in (ours, theirs))
+        if mine not in (there.blocks if isinstance(there, xvol.Paths) else [there]):
+            raise ValueError(
+                f"start.root={root.place}: {named(mine)} is to stand at {site}, where the supernet has {named(there)}; place one of that"
+            )
+    plain, state = xvol.plain_names(made.model), supernet.state_dict()
+    by_plain = {theirs: ours for ours, theirs in xvol.plain_names(supernet).items()}
+    names = {name: name if name in state else by_plain[plain[name]] for name in made.model.state_dict()}
+    take_state(made.model, state, names)
+
+
+def recalibrate(made: Untrained, device: torch.device) -> None:
+    """Compute the statistics of batch norms anew, as their mean over the first `start.recalibrate` batches of an epoch that is not trained.
+
+    It is epoch 0. Each batch goes through in the parts and the precision in which it would be trained.
+
+    Raises:
+        ValueError: an epoch has fewer batches.
+    """
+    config, batches = made.config, made.loaders.train.at(0)
+    wanted, parts = config.start.recalibrate, config.train.accumulate
+    if wanted > len(batches):
+        raise ValueError(
+            f"start.recalibrate={wanted}: an epoch has {len(batches)} batches of data.batch_size={config.data.batch_size}; take fewer"
+        )
+    images = (inputs[part::parts] for inputs, _ in itertools.islice(batches, wanted) for part in range(parts))
+    network = made.model.to(device)
+    with keyed(config.seed, "recalibrate"), autocast(device, config.train.amp_type):
+        update_bn(images, network)
+    network.cpu()
+
+
+def _supernet(made: Untrained, root: Root) -> nn.Module:
+    """The network of the root's trial, with its weights."""
+    path = root.place / ".hydra" / "config.yaml"
+    try:
+        whole: Any = OmegaConf.load(path)
+        there = typed(OmegaConf.create({name: whole[name] for name in ("backbone", "placement", "branch")}))
+    except (OSError, OmegaConfBaseException, YAMLError, KeyError, UnicodeDecodeError) as error:
+        raise RootLost(
+            f"{path} cannot be read ({str(error).splitlines()[0]}), so that it is not known which paths there are"
+        ) from None
+    if not there.placement.alternatives:
+        raise ValueError(
+            f"start.root={root.place}: its placement leaves no choice, so it is no supernet; train one, such as "
+            "placement.at={stage3:none|conv+pssa} with train.accumulate=2"
+        )
+    backbone = replace(there.backbone, pretrained=False, weights=None)
+    config = replace(made.config, backbone=backbone, placement=there.placement, branch=there.branch)
+    model, architecture = made.task.model(config, made.loaders.info)
+    for name, its, own in zip(
+        ("network", "arguments"),
+        (architecture.backbone, architecture.arguments),
+        (made.architecture.backbone, made.architecture.arguments),
+        strict=True,
+    ):
+        if its != own:
+            raise ValueError(f"start.root={root.place}: the {name} of its backbone is {its}, of this trial's {own}")
+    _load(model, load_checkpoint(root.file), root)
+    return model
 
 
 def forked(trainer: Trainer, made: Untrained, root: Root, device: torch.device) -> list[dict[str, Any]]:
@@ -152,7 +239,9 @@ def check_function(made: Untrained, plain: nn.Module) -> None:
         return
     blocks = [block for block in silent.modules() if isinstance(block, xvol.XVolution2d)]
     for block in blocks:
-        for name, _, norm in block.parts():
+        if isinstance(block, xvol.PathBlock):  # any path with the convolution
+            block.path = next(at for at, names in enumerate(block.spec.alternatives) if "conv" in names)
+        for name, norm in block.norms.items():
             if name != "conv":
                 for parameter in norm.parameters():
                     nn.init.zeros_(parameter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,37 @@ def test_an_experiments_study_could_start(composed: Any, name: str) -> None:
     assert first["objectives"] == baseline["objectives"] == 1
     last = {parameter.name: (parameter.levels() or [None])[-1] for parameter in space.parameters}
     assert check_trial(composed(*space.overrides(last)))["arch_hash"] != baseline["arch_hash"]
+
+
+def test_the_paths_of_the_shipped_supernet_are_those_of_its_space(composed: Any, tmp_path: Path) -> None:
+    for name in ("supernet", "paths"):
+        header = (FOLDER / "experiment" / "one_shot" / f"{name}.yaml").read_text().split("defaults:")[0]
+        assert f"#   python -m search {'-m ' * (name == 'paths')}experiment=one_shot/{name}" in header.splitlines()
+        assert re.search(r"^# Time: +\S", header, re.M)
+        assert re.search(r"^# Expect: +\S", header, re.M)
+    whole = composed("experiment=one_shot/supernet", with_hydra=True)
+    paths = composed("experiment=one_shot/paths", with_hydra=True)
+    assert paths.start.root == whole.hydra.run.dir
+    shared = ("backbone", "branch", "data.train_size", "data.val_size", "data.test_size", "data.split_seed")
+    assert [key for key in shared if OmegaConf.select(whole, key) != OmegaConf.select(paths, key)] == []
+    options = sweeper(paths)
+    space = space_of(paths, "experiment=one_shot/paths")
+    levels = {parameter.name.rpartition(".")[2]: parameter.levels() for parameter in space.parameters}
+    assert levels == {stage: use.split("|") for stage, use in whole.placement.at.items()}
+    assert math.prod(map(len, levels.values())) == options.n_trials
+    check_values(typed(without_hydra(whole)))
+    small = ["data=digits", "data.batch_size=192", "data.probe_size=0", "data.train_size=null", "data.val_size=360"]
+    small += ["data.test_size=360"]
+    assert check_trial(composed("experiment=one_shot/supernet", *small))["arm"].startswith("one of: ")
+    here = [f"start.root={tmp_path}"]
+    final = composed("experiment=one_shot/paths", *small, *here, *options.final.overrides)
+    assert check_trial(final)["arm"] == "plain"
+    point = [f"placement.at.stage{stage}=pssa" for stage in (1, 3)]
+    path = check_trial(composed("experiment=one_shot/paths", *small, *here, *point))
+    assert (
+        path["arch_hash"]
+        == check_trial(composed("experiment=one_shot/paths", *small, *point, *options.final.overrides))["arch_hash"]
+    )
 
 
 def test_the_default_trial_is_the_plain_proxy_on_embedded_data(composed: Any) -> None:

@@ -57,6 +57,15 @@ def table_of(study: Path, **options: Any) -> AblationTable:
     return ablation_table(load_study(study), **options)
 
 
+def test_paths_of_a_supernet_are_said_to_share_their_weights(study: Path, add: Add) -> None:
+    for arm in ("plain", "stage3: pssa"):
+        add(arm, 0, phase="search", start="path", root="../net/0000-s5", val_top1=60.0, epochs=0, epochs_planned=0)
+        add(arm, 1000, test_top1=60.0)
+    said = "The networks are paths of ../net/0000-s5, which share their weights"
+    assert [note.startswith(said) for note in table_of(study, phase="search").notes].count(True) == 1
+    assert not any(said in note for note in table_of(study).notes)
+
+
 def test_rows_are_judged_by_the_means_of_roots(study: Path, add: Add) -> None:
     fill(add)
     table = table_of(study)

@@ -206,6 +206,18 @@ def test_the_note_under_a_table(ranked: Path) -> None:
     assert len(f"{said} {caution}".split()) < 80
 
 
+@pytest.mark.parametrize("order", [(1, 2, 3, 4, 6, 5), (4, 1, 6, 2, 5, 3)], ids=["agrees", "by chance"])
+def test_a_ranking_that_is_no_better_than_chance_is_called_that(study: Path, add: Add, order: tuple[int, ...]) -> None:
+    for arm, value, other in zip(SIX, SIX.values(), order, strict=True):
+        add(arm, 0, phase="search", val_top1=50.0 + value)
+        add(arm, 1000, test_top1=70.0 + other)
+    said, _ = notes(study)
+    chance = order[0] != 1
+    assert ("it holds 0, so this ranking is no better than chance" in said) == chance
+    in_table = " ".join(trust_table([study]).notes)
+    assert ("no better than chance" in in_table) == chance
+
+
 def test_a_loss_is_better_when_it_is_lower(ranked: Path) -> None:
     said, _ = notes(ranked, "test_loss")
     assert "Kendall's tau 1.00 over 6 arms" in said

@@ -45,6 +45,7 @@ RECIPES = {
         *("train.amp=true", "train.opt=adamw", "train.lr=0.01", "train.schedule=cosine", "train.ema_decay=null"),
         "train.clip_grad=1",
     ],
+    "a supernet": ["train.accumulate=2", "placement.at={stage2: conv+pssa, stage3: none|conv+pssa, stage4: none|pssa}"],
     "all that timm's recipes have": [
         *("train.opt=lamb", "train.lr=0.005", "train.weight_decay=0.02", "train.clip_grad=1", "train.amp=bfloat16"),
         *("train.schedule=cosine", "train.warmup_epochs=1", "train.warmup_lr=1e-4", "train.warmup_prefix=false"),
