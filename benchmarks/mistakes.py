@@ -42,6 +42,7 @@ COMMANDS = {
     "xvol-table": ("search.cli.table", "-m search.cli.table"),
     "xvol-plan": ("search.cli.plan", "-m search.cli.plan"),
     "xvol-export": ("search.cli.export", "-m search.cli.export"),
+    "xvol-place": ("search.cli.place", "-m search.cli.place"),
     "xvol-check": ("search.cli.check", "-m search.cli.check"),
     "xvol-sites": ("xvol.cli", "-m xvol.cli"),
 }
@@ -53,9 +54,17 @@ STAGES: dict[str, tuple[str, ...]] = {
         "search.cli.plan",
         "search.cli.export",
         "search.cli.table",
+        "search.cli.place",
         "hydra_plugins.xvol_sweeper",
     ),
-    "table": ("pandas", "scipy.stats", "statsmodels.api", "search.report.table", "search.report.pivot"),
+    "table": (
+        "pandas",
+        "scipy.stats",
+        "statsmodels.api",
+        "search.report.table",
+        "search.report.pivot",
+        "search.report.placing",
+    ),
     "late": ("optuna", "torch", "xvol", "timm", "search.trial.forecast", "search.study.sweeper"),
 }
 HEAVY = {"early": ("torch", "optuna", "pandas"), "table": ("torch",), "late": ()}

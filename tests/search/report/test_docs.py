@@ -17,6 +17,8 @@ from search.report.diff import DIFF_COLUMNS
 from search.report.effects import EFFECT_COLUMNS
 from search.report.judging import ROOTS
 from search.report.pivot import PIVOT_COLUMNS
+from search.report.placing import PLACEMENT_COLUMNS
+from search.report.placing_check import CHECK_COLUMNS
 from search.report.reading.load import load_study
 from search.report.reading.rows import COLUMNS
 from search.report.spec import CHOICES, TableSpec
@@ -45,6 +47,8 @@ def table_below(title: str) -> list[list[str]]:
         ("Columns over roots", ROOTS),
         ("Columns of the effects' CSV", EFFECT_COLUMNS),
         ("Columns of the budget's CSV", BUDGET_COLUMNS),
+        ("Columns of a placement's CSV", PLACEMENT_COLUMNS),
+        ("Columns of a placement's check", CHECK_COLUMNS),
         ("Columns of a diff's CSV", DIFF_COLUMNS),
         ("Proxy trust", TRUST_COLUMNS),
     ],
