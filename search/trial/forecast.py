@@ -90,6 +90,8 @@ def measured_seconds(config: Config, steps: int = STEPS, most_seconds: float = M
     epochs = made.epochs
     passes = max(-(-epochs // recipe.eval_every), 1)  # of 0 epochs too
     scored = passes * loaders.val.samples + (timed if config.measure.latency_repeats else 0)
+    if config.start.kind == "path":
+        scored += config.start.recalibrate * config.data.batch_size
     # in epochs: a step costs what its pixels do
     saved = min(config.train.low_res_epochs, epochs) * (1 - (config.train.low_res or 1.0) ** 2)
     return (epochs - saved) * len(loaders.train) * step + scored * image

@@ -246,5 +246,7 @@ def _places(config: Config) -> bool:
 
 
 def _branches_of(config: Config) -> set[str]:
-    names = {n.strip() for use in (config.branch.use, *config.placement.at.values()) for n in str(use).split("+")}
+    names = {
+        n.strip() for use in (config.branch.use, *config.placement.at.values()) for n in re.split(r"[+|]", str(use))
+    }
     return names - {_PLAIN}

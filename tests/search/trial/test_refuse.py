@@ -95,6 +95,7 @@ def test_torch_is_not_loaded() -> None:
 
 PLAIN, PLACED = Config(), Config(placement=PlacementConfig("stage3"))
 OTHER = Config(placement=PlacementConfig(at={"stage4": "conv+acmix"}), branch=BranchConfig("conv"))
+CHOICE = Config(placement=PlacementConfig(at={"stage4": "acmix|none|conv+second_conv"}), branch=BranchConfig("conv"))
 CONSTANT = Config(train=TrainConfig(schedule="constant", ema_decay=None))
 
 
@@ -130,6 +131,7 @@ def test_a_key_with_an_effect_anywhere_is_left_alone() -> None:
     keys = ["branch.use", "branch.options.pssa.rank", "train.warmup", "train.lr", "placement.policy", "seed"]
     refuse_moot(keys, [PLAIN, PLACED, CONSTANT], swept=True)
     refuse_moot(["branch.options.acmix.kernel_att"], [PLAIN, OTHER], swept=True)
+    refuse_moot(["branch.options.acmix.kernel_att", "branch.options.second_conv.kernel"], [CHOICE], swept=True)
     refuse_moot(["train", "train.opt_kwargs.eps"], [PLAIN, CONSTANT], swept=True)
     refuse_moot(["tracker.project", "experiment", "checkpoint"], [PLAIN], swept=False)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from search.channel import Channel, Stopped, opened
 from search.config import typed
 from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
+from search.report.reading.load import load_study
 from search.trial.run import run_trial
 from search.trial.start import RootLost, recalibrate, root_of, started
 from search.trial.state import load_checkpoint
 from search.trial.train import evaluate
 from search.trial.untrained import Untrained, prepare
 
-from .conftest import Small
+from .conftest import Small, environment
 
 CHOICES = "placement.at={stage2: none|conv+pssa|pssa, stage4: none|conv+pssa|pssa}"
 SUPERNET = (
@@ -230,3 +233,52 @@ def test_a_supernet_that_would_not_be_fair_is_told(
     at = "placement.at={stage2: none|conv+pssa|pssa, stage4: none|pssa}"
     with pytest.raises(ValueError, match=said):
         trained(small, tmp_path / "unfair", *overrides, at)
+
+
+@pytest.mark.slow
+def test_a_search_over_the_paths_of_a_supernet(tmp_path: Path) -> None:
+    """Nothing is trained but the supernet and, from scratch on fresh seeds, what the search chose; and nothing a second time."""
+    data = ["data=digits", "data.train_size=192", "data.val_size=100", "data.test_size=80", "tracker=disabled"]
+    shared = [*data, "measure.latency_repeats=0", "train.ema_decay=null", "device=cpu"]
+    root = tmp_path / "net" / "single" / "0000-s0"
+    search(
+        *shared,
+        "train.epochs=1",
+        "data.batch_size=48",
+        "train.accumulate=3",
+        "placement.at.stage3=none|conv+pssa|pssa",
+        f"hydra.run.dir={root}",
+    )
+    overrides = '["start.kind=scratch","start.root=null","start.recalibrate=16","train.epochs=1"]'
+    study = [
+        *("-m", *shared, "start.kind=path", f"start.root={root}", "train.epochs=0", "start.recalibrate=2"),
+        *(
+            "placement.at.stage3=none,conv+pssa,pssa",
+            "sampler=grid",
+            "hydra.sweeper.n_trials=3",
+            "hydra/launcher=basic",
+        ),
+        *("hydra.sweeper.study_name=paths", f"hydra.sweep.dir={tmp_path / 'paths'}"),
+        *("hydra.sweeper.final.top_k=1", "hydra.sweeper.final.seeds=1", f"hydra.sweeper.final.overrides={overrides}"),
+    ]
+    search(*study)
+    frame = load_study(tmp_path / "paths")
+    paths, final = (frame[frame["phase"] == phase] for phase in ("search", "final"))
+    assert sorted(paths["arm"]) == ["plain", "stage3: conv+pssa(embed_ratio=0.25)", "stage3: pssa(embed_ratio=0.25)"]
+    assert set(paths["start"]) == {"path"}
+    assert set(paths["root"]) == {str(root)}
+    assert set(paths["epochs"]) == {0}
+    assert len(final) == 2
+    assert set(final["start"]) == {"scratch"}
+    assert set(final["arch_hash"]) < set(paths["arch_hash"])
+    assert set(final["status"]) == set(paths["status"]) == {"ok"}
+    before = {path: path.read_bytes() for path in (tmp_path / "paths").rglob("result.json")}
+    search(*study)
+    assert {path: path.read_bytes() for path in (tmp_path / "paths").rglob("result.json")} == before
+
+
+def search(*words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "search", *words], env=environment(), capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
