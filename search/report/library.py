@@ -127,7 +127,7 @@ def read_library(frame: pd.DataFrame, metric: str) -> Library:
     joint = {key for key in found if _is_joint(key, found)}
     notes = _left_out(
         "arms of several places",
-        [a.label for a in read.arms if len(groups_of(a)) > 1] + [f"{p}: {u}" for p, u in joint],
+        [name_of(a) for a in read.arms if len(groups_of(a)) > 1] + [f"{p}: {u}" for p, u in joint],
     )
     sense = 1.0 if read.metric.higher_is_better else -1.0
     by_unit = {key: _by_unit(found[key][1], base) for key in found if key not in joint}
@@ -163,10 +163,14 @@ def read_library(frame: pd.DataFrame, metric: str) -> Library:
 
 
 def read_parts(frame: pd.DataFrame, library: Library) -> tuple[Reading, Parts]:
-    """Read the arms of a study as sums of the options of a library; ValueError as `read_library`."""
+    """Read the arms of a study as sums of the options of a library; of the library's own study those of several places.
+
+    ValueError as `read_library`.
+    """
     read = read_arms(frame, metric=library.read.metric.column)
     values = arm_values(read.arms, read.metric.column)
     reference, base = _plain_of(read, values)
+    is_own = read.studies == library.read.studies and bool(same_seeds(read, library.read))
     parts, rows = Parts(), []
     # what began with another weight than most is another arm, and no library tells of it
     began = Counter((use, gamma) for arm in read.arms for _, use, gamma in groups_of(arm))
@@ -178,7 +182,9 @@ def read_parts(frame: pd.DataFrame, library: Library) -> tuple[Reading, Parts]:
         taken, had = options_of(arm, library.options), _by_unit(its, base)
         is_usual = all(usual[use] == gamma for _, use, gamma in groups)
         if taken is None or not had or not is_usual or not comparable(arm, reference):
-            parts.left_out.append(arm.label)
+            parts.left_out.append(name_of(arm))
+            continue
+        if is_own and taken.sum() == 1:
             continue
         parts.arms.append(arm)
         parts.taken.append(taken)
@@ -192,11 +198,16 @@ def read_parts(frame: pd.DataFrame, library: Library) -> tuple[Reading, Parts]:
     return read, parts
 
 
+def name_of(arm: Arm) -> str:
+    """The name of its network, without the levels and hashes that set apart arms of one name; "" where none was built."""
+    names = arm.trials["arm"].dropna()
+    return str(names.iloc[0]) if len(names) else ""
+
+
 def groups_of(arm: Arm) -> list[tuple[str, str, str]]:
     """Where blocks stand, what stands there, and the weight its norms began with, as written; none of a plain network."""
-    name = str(arm.trials["arm"].dropna().iloc[0]) if arm.trials["arm"].notna().any() else ""
     groups = []
-    for group in name.split("; "):
+    for group in name_of(arm).split("; "):
         where, colon, what = group.partition(": ")
         use, _, gamma = what.partition(" gamma=")
         if colon:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from search.ledger.metric import NOT_ALONE, NOT_ALONE_MEANS, MetricColumn
-from search.report.library import COSTS, PER_UNIT, Library, read_library
+from search.report.library import COSTS, PER_UNIT, Library, Option, read_library
 from search.report.placing_check import check_table
 from search.report.starts import estimand, is_continued, roots_line
 from search.report.table import Column, Table, interval_of, rows_of, value_of, with_dtypes
@@ -80,13 +80,18 @@ def override_of(library: Library, chosen: Chosen) -> str:
     """What trains a placement, behind the other settings of the study."""
     if not chosen:
         return "placement.policy=none"
-    at = (f"{_key(library.options[each].place)}:{without_options(library.options[each].use)}" for each in chosen)
+    at = (f"{_key(option.place)}:{without_options(option.use)}" for option in _taken(library, chosen))
     return f"placement.at={{{','.join(at)}}}"
 
 
 def without_options(use: str) -> str:
     """Names of branches: "conv+pssa" of "conv+pssa(rank=2)"."""
     return re.sub(r"\([^()]*\)", "", use)
+
+
+def _taken(library: Library, chosen: Chosen) -> list[Option]:
+    """The options of a placement, by their places' names."""
+    return sorted((library.options[each] for each in chosen), key=lambda option: option.place)
 
 
 def _key(place: str) -> str:
@@ -96,7 +101,7 @@ def _key(place: str) -> str:
 def _row(library: Library, rank: int, chosen: Chosen, stable: Mapping[Chosen, float]) -> dict[str, Any]:
     predicted = library.gains[:, [*chosen]].sum(axis=1)[None]
     over = compared(predicted, np.zeros_like(predicted))[0]
-    taken = [library.options[each] for each in chosen]
+    taken = _taken(library, chosen)
     costs = {
         name: library.plain[name] + sum(option.costs.get(name, np.nan) for option in taken) for name in library.plain
     }

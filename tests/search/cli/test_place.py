@@ -118,9 +118,11 @@ def test_a_library_is_trained_once_and_chosen_from_twice(library: Path, capsys: 
 def test_files_are_written_where_they_are_asked_for(
     library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(library), "--check", str(library), "--format", "md", "--out", str(tmp_path / "out")]) == 0
+    assert main([str(library), "--format", "md", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert (tmp_path / "out" / "placement.md").read_text() == out
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".md", ".tex", ".csv", ".html"}
     assert main([str(library), "--out", str(tmp_path / "out" / "placement.md")]) == 2
     assert "give a folder you can write to with --out" in capsys.readouterr().err
+    assert main([str(library), "--check", str(library)]) == 2
+    assert "no finished arm is a combination of the library's places" in capsys.readouterr().err

@@ -161,7 +161,7 @@ def test_all_places_together(study: Path, add: Add) -> None:
     library = read_library(frame, "val_loss")
     assert [option.place for option in library.options] == [*SITES]
     _, parts = read_parts(frame, library)
-    assert parts.taken[-1].tolist() == [True] * 3
+    assert [each.tolist() for each in parts.taken] == [[True] * 3]  # of the library's own study those of several places
     assert parts.left_out == []
 
 
@@ -169,8 +169,10 @@ def test_of_several_weights_the_usual_one_is_compared(study: Path, add: Add) -> 
     fill(add)
     frame = load_study(study)
     library = read_library(frame, "val_loss")
+    (study / "final").rename(study.parent / "library")
+    fill(add, study="other")
     for arm in (f"stage1+stage2: {X} gamma=0.3", f"stage1+stage2: {X} gamma=0", f"stage3: {X} gamma=0.3"):
-        add(arm, 100, val_loss=0.5, sites=sites_of(arm), start="shared", root_seed=0, root="final/0")
+        add(arm, 100, study="other", val_loss=0.5, sites=sites_of(arm), start="shared", root_seed=0, root="final/0")
     read, parts = read_parts(load_study(study), library)
     assert [arm.label for arm in parts.arms] == [*LOSSES, f"stage1+stage2: {X} gamma=0.3"]
     assert sorted(parts.left_out) == [f"stage1+stage2: {X} gamma=0", f"stage3: {X} gamma=0.3"]

@@ -129,6 +129,8 @@ def test_latencies_add_up_approximately(study: Path, add: Add) -> None:
 @pytest.mark.parametrize("form", RENDERERS)
 def test_every_form_takes_it(study: Path, add: Add, form: str) -> None:
     fill(add)
+    of_root = {"start": "shared", "root_seed": 0, "root": "final/0"}
+    add(f"stage1+stage2: {X} gamma=0.3", 100, val_loss=0.8, sites=["a.0", "a.1", "b.0"], **of_root)
     frame = load_study(study)
     text = RENDERERS[form](placing_table(frame, "val_loss", {"macs": 5900}, check=frame))
     assert "stage1" in text

@@ -105,6 +105,19 @@ def test_second_opinions_and_seeds_needed_are_of_roots(study: Path, add: Add) ->
     assert "with 4 roots" in "\n".join(table.notes)
 
 
+def test_the_title_says_that_the_rest_stays_as_it_is(study: Path, add: Add) -> None:
+    for seed in (101, 102):
+        kept: dict[str, Any] = {
+            "start": "shared",
+            "root": "final/0",
+            "root_seed": seed - 100,
+            "overrides": ["start.trains=blocks"],
+        }
+        add("plain", seed, val_top1=50.0, epochs=0, epochs_planned=0, **kept)  # which has nothing to train
+        add("stage3: pssa", seed, val_top1=49.0, epochs=2, epochs_planned=2, **kept)
+    assert "that stays as it is around it, and trained alone for 2 epochs" in table_of(study).title
+
+
 @pytest.mark.parametrize(
     ("kind", "words"), [("shared", "trained on for 3 epochs"), ("fork", "from 75 % of the schedule on")]
 )

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from search.config import Architecture, typed
-from search.tasks.model import build, whiten
+from search.tasks.model import build, train_blocks_alone, whiten
 from xvol import XVolution2d
 
 from .conftest import Small
@@ -280,3 +280,29 @@ def test_filters_beyond_twice_the_patch_stay_as_they_were() -> None:
 def test_a_network_that_does_not_begin_with_a_convolution_is_not_whitened(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"train\.whiten=true: .*leave it false"):
         whiten(model, smooth())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        ((STAGE3,), True),
+        ((STAGE3, "branch.use=pssa"), False),
+        ((STAGE3, "branch.options.conv.kernel=5"), False),
+    ],
+)
+def test_only_blocks_learn_where_the_rest_is_left_as_it_is(made: Any, overrides: tuple[str, ...], kept: bool) -> None:
+    model, _ = made(*overrides)
+    train_blocks_alone(model)
+    inside = tuple(f"{name}." for name in blocks(model))
+    for name, parameter in model.named_parameters():
+        is_host = kept and (".branches.conv." in name or ".norms.conv." in name)
+        assert parameter.requires_grad == (name.startswith(inside) and not is_host), name
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.training == (name.startswith(inside) and not (kept and name.endswith(".norms.conv"))), name
+
+
+def test_a_plain_network_has_nothing_that_learns(made: Any) -> None:
+    model, _ = made()
+    train_blocks_alone(model)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
