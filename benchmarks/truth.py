@@ -100,12 +100,10 @@ def _point(lines: Sequence[str], name: str | None) -> dict[str, str | None]:
 
 
 def matrix(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Arms by seeds, without gaps."""
-    values = trials.pivot_table(index="arm", columns="seed", values=metric, sort=False).astype(float)
-    if values.isna().any(axis=None):
-        raise SystemExit(
-            f"truth.py: {int(values.isna().sum().sum())} trainings of the table are missing: finish the study"
-        )
+    """Arms by seeds; arms that did not finish on every seed are left out."""
+    values = trials.pivot_table(index="arm", columns="seed", values=metric, sort=False).astype(float).dropna()
+    if len(values) < TOP or values.shape[1] < 2:
+        raise SystemExit(f"truth.py: {len(values)} arms finished on all of {values.shape[1]} seeds: finish the study")
     return values
 
 
@@ -233,7 +231,10 @@ def results(table: pd.DataFrame) -> Row:
     """All that the page shows."""
     table.attrs["arms"] = table[table["arm"] != "(root)"].groupby("ranking")["arm"].nunique().to_dict()
     trained = table[table["ranking"] == ""]
-    everyone = list(dict.fromkeys(trained["arm"]))
+    everyone = list(matrix(trained, "test_top1").index)
+    left_out = {
+        arm: int(part["seed"].nunique()) for arm, part in trained.groupby("arm", sort=False) if arm not in everyone
+    }
     blocks = [arm for arm in everyone if arm == "plain" or arm.startswith("X-volution ")]
     groups: Mapping[str, Sequence[str]] = {"all arms": everyone, "plain and X-volution": blocks}
     return {
@@ -245,6 +246,7 @@ def results(table: pd.DataFrame) -> Row:
             arm: {"mean": float(part["test_top1"].mean()), "sd": float(part["test_top1"].std(ddof=1))}
             for arm, part in trained.groupby("arm", sort=False)
         },
+        "left_out": left_out,
         "seconds": float(trained["train_seconds"].mean()),
         "commits": sorted(set(table["commit"])),
     }

@@ -43,6 +43,9 @@ def page(found: Row) -> str:
     lines += ["", "## The arms", "", "| arm | test top-1, mean of the seeds | sd |", "|---|---:|---:|"]
     for arm, each in sorted(found["arms"].items(), key=lambda item: -item[1]["mean"]):
         lines.append(f"| {arm} | {each['mean']:.2f} | {each['sd']:.2f} |")
+    if found["left_out"]:
+        each = ", ".join(f"{arm} (on {seeds})" for arm, seeds in found["left_out"].items())
+        lines += ["", f"Left out above, since not all of their trainings finished (the others diverged): {each}."]
     lines += ["", f"{found['seconds']:.0f} s a training; commits {', '.join(found['commits'])}."]
     return "\n".join(lines) + "\n"
 

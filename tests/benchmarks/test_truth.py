@@ -91,9 +91,14 @@ def test_a_training_is_not_held_against_itself() -> None:
     assert abs(truth.one_seed(values, values)["tau"][0]) < 0.1
 
 
-def test_a_missing_training_ends_it() -> None:
-    with pytest.raises(SystemExit, match="1 trainings of the table are missing"):
-        trained(made(1.0).drop(index=0))
+def test_an_arm_that_did_not_finish_on_every_seed_is_left_out_and_named() -> None:
+    table = made(10.0).drop(index=0)
+    found = truth.results(table)
+    assert found["left_out"] == {"plain": SEEDS - 1}
+    assert found["spread"]["all arms"]["arms"] == 6
+    assert "plain (on 3)" in page(found)
+    with pytest.raises(SystemExit, match="1 arms finished on all of 3 seeds"):
+        trained(table[table["arm"] == "plain"])
 
 
 def test_samplers_are_replayed_on_the_arms_of_the_space(tmp_path: Path) -> None:
