@@ -118,12 +118,14 @@ class Table:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table, as text; of a truth table the trainings from scratch of the arms in its space."""
+    """The rows of a table, as text; of a truth table the trainings of the arms in its space, on seeds that all of them finished."""
     if path.suffix != ".parquet":
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
     table = pd.read_parquet(path)
     of_space = table[(table["ranking"] == "") & table["branch"].notna()]
+    arms = of_space["arch_hash"].nunique()
+    of_space = of_space[of_space.groupby("seed")["arch_hash"].transform("nunique") == arms]
     parameters = [name for name in map(str, table.columns) if name.startswith("placement.")]
     columns = [*parameters, "branch", "arch_hash", "seed", "val_top1"]
     return [dict(zip(columns, map(str, row), strict=True)) for row in of_space[columns].itertuples(index=False)]

@@ -79,7 +79,7 @@ def read(folder: Path, ranking: str) -> pd.DataFrame:
         row: Row = {"ranking": ranking, "arm": "(root)" if is_root else name, **_point(lines, name)}
         row |= {column: trial[column] for column in KEPT} | {SOFT: trial.get(SOFT)}
         row |= {name: trial[f"zero_cost.{name}"] for name in ZERO_COST if f"zero_cost.{name}" in frame}
-        history = pd.read_csv(Path(str(trial["run_dir"])) / "history.csv")
+        history = pd.read_csv(folder / str(trial["run_dir"]) / "history.csv")
         row |= {
             f"val_top1_after_{epoch}": score for epoch, score in zip(history["epoch"], history["val_top1"], strict=True)
         }

@@ -107,7 +107,16 @@ def test_samplers_are_replayed_on_the_arms_of_the_space(tmp_path: Path) -> None:
     outside = small[small["arm"] == "plain"].assign(arm="channels_50", arch_hash="narrow", branch=None)
     pd.concat([small, outside]).to_parquet(tmp_path / "t.parquet")
     read = replay.Table.read(tmp_path / "t.parquet")
+    assert {len(values) for values in read.values.values()} == {SEEDS}
     assert set(read.values) == set(small["arm"])
     assert read.noise() == pytest.approx(0.0, abs=1e-9)
     best = table.groupby("arm")["test_top1"].mean().idxmax()
     assert read.good()[1] == best
+
+
+def test_a_replay_leaves_out_a_seed_that_an_arm_did_not_finish(tmp_path: Path) -> None:
+    table = made(10.0).drop(columns=["placement.at.stage3", "placement.at.stage4"])
+    table.drop(index=table.index[table["ranking"] == ""][0]).to_parquet(tmp_path / "t.parquet")
+    values = replay.Table.read(tmp_path / "t.parquet").values
+    assert {len(each) for each in values.values()} == {SEEDS - 1}
+    assert len(values) == 7
