@@ -21,7 +21,7 @@ import xvol  # before timm: it mends a CPU torch, and has its own models registe
 # isort: split
 import timm
 
-from search.config import Config, typed
+from search.config import AUTO, Config, typed
 from search.data.config import channels, image_size
 from search.ledger.files import write_whole
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
@@ -30,7 +30,7 @@ from search.trial.state import CHECKPOINT_FILE, load_checkpoint
 
 FORMS = ("deploy", "train")
 MOST_INLINE_BYTES = 1_900_000_000  # protobuf, which an ONNX file is, ends at 2 GiB, and the graph needs room too
-SHAPES_NETWORK = ("backbone", "placement", "branch", "data", "seed")
+SHAPES_NETWORK = ("backbone", "placement", "branch", "data", "seed", "start")
 
 
 def export_trial(folder: Path, out: Path, *, form: str = "deploy", fixed_size: bool = False) -> str:
@@ -83,6 +83,8 @@ def _trial(folder: Path) -> tuple[Config, TrialResult | None]:
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable config ({error})") from None
     config = typed(OmegaConf.create(shaping))
+    if config.branch.gamma == AUTO and config.is_continued:
+        config.branch.gamma = None  # what "auto" stood for, which the next line makes the config forget
     config.backbone.pretrained, config.backbone.weights = False, None  # the checkpoint has the weights
     done = folder / RESULT_FILE
     return config, read_result(done) if done.is_file() else None

@@ -22,6 +22,7 @@ from search.ledger.result import read_result, write_result
 from search.tasks.model import build
 from search.trial.deploy import export_trial
 from search.trial.run import run_trial
+from search.trial.state import load_checkpoint
 
 SETTINGS = {
     "placement": {"policy": "stage3"},
@@ -55,6 +56,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     composed = OmegaConf.merge(written, {"tracker": {"entity": None}})
     with opened(Channel(study="demo", phase="final", number=3, study_dir=str(study))):
         run_trial(composed, folder)  # type: ignore[arg-type]
+    return folder
+
+
+def written_and_run(folder: Path, settings: dict[str, object]) -> Path:
+    """A single trial of these settings, its config written as the application does it."""
+    (folder / ".hydra").mkdir(parents=True)
+    written = OmegaConf.merge(OmegaConf.structured(Config), SETTINGS, settings, {"tracker": {"entity": None}})
+    OmegaConf.save(OmegaConf.create(OmegaConf.to_container(written)), folder / ".hydra" / "config.yaml")
+    with opened(Channel(study="demo", phase="single", number=0, study_dir=str(folder.parent))):
+        run_trial(written, folder)  # type: ignore[arg-type]
     return folder
 
 
@@ -239,6 +250,18 @@ def test_without_onnx_it_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     faults(trained, tmp_path / "m.onnx", "needs onnx and onnxscript: pip install 'xvol[onnx]'", capsys)
+
+
+def test_a_trial_that_went_on_from_another(tmp_path: Path) -> None:
+    """Its gamma by "auto" is that of a trained network, which its own config alone tells."""
+    plain = written_and_run(tmp_path / "plain", {"placement": {"policy": "none"}, "checkpoint": "always"})
+    start = {"kind": "shared", "root": str(plain)}
+    grafted = {"start": start, "branch": {"gamma": "auto"}, "train": {"epochs": 0}, "checkpoint": "always"}
+    folder = written_and_run(tmp_path / "grafted", grafted)
+    shutil.rmtree(plain)  # the trial's own weights are all that is needed
+    export_trial(folder, tmp_path / "network.pth", form="train")
+    state = torch.load(tmp_path / "network.pth", weights_only=True)
+    assert all(torch.equal(state[name], value) for name, value in load_checkpoint(folder / "checkpoint.pt").items())
 
 
 def faults(trial: Path, out: Path, message: str, capsys: pytest.CaptureFixture[str], *more: str) -> None:
