@@ -112,19 +112,22 @@ def read_library(frame: pd.DataFrame, metric: str) -> Library:
     values = arm_values(read.arms, read.metric.column)
     reference, base = _plain_of(read, values)
     found: dict[tuple[str, str], tuple[Arm, ArmValues]] = {}
+    twice: dict[tuple[str, str], str] = {}
     for arm, its in zip(read.arms, values, strict=True):
         groups = groups_of(arm)
         if len(groups) != 1 or not comparable(arm, reference):
             continue
         where, what, _ = groups[0]
         if (where, what) in found:
-            names = f"'{found[where, what][0].label}' and '{arm.label}'"
+            twice[where, what] = f"'{found[where, what][0].label}' and '{arm.label}'"
+        found[where, what] = arm, its
+    joint = {key for key in found if _is_joint(key, found)}
+    for (where, what), names in twice.items():
+        if (where, what) not in joint:
             raise ValueError(
                 f"{where}: {what} was trained in several ways ({names}), and a placement takes one of them; train the library with one "
                 "weight of its norms, hydra.sweeper.design.gamma=[0.3], and one recipe"
             )
-        found[where, what] = arm, its
-    joint = {key for key in found if _is_joint(key, found)}
     notes = _left_out(
         "arms of several places",
         [name_of(a) for a in read.arms if len(groups_of(a)) > 1] + [f"{p}: {u}" for p, u in joint],
@@ -135,7 +138,7 @@ def read_library(frame: pd.DataFrame, metric: str) -> Library:
         "places that share no finished seed with the plain network",
         [": ".join(key) for key, had in by_unit.items() if not had],
     )
-    by_unit = {key: had for key, had in by_unit.items() if had}
+    by_unit = {key: had for key, had in sorted(by_unit.items()) if had}
     if not by_unit:
         raise ValueError(
             f"{read.studies}: no finished arm has blocks at one place alone; train a library, e.g. python -m search -m "

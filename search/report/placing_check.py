@@ -31,6 +31,7 @@ CHECK_COLUMNS: dict[str, str] = {
     "regret": "Float64",  # measured gain of the best arm less that of the one predicted best
 }
 """Name and dtype of each column of the `data` of `check_table`."""
+HUGE = 1e6
 
 
 def check_table(frame: pd.DataFrame, library: Library) -> Table:
@@ -62,22 +63,22 @@ def check_table(frame: pd.DataFrame, library: Library) -> Table:
             f"predicted less measured, {metric.unit}",
             "math",
             width=16,
-            show=value_of("error_mean", lambda v: signed(v, digits)),
+            show=value_of("error_mean", lambda v: _sized(v, digits, sign=True)),
         ),
-        Column("error_sd", "sd", "math", show=value_of("error_sd", f"{{:.{digits}f}}".format)),
+        Column("error_sd", "sd", "math", show=value_of("error_sd", lambda v: _sized(v, digits))),
         Column(
             "error_by_noise",
             "sd by noise alone",
             "math",
             width=10,
-            show=value_of("error_by_noise", f"{{:.{digits}f}}".format),
+            show=value_of("error_by_noise", lambda v: _sized(v, digits)),
         ),
         Column("tau", "tau", "math", show=value_of("tau", "{:.2f}".format)),
         Column("tau_arms", "95% over arms", "math", width=14, show=between("tau_low", "tau_high")),
         Column(
             "tau_seeds", "95% over arms and seeds", "math", width=14, show=between("tau_seeds_low", "tau_seeds_high")
         ),
-        Column("regret", "winner behind", width=8, show=value_of("regret", f"{{:.{digits}f}}".format)),
+        Column("regret", "winner behind", width=8, show=value_of("regret", lambda v: _sized(v, digits))),
     ]
     return Table(
         name="placement_check",
@@ -116,17 +117,24 @@ def _checked(library: Library, parts: Parts) -> dict[str, Any]:
     }
 
 
+def _sized(value: float, digits: int, *, sign: bool = False) -> str:
+    """In so many decimals; the loss of a network that puts out huge logits takes a power of ten."""
+    if abs(value) < HUGE:
+        return signed(value, digits) if sign else f"{value:.{digits}f}"
+    return f"{value:+.2g}" if sign else f"{value:.2g}"
+
+
 def _check_conclusion(row: Mapping[str, Any], metric: MetricColumn, digits: int) -> str:
     said = []
     if row["error_sd"] is not None:
         noise = (
             ""
             if row["error_by_noise"] is None
-            else f"; noise alone would bring an sd of {row['error_by_noise']:.{digits}f}"
+            else f"; noise alone would bring an sd of {_sized(row['error_by_noise'], digits)}"
         )
         said.append(
-            f"Additivity: over {counted(row['several'], 'arm')} of two places or more the sum of gains exceeds what was measured by "
-            f"{signed(row['error_mean'], digits)} {metric.unit} on average, sd {row['error_sd']:.{digits}f}{noise}."
+            f"Additivity: over {counted(row['several'], 'arm')} of two places or more the sum of gains less what was measured is "
+            f"{_sized(row['error_mean'], digits, sign=True)} {metric.unit} on average, sd {_sized(row['error_sd'], digits)}{noise}."
         )
     else:
         said.append(

@@ -81,9 +81,18 @@ def test_what_did_not_finish_everywhere(study: Path, add: Add) -> None:
     add(f"stage3: {X} gamma=0.3", 100, val_loss=0.9, sites=["c.0"], start="shared", root_seed=0, root="final/0")
     library = read_library(load_study(study), "val_loss")
     assert len(library.options) == 5
-    assert library.gains.tolist() == [pytest.approx([0.1, -0.3, 0.04, -0.02, 0.1])]  # of the root that all have
+    assert library.gains.tolist() == [pytest.approx([0.1, -0.3, 0.04, 0.1, -0.02])]  # of the root that all have
     assert any("1 root left out" in note for note in library.notes)
     assert any(f"stage2: {P}" in note for note in library.notes)
+
+
+def test_an_arm_of_all_places_may_have_been_trained_in_several_ways(study: Path, add: Add) -> None:
+    fill(add)
+    of_root = {"start": "shared", "root_seed": 0, "root": "final/0"}
+    for arm in (f"stage2: {P}", f"all: {P}", f"all: {P} gamma=0.3"):
+        add(arm, 100, val_loss=0.9, sites=sites_of(arm), **of_root)
+    options = read_library(load_study(study), "val_loss").options
+    assert {option.place for option in options} == {"stage1", "stage2", "stage3"}
 
 
 def test_combinations_are_no_places(study: Path, add: Add) -> None:
