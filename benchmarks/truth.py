@@ -12,7 +12,8 @@ arms outside of it), seed, scores, `val_top1_after_1` and so on for each epoch, 
 An arm's truth is the mean of its test top-1 over all seeds. F, reliability: two-way analysis of variance of arms and seeds, ICC(3, k)
 of Shrout and Fleiss 1979 with its exact interval. A proxy is its arms' mean of validation top-1, or of another score, over its own
 seeds; Kendall's tau-b between both has a percentile interval over arms. A training from scratch on one seed is held against the mean
-of the other seeds. Cost: seconds of training an arm (roots divided by the arms), over those of one training of the truth.
+of the other seeds. Cost: pixels that an arm's trainings pass, with its share of roots or of the supernet, over those of one training
+of the truth; seconds would tell what else the machine did.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import pandas as pd
 from scipy import stats
 from truth_page import page
 
+from search.ledger.result import RESULT_FILE, read_result
 from search.ledger.study_files import CONTROL, NULL
 from search.report.reading.load import load_study
 from search.report.reading.scored import with_scores
@@ -36,6 +38,8 @@ from search.stats.ranking import proxy_trust
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 TABLE = RESULTS / "truth" / "trials.parquet"
+IMAGES, SIZE = 5000, 32  # of a training of the truth, and of the supernet
+NO_EPOCHS: dict[str, list[float]] = {"epoch": [], "val_top1": []}
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 ZERO_COST = ("synflow", "naswot", "jacob_cov", "grad_norm", "snip", "zen")
 SOFT = "val_p_true"
@@ -77,14 +81,37 @@ def read(folder: Path, ranking: str) -> pd.DataFrame:
         if name is None and not is_root:
             continue  # a control
         row: Row = {"ranking": ranking, "arm": "(root)" if is_root else name, **_point(lines, name)}
-        row |= {column: trial[column] for column in KEPT} | {SOFT: trial.get(SOFT)}
+        row |= {column: trial[column] for column in KEPT} | {SOFT: trial.get(SOFT), "passes": _passes(lines, trial)}
         row |= {name: trial[f"zero_cost.{name}"] for name in ZERO_COST if f"zero_cost.{name}" in frame}
-        history = pd.read_csv(folder / str(trial["run_dir"]) / "history.csv")
+        history = (
+            pd.read_csv(folder / str(trial["run_dir"]) / "history.csv") if trial["epochs"] else pd.DataFrame(NO_EPOCHS)
+        )
         row |= {
             f"val_top1_after_{epoch}": score for epoch, score in zip(history["epoch"], history["val_top1"], strict=True)
         }
         rows.append(row | {"commit": json.loads(trial["provenance"])["commit"]})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    trunk = table.loc[table["arm"] == "(root)", "passes"]
+    if len(trunk) and (table["start"] == "fork").any():  # whose epochs count those of their trunk
+        table.loc[table["start"] == "fork", "passes"] -= trunk.iloc[0]
+    for supernet in frame.loc[frame["start"] == "path", "root"].unique():
+        its = read_result(Path(str(supernet)) / RESULT_FILE)
+        passes = (its.epochs or 0) * IMAGES
+        table.loc[len(table)] = {
+            "ranking": ranking,
+            "arm": "(root)",
+            "passes": passes,
+            "seed": its.seed,
+            "commit": its.provenance["commit"],
+        }
+    return table
+
+
+def _passes(lines: Sequence[str], trial: pd.Series[Any]) -> float:
+    """Images that a training passes, counted as of the truth's size."""
+    given = dict(line.split("=", 1) for line in lines if "=" in line)
+    images = int(given.get("data.train_size", IMAGES))
+    return float(trial["epochs"] or 0) * images * (int(given.get("data.image_size", SIZE)) / SIZE) ** 2
 
 
 def _point(lines: Sequence[str], name: str | None) -> dict[str, str | None]:
@@ -179,7 +206,7 @@ def judged(table: pd.DataFrame, arms: Sequence[str]) -> list[Row]:
     table = table[table["arm"].isin([*arms, "(root)"])]
     trained = table[table["ranking"] == ""]
     truth = matrix(trained, "test_top1")
-    means, seconds = truth.mean(axis=1), float(trained["train_seconds"].mean())
+    means, passes = truth.mean(axis=1), float(trained["passes"].mean())
     rows = []
     last = int(trained["epochs"].max())
     for epoch in range(1, last + 1):
@@ -191,9 +218,9 @@ def judged(table: pd.DataFrame, arms: Sequence[str]) -> list[Row]:
         rows.append({"proxy": "one training", "score": SOFT, "seeds": 1, "cost": 1.0, **row})
     for ranking, trials in table[table["ranking"] != ""].groupby("ranking", sort=False):
         of_arms = trials[trials["arm"] != "(root)"]
-        roots = trials.loc[trials["arm"] == "(root)", "train_seconds"].sum()
+        roots = trials.loc[trials["arm"] == "(root)", "passes"].sum()
         number, seeds = of_arms["arm"].nunique(), int(of_arms.groupby("arm")["seed"].nunique().min())
-        cost = float(of_arms["train_seconds"].sum() + roots * _share(table, str(ranking), number)) / number / seconds
+        cost = float(of_arms["passes"].sum() + roots * _share(table, str(ranking), number)) / number / passes
         for score in ("val_top1", SOFT):
             if of_arms[score].notna().all() and number > TOP:
                 row = held_against(of_arms.groupby("arm")[score].mean().astype(float), means)
