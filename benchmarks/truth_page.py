@@ -7,7 +7,18 @@ from typing import Any
 
 Row = dict[str, Any]
 
-COMMANDS = """    python -m search -m experiment=proxy/truth
+COMMANDS = """\
+    python -m search -m experiment=proxy/truth
+    python -m search experiment=one_shot/supernet                            # another one: seed=27001
+    P="python -m search -m experiment=proxy/truth measure.zero_cost=[] hydra.sweeper.study_name"
+    D=hydra.sweeper.design
+    $P=paths $D.seeds=1 $D.first_seed=24600 start.kind=path start.root=runs/one_shot_supernet/single/0000-s27000 train.epochs=0 $NARROW
+    $P=short $D.seeds=2 $D.first_seed=24200 train.epochs=1
+    $P=fewer $D.seeds=2 $D.first_seed=24100 data.train_size=1250
+    $P=graft $D.seeds=null $D.first_seed=24400 $D.start=shared $D.roots=2 $D.orders=1 $D.graft_epochs=1 $D.gamma=[0.3] $NARROW
+    python benchmarks/truth.py --truth runs/proxy_truth --proxy "NAME=runs/paths" ...
+
+NARROW leaves out what is another network than the root: `~hydra.sweeper.design.factors.arm.channels_50`, `_75` and `_125`.
 """
 
 
@@ -18,6 +29,7 @@ def page(found: Row) -> str:
         "",
         "Made by `benchmarks/truth.py` from truth/trials.parquet, which has every training; `experiment=proxy/truth` trains them.",
         "",
+        COMMANDS,
         "| | arms x seeds | test top-1 of the means | sd of means | noise of one training | F | p | reliability of a mean "
         "| tau of two halves of the seeds |",
         "|---|---|---|---:|---:|---:|---:|---|---|",
