@@ -47,6 +47,7 @@ KEPT = (
     *("arch_hash", "seed", "root_seed", "start", "val_top1", "val_loss", "test_top1", "test_loss", "params", "macs"),
     *("epochs", "train_seconds", "recipe_hash"),
 )
+PLAIN = "plain"
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
 TOP = 3
 
@@ -77,9 +78,10 @@ def read(folder: Path, ranking: str) -> pd.DataFrame:
     for _, trial in frame.iterrows():
         lines = [line.strip() for line in str(trial["overrides"]).split(";")]
         name = names.get(_key(lines))
-        is_root = name is None and trial["start"] == "scratch" and not trial["sites"]
-        if name is None and not is_root:
-            continue  # a control
+        is_root = name is None and trial["start"] == "scratch" and trial["arm"] == PLAIN
+        doses = [line for line in lines if line.startswith("branch.gamma=")]
+        if (name is None and not is_root) or len(set(doses)) > 1:
+            continue  # a control, or an arm whose dose the start took from it
         row: Row = {"ranking": ranking, "arm": "(root)" if is_root else name, **_point(lines, name)}
         row |= {column: trial[column] for column in KEPT} | {SOFT: trial.get(SOFT), "passes": _passes(lines, trial)}
         row |= {name: trial[f"zero_cost.{name}"] for name in ZERO_COST if f"zero_cost.{name}" in frame}
@@ -117,13 +119,13 @@ def _passes(lines: Sequence[str], trial: pd.Series[Any]) -> float:
 def _point(lines: Sequence[str], name: str | None) -> dict[str, str | None]:
     """The point of the space: which stages have the block, and which block; none for arms that another override makes."""
     given = dict(line.split("=", 1) for line in lines if "=" in line)
-    inside = name is not None and (name == "plain" or name.startswith(("X-volution ", "PSSA alone ")))
+    inside = name is not None and (name == PLAIN or name.startswith(("X-volution ", "PSSA alone ")))
     inside = inside and {"branch.gamma", "branch.options.conv.kernel"}.isdisjoint(given)
     if not inside:
         return dict.fromkeys([*(f"placement.at.{stage}" for stage in STAGES), "branch"])
     chosen = given.get("placement.policy", "none").split("+")
     point: dict[str, str | None] = {f"placement.at.{stage}": "block" if stage in chosen else "none" for stage in STAGES}
-    return point | {"branch": given["branch"] if name != "plain" else ""}
+    return point | {"branch": given["branch"] if name != PLAIN else ""}
 
 
 def matrix(trials: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -262,7 +264,7 @@ def results(table: pd.DataFrame) -> Row:
     left_out = {
         arm: int(part["seed"].nunique()) for arm, part in trained.groupby("arm", sort=False) if arm not in everyone
     }
-    blocks = [arm for arm in everyone if arm == "plain" or arm.startswith("X-volution ")]
+    blocks = [arm for arm in everyone if arm == PLAIN or arm.startswith("X-volution ")]
     groups: Mapping[str, Sequence[str]] = {"all arms": everyone, "plain and X-volution": blocks}
     return {
         "spread": {
