@@ -15,6 +15,7 @@ COMMANDS = """\
     $P=paths $D.seeds=1 $D.first_seed=24600 start.kind=path start.root=runs/one_shot_supernet/single/0000-s27000 train.epochs=0 $NARROW
     $P=short $D.seeds=2 $D.first_seed=24200 train.epochs=1
     $P=fewer $D.seeds=2 $D.first_seed=24100 data.train_size=1250
+    $P=small $D.seeds=2 $D.first_seed=24300 data.image_size=16
     $P=graft $D.seeds=null $D.first_seed=24400 $D.start=shared $D.roots=2 $D.orders=1 $D.graft_epochs=1 $D.gamma=[0.3] $NARROW
     python benchmarks/truth.py --truth runs/proxy_truth --proxy "NAME=runs/paths" ...
 
