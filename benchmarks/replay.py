@@ -158,27 +158,26 @@ class Outcome:
 
 
 def strategies() -> list[Strategy]:
-    """The contestants. Evolution is left out, with a word, where it cannot be imported."""
+    """The contestants but for successive halving, which asks no sampler."""
 
     def official(seed: int) -> BaseSampler:  # the official sweeper's `sampler: tpe`, key for key
         return TPESampler(seed=seed, multivariate=False, group=False, constant_liar=False)
 
-    found = [
+    return [
         Strategy("random", lambda seed: RandomSampler(seed=seed), False, False),
         Strategy("random + dedup", lambda seed: RandomSampler(seed=seed), True, False),
         Strategy("official TPE", official, False, True),
         Strategy("TPE + dedup", lambda seed: TPESampler(seed=seed), True, False),
+        Strategy("GP", lambda seed: GPSampler(seed=seed), False, False),  # a proposal costs too much to be skipped
+        Strategy("evolution", lambda seed: EvolutionSampler(seed=seed), True, False),
     ]
-    found.append(
-        Strategy("GP", lambda seed: GPSampler(seed=seed), False, False)
-    )  # a proposal costs too much to be skipped
-    return [*found, Strategy("evolution", lambda seed: EvolutionSampler(seed=seed), True, False)]
 
 
 def halving(table: Table, draw: random.Random, most: int) -> Outcome:
     """Successive halving over seeds: `FIRST_RUNG` random arms, or all, and half as many in each rung on twice as many seeds."""
     good, _, _ = table.good()
-    order = draw.sample(range(len(next(iter(table.values.values())))), len(next(iter(table.values.values()))))
+    seeds_there = len(next(iter(table.values.values())))
+    order = draw.sample(range(seeds_there), seeds_there)
     arms = draw.sample(sorted(table.values), min(FIRST_RUNG, len(table.values)))
     seen: dict[str, list[float]] = {arm: [] for arm in arms}
     there: int | None = None

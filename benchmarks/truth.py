@@ -47,7 +47,7 @@ KEPT = (
     *("arch_hash", "seed", "root_seed", "start", "val_top1", "val_loss", "test_top1", "test_loss", "params", "macs"),
     *("epochs", "train_seconds", "recipe_hash"),
 )
-PLAIN = "plain"
+PLAIN, ROOT = "plain", "(root)"
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
 TOP = 3
 
@@ -82,7 +82,7 @@ def read(folder: Path, ranking: str) -> pd.DataFrame:
         doses = [line for line in lines if line.startswith("branch.gamma=")]
         if (name is None and not is_root) or len(set(doses)) > 1:
             continue  # a control, or an arm whose dose the start took from it
-        row: Row = {"ranking": ranking, "arm": "(root)" if is_root else name, **_point(lines, name)}
+        row: Row = {"ranking": ranking, "arm": ROOT if is_root else name, **_point(lines, name)}
         row |= {column: trial[column] for column in KEPT} | {SOFT: trial.get(SOFT), "passes": _passes(lines, trial)}
         row |= {name: trial[f"zero_cost.{name}"] for name in ZERO_COST if f"zero_cost.{name}" in frame}
         history = (
@@ -93,7 +93,7 @@ def read(folder: Path, ranking: str) -> pd.DataFrame:
         }
         rows.append(row | {"commit": json.loads(trial["provenance"])["commit"]})
     table = pd.DataFrame(rows)
-    trunk = table.loc[table["arm"] == "(root)", "passes"]
+    trunk = table.loc[table["arm"] == ROOT, "passes"]
     if len(trunk) and (table["start"] == "fork").any():  # whose epochs count those of their trunk
         table.loc[table["start"] == "fork", "passes"] -= trunk.iloc[0]
     for supernet in frame.loc[frame["start"] == "path", "root"].unique():
@@ -101,7 +101,7 @@ def read(folder: Path, ranking: str) -> pd.DataFrame:
         passes = (its.epochs or 0) * IMAGES
         table.loc[len(table)] = {
             "ranking": ranking,
-            "arm": "(root)",
+            "arm": ROOT,
             "passes": passes,
             "seed": its.seed,
             "commit": its.provenance["commit"],
@@ -205,7 +205,8 @@ def held_against(cheap: pd.Series[float], truth: pd.Series[float]) -> Row:
 
 def judged(table: pd.DataFrame, arms: Sequence[str]) -> list[Row]:
     """Every cheap ranking of these arms against the truth."""
-    table = table[table["arm"].isin([*arms, "(root)"])]
+    served = table[table["arm"] != ROOT].groupby("ranking")["arm"].nunique()  # by the roots of each
+    table = table[table["arm"].isin([*arms, ROOT])]
     trained = table[table["ranking"] == ""]
     truth = matrix(trained, "test_top1")
     means, passes = truth.mean(axis=1), float(trained["passes"].mean())
@@ -219,46 +220,28 @@ def judged(table: pd.DataFrame, arms: Sequence[str]) -> list[Row]:
         row = one_seed(matrix(trained, SOFT), truth)
         rows.append({"proxy": "one training", "score": SOFT, "seeds": 1, "cost": 1.0, **row})
     for ranking, trials in table[table["ranking"] != ""].groupby("ranking", sort=False):
-        of_arms = trials[trials["arm"] != "(root)"]
-        roots = trials.loc[trials["arm"] == "(root)", "passes"].sum()
+        of_arms = trials[trials["arm"] != ROOT]
+        roots = trials.loc[trials["arm"] == ROOT, "passes"].sum()
         number, seeds = of_arms["arm"].nunique(), int(of_arms.groupby("arm")["seed"].nunique().min())
-        cost = float(of_arms["passes"].sum() + roots * _share(table, str(ranking), number)) / number / passes
+        cost = float(of_arms["passes"].sum() / number + roots / served[ranking]) / passes
         for score in ("val_top1", SOFT):
             if of_arms[score].notna().all() and number > TOP:
                 row = held_against(of_arms.groupby("arm")[score].mean().astype(float), means)
                 rows.append({"proxy": str(ranking), "score": score, "seeds": seeds, "cost": cost, **row})
-    for score in [name for name in ZERO_COST if name in trained and trained[name].notna().all()]:
-        rows.append(
-            {"proxy": score, "score": score, "seeds": 1, "cost": 0.0, **one_seed(matrix(trained, score), truth)}
-        )
-    rows.append(
-        {
-            "proxy": "parameters",
-            "score": "params",
-            "seeds": 0,
-            "cost": 0.0,
-            **held_against(_first(trained, "params"), means),
-        }
-    )
-    rows.append(
-        {"proxy": "MACs", "score": "macs", "seeds": 0, "cost": 0.0, **held_against(_first(trained, "macs"), means)}
-    )
+    free: dict[str, Row] = {
+        name: {"score": name, "seeds": 1, **one_seed(matrix(trained, name), truth)}
+        for name in ZERO_COST
+        if name in trained and trained[name].notna().all()
+    }
+    for name, column in (("parameters", "params"), ("MACs", "macs")):
+        of_arm = trained.groupby("arm")[column].first().astype(float)
+        free[name] = {"score": column, "seeds": 0, **held_against(of_arm, means)}
+    rows += [{"proxy": name, "cost": 0.0, **row} for name, row in free.items()]
     return rows
-
-
-def _share(table: pd.DataFrame, ranking: str, number: int) -> float:
-    """Which part of its roots a ranking of so many arms pays for: they served all arms of the study."""
-    of_all = table.attrs.get("arms", {}).get(ranking, number)
-    return number / float(of_all)
-
-
-def _first(trials: pd.DataFrame, column: str) -> pd.Series[float]:
-    return trials.groupby("arm")[column].first().astype(float)
 
 
 def results(table: pd.DataFrame) -> Row:
     """All that the page shows."""
-    table.attrs["arms"] = table[table["arm"] != "(root)"].groupby("ranking")["arm"].nunique().to_dict()
     trained = table[table["ranking"] == ""]
     everyone = list(matrix(trained, "test_top1").index)
     left_out = {

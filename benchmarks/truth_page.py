@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from search.stats.ranking import than_chance
+
 Row = dict[str, Any]
 
 COMMANDS = """\
@@ -51,7 +53,7 @@ def page(found: Row) -> str:
         for row in sorted(rows, key=lambda row: -(row["tau"][0] or 0)):
             lines.append(
                 f"| {row['proxy']} | {row['score']} | {row['seeds'] or '-'} | {row['cost']:.2f} | {row['n']} | {interval(row['tau'])} | "
-                f"{'-' if row['regret'] is None else format(row['regret'], '.2f')} | {verdict(row['tau'])} |"
+                f"{'-' if row['regret'] is None else format(row['regret'], '.2f')} | {than_chance(*row['tau'][1:])} |"
             )
     lines += ["", "## The arms", "", "| arm | test top-1, mean of the seeds | sd |", "|---|---:|---:|"]
     for arm, each in sorted(found["arms"].items(), key=lambda item: -item[1]["mean"]):
@@ -69,11 +71,3 @@ def interval(values: Sequence[float | None]) -> str:
     if middle is None:
         return "-"
     return f"{middle:.2f}" if low is None or high is None else f"{middle:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def verdict(tau: Sequence[float | None]) -> str:
-    """What the interval says of a ranking."""
-    _, low, high = tau
-    if low is None or high is None:
-        return ""
-    return "ranks backwards" if high < 0 else "" if low > 0 else "no better than chance"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from search.cli import printed, refused
 from search.ledger.metric import metric_named
 from xvol.allowed import check_choice
 
@@ -68,14 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise ValueError(f"{study} does not exist; give the folder of a study, e.g. runs/library")
         text, written = _made(options, budgets)
     except (ValueError, OSError) as error:
-        said = str(error)
-        if isinstance(error, OSError):
-            said = (
-                f"{error.filename or 'the table'}: {error.strerror or error}; give a folder you can write to with --out"
-            )
-        print(f"xvol-place: {said}", file=sys.stderr)
-        return 2
-    print(text, end="")
+        return refused("xvol-place", error)
+    printed(text)
     if written:
         print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
     return 0

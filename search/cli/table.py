@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
+from search.cli import printed, refused
 from search.ledger.metric import COSTS, metric_columns, metrics_of
 from search.report.spec import CHOICES, PAPER, SPEC_OPTIONS
 
@@ -54,35 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         text, written, send = made(options, has_spec(options))
     except (ValueError, OSError) as error:
-        return refused(error)
-    _printed(text)
+        return refused("xvol-table", error)
+    printed(text)
     if written:
         print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
     return 0 if send is None else send()
-
-
-def refused(error: Exception) -> int:
-    """Print a fault of the user's as one message."""
-    message = str(error)
-    if isinstance(error, OSError):
-        message = (
-            f"{error.filename or 'the table'}: {error.strerror or error}; give a folder you can write to with --out"
-        )
-    print(f"xvol-table: {message}", file=sys.stderr)
-    return 2
-
-
-def _printed(text: str, stream: TextIO | None = None) -> None:
-    """Print to a terminal or a pipe that may lack a character, or close early (`| head`)."""
-    out = stream or sys.stdout
-    try:
-        if hasattr(out, "reconfigure"):
-            out.reconfigure(errors="replace")
-        out.write(text)
-        out.flush()
-    except BrokenPipeError:
-        # The reader has all it wants. Python flushes stdout once more at exit: give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check(options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 from search.report.arms import Arm, comparable
 from search.report.starts import is_continued
 from search.report.values import Reading, arm_values, names_of_roots, read_arms
-from search.report.words import counted, one_line
+from search.report.words import counted, joined_few, one_line
 from search.stats.nested import root_means
 from search.stats.paired import ArmValues, shared
 from search.stats.placing import Problem
@@ -236,6 +236,11 @@ def options_of(arm: Arm, options: Sequence[Option]) -> np.ndarray | None:
     return taken if exact and covered else None
 
 
+def few(names: Sequence[str]) -> str:
+    """A few of the arms that are left out."""
+    return joined_few([one_line(name, 60) for name in names], SHOWN)
+
+
 def same_seeds(one: Reading, other: Reading) -> list[int]:
     """Seeds on which both studies trained something, or started from something."""
     found = []
@@ -284,5 +289,4 @@ def _sites(arm: Arm) -> frozenset[str]:
 
 
 def _left_out(what: str, names: Sequence[str]) -> list[str]:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return [f"Left out, {what}: {', '.join(one_line(name, 60) for name in names[:SHOWN])}{more}."] if names else []
+    return [f"Left out, {what}: {few(names)}."] if names else []

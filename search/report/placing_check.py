@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from search.ledger.metric import MetricColumn
-from search.report.library import Library, Parts, read_parts, same_seeds
+from search.report.library import Library, Parts, few, read_parts, same_seeds
 from search.report.starts import is_continued
 from search.report.table import Column, Table, rows_of, value_of, with_dtypes
 from search.report.values import Reading
-from search.report.words import counted, int_ranges, joined, one_line, signed
+from search.report.words import counted, int_ranges, joined, signed
 from search.stats.placing import additivity, tau_interval
-from search.stats.ranking import FEWEST_ARMS, proxy_trust
+from search.stats.ranking import BY_CHANCE, FEWEST_ARMS, proxy_trust, than_chance
 
 CHECK_COLUMNS: dict[str, str] = {
     "arms": "Int64",  # that are sums of the library's places
@@ -43,7 +43,7 @@ def check_table(frame: pd.DataFrame, library: Library) -> Table:
     if not parts.arms:
         raise ValueError(
             f"{read.studies}: no finished arm is a combination of the library's places "
-            f"({joined([option.words for option in library.options[:3]])}, ...); arms there: {_named(parts.left_out)}"
+            f"({joined([option.words for option in library.options[:3]])}, ...); arms there: {few(parts.left_out) or 'none'}"
         )
     row = _checked(library, parts)
     data = with_dtypes([row], CHECK_COLUMNS)
@@ -142,16 +142,13 @@ def _check_conclusion(row: Mapping[str, Any], metric: MetricColumn, digits: int)
         )
     if row["tau"] is None:
         return " ".join([*said, f"Ranking: {counted(row['arms'], 'arm')} give no order to compare."])
-    ends = [
-        (row[f"tau_{kind}low"], row[f"tau_{kind}high"]) for kind in ("seeds_", "") if row[f"tau_{kind}low"] is not None
-    ]
+    by_seeds = row["tau_seeds_low"] is not None
+    low, high = ((row[f"tau_{'seeds_' if by_seeds else ''}{end}"]) for end in ("low", "high"))
     verdict = "; no interval could be had, so that nothing is shown by it"
-    if ends:
-        holds_zero = any(low <= 0 <= high for low, high in ends)
-        over = "over arms and seeds" if row["tau_seeds_low"] is not None else "over arms"
-        verdict = f" (95% interval {ends[0][0]:.2f} to {ends[0][1]:.2f} {over}): " + (
-            "no better than chance" if holds_zero else "better than chance" if ends[0][0] > 0 else "worse than chance"
-        )
+    if low is not None:
+        said_of = [than_chance(low, high), than_chance(row["tau_low"], row["tau_high"])]
+        over = "over arms and seeds" if by_seeds else "over arms"
+        verdict = f" (95% interval {low:.2f} to {high:.2f} {over}): {BY_CHANCE if BY_CHANCE in said_of else said_of[0]}"
     return " ".join([*said, f"Ranking: Kendall's tau {row['tau']:.2f} over {counted(row['arms'], 'arm')}{verdict}."])
 
 
@@ -161,15 +158,10 @@ def _check_notes(library: Library, read: Reading, parts: Parts) -> list[str]:
         notes.append(f"Both studies have seeds {int_ranges(shared)}: luck that they share looks like agreement.")
     if parts.left_out:
         what = f"{counted(len(parts.left_out), 'arm')} left out, no combination of the library's places as most arms have them"
-        notes.append(f"{what}: {_named(parts.left_out)}.")
+        notes.append(f"{what}: {few(parts.left_out)}.")
     settings = [one for one in (library.read, read) if is_continued(one)]
     if len(settings) == 1:
         notes.append(
             "One of the studies went on from trained networks, the other did not: they measure different gains."
         )
     return notes
-
-
-def _named(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(one_line(name, 60) for name in names[:most]) or 'none'}{more}"

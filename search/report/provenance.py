@@ -18,7 +18,7 @@ import pandas as pd
 from search.ledger.metric import Metric, MetricColumn, metrics_of
 from search.report.arms import Arm
 from search.report.values import floats, geometric_mean
-from search.report.words import counted, int_ranges, joined, significant, span
+from search.report.words import counted, int_ranges, joined_few, significant, span
 
 READ = ("study", "status", "seed", "run_dir", "wandb_id", "fingerprint", "reused_from", "provenance")
 ODD_SHOWN = 3
@@ -204,7 +204,7 @@ def _near_chance(arms: Sequence[Arm], metric: Metric, split: str) -> list[str]:
         return []
     labels, means, guesses, errors = zip(*found, strict=True)
     reaches = f"guessing reaches {max(guesses):.1f} ± {max(errors):.1f} %"
-    return [f"Hardly better than guessing: {_named(labels)} ({span(means, '.1f')} %; {reaches})."]
+    return [f"Hardly better than guessing: {joined_few(labels, NAMED)} ({span(means, '.1f')} %; {reaches})."]
 
 
 def _losses_that_did_not_fall(arms: Sequence[Arm]) -> list[str]:
@@ -223,7 +223,7 @@ def _losses_that_did_not_fall(arms: Sequence[Arm]) -> list[str]:
     ):
         counts = {arm.label: (int(which[arm.start : arm.stop].sum()), arm.stop - arm.start) for arm in arms}
         found = [f"{label} on {count} of {counted(of, 'seed')}" for label, (count, of) in counts.items() if count]
-        said += [f"{words}: {_named(found)}."] if found else []
+        said += [f"{words}: {joined_few(found, NAMED)}."] if found else []
     return said
 
 
@@ -237,7 +237,7 @@ def _equal_everywhere(arms: Sequence[Arm], metric: str) -> list[str]:
         if len(keep) > 1:
             same.setdefault((seeds[keep].tobytes(), values[keep].tobytes()), []).append(arm.label)
     return [
-        f"Equal on every seed to the last digit, so hardly trained or too coarsely measured: {_named(labels)}."
+        f"Equal on every seed to the last digit, so hardly trained or too coarsely measured: {joined_few(labels, NAMED)}."
         for labels in same.values()
         if len(labels) > 1
     ]
@@ -253,7 +253,9 @@ def _nearly_nil(arms: Sequence[Arm]) -> list[str]:
         if dose is not None and dose < NEARLY_NIL
     ]
     return (
-        [f"Nearly the plain network, since the added branches give next to nothing: {_named(found)}."] if found else []
+        [f"Nearly the plain network, since the added branches give next to nothing: {joined_few(found, NAMED)}."]
+        if found
+        else []
     )
 
 
@@ -266,8 +268,3 @@ def column(arms: Sequence[Arm], name: str) -> np.ndarray:
 def finished(arms: Sequence[Arm]) -> np.ndarray:
     """Which of those trials ended ok."""
     return (arms[0].all_trials["status"] == "ok").to_numpy(dtype=bool)
-
-
-def _named(arms: Sequence[str]) -> str:
-    """Name a few arms; name some and count the rest of many."""
-    return joined(list(arms) if len(arms) <= NAMED else [*arms[: NAMED - 1], f"{len(arms) - NAMED + 1} more"])

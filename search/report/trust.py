@@ -24,6 +24,7 @@ from search.report.reading.load import load_study
 from search.report.table import Column, Table, rows_of, with_dtypes
 from search.report.values import metric_to_read, phase_to_read
 from search.report.words import counted, counted_range, one_line
+from search.stats.ranking import BY_CHANCE, than_chance
 
 TRUST_COLUMNS: dict[str, str] = {
     "kind": "string",  # phases | budgets | epochs | studies
@@ -53,7 +54,7 @@ CAUTION = (
     "Seed noise lowers tau, and so does a re-evaluation of the best arms alone: a low tau does not show that the cheap "
     "ranking is wrong."
 )
-BY_CHANCE = "it holds 0, so this ranking is no better than chance as far as these arms tell"
+HOLDS_ZERO = f"it holds 0, so this ranking is {BY_CHANCE} as far as these arms tell"
 SETTINGS_SHOWN = 6
 
 
@@ -168,15 +169,14 @@ def _sentence(case: TrustCase) -> str:
     if why := _not_compared(case):
         return f"{said}not compared, {why}."
     _, _, n, tau, interval, same, chance, regret = (cell.text for cell in rows_of(COLUMNS, [case])[0].cells)
-    spread = f" (95% interval {interval}{f': {BY_CHANCE}' if _is_by_chance(case) else ''})" if interval != "-" else ""
+    spread = f" (95% interval {interval}{f': {HOLDS_ZERO}' if _is_by_chance(case) else ''})" if interval != "-" else ""
     best = f"{same} best the same (by chance {chance})"
     behind = "is the best there" if trust.regret == 0 else f"is {regret} behind"
     return f"{said}Kendall's tau {tau}{spread} over {n} arms, {best}, its winner {behind}."
 
 
 def _is_by_chance(case: TrustCase) -> bool:
-    """Tell whether the interval of tau holds 0."""
-    return case.trust.low is not None and case.trust.high is not None and case.trust.low <= 0 <= case.trust.high
+    return than_chance(case.trust.low, case.trust.high) == BY_CHANCE
 
 
 def _not_compared(case: TrustCase) -> str:
@@ -202,7 +202,7 @@ def _case_notes(case: TrustCase) -> list[str]:
         notes.append(
             f"among the best {case.trust.k} of both: {', '.join(one_line(name, 100) for name in case.trust.top_k)}"
         )
-    notes += [f"the interval of tau: {BY_CHANCE}"] if _is_by_chance(case) and not why else []
+    notes += [f"the interval of tau: {HOLDS_ZERO}"] if _is_by_chance(case) and not why else []
     notes += [case.trust.note] if case.trust.note and not why else []
     if case.divided:
         notes.append(f"{counted(len(case.divided), 'seed')} of both divided between them, so that they share no luck")

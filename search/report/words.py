@@ -99,6 +99,11 @@ def did_you_mean(given: object, allowed: Iterable[str], opening: str = " ", quot
     return f"{opening}Did you mean {quote}{near[0]}{quote}?" if near else ""
 
 
+def joined_few(names: Sequence[str], most: int) -> str:
+    """Join a few names; of many name some, and count the rest."""
+    return joined(list(names) if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"])
+
+
 def int_ranges(numbers: Iterable[int], limit: int = 12) -> str:
     """List integers, consecutive ones as a range: "0-4, 7"; after `limit` pieces the rest is counted."""
     runs: list[list[int]] = []

@@ -17,6 +17,7 @@ FEWEST_ARMS = 5
 """Below this many arms a bootstrap over arms has too few distinct resamples to give an interval."""
 MANY_ARMS, FEWEST_RESAMPLES = 200, 200  # above so many arms fewer resamples do: the work grows with the arms' square
 BATCH = 500  # resamples at a time
+BY_CHANCE = "no better than chance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,13 @@ def proxy_trust(
         regret=float(both["expensive"].max() - both["expensive"].iloc[both["cheap"].argmax()]),
         note="; ".join(notes),
     )
+
+
+def than_chance(low: float | None, high: float | None) -> str:
+    """Say what an interval of tau shows of a ranking; "" without one."""
+    if low is None or high is None:
+        return ""
+    return BY_CHANCE if low <= 0 <= high else "better than chance" if low > 0 else "worse than chance"
 
 
 def check(cheap: pd.Series[float], expensive: pd.Series[float], k: int) -> None:

@@ -48,6 +48,21 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path.rstrip(os.pathsep)}
 
 
+def test_a_reader_that_closes_early() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    study = ROOT / "docs" / "results" / "paper_stage_placement" / "trials.csv"
+    done = subprocess.run(
+        [sys.executable, "-m", "search.cli.place", str(study)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        timeout=120,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_budgets() -> None:
     assert read_budgets(["macs=1.05e6", " params = 80000"]) == {"macs": 1.05e6, "params": 80_000.0}
     assert read_budgets([]) == {}
