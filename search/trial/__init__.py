@@ -9,14 +9,14 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.trial.check import check_network, check_trial, network_facts, score, sites_of
     from search.trial.forecast import costs_of, device_kind, judged_costs, measured_seconds
     from search.trial.run import run_trial
-    from search.trial.untrained import check_network, check_trial, network_facts, score, sites_of
 
 _NAMES = {
+    "check": ("check_network", "check_trial", "network_facts", "score", "sites_of"),
     "forecast": ("costs_of", "device_kind", "judged_costs", "measured_seconds"),
     "run": ("run_trial",),
-    "untrained": ("check_network", "check_trial", "network_facts", "score", "sites_of"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

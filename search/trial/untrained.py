@@ -1,4 +1,4 @@
-"""A trial before it is trained: its task, data and network, what is wrong with them, and what they will cost."""
+"""A trial before it is trained: its task, data and network, and what they will cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,25 @@ import torch
 from torch import Tensor, nn
 
 import xvol
-from search.config import Architecture, Config, typed
-from search.data.config import Augmentation, DataConfig, channels, image_size
+from search.config import Architecture, Config
+from search.data.config import Augmentation, DataConfig
 from search.data.loaders import Loaders
 from search.ledger.metric import LATENCIES, SCORE_PREFIX
 from search.ledger.result import TrialResult
-from search.objectives import CHEAP_COSTS, check_costs, check_scores, sense_of
+from search.objectives import CHEAP_COSTS, check_costs
 from search.recipe import TrainConfig
 from search.slot import idle
 from search.tasks.base import Scores, Task, task_named
-from search.tasks.model import build, check_low_res, train_blocks_alone, whiten
+from search.tasks.model import train_blocks_alone, whiten
 from search.trial.content import Content, content_of
-from search.trial.measure import latency, train_memory_mb, usable_device
-from search.trial.optim import check_average, make_optimizer
-from search.trial.refuse import check_values
-from search.trial.train import Trainer, check_form, formed
+from search.trial.measure import latency, train_memory_mb
+from search.trial.train import Trainer, formed
 from search.trial.zero_cost import SCORE_BATCH, scores
 
 log = logging.getLogger("xvol")
 CPU = torch.device("cpu")
 PAUSES = (2.0, 5.0, 10.0, 20.0)  # seconds between attempts at a latency that the study judges by
 WHITENED_BY = 512  # training images, or one batch of fewer: tens of thousands of patches
-ANY_CLASSES = 10  # of a network that is built to look at its backbone, without data
 
 
 @dataclass(frozen=True)
@@ -208,115 +205,6 @@ def _built(config: Config, task: Task, loaders: Loaders) -> Untrained:
     if config.start.trains == "blocks":
         train_blocks_alone(model)
     return Untrained(config, task, loaders, model, architecture)
-
-
-def check_trial(composed: Any) -> dict[str, Any]:
-    """Load the data and build the network, so that what cannot run is told before a study starts.
-
-    Returns:
-        "arch_hash" and "arm" of the architecture, the number of "objectives", and their "senses": by the name of each,
-        in their order, "maximize" or "minimize".
-
-    Raises:
-        ValueError: what is wrong, what is allowed, and how to mend it.
-    """
-    config = typed(composed)
-    check_values(config)
-    device = usable_device(config.device)
-    made = prepare_cached(config)
-    check_average(config.train, config.train.epochs * len(made.loaders.train))
-    check_form(made.model, config.train, device)
-    tell_emulation(config.train.amp_type, device.type, torch.backends.cpu.get_cpu_capability())
-    check_low_res(made.model, made.input_size, config.train)
-    if made.learns:
-        make_optimizer(made.model, config.train)
-    return {
-        "arch_hash": made.architecture.hash,
-        "arm": made.architecture.label,
-        "objectives": len(config.objectives),
-        "senses": {name: sense_of(name, config.task) for name in config.objectives},
-    }
-
-
-def check_network(config: Config) -> None:
-    """Build the network without data, so that what cannot be built or optimised is told before anything is written.
-
-    Raises:
-        ValueError: as `check_trial`, but for the data.
-    """
-    input_size = channels(config.data), image_size(config.data), image_size(config.data)
-    model = _without_data(config, *input_size[:2])
-    device = usable_device(config.device)
-    check_form(model, config.train, device)
-    tell_emulation(config.train.amp_type, device.type, torch.backends.cpu.get_cpu_capability())
-    check_low_res(model, input_size, config.train)
-    make_optimizer(model, config.train)
-
-
-@functools.cache  # once a process: a study checks many configurations
-def tell_emulation(amp_type: str | None, device_type: str, capability: str) -> None:
-    """Warn where a CPU of torch's `capability` computes the type of `TrainConfig.amp_type` far slower than float32."""
-    # oneDNN has no bfloat16 below AVX-512: 7.9 ms an image against 0.9 in float32 (docs/LOG.md)
-    if (amp_type, device_type, capability) == ("bfloat16", "cpu", "AVX2"):
-        log.warning(
-            "train.amp=bfloat16: this CPU has no AVX-512 and emulates bfloat16, several times slower than float32: take "
-            "train.amp=false"
-        )
-
-
-def score(composed: Any, names: Sequence[str]) -> dict[str, float]:
-    """Zero-cost scores of the untrained network of `composed`, by name; never read from test data.
-
-    Raises:
-        ValueError: an unknown score, a config that cannot run, or a network that a score is not defined for.
-    """
-    check_scores(names, "names")
-    config = typed(composed)
-    check_values(config)
-    return prepare_cached(config).scores(names, usable_device(config.device))
-
-
-def network_facts(composed: Any) -> dict[str, Any]:
-    """What the network of a config is and costs, built on the CPU.
-
-    Returns:
-        "arm", "arch_hash", "content" (digest of what makes a result of it), "params", "macs" (of one image), "sites"
-        (names of all sites of its backbone), "chosen" (names of those with branches) and "branches" (names of those in use).
-
-    Raises:
-        ValueError: the config cannot run; the message says why.
-    """
-    config = typed(composed)
-    check_values(config)
-    made = prepare_cached(config)
-    return {
-        "arm": made.architecture.label,
-        "arch_hash": made.architecture.hash,
-        "content": made.content.digest,
-        "params": xvol.count_params(made.model),
-        "macs": xvol.count_macs(made.model, made.input_size),
-        "sites": [site.fqn for site in sites_of(config)],
-        "chosen": made.architecture.sites,
-        "branches": made.architecture.branches,
-    }
-
-
-def sites_of(config: Config) -> Sequence[xvol.Site]:
-    """The legal sites of a config's backbone, in model order, at the size of its images."""
-    return _sites(json.dumps(asdict(config.backbone)), channels(config.data), image_size(config.data))
-
-
-@functools.lru_cache(maxsize=8)
-def _sites(backbone: str, in_channels: int, size: int) -> Sequence[xvol.Site]:
-    config = Config()
-    config.backbone = replace(config.backbone, **json.loads(backbone))
-    return xvol.sites(_without_data(config, in_channels, size), input_size=(in_channels, size, size))
-
-
-def _without_data(config: Config, in_channels: int, size: int) -> nn.Module:
-    """A network of untrained weights; how many outputs it has, only the data say."""
-    plain = replace(config, backbone=replace(config.backbone, pretrained=False, weights=None))
-    return build(plain, in_channels, ANY_CLASSES, size)[0]
 
 
 def facts_for_admission(result: TrialResult, names: Iterable[str]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from search.config import config_folder, typed
 from search.space.parameters import Space, parse_space
 from search.study.options import SweeperOptions, check_options, read_options
 from search.study.sampling.samplers import is_grid, make_pruner, make_sampler
+from search.trial.check import check_trial
 from search.trial.refuse import check_values
-from search.trial.untrained import check_trial
 
 FOLDER = config_folder()
 OPTIONS = sorted(

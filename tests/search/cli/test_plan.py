@@ -23,9 +23,9 @@ from search.space.parameters import parse_space
 from search.stats import minimum_detectable_difference
 from search.study.options import check_options, read_options
 from search.tasks.model import build
+from search.trial.check import network_facts, sites_of
 from search.trial.forecast import costs_of, judged_costs, measured_seconds
 from search.trial.refuse import check_values
-from search.trial.untrained import network_facts, sites_of
 
 FOLDER = config_folder()
 DESIGNS = sorted(

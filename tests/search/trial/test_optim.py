@@ -15,8 +15,8 @@ from torch import nn
 
 from search.recipe import TrainConfig
 from search.tasks.classify import Classify
+from search.trial.check import check_trial
 from search.trial.optim import MOST_INITIAL, Average, check_average, initial_share, make_optimizer, make_scheduler
-from search.trial.untrained import check_trial
 
 from .conftest import Small
 

@@ -12,8 +12,8 @@ import xvol
 from search.config import BackboneConfig, BranchConfig, Config, PlacementConfig, typed
 from search.recipe import TrainConfig
 from search.tasks import classify
+from search.trial.check import check_trial
 from search.trial.refuse import STAGES, check_names, check_values, refuse_moot
-from search.trial.untrained import check_trial
 from xvol import branches
 from xvol.stages import find_stages
 

@@ -15,8 +15,9 @@ from torch import nn
 from search import slot
 from search.config import typed
 from search.recipe import TrainConfig
+from search.trial.check import check_network, check_trial
 from search.trial.train import Diverged, Trainer, evaluate, unformed
-from search.trial.untrained import check_network, check_trial, prepare
+from search.trial.untrained import prepare
 
 from .conftest import Small
 
