@@ -16,12 +16,14 @@ import xvol
 from search.config import Config, typed
 from search.data.config import channels, image_size
 from search.objectives import check_scores, sense_of
+from search.recipe import OF_STUDY
 from search.tasks.model import build, check_low_res
 from search.trial.measure import usable_device
 from search.trial.optim import check_average, make_optimizer
 from search.trial.refuse import check_values
+from search.trial.start import RootLost, root_of, started
 from search.trial.train import check_form
-from search.trial.untrained import prepare_cached
+from search.trial.untrained import Untrained, prepare_cached
 
 log = logging.getLogger("xvol")
 ANY_CLASSES = 10  # of a network that is built to look at its backbone, without data
@@ -41,6 +43,7 @@ def check_trial(composed: Any) -> dict[str, Any]:
     check_values(config)
     device = usable_device(config.device)
     made = prepare_cached(config)
+    _check_start(made)
     check_average(config.train, config.train.epochs * len(made.loaders.train))
     check_form(made.model, config.train, device)
     tell_emulation(config.train.amp_type, device.type, torch.backends.cpu.get_cpu_capability())
@@ -53,6 +56,18 @@ def check_trial(composed: Any) -> dict[str, Any]:
         "objectives": len(config.objectives),
         "senses": {name: sense_of(name, config.task) for name in config.objectives},
     }
+
+
+def _check_start(made: Untrained) -> None:
+    """Start the network of `made` from the root that its config names, if it names one, as its trial would."""
+    if made.config.start.root == OF_STUDY:
+        return  # the study is yet to train it
+    try:
+        root = root_of(made.config, None)
+    except RootLost as error:
+        raise ValueError(str(error)) from None
+    if root is not None:
+        started(made, root)
 
 
 def check_network(config: Config) -> None:

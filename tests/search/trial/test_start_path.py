@@ -18,6 +18,7 @@ from search.config import typed
 from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
 from search.report.reading.load import load_study
+from search.trial.check import check_trial
 from search.trial.run import run_trial
 from search.trial.start import RootLost, recalibrate, root_of, started
 from search.trial.state import load_checkpoint
@@ -209,8 +210,16 @@ def test_what_is_no_path_is_told(
     overrides = tuple(
         each.replace("PLAIN", str(tmp_path / "PLAIN")).replace("FIXED", str(tmp_path / "FIXED")) for each in overrides
     )
+    given = (*PATH, f"start.root={supernet}", *overrides, at)
     with pytest.raises((ValueError, RootLost), match=said):
-        trained(small, tmp_path / "path", *PATH, f"start.root={supernet}", *overrides, at)
+        trained(small, tmp_path / "path", *given)
+    if not any(each.startswith("start.recalibrate") for each in overrides):  # which only the trial looks at
+        with pytest.raises(ValueError, match=said):
+            check_trial(small(*given))
+
+
+def test_a_study_is_told_of_a_path_that_can_be_taken(small: Small, supernet: Path) -> None:
+    assert check_trial(small(*PATH, f"start.root={supernet}", placed(stage2="pssa")))["arm"] == "stage2: pssa"
 
 
 @pytest.mark.parametrize(
