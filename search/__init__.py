@@ -3,7 +3,7 @@
     >>> import search
     >>> frame = search.load_study("runs/digits")   # doctest: +SKIP
 
-`load_study` is loaded on first use: it needs pandas, and no torch.
+`load_study`, and `compare`, which makes a table of any frame of runs, are loaded on first use: they need pandas, and no torch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.report.given import compare
     from search.report.reading.load import load_study
 
-__all__ = ["load_study"]
+_HOMES = {"compare": "report.given", "load_study": "report.reading.load"}
+__all__ = ["compare", "load_study"]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "load_study":
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return resolve_name(f"search.report.reading.load:{name}")
+    return resolve_name(f"search.{_HOMES[name]}:{name}")

@@ -22,7 +22,7 @@ from search.report.notes import table_notes
 from search.report.provenance import gate
 from search.report.starts import control_lines, is_continued, null_fault, paths_lines, root_columns, roots_line
 from search.report.table import NOTHING, Cell, Column, Row, Table, interval_of, rows_of, value_of, with_dtypes
-from search.report.values import Reading, arm_values, has_looks, read_arms
+from search.report.values import GIVEN, Reading, arm_values, has_looks, read_arms
 from search.report.words import (
     P_TITLES,
     decimals_for,
@@ -102,7 +102,7 @@ def ablation_table(
     """
     read, judging = read_arms(frame, phase, metric, baseline), judging or Judging()
     measured = arm_values(read.arms, read.metric.column)
-    is_final = read.phase == "final"
+    is_final = read.phase in ("final", GIVEN)
     absent = _absent_seeds(read.trials, measured) if is_final else [Counter[str]() for _ in read.arms]
     added = " (seeds added)" if is_final and seeds_added(frame) else ""
     against = compared(read.arms, measured, read.reference, read.metric, judging)

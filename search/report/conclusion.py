@@ -13,7 +13,7 @@ from search.ledger.metric import MetricColumn
 from search.report.judging import POWER, Judging, within
 from search.report.notes import changes_of
 from search.report.starts import estimand, is_continued
-from search.report.values import Reading, has_looks
+from search.report.values import GIVEN, Reading, has_looks
 from search.report.words import counted, counted_range, interval_decimals, joined, p_is, signed, significant, span
 from search.stats import paired
 from search.stats.inference import MAX_SEEDS
@@ -23,6 +23,7 @@ SOURCES = {
     "search": "search phase",
     "search with looks": "validation images, as the looks read them",
     "single": "single runs",
+    GIVEN: "runs as they were given",
 }
 FRESH = "final re-evaluation on fresh seeds"
 NO_SPREAD = tuple(

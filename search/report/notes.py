@@ -14,7 +14,7 @@ from search.ledger.study_files import Change, read_changes
 from search.report.arms import Arm
 from search.report.judging import Judging, corrected_over
 from search.report.provenance import odd_trials, parsed, versions_of
-from search.report.values import Reading, has_looks
+from search.report.values import GIVEN, Reading, has_looks
 from search.report.words import counted, int_ranges, joined, one_line
 
 STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "duplicate", "interrupted", "unfinished")
@@ -49,7 +49,7 @@ def unreadable(frame: pd.DataFrame) -> list[str]:
 
 def phase_notes(frame: pd.DataFrame, phase: str) -> list[str]:
     """Say of the numbers that chose the arms that they did."""
-    if phase == "final":
+    if phase in ("final", GIVEN):
         return []
     if phase == "search" and has_looks(frame):
         return ["These are validation images, which the looks read. Test images are read once, after the last look."]
@@ -61,12 +61,15 @@ def phase_notes(frame: pd.DataFrame, phase: str) -> list[str]:
 
 
 def _made_of(trials: pd.DataFrame, arms: Sequence[Arm]) -> str:
+    seeds = arms[0].all_trials["seed"].unique().tolist() if arms else []
+    ranges = int_ranges(map(int, seeds)) or "none"
+    if trials["phase"].eq(GIVEN).all():
+        return f"Seeds {ranges}."
     said = []
     for title, column in (("Data", "data_source"), ("backbone", "backbone"), ("recipe", "recipe_hash")):
         values = [str(value) for value in trials[column].dropna().unique()]
         said.append(f"{title} {', '.join(values) or 'not on record'}")
-    seeds = arms[0].all_trials["seed"].unique().tolist() if arms else []
-    said.append(f"seeds {int_ranges(map(int, seeds)) or 'none'}")
+    said.append(f"seeds {ranges}")
     commits = _facts_of(trials).get("commit", set())
     said.append(f"commit {', '.join(sorted(commits)) or 'not on record'}")
     return f"{'; '.join(said)}."
@@ -75,7 +78,7 @@ def _made_of(trials: pd.DataFrame, arms: Sequence[Arm]) -> str:
 def trial_counts(frame: pd.DataFrame, phase: str) -> list[str]:
     """Count the trials of each phase by how they ended; of the table's own `phase` only where one did not end ok anew."""
     said = []
-    for name in ("search", "final", "single"):
+    for name in ("search", "final", "single", GIVEN):
         trials = frame[frame["phase"] == name]
         counts = Counter(trials["status"].tolist())
         reused = int((trials["status"].eq("ok") & trials["reused_from"].notna()).sum())

@@ -42,6 +42,7 @@ from search.report.reading.scored import is_from_samples, kept_nothing, with_sco
 from search.stats.nested import differences
 from search.stats.paired import ArmValues, PairedDifference
 
+GIVEN = "given"  # phase of runs that are not ours; the frame's `attrs` have their metric
 COLUMN_FACTORS = ("study", "backbone", "branches", "sites", "data_source", "arch_hash", "recipe_hash", "epochs_planned")
 
 
@@ -206,7 +207,7 @@ def median(values: np.ndarray) -> float | None:
 
 def phase_to_read(frame: pd.DataFrame, phase: str | None) -> str:
     """Return the phase asked for, or the one whose numbers are worth the most."""
-    present = [name for name in ("final", "search", "single") if (frame["phase"] == name).any()]
+    present = [name for name in ("final", "search", "single", GIVEN) if (frame["phase"] == name).any()]
     if not present:
         lost = "; ".join(frame.attrs.get("unreadable", []))
         raise ValueError(f"{frame.attrs.get('path', 'the study')} holds no trial that could be read. {lost}".strip())
@@ -219,6 +220,11 @@ def phase_to_read(frame: pd.DataFrame, phase: str | None) -> str:
 
 def metric_to_read(trials: pd.DataFrame, phase: str, name: str | None) -> MetricColumn:
     """Return the metric asked for, or the one the phase is judged by."""
+    if phase == GIVEN:
+        given = MetricColumn(**trials.attrs["metric"])
+        if name not in (None, given.column):
+            raise ValueError(f"the runs were read for {given.column}, not {name}: read them again with that metric")
+        return given
     ok = trials[trials["status"] == "ok"]
     measured = [column for column in metric_columns() if column in ok and ok[column].notna().any()]
     if name is not None:

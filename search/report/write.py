@@ -24,6 +24,7 @@ from search.report.render import RENDERERS, to_latex, to_markdown
 from search.report.spec import TableSpec
 from search.report.table import Table
 from search.report.trust import trust_notes
+from search.report.values import GIVEN
 
 FORMATS = ("md", "tex", "csv", "html", "parquet")
 TEXT_FORMATS = ("md", "tex", "csv")  # of tables that nothing else is made of
@@ -86,16 +87,18 @@ def paper_grid(frame: pd.DataFrame, table: AblationTable) -> PivotTable | None:
     finished = frame[(frame["phase"] == table.phase) & (frame["status"] == "ok")]
     costs = [name for name in ("params", "macs") if finished[name].notna().any()]
     own = [arm.label for arm in table.arms if arm.is_baseline] == [table.baseline]
+    asked: dict[str, Any] = (
+        {} if table.phase == GIVEN else {"metrics": (table.metric.column, *costs), "phase": table.phase}
+    )
     grid = pivot_table(
         frame,
         TableSpec(
             name=table.name,
             caption=table.title,
-            metrics=(table.metric.column, *costs),
             baseline=None if own else table.baseline,
-            phase=table.phase,
             correction=table.judging.correction,
             margin=table.judging.margin,
+            **asked,
         ),
         digits={table.metric.column: digits_of(table.data, table.metric)},
     )
