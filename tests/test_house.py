@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = 159
+MODULES = 161
 LINES = 36_150
 IMPORTS_IN_FUNCTIONS = 25
 LONGEST_FILE, LONG_FILE = 450, 300  # lines: of any file, and of nine in ten

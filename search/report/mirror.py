@@ -15,7 +15,8 @@ import pandas as pd
 import yaml
 
 from search.ledger.secrets import mask
-from search.ledger.tracker import Rows, Sent, StudyTable, TrackerConfig, check_tracker, send_table
+from search.ledger.tracker import TrackerConfig, check_tracker
+from search.ledger.wandb_table import Rows, Sent, StudyTable, send_table
 from search.report.ablation import AblationTable
 from search.report.pivot import PivotTable
 from search.report.reading.load import load_study

@@ -29,7 +29,7 @@ from search.ledger.record import Record
 from search.ledger.result import Status, TrialResult
 from search.ledger.secrets import mask
 from search.ledger.study_files import run_in_words
-from search.ledger.tracker import Tracker
+from search.ledger.wandb_run import Tracker
 from search.objectives import KNOWN_COSTS
 from search.slot import at_work, clock, off_work
 from search.tasks.base import Diverged, task_named

@@ -12,7 +12,8 @@ import yaml
 
 import search.report.mirror as module
 from search.cli.table import main
-from search.ledger.tracker import Sent, StudyTable, TrackerConfig
+from search.ledger.tracker import TrackerConfig
+from search.ledger.wandb_table import Sent, StudyTable
 from search.report.ablation import DATA_COLUMNS, ablation_table
 from search.report.mirror import mirror_study, mirror_table, study_tracker
 from search.report.pivot import PIVOT_COLUMNS, pivot_table

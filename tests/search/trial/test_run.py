@@ -16,7 +16,7 @@ from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
 from search.ledger.samples import read_samples, samples_below
 from search.ledger.study_files import STATE_FILE
-from search.ledger.tracker import Tracker
+from search.ledger.wandb_run import Tracker
 from search.tasks import classify
 from search.trial import run as module
 from search.trial.reuse import LATENCY
