@@ -21,6 +21,8 @@ def main() -> None:
     wants_trace = os.environ.get(FULL_ERROR) == "1"
     os.environ[FULL_ERROR] = "1"  # errors come out of Hydra as exceptions, to be explained here
     register()
+    # -v is Hydra's hydra.verbose for our own lines
+    sys.argv[1:] = ["hydra.verbose=[xvol]" if word == "-v" else word for word in sys.argv[1:]]
     try:
         refuse_wrong_words(sys.argv[1:], config_folder())
         if is_plain_help(sys.argv[1:]):

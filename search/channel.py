@@ -113,10 +113,6 @@ class Channel:
         """Whether the study wants running trials to save their state and stop. Asked after each step: keep it cheap."""
         return False
 
-    def standing(self) -> str:
-        """How the study stands, in words, for the progress line; empty outside of a study."""
-        return ""
-
 
 class Application:
     """What a study asks of the program whose trials it runs; all but `train` may be left as it is here.

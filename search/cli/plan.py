@@ -24,6 +24,7 @@ from search.config import config_folder, register, typed
 from search.design.options import Design
 from search.design.start import number_of_roots
 from search.ledger.study_files import CONTROL, NULL, OF_ROOTS
+from search.report.words import duration
 from search.study.launching.launcher import worker_count
 from xvol.allowed import check_number
 
@@ -262,7 +263,7 @@ class Plan:
         longest = max((row.seconds or 0.0 for row, _ in needed), default=0.0)
         wall = max(total / min(workers, max(count, 1)), longest)
         print(
-            f"{what}: {runs} = {count} trials, {_duration(total)} of work, about {_duration(wall)} on {workers} worker(s)"
+            f"{what}: {runs} = {count} trials, {duration(total)} of work, about {duration(wall)} on {workers} worker(s)"
         )
 
     def _print_resolution(self, feasible: list[Row], runs: list[Any]) -> None:
@@ -353,12 +354,6 @@ def _networks(rows: list[Row]) -> int:
 
 def _smallest(sd: float, seeds: int, alpha: float, power: float) -> float:
     return stats.minimum_detectable_difference(sd, seeds, alpha=alpha, target=power)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

@@ -93,6 +93,13 @@ def counted_range(low: int, high: int, what: str) -> str:
     return counted(high, what) if low == high else f"{low} to {high} {what}s"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit that fits: "40 s", "14.0 min", "2.5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def did_you_mean(given: object, allowed: Iterable[str], opening: str = " ", quote: str = "") -> str:
     """Say the name that `given` comes nearest to; "" where there is none."""
     near = nearest(given, allowed)

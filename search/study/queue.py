@@ -98,6 +98,11 @@ class TrialQueue:
         """How the study stands."""
         return self._tally.read(self._get if isinstance(self.storage, JournalStorage) else in_list(self.trials()))
 
+    @property
+    def running(self) -> list[FrozenTrial]:
+        """The running trials, as of the last count."""
+        return self._tally.running
+
     def best(self, highest: bool) -> FrozenTrial | None:
         """The complete trial with the highest, or lowest, first value; as of the last count."""
         return self._tally.best.get(highest)
@@ -219,7 +224,7 @@ class TrialQueue:
             self.counts()
             for trial in self._left_out():
                 self._again(trial, _tries(trial) + 1)
-            stale = [trial for trial in self._tally.running if self.is_stale(trial)]
+            stale = [trial for trial in self.running if self.is_stale(trial)]
             for frozen in stale:
                 # it died between the result and the word to the study: run again, it takes its own result over
                 result = sound_result(self._dir / frozen.user_attrs.get(FOLDER, "") / RESULT_FILE)

@@ -39,8 +39,10 @@ from search.study.options import SweeperOptions, directions_of
 from search.study.queue import TrialQueue
 from search.study.recovery import mend_lost, recover
 from search.study.spec import StudySpec, open_queue, search_spec
+from search.study.standing import Standing
 from search.study.trials import CELL, FOLDER, REASON, SKIPPED
 from search.study.worker import NextPhase, NoCallbacks, Worker, WorkerReport
+from search.terminal import Block
 
 log = logging.getLogger("xvol")
 BASELINE_HASH = "baseline_hash"
@@ -248,7 +250,9 @@ class StudyRun(ABC):
         reports: list[WorkerReport] = []
         broken: Exception | None = None
         try:
-            for job in launcher.launch(lines, initial_job_idx=0):
+            with Block(Standing(spec, then is not None).lines):
+                jobs = launcher.launch(lines, initial_job_idx=0)
+            for job in jobs:
                 try:
                     reports.append(job.return_value)
                 except Exception as error:

@@ -171,18 +171,6 @@ class StudyChannel(Channel):
         found = self._runs.find_outdated(self._fingerprint, self.phase)
         return None if found is None else str(found)
 
-    def standing(self) -> str:
-        """Trials done, and the best so far."""
-        now = self._queue.counts()
-        text = f"{now.finished}/{self._spec.budget.trials} done"
-        words = ((now.pruned, "pruned"), (now.failed, "failed"), (now.skipped, "skipped"))
-        text += "".join(f", {n} {word}" for n, word in words if n)
-        if len(self._spec.directions) == 1 and self._spec.phase == "search":
-            best = self._queue.best(self._spec.directions[0] == "maximize")
-            if best is not None:
-                text += f", best {best.values[0]:.4g} ({best.user_attrs.get('arm', f'trial {best.number}')})"
-        return text
-
     def _refuse(self, facts: Mapping[str, Any], constraints: tuple[Constraint, ...]) -> None:
         broken = [text for constraint in constraints if (text := constraint.violation(facts))]
         if broken:

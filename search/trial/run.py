@@ -122,7 +122,7 @@ class _Trial:
                 self.train_and_measure()
             values = self.objectives()
             result.status, result.reason = "ok", None
-            log.info("%s: %s", self.name, _summary(result))
+            log.info("%s: %s%s", self.name, self.taken_over(), _summary(result))
             return values
         except BaseException as error:
             self.explain(error)
@@ -226,7 +226,6 @@ class _Trial:
         if earlier is None:
             tell_outdated(channel, result)
             return False
-        log.info("%s: taken over from %s", self.name, run_in_words(str(result.reused_from), channel.study_dir))
         self.made.add_scores(result, self.config.measure.zero_cost)
         return True
 
@@ -330,7 +329,9 @@ class _Trial:
         try:
             for epoch in trainer.epochs():
                 self.take_down(epoch)
-                log.info("%s: %s", self.name, self.progress(epoch))
+                # of a study with -v alone: its terminal shows how each worker stands
+                level = logging.INFO if self.channel.phase == "single" else logging.DEBUG
+                log.log(level, "%s: %s", self.name, self.progress(epoch))
                 self.obey_pruner(epoch, trainer)
                 history.append(asdict(epoch))
                 saver.after_epoch(trainer, history)
@@ -364,12 +365,15 @@ class _Trial:
             keep_samples(self.made, trainer.evaluated, self.device, self.folder)
             raise Pruned(f"pruned after epoch {epoch.epoch} of {epochs} at {objective} {value:.4g}")
 
+    def taken_over(self) -> str:
+        """What the line that ends a trial begins with where another has trained the same network."""
+        source, study = self.result.reused_from, self.channel.study_dir
+        return "" if source is None else f"nothing trained, taken over from {run_in_words(source, study)}: "
+
     def progress(self, epoch: Epoch) -> str:
         """The line of an epoch."""
-        standing = self.channel.standing()
         score = f"{_score(self.result, chosen_by(self.config.task))} " if epoch.scores else ""
-        line = f"epoch {epoch.epoch}/{self.config.last_epoch} {score}loss {epoch.train_loss:.3f} ({epoch.seconds:.1f}s)"
-        return f"{line} | {standing}" if standing else line
+        return f"epoch {epoch.epoch}/{self.config.last_epoch} {score}loss {epoch.train_loss:.3f} ({epoch.seconds:.1f}s)"
 
     def objectives(self) -> float | tuple[float, ...]:
         """The values that the study is told."""

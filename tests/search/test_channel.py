@@ -13,7 +13,6 @@ def test_outside_of_a_study_nothing_is_kept_and_nothing_is_pruned() -> None:
     channel.report(1, 50.0)
     channel.note("arch_hash", "abc")
     assert not channel.should_prune()
-    assert channel.standing() == ""
     assert channel.admit("0123456789", {"params": 10}) is None
     assert not channel.stop_requested()
     assert (channel.attempt, channel.resume_from, channel.costs) == (1, None, ())

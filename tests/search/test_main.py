@@ -110,8 +110,9 @@ STUDY = ["-m", "hydra.launcher.device=cpu", "hydra.launcher.workers=2", "hydra.s
 def test_a_study_checks_and_trains_in_processes_that_are_forked_from_one(tmp_path: Path) -> None:
     space = ["placement.policy=choice(none,stage3)", "hydra.sweeper.n_trials=2"]
     final = ["hydra.sweeper.final.top_k=1", "hydra.sweeper.final.seeds=1"]
-    code, output, errors, imported = search(tmp_path, *STUDY, *space, *final, *SMALL)
+    code, output, errors, imported = search(tmp_path, *STUDY, "-v", *space, *final, *SMALL)
     assert code == 0, output + errors
+    assert "seed 0: epoch 1/1 val " in output  # with -v alone
     assert set(imported) <= {"optuna", "pandas"}  # the command itself has loaded no torch
     assert len(list((tmp_path / "here").glob("*/*/result.json"))) >= 3
     assert "checking " in output

@@ -96,7 +96,7 @@ def test_a_known_result_is_taken_over(
     assert (folder / "checkpoint.pt").exists() == (phase == "final")
     assert (result.wandb_id, (folder / "wandb").exists()) == (None, False)
     number = "trial 3" if phase == "search" else "final trial 1"
-    assert any(line.endswith(f"seed 0: taken over from {number} of study old") for line in caplog.messages)
+    assert any(f"seed 0: nothing trained, taken over from {number} of study old: val" in line for line in caplog.messages)
     assert Index(runs).find(result.fingerprint or "", needs_test=False) == runs / source / "result.json"
     shutil.rmtree(study)
 
@@ -152,7 +152,7 @@ def test_a_copy_stands_too_and_names_what_was_trained(
     copy = changed(runs, tmp_path, "trials/0003-s0", reused_from="new/trials/0001-s0")
     run(small(*OVERRIDES), tmp_path / "new", Knowing(copy, phase="search", study_dir=str(tmp_path / "new")))
     assert result_of(tmp_path / "new").reused_from == "new/trials/0001-s0"
-    assert any(line.endswith("taken over from trial 1") for line in caplog.messages)
+    assert any("taken over from trial 1: val" in line for line in caplog.messages)
 
 
 @pytest.mark.usefixtures("untrained")

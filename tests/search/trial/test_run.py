@@ -13,7 +13,7 @@ from PIL import Image
 
 from search.channel import Channel, Infeasible, InFlight, Pruned, opened
 from search.ledger.record import read_history
-from search.ledger.result import TrialResult, read_result
+from search.ledger.result import Phase, TrialResult, read_result
 from search.ledger.samples import read_samples, samples_below
 from search.ledger.study_files import STATE_FILE
 from search.ledger.wandb_run import Tracker
@@ -225,6 +225,17 @@ def test_the_error_of_torchs_own_allocator_is_known(
     reason = result_of(tmp_path).reason or ""
     assert reason.startswith("out of memory: RuntimeError: ")
     assert "take a smaller network or data.image_size" in reason
+
+
+@pytest.mark.parametrize(("phase", "level"), [("single", "INFO"), ("search", "DEBUG")])
+def test_epochs_of_a_study_are_told_where_they_are_asked_for(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture, phase: Phase, level: str
+) -> None:
+    caplog.set_level("DEBUG", "xvol")
+    with opened(Listening(phase=phase)):
+        run_trial(small("measure.latency_repeats=0"), tmp_path)
+    told = [record.levelname for record in caplog.records if "epoch 1/1" in record.getMessage()]
+    assert told == [level]
 
 
 def test_a_pruned_trial_keeps_what_it_had(small: Small, tmp_path: Path) -> None:
