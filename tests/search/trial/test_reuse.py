@@ -96,7 +96,9 @@ def test_a_known_result_is_taken_over(
     assert (folder / "checkpoint.pt").exists() == (phase == "final")
     assert (result.wandb_id, (folder / "wandb").exists()) == (None, False)
     number = "trial 3" if phase == "search" else "final trial 1"
-    assert any(f"seed 0: nothing trained, taken over from {number} of study old: val" in line for line in caplog.messages)
+    assert any(
+        f"seed 0: nothing trained, taken over from {number} of study old: val" in line for line in caplog.messages
+    )
     assert Index(runs).find(result.fingerprint or "", needs_test=False) == runs / source / "result.json"
     shutil.rmtree(study)
 
