@@ -53,6 +53,7 @@ class Channel:
         attempt: how often this trial has been begun, this time included.
         resume_from: absolute folder of the interrupted attempt whose saved state may be continued.
         keeps_weights: whether the study needs the trained weights later, whatever the config's `checkpoint` says.
+        is_root: whether other trials of the study start from this one's network.
         root: absolute path of the trial's folder, or of the file, that the study lets this one's training start from; None for none.
         trained_in: absolute folder of the trial whose network this one only reads on the test data; None to train.
         costs: names of cheap costs that the study wants measured before training: latency_ms, latency_fused_ms,
@@ -69,6 +70,7 @@ class Channel:
     attempt: int = 1
     resume_from: str | None = None
     keeps_weights: bool = False
+    is_root: bool = False
     root: str | None = None
     trained_in: str | None = None
     costs: tuple[str, ...] = ()

@@ -27,11 +27,11 @@ from typing import Any
 
 from search.ledger.secrets import mask, masked_tree
 from search.ledger.tracker import TrackerConfig, check_tracker
-from search.ledger.wandb_run import INIT_TIMEOUT, start_run
+from search.ledger.wandb_run import loaded, start_run
 
 log = logging.getLogger(__name__)
 ARTIFACT_TYPE = "ablation-table"
-SEND_SECONDS = 2 * INIT_TIMEOUT  # for the start, which has its own limit, the rows and the files together
+SEND_SECONDS = 60.0  # for the start, which has its own limit, the rows and the files together
 TYPES = {"string": str, "Float64": float, "Int64": int, "boolean": bool}
 KILL_SECONDS = 5.0  # until what a killed process has written can be read
 LONGEST_REASON = 300  # letters of a failure's message
@@ -221,8 +221,7 @@ def child(job: Mapping[str, Any]) -> None:
 
 def write_run(job: Mapping[str, Any]) -> dict[str, str]:
     """Start the run, log the tables and the artifact, finish."""
-    import wandb  # here: only the process that sends a table needs it
-
+    wandb = loaded()
     config, sent = TrackerConfig(**job["tracker"]), StudyTable(**job["table"])
     online = config.mode == "online"
     run = start_run(
@@ -231,7 +230,7 @@ def write_run(job: Mapping[str, Any]) -> dict[str, str]:
         sent.study,
         f"{sent.study}-table" if sent.name == "ablation" else f"{sent.study}-table-{sent.name}",
         dict(sent.config),
-        init_timeout=min(INIT_TIMEOUT, job["limit"]),
+        seconds=job["limit"] if online else None,
         id=run_id_of(sent),
         job_type="table",
         resume="allow" if online else None,  # offline there is nothing to resume, and W&B says so on stderr

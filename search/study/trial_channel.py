@@ -128,7 +128,8 @@ class StudyChannel(Channel):
         self.root = trial.user_attrs.get(ROOT_FILE)
         if root is not None:
             self.root = str(Path(spec.study_dir) / str(root.user_attrs.get(FOLDER)))
-        self.keeps_weights |= bool(trial.user_attrs.get(IS_ROOT))
+        self.is_root = bool(trial.user_attrs.get(IS_ROOT))
+        self.keeps_weights |= self.is_root
         self.costs = tuple(constraint.name for constraint in spec.constraints)
         self.began = self.reused = False
         self.skip: str | None = None

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from search.config import Architecture
     from search.data.images import DataInfo
     from search.data.loaders import Loaders
+    from search.ledger.tracker import Picture
 
 ENTRY_POINTS = "xvol.tasks"
 TASKS = {"classify": "search.tasks.classify:Classify"}
@@ -64,6 +65,15 @@ class KeepsSamples(Evaluator, Protocol):
 
     def per_sample(self) -> dict[str, np.ndarray] | None:
         """Arrays of one row an image, in the order of the pass, for `search.ledger.samples`; None where it was not asked to."""
+        ...
+
+
+@runtime_checkable
+class ShowsPredictions(Protocol):
+    """A task that can show what a network makes of images; a tracker asks it for a few of the validation images."""
+
+    def pictures(self, inputs: Any, output: Any, target: Any, info: DataInfo) -> list[Picture]:
+        """A picture for each of a batch, with what is true of it and what the network says."""
         ...
 
 

@@ -23,11 +23,13 @@ from timm.task import ClassificationTask
 from search.config import Architecture, Config
 from search.data.images import DataInfo, load_data
 from search.data.loaders import Loaders, image_loaders
+from search.ledger.tracker import Picture
 from search.recipe import TrainConfig
 from search.tasks.base import Diverged
 from search.tasks.model import build, shrink
 
 FLOAT16_MAX = 65_504.0
+LARGEST_PICTURE = 128  # pixels
 
 
 class Classify:
@@ -54,6 +56,20 @@ class Classify:
     def evaluator(self, device: torch.device) -> ClassifyEvaluator:
         """Top-1 and loss."""
         return ClassifyEvaluator(device)
+
+    def pictures(self, inputs: Tensor, output: Tensor, target: Tensor, info: DataInfo) -> list[Picture]:
+        """The images as they were before they were normalised, at most `LARGEST_PICTURE` pixels wide and high."""
+        mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (info.mean, info.std))
+        pixels = ((inputs.float().cpu() * std + mean).clamp(0, 1) * 255).round().byte()
+        stride = -(-max(pixels.shape[-2:]) // LARGEST_PICTURE)
+        sure, said = output.float().softmax(1).max(1)
+        return [
+            Picture(
+                image[:, ::stride, ::stride].permute(1, 2, 0).numpy(),
+                f"{info.classes[true]}: {'right' if true == guess else f'taken for {info.classes[guess]}'} ({share:.0%})",
+            )
+            for image, true, guess, share in zip(pixels, target.tolist(), said.tolist(), sure.tolist(), strict=True)
+        ]
 
     def probe_input(self, info: DataInfo) -> tuple[int, int, int]:
         """One image."""

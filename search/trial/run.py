@@ -29,7 +29,7 @@ from search.ledger.record import Record
 from search.ledger.result import Status, TrialResult
 from search.ledger.secrets import mask
 from search.ledger.study_files import run_in_words
-from search.ledger.wandb_run import Tracker
+from search.ledger.tracker import Tracker
 from search.objectives import KNOWN_COSTS
 from search.slot import at_work, clock, off_work
 from search.tasks.base import Diverged, task_named
@@ -42,6 +42,7 @@ from search.trial.refuse import check_ranks, check_values
 from search.trial.reuse import drop_weights, read_on_test, take_over, tell_outdated
 from search.trial.start import Root, forked, recalibrate, root_of, save_trunk, started
 from search.trial.state import Saver, adopt, begin, discard, keep_samples, save_checkpoint
+from search.trial.tracking import show, tracked
 from search.trial.train import Epoch, Halted, Trainer, evaluate, formed, unformed
 from search.trial.untrained import Untrained, facts_for_admission, prepare
 
@@ -232,12 +233,7 @@ class _Trial:
     def train_and_measure(self) -> None:
         """Train; read the test data where they were asked for; measure what the trained network costs."""
         result, config, loaders = self.result, self.config, self.made.loaders
-        lineage = (
-            {}
-            if self.root is None
-            else {"root": {"place": result.root, "seed": result.root_seed, "run": self.root.wandb_id}}
-        )
-        self.tracker = Tracker(config.tracker, self.folder, self.channel.study, self.name, self.plain | lineage)
+        self.tracker = tracked(self.made, self.channel, result, self.plain, self.folder, self.root, self.interrupted)
         result.wandb_id = self.tracker.run_id
         if config.start.kind == "path":
             recalibrate(self.made, self.device)
@@ -250,6 +246,7 @@ class _Trial:
             )
             result.test_images = loaders.test.samples
         keep_samples(self.made, network, self.device, self.folder)
+        show(self.tracker, self.made, network, result.epochs)
         if self.device.type == "cuda":
             result.peak_memory_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
         if result.sites:

@@ -45,6 +45,9 @@ class WandbRun:
     job_type: str = ""
     artifacts: dict[str, tuple[str, set[str]]] = field(default_factory=dict)  # type and files, by name
     exit_code: int | None = None
+    curves: dict[str, tuple[str, set[str]]] = field(default_factory=dict)  # x axis and kinds of summary, by name
+    command: list[str] = field(default_factory=list)
+    commit: str = ""
 
 
 @pytest.fixture
@@ -82,10 +85,15 @@ def _read_run(file: Path) -> WandbRun:
                 "tags": list(run.tags),
             }
             found.config |= values(run.config.update)
-            found.job_type = run.job_type
+            found.job_type, found.commit = run.job_type, run.git.commit
         elif kind == "artifact":
             files = {entry.path for entry in record.artifact.manifest.contents}
             found.artifacts[record.artifact.name] = (record.artifact.type, files)
+        elif kind == "metric":
+            kinds = {field.name for field, value in record.metric.summary.ListFields() if value is True}
+            found.curves[record.metric.name] = (record.metric.step_metric, kinds)
+        elif kind == "environment" and record.environment.program:
+            found.command = [record.environment.program, *record.environment.args]
         elif kind == "config":
             found.config |= values(record.config.update)
         elif kind == "summary":

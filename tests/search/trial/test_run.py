@@ -16,7 +16,7 @@ from search.ledger.record import read_history
 from search.ledger.result import Phase, TrialResult, read_result
 from search.ledger.samples import read_samples, samples_below
 from search.ledger.study_files import STATE_FILE
-from search.ledger.wandb_run import Tracker
+from search.ledger.tracker import Tracker
 from search.tasks import classify
 from search.trial import run as module
 from search.trial.reuse import LATENCY
@@ -264,7 +264,7 @@ def test_a_trial_that_is_not_admitted_is_not_trained(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception, status: str
 ) -> None:
     monkeypatch.setattr(module, "Trainer", raising(AssertionError("it was trained")))
-    monkeypatch.setattr(module, "Tracker", raising(AssertionError("it was logged")))
+    monkeypatch.setattr(module, "tracked", raising(AssertionError("it was logged")))
     monkeypatch.setattr(Listening, "admit", raising(refusal))
     with opened(Listening()), pytest.raises(type(refusal)):
         run_trial(small("placement.policy=stage3"), tmp_path)
@@ -398,8 +398,13 @@ def test_the_ledger_is_the_same_with_and_without_a_tracker(small: Small, tmp_pat
     assert run.config["train"]["lr"] == 0.1
     assert run.config["placement"]["policy"] == "stage3"
     assert [row["epoch"] for row in run.history] == [1]
-    for name in ("arch_hash", "val_top1", "test_top1", "params", "macs_fused", "sites", "status"):
+    for name in ("arch_hash", "test_top1", "params", "macs_fused", "sites", "status"):
         assert run.summary[name] == offline[name], name
+    for name in ("arm", "phase", "params", "macs", "sites", "branches", "is_baseline", "data_digest", "study", "seed"):
+        assert run.config[name] == offline[name], name
+    assert run.summary["val_top1"] == {"max": offline["val_top1"], "last": offline["val_top1"]}
+    assert (run.job_type, list(run.artifacts.values())) == ("final", [("model", {"checkpoint.pt"})])
+    assert len(run.history[-1]["predictions/captions"]) == 8
 
 
 def test_a_failed_trial_finishes_its_run_of_wandb(
