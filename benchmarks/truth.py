@@ -48,6 +48,7 @@ KEPT = (
     *("epochs", "train_seconds", "recipe_hash"),
 )
 PLAIN, ROOT = "plain", "(root)"
+KINDS = ("X-volution ", "PSSA alone ")
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
 TOP = 3
 
@@ -119,7 +120,7 @@ def _passes(lines: Sequence[str], trial: pd.Series[Any]) -> float:
 def _point(lines: Sequence[str], name: str | None) -> dict[str, str | None]:
     """The point of the space: which stages have the block, and which block; none for arms that another override makes."""
     given = dict(line.split("=", 1) for line in lines if "=" in line)
-    inside = name is not None and (name == PLAIN or name.startswith(("X-volution ", "PSSA alone ")))
+    inside = name is not None and (name == PLAIN or name.startswith(KINDS))
     inside = inside and {"branch.gamma", "branch.options.conv.kernel"}.isdisjoint(given)
     if not inside:
         return dict.fromkeys([*(f"placement.at.{stage}" for stage in STAGES), "branch"])
@@ -203,6 +204,33 @@ def held_against(cheap: pd.Series[float], truth: pd.Series[float]) -> Row:
     return {"n": found.n, "tau": [found.tau, found.low, found.high], "regret": found.regret}
 
 
+def biases(table: pd.DataFrame) -> list[Row]:
+    """Of each start from trained networks: mean differences to the plain network, beside those from scratch.
+
+    The mean over arms of a kind is one number for each seed of the truth and each root of the start; of their two means, Welch's
+    interval.
+    """
+    scratch = matrix(table[table["ranking"] == ""], "test_top1")
+    rows = []
+    for ranking, trials in table[table["start"].isin(["shared", "fork"])].groupby("ranking", sort=False):
+        started = matrix(trials, "test_top1")
+        for kind in KINDS:
+            arms = [arm for arm in scratch.index if arm.startswith(kind) and arm in started.index]
+            there, here = ((grid.loc[arms] - grid.loc[PLAIN]).mean() for grid in (scratch, started))
+            bounds = stats.ttest_ind(here, there, equal_var=False).confidence_interval(LEVEL)
+            rows.append(
+                {
+                    "start": str(ranking),
+                    "kind": kind.strip(),
+                    "arms": len(arms),
+                    "scratch": float(there.mean()),
+                    "started": float(here.mean()),
+                    "bias": [float(here.mean() - there.mean()), float(bounds.low), float(bounds.high)],
+                }
+            )
+    return rows
+
+
 def judged(table: pd.DataFrame, arms: Sequence[str]) -> list[Row]:
     """Every cheap ranking of these arms against the truth."""
     served = table[table["arm"] != ROOT].groupby("ranking")["arm"].nunique()  # by the roots of each
@@ -253,6 +281,7 @@ def results(table: pd.DataFrame) -> Row:
         "spread": {
             name: spread(matrix(trained[trained["arm"].isin(arms)], "test_top1")) for name, arms in groups.items()
         },
+        "biases": biases(table),
         "proxies": {name: judged(table, arms) for name, arms in groups.items()},
         "arms": {
             arm: {"mean": float(part["test_top1"].mean()), "sd": float(part["test_top1"].std(ddof=1))}

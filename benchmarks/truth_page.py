@@ -19,6 +19,7 @@ COMMANDS = """\
     $P=fewer $D.seeds=2 $D.first_seed=24100 data.train_size=1250
     $P=small $D.seeds=2 $D.first_seed=24300 data.image_size=16
     $P=graft $D.seeds=null $D.first_seed=24400 $D.start=shared $D.roots=2 $D.orders=1 $D.graft_epochs=1 $D.gamma=[0.3] $NARROW
+    $P=fork $D.seeds=null $D.first_seed=24500 $D.start=fork $D.fork_at=0.5 $D.roots=2 $D.orders=1 $D.gamma=[0.3] $NARROW   # and =[0]
     python benchmarks/truth.py --truth runs/proxy_truth --proxy "NAME=runs/paths" ...
 
 NARROW leaves out what is another network than the root: `~hydra.sweeper.design.factors.arm.channels_50`, `_75` and `_125`.
@@ -55,6 +56,19 @@ def page(found: Row) -> str:
                 f"| {row['proxy']} | {row['score']} | {row['seeds'] or '-'} | {row['cost']:.2f} | {row['n']} | {interval(row['tau'])} | "
                 f"{'-' if row['regret'] is None else format(row['regret'], '.2f')} | {than_chance(*row['tau'][1:])} |"
             )
+    lines += [
+        "",
+        "## What a start from trained networks shows of effects from scratch",
+        "",
+        "Mean difference to the plain network over all arms of a kind, in points of test top-1.",
+        "",
+        "| start | kind | arms | from scratch | from the start | bias, 95% interval |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    for row in found["biases"]:
+        lines.append(
+            f"| {row['start']} | {row['kind']} | {row['arms']} | {row['scratch']:+.2f} | {row['started']:+.2f} | {interval(row['bias'])} |"
+        )
     lines += ["", "## The arms", "", "| arm | test top-1, mean of the seeds | sd |", "|---|---:|---:|"]
     for arm, each in sorted(found["arms"].items(), key=lambda item: -item[1]["mean"]):
         lines.append(f"| {arm} | {each['mean']:.2f} | {each['sd']:.2f} |")
