@@ -17,26 +17,30 @@ if TYPE_CHECKING:
     from search.report.budget import budget_table
     from search.report.effects import effects_table
     from search.report.judging import Judging
+    from search.report.mirror import mirror_study
+    from search.report.page.write import page_at_the_end, write_page, write_plots
     from search.report.pivot import pivot_table
     from search.report.reading.load import load_study
     from search.report.render import render_text, to_csv, to_html, to_latex, to_markdown
     from search.report.spec import TableSpec
     from search.report.table import Table
     from search.report.values import paired_difference
-    from search.report.write import write_tables
+    from search.report.write import write_interim, write_tables
 
 _HOMES = {
     "ablation": ("AblationTable", "ablation_table"),
     "budget": ("budget_table",),
     "effects": ("effects_table",),
     "judging": ("Judging",),
+    "mirror": ("mirror_study",),
+    "page.write": ("page_at_the_end", "write_page", "write_plots"),
     "pivot": ("pivot_table",),
     "reading.load": ("load_study",),
     "render": ("render_text", "to_csv", "to_html", "to_latex", "to_markdown"),
     "spec": ("TableSpec",),
     "table": ("Table",),
     "values": ("paired_difference",),
-    "write": ("write_tables",),
+    "write": ("write_interim", "write_tables"),
 }
 __all__ = [name for names in _HOMES.values() for name in names]
 

@@ -54,6 +54,7 @@ class TrustCase:
         seeds: seeds behind a mean of the shared arms, the fewest and the most: (cheap, expensive).
         divided: seeds that both rankings had. Each went to one of them, since luck that two rankings share looks like
             agreement.
+        means: what `trust` compares: columns cheap and expensive, float64, by the arm's name.
         settings: settings of the recipe that differ, with the value of each.
         left_out: trials that could not be read for it.
     """
@@ -64,6 +65,7 @@ class TrustCase:
     arms: int
     trust: ProxyTrust
     seeds: tuple[tuple[int, int], tuple[int, int]]
+    means: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False, compare=False)
     settings: Mapping[str, list[Any]] = field(default_factory=dict)
     divided: tuple[int, ...] = ()
     left_out: int = 0
@@ -212,6 +214,7 @@ def case(
         expensive=expensive,
         arms=len(shared),
         trust=proxy_trust(*series, k=k, higher_is_better=expensive.metric.higher_is_better),
+        means=pd.DataFrame(dict(zip(("cheap", "expensive"), series, strict=True))),
         seeds=((min(counts[0]), max(counts[0])), (min(counts[1]), max(counts[1]))),
         settings=settings or {},
         divided=divided,

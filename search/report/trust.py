@@ -124,12 +124,23 @@ def trust_table(paths: Sequence[str | os.PathLike[str]], metric: str | None = No
                 f"{paths[0]} and {paths[1]} have no network in common whose trials finished, so there is nothing to rank twice"
             )
     elif len(paths) == 1:
-        cases = _cases_of(paths[0], metric, phase)
+        cases = cases_of(scored(load_study(paths[0]), metric), metric, phase)
+        if not cases:
+            raise ValueError(
+                f"{paths[0]} has no {FEWEST_TO_RANK} arms that are ranked twice: that needs a search with a re-evaluation of as many "
+                "arms, arms trained for several numbers of epochs, or finished trials of two epochs or more with their "
+                "history.csv; or compare two studies: --trust CHEAP EXPENSIVE"
+            )
     else:
         raise ValueError(f"--trust takes one study, or a cheap and an expensive one: {len(paths)} given")
+    return table_of_cases(cases, f"Proxy trust: {' against '.join(map(str, paths))}")
+
+
+def table_of_cases(cases: Sequence[TrustCase], title: str) -> Table:
+    """Make the table of comparisons that were made already."""
     return Table(
         name="trust",
-        title=f"Proxy trust: {' against '.join(map(str, paths))}",
+        title=title,
         columns=COLUMNS,
         rows=rows_of(COLUMNS, cases),
         data=with_dtypes([_data_row(case) for case in cases], TRUST_COLUMNS),
@@ -137,9 +148,8 @@ def trust_table(paths: Sequence[str | os.PathLike[str]], metric: str | None = No
     )
 
 
-def _cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | None) -> list[TrustCase]:
-    """Find every pair of rankings in one study."""
-    frame = scored(load_study(path), metric)
+def cases_of(frame: pd.DataFrame, metric: str | None = None, phase: str | None = None) -> list[TrustCase]:
+    """Find every pair of rankings in one study that share three arms or more; `frame` is scored by `metric`."""
     phases = [name for name in ("final", "search", "single") if (frame["phase"] == name).any()]
     chosen = [phase_to_read(frame, phase)] if phase is not None else phases
     cases: list[TrustCase | None] = []
@@ -152,14 +162,7 @@ def _cases_of(path: str | os.PathLike[str], metric: str | None, phase: str | Non
             cases += budget_cases(frame, name, metric_to_read(trials, name, metric))
     for name in chosen:
         cases += epoch_cases(frame, name, metric_named(metric) if metric else metric_to_read(read[name], name, None))
-    known = [case for case in cases if case is not None and case.arms >= FEWEST_TO_RANK]
-    if not known:
-        raise ValueError(
-            f"{path} has no {FEWEST_TO_RANK} arms that are ranked twice: that needs a search with a re-evaluation of as many "
-            "arms, arms trained for several numbers of epochs, or finished trials of two epochs or more with their "
-            "history.csv; or compare two studies: --trust CHEAP EXPENSIVE"
-        )
-    return known
+    return [case for case in cases if case is not None and case.arms >= FEWEST_TO_RANK]
 
 
 def _sentence(case: TrustCase) -> str:

@@ -21,6 +21,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.trial import FrozenTrial, TrialState
 
+from search import report
 from search.channel import Application
 from search.design.trials import first_seed_of
 from search.ledger.files import write_atomic
@@ -307,18 +308,15 @@ def write_study_tables(study_dir: Path) -> None:
     """
     if not any(study_dir.glob("*/*/result.json")):
         return
-    # pandas: not for a study without a ledger, and not before a mistake is told
-    from search.report.mirror import mirror_study
-    from search.report.render import render_text
-    from search.report.write import write_interim, write_tables
-
-    table = write_tables(study_dir)
-    print(f"\n{render_text(table)}", flush=True)
-    verdicts = write_interim(study_dir)
+    table = report.write_tables(study_dir)
+    print(f"\n{report.render_text(table)}", flush=True)
+    verdicts = report.write_interim(study_dir)
     if verdicts is not None:
-        print(f"\n{render_text(verdicts)}", flush=True)
-    print(f"\nRun folder: {study_dir}\nTables:     {study_dir / 'tables'}", flush=True)
-    mirror_study(study_dir, table)  # last: what it waits for, nobody else waits for
+        print(f"\n{report.render_text(verdicts)}", flush=True)
+    page = report.page_at_the_end(study_dir)
+    at = "" if page is None else f"\nPage:       {page}"
+    print(f"\nRun folder: {study_dir}\nTables:     {study_dir / 'tables'}{at}", flush=True)
+    report.mirror_study(study_dir, table)  # last: what it waits for, nobody else waits for
 
 
 def _without_password(config: DictConfig, storage: str | None) -> DictConfig:
