@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from search.cli import printed, refused
@@ -17,7 +18,8 @@ examples:
   xvol-table runs/digits --format tex --no-write the LaTeX alone, for a pipe
   xvol-table runs/digits --baseline 'stage4: conv+pssa'  differences to another arm
   xvol-table runs/digits --rows where --columns what --metrics test_top1 params   stages x branches
-  xvol-table runs/digits --spec tables/stages.yaml --paper stage_placement        as the file asks, the paper beside
+  xvol-table runs/digits --spec tables/stages.yaml --published stage_placement    as the file asks, the paper's beside
+  xvol-table runs/digits --paper single --label stage4='Ours'      LaTeX for a column of a paper, arms in words
   xvol-table runs/a runs/b                       one table of several studies of one recipe
   xvol-table --diff runs/a runs/b                what differs between two studies
   xvol-table runs/digits --margin 0.5 --test wilcoxon   which arms are equivalent within half a point; ranks beside t
@@ -70,6 +72,7 @@ def check(options: argparse.Namespace) -> None:
     several = len(options.study) > 1
     if options.out and options.no_write:
         raise ValueError("--out names a folder for the files, and --no-write writes none; leave one of them out")
+    check_paper(options, given)
     settings = given("wandb_mode", "wandb_project", "wandb_entity")
     if settings and not options.wandb:
         raise ValueError(f"{', '.join(settings)} says where to send the table; add --wandb to send it")
@@ -113,6 +116,22 @@ def check(options: argparse.Namespace) -> None:
             f"a table of {', '.join(map(str, options.study))} belongs to none of their folders; name one with --out DIR, or "
             "print it with --no-write"
         )
+
+
+def check_paper(options: argparse.Namespace, given: Callable[..., list[str]]) -> None:
+    """Raise ValueError for options of a paper's table that do not go with others, or have another form."""
+    if not options.paper:
+        if alone := given("label", "tex_label"):
+            raise ValueError(f"{' and '.join(alone)} is of a table for a paper; add --paper single or double")
+        return
+    if unfit := given("wandb", "test", "interval", *KINDS) + [f"--format {options.format}"] * (
+        options.format not in ("all", "tex")
+    ):
+        raise ValueError(
+            f"--paper {options.paper} is LaTeX of what the table spec asks for: it does not go with {', '.join(unfit)}"
+        )
+    if options.tex_label is not None and not re.fullmatch(r"[A-Za-z0-9:._-]+", options.tex_label):
+        raise ValueError(f"--tex-label {options.tex_label}: use letters, digits, ':', '.', '_' and '-'")
 
 
 def has_spec(options: argparse.Namespace) -> bool:
@@ -221,9 +240,19 @@ def _add_spec_options(command: argparse.ArgumentParser) -> None:
         spec.add_argument(f"--{name}", choices=CHOICES[name], help=words)
     spec.add_argument("--digits", type=int, metavar="N", help="digits after the point (default: as intervals allow)")
     spec.add_argument("--no-marks", action="store_true", help="mark no significance")
-    spec.add_argument("--paper", metavar="TABLE", help=f"published figures beside ours: {', '.join(PAPER)}")
+    spec.add_argument("--published", metavar="TABLE", help=f"published figures beside ours: {', '.join(PAPER)}")
     spec.add_argument("--caption", metavar="TEXT", help="title of the table")
     spec.add_argument("--name", metavar="STEM", help="stem of the files (default: table, or the spec file's)")
+    paper = command.add_argument_group("for a paper (docs/papers.md)")
+    paper.add_argument(
+        "--paper",
+        choices=("single", "double"),
+        help="LaTeX with caption, label and legend that fits one column of a page, or both, of what the table spec asks for",
+    )
+    paper.add_argument(
+        "--label", action="append", metavar="ARM=TEXT", help="name of a row in the paper; others are put into words"
+    )
+    paper.add_argument("--tex-label", metavar="KEY", help="for \\ref (default: tab:<name>)")
 
 
 if __name__ == "__main__":

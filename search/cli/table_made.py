@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from search.ledger.files import write_atomic
 from search.ledger.tracker import TrackerConfig, check_tracker
 from search.report.ablation import AblationTable, ablation_table
 from search.report.budget import budget_table
@@ -16,16 +18,20 @@ from search.report.diff import diff_studies
 from search.report.effects import effects_table
 from search.report.judging import Judging
 from search.report.mirror import mirror_asked
+from search.report.paper import labels_of, paper_form
 from search.report.pivot import PivotTable, pivot_table
 from search.report.rankings import scored
 from search.report.reading.load import load_pooled
 from search.report.render import RENDERERS
-from search.report.spec import SPEC_OPTIONS, STATISTICS, read_spec, spec_of
+from search.report.render.latex_float import to_float
+from search.report.spec import SPEC_OPTIONS, STATISTICS, TableSpec, read_spec, spec_of
 from search.report.table import Table
 from search.report.trust import trust_table
+from search.report.values import GIVEN, phase_to_read, read_arms
 from search.report.write import (
     FORMATS,
     TEXT_FORMATS,
+    measured_costs,
     paper_grid,
     save_files,
     save_pivot,
@@ -71,6 +77,8 @@ def made(options: argparse.Namespace, by_spec: bool) -> Made:
     if options.effects is not None:
         table = effects_table(frame, options.effects, options.metric, options.phase, options.correction or "holm")
         return _plain_made(options, table, folder, TEXT_FORMATS, "txt")
+    if options.paper:
+        return _paper_made(options, frame, folder)
     if by_spec:
         return _pivot_made(options, frame, folder)
     return _ablation_made(options, frame, folder)
@@ -97,12 +105,32 @@ def _ablation_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Pat
     return Made(text, written, _sender(options, frame, folder, table))
 
 
-def _pivot_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -> Made:
+def _spec_of(options: argparse.Namespace) -> TableSpec:
     names = (*SPEC_OPTIONS, "baseline", "phase", "correction", "margin")
     changes: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     changes |= {"marks": False} if options.no_marks else {}
     changes |= {"metrics": [options.metric]} if options.metric is not None else {}
-    table = pivot_table(frame, read_spec(options.spec, changes) if options.spec else spec_of(changes))
+    return read_spec(options.spec, changes) if options.spec else spec_of(changes)
+
+
+def _paper_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -> Made:
+    spec, wide = _spec_of(options), options.paper == "double"
+    if not spec.metrics:
+        phase = phase_to_read(frame, spec.phase)
+        judged = () if phase == GIVEN else (read_arms(frame, phase).metric.column, *measured_costs(frame, phase))
+        spec = replace(spec, metrics=judged)
+    grid = pivot_table(frame, spec)
+    labels = labels_of(grid, options.label or ())
+    form = paper_form(grid, frame, wide=wide, labels=labels, caption=spec.caption)
+    text = to_float(form, wide=wide, label=options.tex_label or f"tab:{spec.name}", comments=form.beside[1])
+    path = folder / f"{form.name}.tex"
+    if not options.no_write:
+        write_atomic(path, text)
+    return Made(text, [] if options.no_write else [path])
+
+
+def _pivot_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -> Made:
+    table = pivot_table(frame, _spec_of(options))
     every = options.format == "all"
     written = [] if options.no_write else save_pivot(table, folder, FORMATS if every else (options.format,))
     text = "" if options.format == "parquet" else RENDERERS["md" if every else options.format](table)

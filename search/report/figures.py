@@ -235,7 +235,7 @@ def legend_of(
     lost = int(((frame["phase"] == phase) & (frame["status"] == "unfinished")).sum())
     if lost:
         said.append(f"{counted(lost, 'trial')} left no result (killed, or still running).")
-    said += _paper_notes(spec.paper, lines) if spec.paper else []
+    said += _paper_notes(spec.published, lines) if spec.published else []
     return [*said, *unreadable(frame), HOW_TO_READ]
 
 

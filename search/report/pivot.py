@@ -101,7 +101,7 @@ def pivot_table(
         raise ValueError(f"show={spec.show} needs a baseline and none, or more than one, is marked; set baseline")
     columns = {metric.column: figures_of(read.arms, metric, read.reference, spec) for metric in metrics}
     groups, lines = _arranged(read.arms, columns, metrics, read.reference, spec)
-    paper = paper_table(spec.paper) if spec.paper else None
+    paper = paper_table(spec.published) if spec.published else None
     lines = lettered([replace(line, paper=published(line, paper)) for line in lines] if paper else lines)
     shown_digits = {metric.column: digits_of(columns[metric.column], metric, spec.digits) for metric in metrics}
     shown_digits |= digits or {}

@@ -19,7 +19,7 @@ from search.ledger.metric import column_named
 from search.report.words import did_you_mean
 
 # Options of xvol-table that are fields of a spec, and of the statistics in it.
-SPEC_OPTIONS = ("rows", "columns", "metrics", "show", "sort", "digits", "bold", "paper", "caption", "name")
+SPEC_OPTIONS = ("rows", "columns", "metrics", "show", "sort", "digits", "bold", "published", "caption", "name")
 STATISTICS = ("correction", "margin", "test", "interval")
 CHOICES: dict[str, tuple[str, ...]] = {
     "show": ("mean_sd", "mean", "diff", "diff_interval"),
@@ -54,7 +54,7 @@ class TableSpec:
         correction: of p-values over the rows of a metric: "holm", "bonferroni", "bh" (Benjamini-Hochberg) or "none".
         margin: smallest difference that matters, in the unit of the metrics; rows that are equivalent to the baseline within
             it are marked. None tests none.
-        paper: name of a published table whose figures stand beside ours.
+        published: name of a published table whose figures stand beside ours.
     """
 
     name: str = "table"
@@ -71,7 +71,7 @@ class TableSpec:
     marks: bool = True
     correction: str = "holm"
     margin: float | None = None
-    paper: str | None = None
+    published: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.metrics, tuple) or not all(isinstance(name, str) for name in self.metrics):
@@ -92,14 +92,14 @@ class TableSpec:
             raise ValueError(f"name: {self.name!r} is no stem of a file: use letters, digits, '.', '_' and '-'")
         if not isinstance(self.marks, bool):
             raise ValueError(f"marks: {self.marks!r} is neither true nor false")
-        for field in ("caption", "rows", "columns", "baseline", "paper"):
+        for field in ("caption", "rows", "columns", "baseline", "published"):
             value = getattr(self, field)
             if not isinstance(value, str) and (value is not None or field == "rows"):
                 raise ValueError(f"{field}: {value!r} is no text")
         if self.columns == self.rows:
             raise ValueError(f"columns: '{self.columns}' is what the rows are already; choose another factor")
-        if self.paper is not None:
-            paper_table(self.paper)
+        if self.published is not None:
+            paper_table(self.published)
 
 
 def check_choice(field: str, value: Any) -> None:

@@ -16,11 +16,13 @@ from search.ledger.study_files import CHANGES_FILE, DESIGN_FILE, LOOKS_FILE, OBJ
 from search.report.ablation import AblationTable, ablation_table, digits_of
 from search.report.front import front_table, fronts_data, fronts_of
 from search.report.interim import interim_table
+from search.report.paper import paper_form
 from search.report.pivot import PivotTable, pivot_table
 from search.report.provenance import provenance_of_arms, provenance_text, provenance_title
 from search.report.reading.load import load_study
 from search.report.reading.rows import shared_trials
-from search.report.render import RENDERERS, to_latex, to_markdown
+from search.report.render import RENDERERS, to_markdown
+from search.report.render.latex_float import to_float
 from search.report.spec import TableSpec
 from search.report.table import Table
 from search.report.trust import trust_notes
@@ -75,8 +77,8 @@ def with_trust(table: AblationTable, frame: pd.DataFrame) -> AblationTable:
     return replace(table, notes=[*table.notes, *trust_notes(frame, table)])
 
 
-def paper_grid(frame: pd.DataFrame, table: AblationTable) -> PivotTable | None:
-    """Make the grid behind the LaTeX for a paper: means with marks, parameters and MACs of the same arms.
+def paper_grid(frame: pd.DataFrame, table: AblationTable) -> Table | None:
+    """Make the form of a table for a column of a paper: arms in words, means with marks, parameters and MACs.
 
     It has the baseline, the correction and the digits of the table, and its conclusion among the comments. Latencies are
     left to the table: a grid shows their mean over trials, the table their median. None where the table has no row: no trial
@@ -84,8 +86,7 @@ def paper_grid(frame: pd.DataFrame, table: AblationTable) -> PivotTable | None:
     """
     if not table.arms:
         return None
-    finished = frame[(frame["phase"] == table.phase) & (frame["status"] == "ok")]
-    costs = [name for name in ("params", "macs") if finished[name].notna().any()]
+    costs = measured_costs(frame, table.phase)
     own = [arm.label for arm in table.arms if arm.is_baseline] == [table.baseline]
     asked: dict[str, Any] = (
         {} if table.phase == GIVEN else {"metrics": (table.metric.column, *costs), "phase": table.phase}
@@ -104,23 +105,28 @@ def paper_grid(frame: pd.DataFrame, table: AblationTable) -> PivotTable | None:
     )
     trust = [note for note in table.notes if note.startswith("Proxy trust")]
     legend = [note for note in grid.notes if note not in table.conclusion]
-    return replace(grid, conclusion=table.conclusion, notes=[*legend, *trust])
+    form = paper_form(replace(grid, conclusion=table.conclusion, notes=legend), frame, wide=False)
+    return replace(form, beside=("", [*form.beside[1], *trust]))
 
 
-def save_table(
-    table: AblationTable, folder: Path, grid: PivotTable | None, formats: Sequence[str] = FORMATS
-) -> list[Path]:
+def measured_costs(frame: pd.DataFrame, phase: str) -> tuple[str, ...]:
+    """The sizes of a network that some finished trial of a phase has."""
+    finished = frame[(frame["phase"] == phase) & (frame["status"] == "ok")]
+    return tuple(name for name in ("params", "macs") if finished[name].notna().any())
+
+
+def save_table(table: AblationTable, folder: Path, grid: Table | None, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write `folder/ablation.<format>` for each format, each file whole or not at all; return the paths.
 
     CSV and Parquet hold numbers only: their conclusion and notes stand in `ablation.notes.txt` beside the CSV. Which runs
     each row comes from stands in `ablation.provenance.json`, and in the titles of the HTML's figures. There are two files
-    of LaTeX, of the same figures: `ablation_paper.tex`, made of what `paper_grid` gives, is the one for a paper: means with marks,
+    of LaTeX, of the same figures: `ablation_paper.tex`, made of what `paper_grid` gives, is the float for a paper: means with marks,
     parameters and MACs, aligned by siunitx; `ablation.tex` has every column of the table and needs booktabs alone.
     """
     provenance = provenance_of_rows(table)
     more: dict[str, str] = {}
     if "tex" in formats and grid is not None:
-        more[PAPER_TEX] = to_latex(grid)
+        more[PAPER_TEX] = to_float(grid, label=f"tab:{table.name}", comments=grid.beside[1])
     if "csv" in formats:
         more[f"{table.name}.notes.txt"] = "\n".join([table.title, "", table.conclusion, "", *table.notes, ""])
     if table.arms:

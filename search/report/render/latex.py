@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from search.report.table import Cell, Column, Row, Table
 from search.report.words import one_line
 
-__all__ = ["latex", "to_latex"]
+__all__ = ["latex", "row_name", "tabular", "to_latex"]
 
 NUMBER = re.compile(r"([+-]?)(\d+)(?:\.(\d+))?$")
 # characters; where a row has a longer one, the first column takes what the others leave and breaks its names
@@ -62,13 +63,17 @@ ACCENTS = {
 }
 
 
-def to_latex(table: Table) -> str:
-    r"""Format as a `tabular` no wider than the line, pure ASCII; title, conclusion and notes are comments above it.
+class Tabular(NamedTuple):
+    """The insides of a table: the types of the columns behind the names, the lines of the header, the cells of each row behind its name."""
 
-    It needs `\usepackage{booktabs}`, where a name is long `\usepackage{tabularx}`, and for columns that align at the decimal point
-    `\usepackage{siunitx}` (version 3, in texlive-science): each of those is an S column for the figure and, where something
-    stands behind it, a second one for that. Tables that belong below it are not in it.
-    """
+    spec: str
+    head: list[str]
+    rows: list[list[str]]
+    aligned: bool  # whether some column aligns at the decimal point
+
+
+def tabular(table: Table) -> Tabular:
+    """Set the columns of a table that this form has room for."""
     columns = [at for at, column in enumerate(table.columns) if "latex" not in column.left_out]
     own = [row.cells for row in table.rows if not row.spans]
     two = {at for at in columns if table.columns[at].kind == "point" and any(cells[at].behind for cells in own)}
@@ -77,19 +82,39 @@ def to_latex(table: Table) -> str:
         _column_type(table.columns[at], [cells[at] for cells in own], width > 1) for at, width in widths.items()
     )
     aligned = any(column.kind == "point" for column in table.columns)
-    packages, begin, end = frame([row.cells[0].text for row in table.rows], spec)
+    return Tabular(
+        spec,
+        head([table.columns[at] for at in columns], [1, *widths.values()], aligned),
+        [list(_row_cells(row, table.columns, widths)) for row in table.rows],
+        aligned,
+    )
+
+
+def to_latex(table: Table) -> str:
+    r"""Format as a `tabular` no wider than the line, pure ASCII; title, conclusion and notes are comments above it.
+
+    It needs `\usepackage{booktabs}`, where a name is long `\usepackage{tabularx}`, and for columns that align at the decimal point
+    `\usepackage{siunitx}` (version 3, in texlive-science): each of those is an S column for the figure and, where something
+    stands behind it, a second one for that. Tables that belong below it are not in it.
+    """
+    shown = tabular(table)
+    names = [row.cells[0].text for row in table.rows]
+    packages, begin, end = frame(names, shown.spec)
     said = [table.title, *([table.conclusion] if table.conclusion else []), *table.notes]
     return "\n".join(
         [
             *(f"% {latex(one_line(text, 1000))}" for text in said),
             r"% \usepackage{booktabs}",
-            *([r"% \usepackage{siunitx}"] if aligned else []),
+            *([r"% \usepackage{siunitx}"] if shown.aligned else []),
             *packages,
             *begin,
             r"    \toprule",
-            *head([table.columns[at] for at in columns], [1, *widths.values()], aligned),
+            *shown.head,
             r"    \midrule",
-            *(f"    {' & '.join(_row_cells(row, table.columns, widths))} \\\\" for row in table.rows),
+            *(
+                f"    {' & '.join([row_name(name), *cells])} \\\\"
+                for name, cells in zip(names, shown.rows, strict=True)
+            ),
             r"    \bottomrule",
             *end,
             "",
@@ -121,6 +146,8 @@ def _column_type(column: Column, cells: Sequence[Cell], two: bool) -> str:
             whole, decimals = max(whole, len(match[2])), max(decimals, len(match[3] or ""))
             post = max(post, cell.marks, key=len)
     options = [f"table-format={sign}{whole}.{decimals}" if decimals else f"table-format={sign}{whole}"]
+    if sign:
+        options.append("retain-explicit-plus=true")
     if post:
         options.append(f"table-space-text-post={{{_raised(post)}}}")
     options += ["detect-weight=true", "mode=text"] if any(cell.bold for cell in cells) else []
@@ -168,8 +195,7 @@ def head(columns: Sequence[Column], widths: Sequence[int], aligned: bool) -> lis
 
 
 def _row_cells(row: Row, columns: Sequence[Column], widths: dict[int, int]) -> Iterator[str]:
-    """Return the cells of one line; `widths` as in `head`, of the columns that are shown, but for the names."""
-    yield _row_name(row.cells[0].text)
+    """Return the cells of one line behind its name; `widths` as in `head`, of the columns that are shown, but for the names."""
     if not row.spans:
         for at, width in widths.items():
             yield from _column_cells(row.cells[at], columns[at], width > 1)
@@ -220,7 +246,7 @@ def _raised(text: str) -> str:
     return f"\\textsuperscript{{{latex(text)}}}"
 
 
-def _row_name(name: str) -> str:
+def row_name(name: str) -> str:
     """Escape the name of a row, which may break behind the signs that join its parts, and if it must behind an underscore."""
     joined = re.sub(r"(?<=\S)([+(,])(?=\S)", r"\1\\allowbreak{}", latex(name))
     return joined.replace(r"\_", r"\_\penalty500{}")

@@ -166,7 +166,7 @@ def test_overrides_and_columns_are_factors(study: Path, add: Add) -> None:
 
 @pytest.mark.slow
 def test_the_paper_stands_beside_ours(filled: Path) -> None:
-    grid = grid_of(filled, rows="where", columns="what", paper="stage_placement")
+    grid = grid_of(filled, rows="where", columns="what", published="stage_placement")
     assert {row.name: row.paper for row in grid.lines} == {
         "plain": ("-", "-"),
         "stage3": ("+1.2 (best)", "+0.9 (best)"),
@@ -176,7 +176,7 @@ def test_the_paper_stands_beside_ours(filled: Path) -> None:
     for text in (to_markdown(grid), to_latex(grid), to_html(grid)):
         assert "+1.2 (best)" in text
     note = PAPER["instance_segmentation"].note
-    assert any(note in line for line in grid_of(filled, paper="instance_segmentation").notes)
+    assert any(note in line for line in grid_of(filled, published="instance_segmentation").notes)
 
 
 def test_a_latency_that_was_not_measured_alone_is_marked_and_left_out_beside_others(study: Path, add: Add) -> None:
@@ -273,7 +273,7 @@ def test_latex_compiles(filled: Path, add: Add, tmp_path: Path) -> None:
         pytest.skip("siunitx is not installed: apt-get install texlive-science")
     add(NASTY, 0, test_top1=160.0)
     wishes: list[dict[str, Any]] = [
-        {"metrics": ["test_top1", "params"], "paper": "stage_placement"},
+        {"metrics": ["test_top1", "params"], "published": "stage_placement"},
         {"show": "diff_interval"},
         {"show": "diff", "digits": 0},
     ]

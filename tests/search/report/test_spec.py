@@ -35,7 +35,7 @@ def test_a_file_and_changes_over_it(tmp_path: Path) -> None:
         ({"marks": "yes"}, "neither true nor false"),
         ({"rows": None}, "rows: None is no text"),
         ({"columns": "arm"}, "is what the rows are already"),
-        ({"paper": "stage_placment"}, "Did you mean stage_placement?"),
+        ({"published": "stage_placment"}, "Did you mean stage_placement?"),
     ],
 )
 def test_faults_are_named(values: dict[str, Any], message: str) -> None:
