@@ -14,6 +14,7 @@ demo: $(VENV)/.installed
 	@echo "  look at one:    $(BIN)/wandb leet runs/digits_demo/trials/0000-s0/wandb/latest-run"
 	@echo "  upload them:    $(BIN)/wandb sync runs/digits_demo/wandb/offline-run-* runs/digits_demo/*/*/wandb/offline-run-*"
 	@echo "The table again:  $(BIN)/xvol-table runs/digits_demo"
+	@echo "The page, for a browser: runs/digits_demo/tables/report.html (again: $(BIN)/xvol-report runs/digits_demo)"
 
 # What a change usually breaks, in minutes; the slow tests, and the full number of examples, are left to test-all.
 test: $(VENV)/.installed-dev

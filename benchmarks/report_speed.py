@@ -3,6 +3,7 @@
     python benchmarks/report_speed.py                          1,000, 3,000 and 10,000 trials x 50 epochs
     python benchmarks/report_speed.py --sizes 500 --json -     another size; the figures as JSON on stdout
     OMP_NUM_THREADS=1 python benchmarks/report_speed.py --scores 240    scores from samples, of so many trials of 10,000 images
+    OMP_NUM_THREADS=1 python benchmarks/report_speed.py --page --sizes 500 10000 --json docs/results/report_speed.json    the page
 
 Each size gets a ledger on disk as studies write it (result.json, history.csv, .hydra/), in a temporary folder, and is
 read by a fresh process. `load` starts without a cache; `changed` is a load after one result was rewritten; `texts` is
@@ -17,17 +18,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from search.ledger.provenance import provenance
 from search.ledger.samples import write_samples
 
 SEEDS = 5
@@ -103,14 +105,64 @@ def result_of(number: int, study: str, rng: random.Random, arms: int) -> dict[st
     }
 
 
-def make_ledger(folder: Path, trials: int, epochs: int = 50) -> None:
-    """Write a study of `trials` trials, five seeds an arm, each with a history of `epochs` epochs."""
+PAGER = """
+import json, resource, sys, time
+from pathlib import Path
+begun = time.perf_counter()
+import search.report.page.write as writer
+mark = time.perf_counter(), time.process_time()
+path = writer.write_page(sys.argv[1])
+took = time.perf_counter() - mark[0], time.process_time() - mark[1]
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+figures = path.read_text().count("<figure")
+print(json.dumps({"imports_s": mark[0] - begun, "page_s": took[0], "cpu_s": took[1], "mb": path.stat().st_size / 1e6,
+                  "figures": figures, "peak_mib": peak}))
+"""
+WORKERS, SECONDS = 8, 60
+
+
+def search_of(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Let the first half of the trials be a search over five parameters, by eight workers whom a journal names, and all begin in turn."""
+    begun, rng, journal = datetime(2026, 11, 22, tzinfo=UTC), random.Random(0), []
+    for number, row in enumerate(rows):
+        start = begun + timedelta(seconds=number // WORKERS * SECONDS * 1.1)
+        row |= {"started_at": start.isoformat(), "finished_at": (start + timedelta(seconds=SECONDS)).isoformat()}
+        if number < len(rows) // 2:
+            settings = {"placement.policy": f"stage{number % 4 + 1}", "lr": f"{10 ** rng.uniform(-4, -1):.3g}"}
+            settings |= {
+                f"branch.options.pssa.{name}": str(rng.choice([1, 2, 4, 8])) for name in ("rank", "dilation", "heads")
+            }
+            row |= {"phase": "search", "seed": 0, "is_baseline": False, "test_top1": None, "test_loss": None}
+            row |= {"overrides": [f"{name}={value}" for name, value in settings.items()]}
+            row |= {"run_dir": f"trials/{number:05d}-s0", "arch_hash": f"{number % 200:010x}"}
+        for attribute in ({"worker": {"host": "node", "lock": f"w{number % WORKERS}"}}, {"run_dir": row["run_dir"]}):
+            line = {"op_code": 8, "trial_id": number, "user_attr": attribute}
+            journal.append(json.dumps(line, separators=(",", ":")) + "\n")
+    (folder / "study.journal").write_text("".join(journal))
+
+
+def measure_page(trials: int, scratch: Path) -> dict[str, Any]:
+    """Write the page of one study in a fresh process."""
+    folder = scratch / f"study{trials}"
+    make_ledger(folder, trials, searched=True)
+    done = subprocess.run([sys.executable, "-c", PAGER, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the page of {folder} failed:\n{done.stderr}")
+    return {"trials": trials} | {name: round(value, 2) for name, value in json.loads(done.stdout).items()}
+
+
+def make_ledger(folder: Path, trials: int, epochs: int = 50, searched: bool = False) -> None:
+    """Write a study of `trials` trials, five seeds an arm, each with a history of `epochs` epochs; `searched`: half of them a search."""
     rng = random.Random(trials)
     history = "epoch,train_loss,val_loss,val_top1,lr,seconds\n" + "".join(
         f"{epoch},{2 / epoch:.6g},{2.1 / epoch:.6g},{60 - 30 / epoch:.6g},0.1,2.01\n" for epoch in range(1, epochs + 1)
     )
-    for number in range(trials):
-        row = result_of(number, folder.name, rng, max(trials // SEEDS, 1))
+    arms = max((trials // 2 if searched else trials) // SEEDS, 1)
+    rows = [result_of(number, folder.name, rng, arms) for number in range(trials)]
+    folder.mkdir(parents=True, exist_ok=True)
+    if searched:
+        search_of(rows, folder)
+    for row in rows:
         trial = folder / row["run_dir"]
         (trial / ".hydra").mkdir(parents=True)
         (trial / ".hydra" / "config.yaml").write_text(f"seed: {row['seed']}\n")
@@ -202,6 +254,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--sizes", type=int, nargs="+", default=[1000, 3000, 10_000], metavar="TRIALS")
     options.add_argument("--scores", type=int, metavar="TRIALS", help="scores from samples instead, of so many trials")
+    options.add_argument(
+        "--page", action="store_true", help="the page with its plots instead, of studies with a search"
+    )
     options.add_argument("--json", metavar="FILE", help="write the figures there; - is stdout")
     options.add_argument("--scratch", metavar="DIR", help="folder for the ledgers (default: the system's)")
     given = options.parse_args()
@@ -213,13 +268,14 @@ def main() -> None:
     rows = []
     for size in given.sizes:
         with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
-            rows.append(measure(size, Path(scratch)))
+            rows.append((measure_page if given.page else measure)(size, Path(scratch)))
     names = list(rows[0])
     print("| " + " | ".join(names) + " |\n|" + "---:|" * len(names))
     for row in rows:
         print("| " + " | ".join(str(row[name]) for name in names) + " |")
     if given.json:
-        text = json.dumps({"python": platform.python_version(), "cores": os.cpu_count(), "rows": rows}, indent=1) + "\n"
+        facts = {name: provenance()[name] for name in ("processor", "cores", "python", "commit")}
+        text = json.dumps({**facts, "load": round(os.getloadavg()[0], 1), "rows": rows}, indent=1) + "\n"
         print(text) if given.json == "-" else Path(given.json).write_text(text)
 
 

@@ -23,7 +23,7 @@ from search.report.values import arm_values
 from search.report.words import counted, joined, one_line, signed
 from search.report.write import provenance_of_rows, with_provenance
 
-ROWS_AT_ONCE = 60  # of a table; the rest can be opened
+ROWS_AT_ONCE = 40  # of a table; the rest can be opened
 MOST_CASES = 3  # of rankings that are drawn
 Draw = Callable[[PlotData], Figure]
 TITLES = {

@@ -9,13 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter
 
 from search.report.ablation import AblationTable
 from search.report.plots.data import MANY, SHOWN, NothingToShow, PlotData, label, left_out, made
 from search.report.plots.drawing import GAIN, INK, LOSS, MUTED, SERIES, canvas, drawn, names
 from search.report.rankings import FEWEST_TO_RANK, TrustCase
 from search.report.values import floats, level
-from search.report.words import counted, scaled, signed
+from search.report.words import counted, signed
 from search.stats import paired
 from search.stats.ranking import on_front, than_chance
 
@@ -70,7 +71,7 @@ def forest(table: AblationTable | PlotData) -> Figure:
     """Draw the differences to the baseline; `NothingToShow` where there are none."""
     data = made(forest_data, table)
     texts = [label(arm) for arm in data.frame["arm"]]
-    figure, (axes,) = canvas(0.9 + sum(0.2 + 0.15 * (text.count("\n") + 1) for text in texts))
+    figure, (axes,) = canvas(0.9 + sum(0.13 + 0.135 * (text.count("\n") + 1) for text in texts))
     widths = (data.frame["high"] - data.frame["low"]).dropna()
     reach = float(data.frame["diff"].abs().max() + 4 * widths.median()) if len(widths) else np.inf
     if data.facts["margin"] is not None:
@@ -89,7 +90,7 @@ def forest(table: AblationTable | PlotData) -> Figure:
         axes.plot(row.diff, at, "o", ms=6, color=colour, mfc=colour if sure else "none", mew=1.5)
     names(axes.yaxis, texts)
     axes.set_ylim(len(texts) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, labelsize=8.5)
     axes.grid(axis="x")
     side = "right" if data.facts["higher"] else "left"
     axes.set_xlabel(f"difference to {label(data.facts['baseline'], 40)}, {data.facts['unit']} (better: {side})")
@@ -160,7 +161,8 @@ def heatmap(table: AblationTable | PlotData) -> Figure:
         text = signed(row["value"], digits) if facts["against"] else f"{row['value']:.{digits}f}"
         axes.text(x, y, text + "*" * (row["told"] in ("better", "worse")), ha="center", va="center")
     names(axes.yaxis, texts)
-    names(axes.xaxis, [label(text, max(9, 44 // len(columns))) for text in columns])
+    names(axes.xaxis, [label(text, max(12, 60 // len(columns))) for text in columns])
+    axes.tick_params(axis="x", labelsize=8.5 if len(columns) < 5 else 7)
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(length=0)
@@ -241,7 +243,7 @@ def _front_panel(axes: Axes, frame: pd.DataFrame, cost: str, letters: dict[Any, 
     axes.set_xlabel(COSTS[cost])
     axes.locator_params(axis="x", nbins=4)
     if cost == "macs":
-        axes.xaxis.set_major_formatter(lambda value, _: scaled(value) if value > 0 else "0")
+        axes.xaxis.set_major_formatter(EngFormatter())
     axes.margins(0.12)
     axes.grid()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from search.report.words import one_line
 
 MANY, SHOWN = 40, 30  # more arms than the first are not drawn, but so many of the best
 LONGEST_LABEL = 60
+_BREAK = re.compile(r"(?<=[ +(=,/])(?! )|(?<=[a-z]\.)")
 
 
 class NothingToShow(ValueError):
@@ -43,13 +44,19 @@ def made(data_of: Callable[..., PlotData], source: Any, *more: Any) -> PlotData:
     return source if isinstance(source, PlotData) else data_of(source, *more)
 
 
-def label(text: object, width: int = 34) -> str:
-    """A name on lines of `width` characters, which break behind a space or a plus; the middle of one beyond `LONGEST_LABEL` is left out."""
+def label(text: object, width: int = 40) -> str:
+    """A name on lines of `width` characters, which end behind a space or a sign where they can; of a long one the middle is left out."""
     whole = one_line(str(text), 1000)
     if len(whole) > LONGEST_LABEL:  # what tells arms apart stands at both ends
         whole = f"{whole[:34].rstrip()}...{whole[-23:].lstrip()}"
-    lines = textwrap.wrap(whole.replace("+", "+ "), width, break_on_hyphens=False) or [""]
-    return "\n".join(line.replace("+ ", "+") for line in lines)
+    lines = [""]
+    for piece in _BREAK.split(whole):
+        for at in range(0, len(piece), width):  # one, but of a piece that is longer than a line
+            part = piece[at : at + width]
+            if lines[-1] and len((lines[-1] + part).rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def left_out(shown: int, of: int, what: str = "arms") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ from search.report.page import write
 from search.report.page.sections import verdict
 from search.report.page.write import PAGE, again, page_at_the_end, write_page, write_plots
 
+from ..browser import measured
 from ..conftest import HOSTILE, Add, adder
 
 VOID = {"meta", "link"}
@@ -184,3 +186,35 @@ def test_plots_become_files(whole: Path, tmp_path: Path) -> None:
     written = write_plots(whole, tmp_path, "svg")
     assert {path.stem for path in written} >= set(PLOTS)
     assert all(path.stat().st_size for path in written)
+
+
+BOXES = ".box, .table, .numbers, pre, .skip"
+LOOK = f"""
+page.querySelectorAll('details').forEach(each => each.open = true);
+const wide = frame.clientWidth, style = each => page.defaultView.getComputedStyle(each);
+const out = [...page.querySelectorAll('body *')].filter(
+  each => !each.closest('{BOXES}') && each.getBoundingClientRect().right > wide + 1);
+const small = [...page.querySelectorAll('svg text')].filter(each => each.getBoundingClientRect().height < 7);
+const ink = [...new Set([...page.querySelectorAll('svg text')].map(each => style(each).fill))];
+document.title = JSON.stringify({{
+  whole: page.documentElement.scrollWidth, out: out.map(each => each.outerHTML.slice(0, 80)), small: small.length,
+  paper: style(page.body).backgroundColor, ink, color: style(page.body).color, svgs: page.querySelectorAll('svg').length,
+}});
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "dark"), [(400, True), (1400, False)])
+def test_a_browser_shows_it_within_the_screen_in_light_and_dark(
+    whole: Path, tmp_path: Path, width: int, dark: bool
+) -> None:
+    text = (
+        (whole / "tables" / PAGE).read_text() if (whole / "tables" / PAGE).exists() else write_page(whole).read_text()
+    )
+    found = json.loads(measured(text, width, LOOK, tmp_path, dark))
+    assert found["whole"] <= width
+    assert found["out"] == []
+    assert found["small"] == 0
+    assert found["svgs"] >= len(PLOTS)
+    assert found["paper"] == ("rgb(22, 22, 26)" if dark else "rgb(255, 255, 255)")
+    assert found["ink"] == [found["color"]]  # what is drawn takes the colours of the page
