@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A process has one torch thread; two of them on two cores are faster than one with two threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all tree lint clean
+.PHONY: demo test test-all tree docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m search -m experiment=digits_demo
@@ -26,6 +26,12 @@ test-all: $(VENV)/.installed-dev
 tree: $(VENV)/.installed-dev
 	$(BIN)/python docs/tree.py
 
+# the pages of docs/ and a gallery of committed studies as a site: site/index.html
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/site.py > /dev/null
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -45,6 +51,10 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing xvol and what its tests need into $(VENV): a minute or a few, once."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV)

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from search.data.folder import list_pictures
 
@@ -54,3 +56,16 @@ def test_an_example_runs(
     if name == "fuse_and_export":
         there = all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime", "onnxscript"))
         assert ("model.onnx: logits differ by " in said) == there
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_its_table_and_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    notebook = nbformat.read(EXAMPLES / "study.ipynb", 4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # nothing in it but what is to be run
+    NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
+    assert sum("image/png" in output["data"] for output in shown) == 2
+    tables = [output["data"]["text/html"] for output in shown if "AblationTable" in output["data"]["text/plain"]]
+    assert len(tables) == 2
+    assert all("<table>" in table and "plain (baseline)" in table for table in tables)

@@ -218,10 +218,13 @@ def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[
 
 def _disagreement(trials: pd.DataFrame) -> list[str]:
     """Name the versions and machines on which the trials do not agree; `odd_trials` tells of commits."""
+    facts = _facts_of(trials)
+    # the version of a checkout says when it was installed; of an installed wheel it stands for the commit
+    told_elsewhere = {"commit"} if facts.get("commit") == {"unknown"} else {"commit", "xvol"}
     differing = [
         f"{name} ({', '.join(sorted(values))})"
-        for name, values in _facts_of(trials).items()
-        if len(values) > 1 and name != "commit"
+        for name, values in facts.items()
+        if len(values) > 1 and name not in told_elsewhere
     ]
     if not differing:
         return []

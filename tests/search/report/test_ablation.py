@@ -251,6 +251,15 @@ def test_repeats_and_unequal_versions_are_said(study: Path, add: Add) -> None:
     )
 
 
+@pytest.mark.parametrize(("commits", "said"), [(("aaaa", "aaaa"), False), ((None, None), True)])
+def test_versions_of_an_installed_release_stand_for_its_commit(
+    study: Path, add: Add, commits: tuple[str | None, ...], said: bool
+) -> None:
+    for arm, commit, version in zip(("plain", "stage3"), commits, ("0.1.0", "0.2.0"), strict=True):
+        add(arm, 0, test_top1=60.0, provenance={"commit": commit, "python": "3.11", "versions": {"xvol": version}})
+    assert ("xvol (0.1.0, 0.2.0)" in notes(table_of(study))) == said
+
+
 def test_unreadable_results_are_named(study: Path, add: Add) -> None:
     path = add("plain", 0, test_top1=60.0)
     (add("stage3", 0) / "result.json").write_text("{")

@@ -335,6 +335,12 @@ def test_nothing_of_a_study_is_taken_for_markup(marked_up: AblationTable) -> Non
     assert shown.cells[2][0] == MARKUP
 
 
+def test_a_notebook_shows_the_table_of_the_page_and_takes_nothing_for_markup(marked_up: AblationTable) -> None:
+    shown = Page(marked_up._repr_html_())
+    assert shown.cells == page(marked_up).cells
+    assert "script" not in shown.tags
+
+
 def test_each_row_says_where_it_comes_from(marked_up: AblationTable) -> None:
     _, baseline, other = page(marked_up).titles
     assert "trials: 3 ok\nseeds: 0-2\n" in baseline
