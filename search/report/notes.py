@@ -37,7 +37,7 @@ def table_notes(read: Reading, data: pd.DataFrame, judging: Judging) -> list[str
     notes += latency_note(trials)
     notes += gaps(trials, read.arms, data)
     notes += odd_trials(read.arms)
-    notes += _disagreement(trials)
+    notes += disagreement(trials)
     notes += unreadable(frame)
     return [*notes, f"{_made_of(trials, read.arms)} {HOW_TO_READ}"]
 
@@ -216,7 +216,7 @@ def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[
     return notes
 
 
-def _disagreement(trials: pd.DataFrame) -> list[str]:
+def disagreement(trials: pd.DataFrame) -> list[str]:
     """Name the versions and machines on which the trials do not agree; `odd_trials` tells of commits."""
     facts = _facts_of(trials)
     # the version of a checkout says when it was installed; of an installed wheel it stands for the commit
