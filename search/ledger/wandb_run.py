@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
-import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import PIL.Image
 
 from search.ledger.result import TrialResult
 from search.ledger.secrets import mask, masked_tree
 from search.ledger.study_files import CHECKPOINT_FILE, TRUNK_FILE
 from search.ledger.tracker import Picture, TrackedTrial, Tracker, TrackerConfig
-from search.ledger.wandb_server import Away, Server
+from search.ledger.wandb_server import Server
+from search.ledger.wandb_start import loaded, start_anywhere
 
 log = logging.getLogger(__name__)
 LONGEST_TAG = 64  # characters, which W&B allows
@@ -45,7 +47,7 @@ class WandbRun(Tracker):
         self._first = getattr(self._run, "starting_step", 0) if self._online else 0
         self._has_curves = False
         if self._run is not None and trial.came_from is not None and earlier is not None:
-            _forget_offline(trial.came_from, earlier, Path(self._run.dir).parent)
+            forget_offline(trial.came_from, earlier, Path(self._run.dir).parent)
         self._guarded(self._define_curves)
 
     def _define_curves(self, run: Any) -> None:
@@ -80,8 +82,14 @@ class WandbRun(Tracker):
         """Log pictures of predictions."""
 
         def send(run: Any) -> None:
-            images = [loaded().Image(each.pixels, caption=each.caption) for each in pictures]
-            run.log({"predictions": images}, step=max(step, self._first))
+            # as files: W&B's own folder for pictures is removed by each forked worker that ends
+            with tempfile.TemporaryDirectory() as folder:
+                images = []
+                for number, each in enumerate(pictures):
+                    file = Path(folder) / f"{number}.png"
+                    PIL.Image.fromarray(each.pixels.squeeze()).save(file)
+                    images.append(loaded().Image(str(file), caption=each.caption))
+                run.log({"predictions": images}, step=max(step, self._first))
 
         self._guarded(send)
 
@@ -128,123 +136,6 @@ class WandbRun(Tracker):
                 run.finish(exit_code=1)
 
 
-def start_anywhere(
-    config: TrackerConfig,
-    server: Server,
-    folder: Path,
-    group: str,
-    name: str,
-    run_config: Mapping[str, Any],
-    **more: Any,
-) -> tuple[Any, bool]:
-    """Start a run online where that is asked for and the server answers, else offline; return it, and whether it is online.
-
-    Args: as of `start_run`.
-
-    Raises:
-        Exception: whatever W&B raises where it cannot start offline.
-    """
-    if config.mode == "online":
-        try:
-            with server.asked() as seconds:
-                return start_run(
-                    config, folder, group, name, masked_tree(dict(run_config)), seconds=seconds, **more
-                ), True
-        except Exception as error:
-            level = logging.DEBUG if isinstance(error, Away) else logging.WARNING  # told once, where it was waited for
-            why = mask(" ".join(str(error).split()))
-            if "id" in more and not isinstance(error, Away):
-                loaded().teardown()  # W&B's process takes the id for one in use
-            log.log(
-                level, "W&B could not start online (%s): logged offline; upload it: wandb sync %s/wandb", why, folder
-            )
-    offline = replace(config, mode="offline")
-    return start_run(offline, folder, group, name, masked_tree(dict(run_config)), **more), False
-
-
-def start_run(
-    config: TrackerConfig,
-    folder: Path,
-    group: str,
-    name: str,
-    run_config: dict[str, Any],
-    *,
-    seconds: float | None = None,
-    system: bool = False,
-    command: Sequence[str] = (),
-    commit: str | None = None,
-    **more: Any,
-) -> Any:
-    """Start a run of W&B that leaves the process alone: nothing captured, nothing printed, no code saved.
-
-    Nor is the list of installed packages, which takes more time than all the rest: the ledger has the versions that matter, in
-    `provenance`. The commit is the ledger's as well, so that W&B runs no git, and saves no patch and no address of a remote.
-
-    Args:
-        config: where to log.
-        folder: the run's files lie below its `wandb/`.
-        group, name: of the run.
-        run_config: config of the run, without secrets.
-        seconds: to wait for a server, at the start and at the end.
-        system: log the machine, and its load while the run goes on.
-        command, commit: what W&B shows as the run's own.
-        more: further arguments of `wandb.init`.
-
-    Raises:
-        Exception: whatever W&B raises where it cannot start.
-    """
-    wandb = loaded()
-    (folder / "wandb").mkdir(parents=True, exist_ok=True)  # else W&B falls back to a temporary folder
-    waits = (
-        {} if seconds is None else {"init_timeout": seconds, "finish_timeout": seconds, "finish_timeout_raises": True}
-    )
-    settings = wandb.Settings(
-        console="off",
-        silent=True,
-        x_disable_stats=not system,
-        x_disable_meta=not system,
-        x_save_requirements=False,
-        save_code=False,
-        disable_git=True,
-        git_commit=commit,
-        program="-m search",
-        **waits,
-    )
-    with _arguments([mask(word) for word in command]):
-        return wandb.init(
-            mode=config.mode,
-            project=config.project,
-            entity=config.entity,
-            group=group,
-            name=name,
-            tags=list(config.tags),
-            dir=str(folder),
-            config=run_config,
-            settings=settings,
-            reinit="finish_previous",
-            **more,
-        )
-
-
-def loaded() -> Any:
-    """The module wandb."""
-    # W&B's reports on itself: where their server drops packets, each process would wait 11 s for it at its end, offline too.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb  # here: a second that studies and tables without it do not pay
-
-    return wandb
-
-
-@contextlib.contextmanager
-def _arguments(words: Sequence[str]) -> Iterator[None]:
-    """Let `sys.argv` be what W&B is to show: a worker's own is of no use to anybody, and may hold what nobody should read."""
-    before, sys.argv = sys.argv, [sys.argv[0] if sys.argv else "", *words]
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
 def run_id_in(folder: Path) -> str | None:
     """Id of the latest run below a folder, from the name that W&B gives its folder; None where there is none."""
     runs = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.name.partition("run-")[2])
@@ -272,7 +163,7 @@ def _within(server: Server, action: Callable[[], object]) -> None:
         log.warning("W&B did not take what the run was made from: %s", mask(str(wrong[0])))
 
 
-def _forget_offline(folder: Path, run_id: str, but: Path) -> None:
+def forget_offline(folder: Path, run_id: str, but: Path) -> None:
     """Remove what a run has written offline below `folder` and nobody has uploaded, but for what it writes now."""
     for path in folder.glob(f"wandb/offline-run-*-{run_id}"):
         if path.resolve() != but.resolve() and not any(path.glob("*.wandb.synced")):

@@ -27,10 +27,11 @@ from typing import Any
 
 from search.ledger.secrets import mask, masked_tree
 from search.ledger.tracker import TrackerConfig, check_tracker
-from search.ledger.wandb_run import loaded, start_run
+from search.ledger.wandb_start import loaded, start_run
 
 log = logging.getLogger(__name__)
 ARTIFACT_TYPE = "ablation-table"
+PAGE = "report.html"  # shown in the run as well
 SEND_SECONDS = 60.0  # for the start, which has its own limit, the rows and the files together
 TYPES = {"string": str, "Float64": float, "Int64": int, "boolean": bool}
 KILL_SECONDS = 5.0  # until what a killed process has written can be read
@@ -148,24 +149,12 @@ def send_table(config: TrackerConfig, table: StudyTable, limit: float = SEND_SEC
 def attempt(config: TrackerConfig, table: StudyTable, limit: float) -> Sent:
     """Send a table by a process of its own."""
     run_id = run_id_of(table)
-    staging = table.folder / "wandb" / f"staging-{run_id}" / uuid.uuid4().hex[:8]
-    hidden = {"config": masked_tree(dict(table.config)), "summary": masked_tree(dict(table.summary))}
-    job = {"path": sys.path, "tracker": asdict(config), "limit": limit, "table": asdict(table) | hidden}
-    # Offline, W&B keeps a copy of an artifact's files for `wandb sync`: with the study, unless the user has a place for it.
-    environment = {"WANDB_DATA_DIR": str(staging), **os.environ}
-    for name in ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID"):
-        environment.pop(name, None)
-    process = subprocess.Popen(
-        [sys.executable, "-c", _START],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,  # a Ctrl-C at the terminal is for the study; and W&B's own processes end with it
-    )
+    staging = staging_of(table.folder, run_id)
+    job = {"path": sys.path, "tracker": asdict(config), "limit": limit, "table": plain(table)}
+    process = started(_START, staging)
     late = ""
     try:
-        out, errors = process.communicate(json.dumps(job, allow_nan=False, default=str).encode(), timeout=limit)
+        out, errors = process.communicate(as_line(job), timeout=limit)
     except subprocess.TimeoutExpired:
         late = f"no end after {limit:.0f} s"
         end(process)
@@ -178,8 +167,39 @@ def attempt(config: TrackerConfig, table: StudyTable, limit: float) -> Sent:
         last = said[-1] if said else f"exit status {process.returncode}"
         why = (answer or {}).get("error") or late or last
         raise RuntimeError(" ".join(why.split())[:LONGEST_REASON])
-    _tidy_up(table.folder / "wandb", run_id, config.mode, Path(answer["folder"]), staging)
+    tidy_up(table.folder / "wandb", run_id, config.mode, Path(answer["folder"]), staging)
     return Sent(run_id=run_id, mode=config.mode, where=answer["url"] if config.mode == "online" else answer["folder"])
+
+
+def staging_of(folder: Path, run_id: str) -> Path:
+    """Where W&B keeps copies of an artifact's files for `wandb sync`: with the study, unless the user has a place for it."""
+    return folder / "wandb" / f"staging-{run_id}" / uuid.uuid4().hex[:8]
+
+
+def plain(table: StudyTable) -> dict[str, Any]:
+    """A table as plain values, secrets masked."""
+    hidden = {"config": masked_tree(dict(table.config)), "summary": masked_tree(dict(table.summary))}
+    return asdict(table) | hidden
+
+
+def as_line(job: Mapping[str, Any]) -> bytes:
+    """What is said to the process, as a line."""
+    return json.dumps(job, allow_nan=False, default=str).encode() + b"\n"
+
+
+def started(code: str, staging: Path) -> subprocess.Popen[bytes]:
+    """A process of Python's that runs `code`, and talks by its standard streams."""
+    environment = {"WANDB_DATA_DIR": str(staging), **os.environ}
+    for name in ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID"):
+        environment.pop(name, None)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,  # a Ctrl-C at the terminal is for the study; and W&B's own processes end with it
+    )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -199,7 +219,7 @@ def answer_of(output: bytes) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-def _tidy_up(folder: Path, run_id: str, mode: str, latest: Path, staging: Path) -> None:
+def tidy_up(folder: Path, run_id: str, mode: str, latest: Path, staging: Path) -> None:
     """Remove what an offline run that was never uploaded has left of an earlier state of the same table."""
     old = [path for path in folder.glob(f"offline-run-*-{run_id}") if path.resolve() != latest.resolve()]
     old += [path for path in staging.parent.glob("*") if mode == "online" or path != staging]
@@ -221,7 +241,6 @@ def child(job: Mapping[str, Any]) -> None:
 
 def write_run(job: Mapping[str, Any]) -> dict[str, str]:
     """Start the run, log the tables and the artifact, finish."""
-    wandb = loaded()
     config, sent = TrackerConfig(**job["tracker"]), StudyTable(**job["table"])
     online = config.mode == "online"
     run = start_run(
@@ -235,22 +254,35 @@ def write_run(job: Mapping[str, Any]) -> dict[str, str]:
         job_type="table",
         resume="allow" if online else None,  # offline there is nothing to resume, and W&B says so on stderr
     )
-    tables = {}
+    log_table(run, job["table"], wait=job["limit"] if online else None)
+    answer = where_is(run)
+    run.finish()
+    return answer
+
+
+def log_table(run: Any, job: Mapping[str, Any], wait: float | None) -> None:
+    """Log the tables, the page and the artifact of a `StudyTable` as plain values; `wait` seconds until a server has the artifact."""
+    wandb, sent = loaded(), StudyTable(**job)
+    logged: dict[str, Any] = {}
     shown = functools.cache(mask)  # the trials of a study repeat most of their texts
-    for name, rows in job["table"]["tables"].items():
+    for name, rows in job["tables"].items():
         types = [TYPES[dtype] for dtype in rows["columns"].values()]
         table = wandb.Table(columns=list(rows["columns"]), data=[], dtype=types, optional=True)
         # Not through the constructor, which checks each cell: 3 s of 10,000 trials, whose columns have their types already.
         table.data.extend([shown(value) if isinstance(value, str) else value for value in row] for row in rows["rows"])
-        tables[name] = table
-    run.log(tables)
+        logged[name] = table
     artifact = wandb.Artifact(artifact_name(sent), type=ARTIFACT_TYPE, metadata=dict(sent.config))
-    for path in sent.files:
-        artifact.add_file(str(path), name=Path(path).name, skip_cache=True)
-    logged = run.log_artifact(artifact)
-    if online:
-        logged.wait(timeout=math.ceil(job["limit"]))  # else a server that refuses it would go unnoticed
+    for path in map(Path, sent.files):
+        artifact.add_file(str(path), name=path.name, skip_cache=True)
+        if path.name == PAGE:
+            logged["report"] = wandb.Html(path.read_text(encoding="utf-8"), inject=False)
+    run.log(logged)
+    done = run.log_artifact(artifact)
+    if wait is not None:
+        done.wait(timeout=math.ceil(wait))  # else a server that refuses it would go unnoticed
     run.summary.update(dict(sent.summary))
-    answer = {"folder": str(Path(run.dir).parent), "url": str(run.url or "")}
-    run.finish()
-    return answer
+
+
+def where_is(run: Any) -> dict[str, str]:
+    """What the process says of its run."""
+    return {"folder": str(Path(run.dir).parent), "url": str(run.url or "")}

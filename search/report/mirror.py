@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from search.ledger.secrets import mask
-from search.ledger.tracker import TrackerConfig, check_tracker
+from search.ledger.tracker import OF_WANDB, TrackerConfig, check_tracker
 from search.ledger.wandb_table import Rows, Sent, StudyTable, send_table
 from search.report.ablation import AblationTable
 from search.report.pivot import PivotTable
@@ -25,19 +25,20 @@ from search.report.write import save_tidy
 log = logging.getLogger(__name__)
 MOST_TRIALS = 10_000  # rows of the tidy frame that are shown as a table: as many as W&B shows of one
 TRIALS, TRIALS_FILE = "trials", "trials.parquet"
-FORMS = (".md", ".tex", ".csv", ".html", ".parquet", ".json", ".txt")
+FORMS = (".md", ".tex", ".csv", ".html", ".parquet", ".json", ".txt", ".svg", ".pdf", ".png")
 CONFIGS_TRIED = 5
+Send = Callable[[TrackerConfig, StudyTable], Sent | None]
 
 
-def mirror_study(study_dir: str | os.PathLike[str], table: AblationTable) -> Sent | None:
+def mirror_study(study_dir: str | os.PathLike[str], table: AblationTable, send: Send | None = None) -> Sent | None:
     """Send what `write_tables` returned at the end of a study, as its tracker says; a fault is logged, and none is raised."""
     folder = Path(study_dir)
     try:
         frame = load_study(folder)
         config = study_tracker(folder, frame)
-        if config is None or config.mode == "disabled":
+        if config is None or config.mode not in OF_WANDB:
             return None
-        sent = mirror_table(config, folder, folder / "tables", frame, table)
+        sent = mirror_table(config, folder, folder / "tables", frame, table, send)
     except Exception as error:
         log.warning("W&B: the table was not logged: %s", mask(" ".join(str(error).split())))
         return None
@@ -59,7 +60,7 @@ def mirror_asked(
     """
     try:
         own = study_tracker(study_dir, frame) or TrackerConfig(mode="disabled")
-        if own.mode == "disabled":
+        if own.mode not in OF_WANDB:
             own = replace(own, mode="online")
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         sent = mirror_table(replace(own, **changes), study_dir, files, frame, table)
@@ -74,7 +75,12 @@ def mirror_asked(
 
 
 def mirror_table(
-    config: TrackerConfig, study_dir: Path, files: Path, frame: pd.DataFrame, table: AblationTable | PivotTable
+    config: TrackerConfig,
+    study_dir: Path,
+    files: Path,
+    frame: pd.DataFrame,
+    table: AblationTable | PivotTable,
+    send: Send | None = None,
 ) -> Sent | None:
     """Send a table: one run of the study's group, job type "table", and one artifact of type "ablation-table".
 
@@ -114,7 +120,7 @@ def mirror_table(
         config={"table": name, "title": table.title, **facts, "trials": len(frame)},
         summary={"title": table.title, "notes": "\n".join(said), "rows": len(rows.rows)},
     )
-    return send_table(config, study)
+    return (send or send_table)(config, study)
 
 
 def study_tracker(study_dir: Path, frame: pd.DataFrame) -> TrackerConfig | None:

@@ -6,10 +6,12 @@ until none of its trials is left to run.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial, TrialState
 
 from search import report
@@ -28,6 +31,8 @@ from search.ledger.files import write_atomic
 from search.ledger.record import supersede
 from search.ledger.secrets import mask, mask_logs, masked_tree, note_variables
 from search.ledger.study_files import WORKERS, note_settings, write_objectives
+from search.ledger.tracker import TrackerConfig
+from search.ledger.wandb_study import StudyProcess
 from search.space.parameters import Space
 from search.study.identity import claim_identity, current_name, grow, is_known, may_change, write_identity
 from search.study.launching.compose import Composer, without_hydra
@@ -77,6 +82,7 @@ class StudyRun(ABC):
         self.study_dir = Path(str(config.hydra.sweep.dir)).absolute()
         needed = Worker.needs(self.app, self.config)
         server = server_of(self.config.hydra.launcher, needed) if self.app.checks else None
+        self.live = StudyProcess(self.study_dir)
         self.asked = self.app if server is None else ForkedApplication(self.app, server, self.config)
 
     def run(self, space: Space) -> dict[str, Any]:
@@ -92,12 +98,12 @@ class StudyRun(ABC):
         mask_logs()
         spec = search_spec(self.options, space, self.study_dir, self.storage, self.app.costs)
         spec = replace(spec, ranks=ranks_of(self.config.hydra.launcher))
-        with Interrupts(Path(spec.stop_file), owner=True) as self.interrupts:
+        with Interrupts(Path(spec.stop_file), owner=True) as self.interrupts, closing(self.live):
             try:
                 queue = self.train(spec)
             finally:
                 self._end_checks()
-            write_study_tables(self.study_dir)
+            write_study_tables(self.study_dir, self.live)
             return vars(queue.counts())
 
     def _end_checks(self) -> None:
@@ -248,6 +254,7 @@ class StudyRun(ABC):
             config=self.config,
         )
         lines = [[*spec.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)]
+        self._start_live(spec)
         reports: list[WorkerReport] = []
         broken: Exception | None = None
         try:
@@ -269,6 +276,13 @@ class StudyRun(ABC):
         if broken is None and not self.interrupts.requested and any(report.stopped for report in reports):
             broken = RuntimeError("a worker was stopped from outside")  # as Slurm does; the study itself goes on
         return broken
+
+    def _start_live(self, spec: StudySpec) -> None:
+        """Start the study's own run of its tracker; the task of another application may have none."""
+        node = OmegaConf.select(self.trial_config(spec.space.fixed), "tracker")
+        with contextlib.suppress(TypeError, ValueError, OmegaConfBaseException):
+            tracker: Any = OmegaConf.to_container(node, resolve=True)
+            self.live.start(TrackerConfig(**tracker), spec.study_name)
 
 
 def fresh_seed(study: str, kind: str, trials: Iterable[FrozenTrial], searched: Collection[int] = ()) -> int:
@@ -301,7 +315,7 @@ def raise_if_nothing_worked(queue: TrialQueue) -> None:
         )
 
 
-def write_study_tables(study_dir: Path) -> None:
+def write_study_tables(study_dir: Path, live: StudyProcess) -> None:
     """Write and print the ablation table, and the verdicts of a design with looks; then send the table to W&B.
 
     Nothing is done for a task of another application, which keeps no ledger.
@@ -316,7 +330,7 @@ def write_study_tables(study_dir: Path) -> None:
     page = report.page_at_the_end(study_dir)
     at = "" if page is None else f"\nPage:       {page}"
     print(f"\nRun folder: {study_dir}\nTables:     {study_dir / 'tables'}{at}", flush=True)
-    report.mirror_study(study_dir, table)  # last: what it waits for, nobody else waits for
+    report.mirror_study(study_dir, table, live.send)  # last: what it waits for, nobody else waits for
 
 
 def _without_password(config: DictConfig, storage: str | None) -> DictConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import wandb
+from wandb.sdk.data_types._private import MEDIA_TMP
 
-import search.ledger.wandb_run as module
+from search.ledger import wandb_start
 from search.ledger.result import TrialResult
 from search.ledger.tracker import Picture, TrackedTrial, TrackerConfig
 from search.ledger.wandb_run import WandbRun, run_id_in
@@ -128,6 +130,17 @@ def test_an_offline_run_holds_what_the_ledger_holds(tmp_path: Path, read_wandb: 
     assert tracker.run_id is None
     tracker.finish(RESULT)  # a second time does no harm
     assert wandb.run is None
+
+
+@pytest.mark.slow
+def test_pictures_are_logged_after_another_forked_worker_has_ended(tmp_path: Path, read_wandb: Read) -> None:
+    tracker = tracked(tmp_path, TrackerConfig())
+    shutil.rmtree(MEDIA_TMP.name)  # as each of them does, for all
+    tracker.show([Picture(np.zeros((8, 8, 3), np.uint8), "a"), Picture(np.zeros((8, 8, 1), np.uint8), "b")], step=2)
+    tracker.finish(RESULT)
+    Path(MEDIA_TMP.name).mkdir()
+    assert read_wandb(tmp_path).history[-1]["predictions/captions"] == ["a", "b"]
+    assert len(list(tmp_path.rglob("media/images/*.png"))) == 2
 
 
 @pytest.mark.slow
@@ -265,7 +278,7 @@ def test_a_server_that_cannot_be_reached_leaves_offline_runs_and_is_asked_once(
             raise TimeoutError("no answer")
         return Broken()
 
-    monkeypatch.setattr(module, "start_run", start)
+    monkeypatch.setattr(wandb_start, "start_run", start)
     with caplog.at_level(logging.WARNING):
         for worker in ("a", "b", "c"):
             trial = trial_in(tmp_path / worker, study_dir=tmp_path)
