@@ -42,8 +42,7 @@ def check_trial(composed: Any) -> dict[str, Any]:
     config = typed(composed)
     check_values(config)
     device = usable_device(config.device)
-    made = prepare_cached(config)
-    _check_start(made)
+    made = _started(prepare_cached(config))
     check_average(config.train, config.train.epochs * len(made.loaders.train))
     check_form(made.model, config.train, device)
     tell_emulation(config.train.amp_type, device.type, torch.backends.cpu.get_cpu_capability())
@@ -58,16 +57,15 @@ def check_trial(composed: Any) -> dict[str, Any]:
     }
 
 
-def _check_start(made: Untrained) -> None:
-    """Start the network of `made` from the root that its config names, if it names one, as its trial would."""
+def _started(made: Untrained) -> Untrained:
+    """`made` from the root that its config names, as its trial starts; where a study is yet to train that, as it is."""
     if made.config.start.root == OF_STUDY:
-        return  # the study is yet to train it
+        return made
     try:
         root = root_of(made.config, None)
     except RootLost as error:
         raise ValueError(str(error)) from None
-    if root is not None:
-        started(made, root)
+    return made if root is None else started(made, root)
 
 
 def check_network(config: Config) -> None:
@@ -120,7 +118,7 @@ def network_facts(composed: Any) -> dict[str, Any]:
     """
     config = typed(composed)
     check_values(config)
-    made = prepare_cached(config)
+    made = _started(prepare_cached(config))
     return {
         "arm": made.architecture.label,
         "arch_hash": made.architecture.hash,

@@ -13,6 +13,7 @@ from search.ledger.record import read_history
 from search.ledger.result import TrialResult, read_result
 from search.trial import start as module
 from search.trial import train
+from search.trial.check import network_facts
 from search.trial.run import run_trial
 from search.trial.start import RootLost
 from search.trial.state import load_checkpoint
@@ -104,6 +105,14 @@ def test_another_stream_of_branches_changes_no_plain_network_and_every_block(
         trained(small, tmp_path / f"block{stream}", *at, "placement.policy=stage3", f"start.init_stream={stream}")
     ours, theirs = weights(tmp_path / "block0"), weights(tmp_path / "block1")
     assert any(not torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_what_is_planned_from_a_root_is_what_is_trained(small: Small, root: Path, tmp_path: Path) -> None:
+    words = (*KEPT, f"start.root={root}", "start.kind=shared", "train.epochs=1", "seed=7")
+    done = trained(small, tmp_path / "a", *words[len(KEPT) :])
+    assert (done.fingerprint or "").endswith(f"-{network_facts(small(*words))['content']}")
+    with pytest.raises(ValueError, match="there is no such folder"):
+        network_facts(small(*words, f"start.root={tmp_path / 'gone'}"))
 
 
 def test_a_root_of_other_weights_is_another_training(small: Small, root: Path, tmp_path: Path) -> None:
