@@ -10,7 +10,7 @@ from pathlib import Path
 
 from search.cli import printed, refused
 from search.ledger.metric import COSTS, metric_columns, metrics_of
-from search.report.spec import CHOICES, PAPER, SPEC_OPTIONS
+from search.report.spec import CHOICES, PAPER, SPEC_OPTIONS, STATISTICS
 
 EXAMPLES = """\
 examples:
@@ -20,6 +20,7 @@ examples:
   xvol-table runs/digits --rows where --columns what --metrics test_top1 params   stages x branches
   xvol-table runs/digits --spec tables/stages.yaml --published stage_placement    as the file asks, the paper's beside
   xvol-table runs/digits --paper single --label stage4='Ours'      LaTeX for a column of a paper, arms in words
+  xvol-table wandb:me/vit --arm config.model --seed config.seed --metric val_acc --baseline resnet50   runs that are not ours
   xvol-table runs/a runs/b                       one table of several studies of one recipe
   xvol-table --diff runs/a runs/b                what differs between two studies
   xvol-table runs/digits --margin 0.5 --test wilcoxon   which arms are equivalent within half a point; ranks beside t
@@ -73,6 +74,7 @@ def check(options: argparse.Namespace) -> None:
     if options.out and options.no_write:
         raise ValueError("--out names a folder for the files, and --no-write writes none; leave one of them out")
     check_paper(options, given)
+    check_given(options, given)
     settings = given("wandb_mode", "wandb_project", "wandb_entity")
     if settings and not options.wandb:
         raise ValueError(f"{', '.join(settings)} says where to send the table; add --wandb to send it")
@@ -134,6 +136,24 @@ def check_paper(options: argparse.Namespace, given: Callable[..., list[str]]) ->
         raise ValueError(f"--tex-label {options.tex_label}: use letters, digits, ':', '.', '_' and '-'")
 
 
+def check_given(options: argparse.Namespace, given: Callable[..., list[str]]) -> None:
+    """Raise ValueError for options of runs that are not ours that lack others, or do not go with them."""
+    own = ("seed", "best", "last", "lower_is_better", "higher_is_better")
+    if not options.arm:
+        if alone := given(*own) + [name for name in options.study if re.match(r"(?:csv|wandb):", name)]:
+            raise ValueError(
+                f"{', '.join(alone)} is of runs that are not ours; say which column or key is what with --arm and --seed"
+            )
+        return
+    if missing := [f"--{name}" for name in ("seed", "metric", "baseline") if not getattr(options, name)]:
+        raise ValueError(f"--arm {options.arm} compares runs that are not ours: it needs {', '.join(missing)} too")
+    taken = {"study", "arm", "metric", "baseline", "format", "out", "no_write", *STATISTICS, *own}
+    if unfit := given(*(name for name in vars(options) if name not in taken)):
+        raise ValueError(f"--arm compares runs that are not ours: it does not go with {', '.join(unfit)}")
+    if len(options.study) > 1:
+        raise ValueError(f"--arm takes one source of runs, not {len(options.study)}")
+
+
 def has_spec(options: argparse.Namespace) -> bool:
     """Whether a table by its spec is asked for."""
     return options.format in ("html", "parquet") or any(
@@ -186,10 +206,28 @@ def parser() -> argparse.ArgumentParser:
         help="what share of the variance of a paired difference is images, training luck, order and root, and what the next hour "
         "buys where; of trials that kept samples (data.probe_size)",
     )
+    _add_given_options(command)
     _add_wandb_options(command)
     _add_statistics_options(command)
     _add_spec_options(command)
     return command
+
+
+def _add_given_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "runs that are not ours (docs/papers.md): wandb:entity/project, csv:FILE, or a folder of .wandb files"
+    )
+    group.add_argument("--arm", metavar="KEY", help="what is compared, e.g. config.model of W&B, or a column of a CSV")
+    group.add_argument("--seed", metavar="KEY", help="what pairs the runs, e.g. config.seed")
+    pick, way = group.add_mutually_exclusive_group(), group.add_mutually_exclusive_group()
+    pick.add_argument(
+        "--best", action="store_true", help="the best reading of each run (default: what its summary says)"
+    )
+    pick.add_argument("--last", action="store_true", help="the last reading of each run")
+    way.add_argument(
+        "--lower-is-better", action="store_true", help="of the metric; must be said where it reads like a loss"
+    )
+    way.add_argument("--higher-is-better", action="store_true", help="of the metric (default)")
 
 
 def _add_wandb_options(command: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from search.ledger.files import write_atomic
 from search.ledger.tracker import TrackerConfig, check_tracker
 from search.report.ablation import AblationTable, ablation_table
 from search.report.budget import budget_table
+from search.report.confounds import runs_table
 from search.report.diff import diff_studies
 from search.report.effects import effects_table
 from search.report.judging import Judging
@@ -65,6 +66,8 @@ def made(options: argparse.Namespace, by_spec: bool) -> Made:
     if options.diff:
         diff = diff_studies(options.study[0], options.study[1], metric=options.metric, phase=options.phase)
         return _plain_made(options, diff, beside, ("md", "csv"), "md")
+    if options.arm:
+        return _given_made(options, beside)
     frame = scored(load_pooled(options.study, options.phase), options.metric)
     if options.tidy:
         return Made("", [save_tidy(frame, options.tidy)])
@@ -127,6 +130,29 @@ def _paper_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) 
     if not options.no_write:
         write_atomic(path, text)
     return Made(text, [] if options.no_write else [path])
+
+
+def _given_made(options: argparse.Namespace, folder: Path | None) -> Made:
+    """Make the table of runs that are not ours; what was checked for confounds stands above it."""
+    given = {name: getattr(options, name) for name in STATISTICS if getattr(options, name) is not None}
+    found, table, trials = runs_table(
+        options.study[0],
+        arm=options.arm,
+        seed=options.seed,
+        metric=options.metric,
+        baseline=options.baseline,
+        pick="best" if options.best else "last" if options.last else "summary",
+        higher=False if options.lower_is_better else True if options.higher_is_better else None,
+        judging=Judging(**given),
+    )
+    every = options.format == "all"
+    written = (
+        []
+        if folder is None or options.no_write
+        else save_table(table, folder, paper_grid(trials, table), FORMATS if every else (options.format,))
+    )
+    text = RENDERERS["txt" if every else options.format](table)
+    return Made("\n".join([*found, "", text]) if every else text, written)
 
 
 def _pivot_made(options: argparse.Namespace, frame: pd.DataFrame, folder: Path) -> Made:

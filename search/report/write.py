@@ -30,7 +30,6 @@ from search.report.values import GIVEN
 
 FORMATS = ("md", "tex", "csv", "html", "parquet")
 TEXT_FORMATS = ("md", "tex", "csv")  # of tables that nothing else is made of
-PAPER_TEX = "ablation_paper.tex"
 TRIALS = "trials.csv"
 BESIDE = (DESIGN_FILE, LOOKS_FILE, CHANGES_FILE, OBJECTIVES_FILE)  # they say how a study's trials are to be compared
 
@@ -126,7 +125,7 @@ def save_table(table: AblationTable, folder: Path, grid: Table | None, formats: 
     provenance = provenance_of_rows(table)
     more: dict[str, str] = {}
     if "tex" in formats and grid is not None:
-        more[PAPER_TEX] = to_float(grid, label=f"tab:{table.name}", comments=grid.beside[1])
+        more[f"{table.name}_paper.tex"] = to_float(grid, label=f"tab:{table.name}", comments=grid.beside[1])
     if "csv" in formats:
         more[f"{table.name}.notes.txt"] = "\n".join([table.title, "", table.conclusion, "", *table.notes, ""])
     if table.arms:
