@@ -191,17 +191,18 @@ class XVolution2d(Form):
         terms = [norm(branch(x_BCHW)) for branch, norm in zip(self.branches.values(), self.norms.values(), strict=True)]
         return add_to(terms[0], terms[1:])  # no norm's backward pass needs what it gave
 
-    def take_over(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    def take_over(self, conv: nn.Conv2d, norm: nn.Module) -> None:
         """Make `conv` and `norm` themselves, not copies, the block's conv branch and its norm, where it has such a branch.
 
         A branch with a kernel of another size keeps its own fresh weights: the norm comes over with its affine part, and
-        its running statistics start anew.
+        its running statistics start anew. A frozen norm's cannot, so that such a branch keeps its own norm too.
         """
         if CONV not in self.branches:
             return
         taken = cast(Branch, self.branches[CONV]).take_over(conv)
-        self.norms[CONV] = norm
-        if not taken:
+        if taken or isinstance(norm, nn.BatchNorm2d):
+            self.norms[CONV] = norm
+        if not taken and isinstance(norm, nn.BatchNorm2d):
             norm.reset_running_stats()
 
     def fuse(self) -> nn.Module:

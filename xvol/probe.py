@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from xvol.block import CONV, XVolution2d
 from xvol.branches.base import Branch
 from xvol.deploy_form import FusedXVolution2d
+from xvol.host_norms import FROZEN
 
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+_NORMS = (nn.modules.batchnorm._BatchNorm, *FROZEN, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from timm.layers import BatchNormAct2d
 from torch import nn
 
 from xvol.block import FusedXVolution2d, XVolution2d
 from xvol.branches.base import Geometry
+from xvol.host_norms import KINDS, fault, is_batch_norm
 from xvol.probe import Call, takers, watch
 from xvol.stages import Stage, find_stages, place_of
 
@@ -25,7 +25,7 @@ class Site:
         stage: from 1.
         block: index inside the stage, from 0.
         kernel, stride, padding, dilation, groups, in_chs, out_chs: of the convolution; windows are square.
-        norm_fqn: name of the BatchNorm2d, or timm's BatchNormAct2d, that takes its output, and nothing else.
+        norm_fqn: name of the batch norm, frozen or not, or timm's BatchNormAct2d, that takes its output, and nothing else.
         in_size, out_size: (height, width) in pixels for the input size that was asked for.
         params: of the convolution alone.
         macs: of the convolution alone, for one image.
@@ -65,8 +65,8 @@ def sites(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) ->
     """The legal sites of `model`, in model order; ValueError counts the reasons where it has none.
 
     Legal is an `nn.Conv2d` inside a stage whose window is square, larger than 1x1 and centred with a zero border, that
-    runs once, and whose output goes to one BatchNorm2d and nowhere else. The norm may be timm's `BatchNormAct2d`: the
-    block is then put before its activation. Groups, depthwise hosts included, strides, dilations and biases are
+    runs once, and whose output goes to one BatchNorm2d and nowhere else. The norm may be frozen, as in detectors, or timm's
+    `BatchNormAct2d`: the block is then put before its activation. Groups, depthwise hosts included, strides, dilations and biases are
     allowed. Stems and heads are in no stage, and blocks that were placed before are passed over. The model runs once,
     in eval mode, on one blank image; its modes and statistics are left as they were.
 
@@ -110,6 +110,8 @@ def _survey(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[list[Si
 def _no_site(model: nn.Module, refusals: list[Refusal], stages: list[Stage]) -> str:
     counts = Counter(refusal.reason for refusal in refusals).most_common(3)
     names = [stage.roots[-1] for stage in stages]
+    if not stages and isinstance(body := getattr(model, "body", None), nn.Module):
+        return f"{type(model).__name__} has no stages of its own: pass its `.body`, a {type(body).__name__}, which is converted in place"
     return (
         f"{type(model).__name__} has no site for a block: that is an odd, centred, square Conv2d above 1x1 that "
         f"feeds a BatchNorm2d inside a stage. {len(stages)} stages were found{': ' + ', '.join(names) if names else ''}"
@@ -151,17 +153,14 @@ def _flow_fault(model: nn.Module, fqn: str, calls: dict[str, Call]) -> str | Non
     if norm is None or len(names) > 1 or calls[fqn].reads != 1:
         return (
             "no norm takes its output"
-            if not any(isinstance(model.get_submodule(name), nn.BatchNorm2d) for name in names)
+            if not any(is_batch_norm(model.get_submodule(name)) for name in names)
             else "its output goes to more than one place"
         )
-    if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
+    if type(norm) not in KINDS:
         return f"a {kind} takes its output; a block needs a BatchNorm2d there"
-    assert isinstance(norm, nn.BatchNorm2d)
     if calls[names[0]].times != 1:
         return f"its norm runs {calls[names[0]].times} times in one forward pass"
-    if not norm.affine or not norm.track_running_stats:
-        return f"its {kind} has no {'running statistics' if norm.affine else 'affine part'}"
-    return None
+    return fault(norm)
 
 
 def _site(fqn: str, conv: nn.Conv2d, place: tuple[int, int], norm_fqn: str, call: Call) -> Site:

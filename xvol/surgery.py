@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +12,15 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from xvol.allowed import suggest
 from xvol.block import BlockSpec, XVolution2d
 from xvol.branches import branch_class
 from xvol.fold import fold_norm
+from xvol.host_norms import KINDS, HostNorm, is_batch_norm, split_norm
 from xvol.paths import new_block
 from xvol.probe import Call, at_rest, count_params, takers, watch
 from xvol.siting import Refusal, Site, sites
@@ -33,7 +35,8 @@ def convert(
 
     The block's conv branch takes over the convolution and the norm themselves: weights, affine part, running statistics
     (so timm's `zero_init_last` is carried over, and parameters keep their identity). Where the norm was, an
-    `nn.Identity` is left; of timm's `BatchNormAct2d`, its drop and its activation. With gamma 0, the default beside a
+    `nn.Identity` is left; of timm's `BatchNormAct2d`, its drop and its activation. A frozen norm stays frozen; the norms of
+    branches beside it learn, where their `norm` is not "none". With gamma 0, the default beside a
     conv branch of the host's kernel, logits stay bitwise equal in eval and in train mode. A block without conv branch
     starts afresh. Hosts that re-parameterise themselves (RepVGG's) no longer do once a block stands in them.
 
@@ -74,8 +77,7 @@ def _check(fqn: str, spec: BlockSpec, legal: Mapping[str, Site]) -> None:
 
 def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
     conv = cast(nn.Conv2d, model.get_submodule(site.fqn))
-    host_norm = cast(nn.BatchNorm2d, model.get_submodule(site.norm_fqn))
-    norm, rest = split_norm(host_norm)
+    norm, rest = split_norm(model.get_submodule(site.norm_fqn))
     block = _build(site, spec, seed, norm).to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
     block.take_over(conv, norm)
     block.host = site.fqn, site.norm_fqn
@@ -84,10 +86,12 @@ def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
     keep_from_reparameterising(model, site.fqn)
 
 
-def _build(site: Site, spec: BlockSpec, seed: int, norm: nn.BatchNorm2d) -> XVolution2d:
+def _build(site: Site, spec: BlockSpec, seed: int, norm: HostNorm) -> XVolution2d:
     """Build on the CPU, so that the numbers drawn are the same on every device."""
     with _own_stream(seed, site.fqn):
-        made: dict[str, Any] = {"eps": norm.eps, "momentum": norm.momentum, "device": "cpu", "dtype": torch.float32}
+        made: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
+        if isinstance(norm, nn.BatchNorm2d):  # a frozen one has no momentum, and often an eps of 0
+            made |= {"eps": norm.eps, "momentum": norm.momentum}
         block = new_block(spec, site.in_chs, site.out_chs, **site.geometry.window, **made)
     for name, branch in block.branches.items():
         with _own_stream(seed, site.fqn, name):
@@ -102,18 +106,6 @@ def _own_stream(seed: int, *names: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         yield
-
-
-def split_norm(norm: nn.BatchNorm2d) -> tuple[nn.BatchNorm2d, nn.Module]:
-    """The plain norm, of the same parameters and buffers, and what is left in its place: the drop and activation of a BatchNormAct2d."""
-    if not isinstance(norm, BatchNormAct2d):
-        return norm, nn.Identity().train(norm.training)
-    plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, device="meta")
-    plain._parameters.update(norm._parameters)
-    plain._buffers.update(norm._buffers)
-    rest = nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act))
-    plain.training = rest.training = norm.training
-    return plain, rest
 
 
 def keep_from_reparameterising(model: nn.Module, fqn: str) -> None:
@@ -251,7 +243,6 @@ def _take_norms_in(model: nn.Module, input_size: tuple[int, int, int]) -> None:
         name, norm = _feeders(norm_name, model, calls)[0], model.get_submodule(norm_name)
         conv = model.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
         plain, rest = split_norm(norm)
         weight, bias = fold_norm(conv.weight.detach(), None if conv.bias is None else conv.bias.detach(), plain)
         conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
@@ -260,7 +251,7 @@ def _take_norms_in(model: nn.Module, input_size: tuple[int, int, int]) -> None:
 
 
 def _norms(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return [name for name, module in model.named_modules() if is_batch_norm(module)]
 
 
 def _feeders(norm_name: str, model: nn.Module, calls: dict[str, Call]) -> list[str]:
@@ -272,10 +263,9 @@ def _feeders(norm_name: str, model: nn.Module, calls: dict[str, Call]) -> list[s
 def _fault(model: nn.Module, norm_name: str, calls: dict[str, Call]) -> str | None:
     """Why no convolution can take the norm in; None where one can."""
     norm = model.get_submodule(norm_name)
-    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
+    if type(norm) not in KINDS:
         return f"it is a {type(norm).__name__}, not a BatchNorm2d"
-    if not norm.track_running_stats or norm.running_mean is None:
+    if norm.running_mean is None:
         return "it keeps no running statistics"
     if norm_name not in calls:
         return "it does not run as a module in a forward pass"
@@ -295,6 +285,11 @@ def _fault(model: nn.Module, norm_name: str, calls: dict[str, Call]) -> str | No
 
 
 def fuse_error(model: nn.Module, fused: nn.Module, x: Tensor) -> float:
-    """Largest absolute difference between the outputs, one tensor each, of two models on a batch, in eval mode; NaN if either has one."""
+    """Largest absolute difference between the outputs of two models on a batch, in eval mode; NaN if either has one.
+
+    Outputs are tensors, or lists, tuples and dicts of them, as feature maps are.
+    """
     with at_rest(model, fused):
-        return float((model(x) - fused(x)).abs().max())
+        ours, theirs = tree_leaves(model(x)), tree_leaves(fused(x))
+        differences = [(one - other).abs().max() for one, other in zip(ours, theirs, strict=True)]
+        return float(torch.stack(differences).max())

@@ -3,17 +3,15 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable
 
 import pytest
 import timm
 import torch
-from timm.layers import BatchNormAct2d
 from timm.utils.model import reparameterize_model
 from torch import nn
 
 import xvol
-from xvol.surgery import keep_from_reparameterising, split_norm
+from xvol.surgery import keep_from_reparameterising
 
 SIZE = (3, 32, 32)
 SPEC = xvol.BlockSpec()
@@ -268,23 +266,6 @@ def test_a_branch_that_cannot_stand_in_is_refused_before_anything_is_changed(mon
     with pytest.raises(ValueError, match=r"site 'layer2.0.conv1': branch 'pssa' cannot stand in.*stride=2 is too fast"):
         placed(model, "stage[1,2]")
     assert type(model.layer1[0].conv1) is nn.Conv2d
-
-
-def test_a_plain_norm_leaves_nothing() -> None:
-    norm = nn.BatchNorm2d(4).eval()
-    plain, rest = split_norm(norm)
-    assert plain is norm
-    assert type(rest) is nn.Identity
-    assert not rest.training
-
-
-def test_the_two_parts_are_the_norm(randomise: Callable[[nn.Module], nn.Module]) -> None:
-    norm = randomise(BatchNormAct2d(4, eps=1e-3, act_layer=nn.SiLU)).eval()
-    plain, rest = split_norm(norm)
-    x = torch.randn(2, 4, 5, 5)
-    assert plain.weight is norm.weight
-    assert plain.running_mean is norm.running_mean
-    assert torch.equal(rest(plain(x)), norm(x))
 
 
 def test_timm_passes_over_a_host_that_is_not_whole() -> None:

@@ -1,0 +1,150 @@
+"""Norms that a block takes over: the frozen ones of detectors, which must stay what they are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from timm.layers import BatchNormAct2d, freeze_batch_norm_2d
+from timm.layers.norm_act import FrozenBatchNorm2d, FrozenBatchNormAct2d
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+import xvol
+from xvol.host_norms import split_norm
+
+SIZE = (3, 64, 64)
+
+
+def noisy(model: nn.Module) -> nn.Module:
+    """With statistics and affine parts of a network that was trained."""
+    torch.manual_seed(0)
+    for name, value in model.state_dict().items():
+        if name.endswith(("running_var", "running_mean")) or ("bn" in name and name.endswith(("weight", "bias"))):
+            value.copy_(torch.rand_like(value) + 0.5)
+    return model
+
+
+def feature_maps(model: nn.Module, images: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return list(tree_leaves(model(images)))
+
+
+def chosen(
+    model: nn.Module, text: str, branches: tuple[str, ...] = ("conv", "pssa"), **more: object
+) -> dict[str, xvol.BlockSpec]:
+    return {
+        site.fqn: xvol.BlockSpec.make(list(branches), **more) for site in xvol.select(xvol.sites(model, SIZE), text)
+    }
+
+
+@pytest.fixture(params=["torchvision, eps 0", "timm"])
+def body(request: pytest.FixtureRequest) -> nn.Module:
+    if request.param == "timm":
+        return noisy(freeze_batch_norm_2d(timm.create_model("resnet26", features_only=True)))
+    made = resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=5).body
+    for norm in made.modules():
+        if isinstance(norm, FrozenBatchNorm2d):
+            norm.eps = 0.0  # as torchvision's weights of COCO have it
+    return noisy(made)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_frozen_body_computes_the_same_after_conversion_and_stays_frozen(body: nn.Module, training: bool) -> None:
+    images = torch.randn(2, *SIZE)
+    before = feature_maps(body.train(training), images)
+    buffers = {name for name, _ in body.named_buffers()}
+    specs = chosen(body, "stage3.*")
+    assert specs
+    xvol.convert(body, specs, input_size=SIZE)
+    after = feature_maps(body, images)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    blocks = [module for module in body.modules() if isinstance(module, xvol.XVolution2d)]
+    assert len(blocks) == len(specs)
+    for block in blocks:
+        assert type(block.norms["conv"]) is FrozenBatchNorm2d
+        assert not list(block.norms["conv"].parameters())
+        assert block.norms["pssa"].eps == 1e-5
+    body.train()
+    feature_maps(body, images + 1)  # a forward pass in training mode moves no statistics of what is frozen
+    kept = {name: value for name, value in body.named_buffers() if name in buffers}
+    assert all(torch.equal(one, other) for one, other in zip(before, feature_maps(body.eval(), images), strict=True))
+    assert kept
+
+
+def test_a_frozen_body_fuses_to_convolutions_without_norms(body: nn.Module) -> None:
+    xvol.convert(body, chosen(body, "stage3.*", gamma=0.5), input_size=SIZE)
+    fused = xvol.fuse(body, SIZE)
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in fused.modules())
+    images = torch.randn(2, *SIZE)
+    largest = max(float(each.abs().max()) for each in feature_maps(body.eval(), images))
+    error = xvol.fuse_error(
+        body.double(), xvol.fuse(body.double(), SIZE), images.double()
+    )  # of lists and dicts of maps
+    assert 0 <= error <= 1e-12 * largest
+
+
+def test_weights_of_a_frozen_body_load_before_or_after_conversion() -> None:
+    made = [freeze_batch_norm_2d(timm.create_model("resnet26", features_only=True)) for _ in range(2)]
+    state = noisy(copy.deepcopy(made[0])).state_dict()
+    made[0].load_state_dict(state)
+    for model in made:
+        torch.manual_seed(3)
+        xvol.convert(model, chosen(model, "stage3.*", gamma=0.5), input_size=SIZE)
+    names = xvol.plain_names(made[1])
+    made[1].load_state_dict({ours: state[theirs] for ours, theirs in names.items()}, strict=False)
+    assert xvol.fuse_error(*made, torch.randn(1, *SIZE)) == 0
+
+
+def test_a_kernel_of_another_size_keeps_a_norm_of_its_own() -> None:
+    model = freeze_batch_norm_2d(timm.create_model("resnet26", features_only=True))
+    spec = chosen(model, "stage3.*", options={"conv": {"kernel": 5}})
+    xvol.convert(model, spec, input_size=SIZE)
+    block = next(module for module in model.modules() if isinstance(module, xvol.XVolution2d))
+    assert type(block.norms["conv"]) is nn.BatchNorm2d
+
+
+def test_a_plain_norm_leaves_nothing() -> None:
+    norm = nn.BatchNorm2d(4).eval()
+    plain, rest = split_norm(norm)
+    assert plain is norm
+    assert type(rest) is nn.Identity
+    assert not rest.training
+
+
+def test_the_two_parts_are_the_norm(randomise: Callable[[nn.Module], nn.Module]) -> None:
+    norm = randomise(BatchNormAct2d(4, eps=1e-3, act_layer=nn.SiLU)).eval()
+    plain, rest = split_norm(norm)
+    x = torch.randn(2, 4, 5, 5)
+    assert plain.weight is norm.weight
+    assert plain.running_mean is norm.running_mean
+    assert torch.equal(rest(plain(x)), norm(x))
+
+
+def test_norms_with_an_activation_are_split_frozen_or_not() -> None:
+    images = torch.randn(2, 6, 5, 5)
+    norm = noisy(nn.Sequential(BatchNormAct2d(6, act_layer=nn.SiLU)))
+    frozen = freeze_batch_norm_2d(copy.deepcopy(norm))[0]
+    assert type(frozen) is FrozenBatchNormAct2d
+    plain, rest = split_norm(frozen)
+    assert type(plain) is FrozenBatchNorm2d
+    assert torch.equal(rest(plain(images)), frozen(images))
+    assert torch.allclose(frozen(images), norm.eval()(images), atol=1e-6)
+
+
+def test_a_model_with_activations_in_its_frozen_norms_takes_blocks() -> None:
+    model = noisy(freeze_batch_norm_2d(timm.create_model("efficientnet_lite0", num_classes=4)))
+    images = torch.randn(2, *SIZE)
+    before = feature_maps(model.eval(), images)
+    xvol.convert(model, chosen(model, "stage3.last"), input_size=SIZE)
+    assert torch.equal(before[0], feature_maps(model, images)[0])
+
+
+def test_a_backbone_with_a_pyramid_says_what_to_pass() -> None:
+    model = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    with pytest.raises(ValueError, match=r"pass its `\.body`, a IntermediateLayerGetter"):
+        xvol.sites(model)
