@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import wandb
-from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # protobuf makes it at import
-
 from search.ledger.record import flat
 
 HEADER, BLOCK = b":W&B", 32768  # the header is of 7 bytes, and so is that of each chunk: checksum, length, kind
@@ -48,6 +45,8 @@ def offline_runs(folder: Path, metric: str) -> list[Run]:
 
 def online_runs(path: str, metric: str) -> list[Run]:
     """Read the runs of "entity/project" from the server that W&B is logged in to; ValueError where it does not give them."""
+    import wandb  # here: a second that tables without it do not pay
+
     try:
         return [_online_run(run, path, metric) for run in wandb.Api().runs(path)]
     except (wandb.errors.Error, ValueError) as error:
@@ -63,6 +62,9 @@ def _online_run(run: Any, path: str, metric: str) -> Run:
 
 
 def _offline_run(file: Path, metric: str) -> Run:
+    # here, as above; protobuf makes the name at import
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
     run, config, summary = Run(name=file.stem), dict[str, Any](), dict[str, Any]()
     for chunk in _records(file):
         record = Record()

@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from search.ledger.foreign import offline_runs, online_runs
 from search.report.ablation import AblationTable
 from search.report.given import given_table, given_trials, labelled, metric_of
 from search.report.judging import Judging
@@ -84,8 +84,7 @@ def read_runs(source: str, metric: str, pick: str, higher_is_better: bool = True
             raise ValueError(f"{place} cannot be read as CSV: {' '.join(str(error).split())}") from None
     if colon and kind != "wandb":
         raise ValueError(f"{source}: runs are read from wandb:entity/project, csv:FILE, or a folder of .wandb files")
-    reader = import_module("search.ledger.foreign")  # W&B takes a second to load
-    runs = reader.online_runs(place, metric) if colon else reader.offline_runs(Path(source), metric)
+    runs = online_runs(place, metric) if colon else offline_runs(Path(source), metric)
     rows = []
     for run in runs:
         best = (max if higher_is_better else min)(run.readings, default=None)
