@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from search.report.budget import budget_table
     from search.report.effects import effects_table
     from search.report.judging import Judging
-    from search.report.mirror import mirror_study
+    from search.report.mirror import mirror_study, study_tracker
     from search.report.page.write import page_at_the_end, write_page, write_plots
     from search.report.pivot import pivot_table
     from search.report.reading.load import load_study
@@ -32,7 +32,7 @@ _HOMES = {
     "budget": ("budget_table",),
     "effects": ("effects_table",),
     "judging": ("Judging",),
-    "mirror": ("mirror_study",),
+    "mirror": ("mirror_study", "study_tracker"),
     "page.write": ("page_at_the_end", "write_page", "write_plots"),
     "pivot": ("pivot_table",),
     "reading.load": ("load_study",),

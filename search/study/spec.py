@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import uuid
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import optuna
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 
 from search.ledger.result import Phase
@@ -141,6 +144,14 @@ def open_queue(spec: StudySpec) -> TrialQueue:
         load_if_exists=True,
     )
     return TrialQueue(study, storage, Path(spec.study_dir), spec.budget)
+
+
+def name_metrics(study: optuna.Study, names: Sequence[str] | None) -> None:
+    """Name the study's objectives for Optuna's own tools, where there is a name for each and they have none yet."""
+    if names and len(names) == len(study.directions) and not study.metric_names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(names))
 
 
 def storage_of(spec: StudySpec) -> BaseStorage:

@@ -44,7 +44,7 @@ from search.study.liveness import check_shared_folder
 from search.study.options import SweeperOptions, directions_of
 from search.study.queue import TrialQueue
 from search.study.recovery import mend_lost, recover
-from search.study.spec import StudySpec, open_queue, search_spec
+from search.study.spec import StudySpec, name_metrics, open_queue, search_spec
 from search.study.standing import Standing
 from search.study.trials import CELL, FOLDER, REASON, SKIPPED
 from search.study.worker import NextPhase, NoCallbacks, Worker, WorkerReport
@@ -254,7 +254,7 @@ class StudyRun(ABC):
             config=self.config,
         )
         lines = [[*spec.space.fixed, f"hydra.sweep.subdir={WORKERS}/{slot}"] for slot in range(workers)]
-        self._start_live(spec)
+        self._announce(spec, queue)
         reports: list[WorkerReport] = []
         broken: Exception | None = None
         try:
@@ -277,9 +277,11 @@ class StudyRun(ABC):
             broken = RuntimeError("a worker was stopped from outside")  # as Slurm does; the study itself goes on
         return broken
 
-    def _start_live(self, spec: StudySpec) -> None:
-        """Start the study's own run of its tracker; the task of another application may have none."""
-        node = OmegaConf.select(self.trial_config(spec.space.fixed), "tracker")
+    def _announce(self, spec: StudySpec, queue: TrialQueue) -> None:
+        """Name the objectives for who looks into the storage, and start the study's own run; another application may have neither."""
+        config = self.trial_config(spec.space.fixed)
+        name_metrics(queue.study, OmegaConf.select(config, "objectives"))
+        node = OmegaConf.select(config, "tracker")
         with contextlib.suppress(TypeError, ValueError, OmegaConfBaseException):
             tracker: Any = OmegaConf.to_container(node, resolve=True)
             self.live.start(TrackerConfig(**tracker), spec.study_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ class Seen:
     uploads: dict[str, bytes] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)  # operations that are answered with an error
     steps: dict[str, int] = field(default_factory=dict)  # last step of the runs that are there already, by id
+    runs: dict[str, str] = field(default_factory=dict)  # job types of the runs that are listed, by id
 
     def variables(self, operation: str) -> list[dict[str, Any]]:
         return [variables for name, variables in self.operations if name == operation]
@@ -31,7 +33,7 @@ class Seen:
 def answer(operation: str, query: str, given: dict[str, Any], seen: Seen) -> dict[str, Any]:
     """The `data` of a GraphQL answer."""
     address = seen.address
-    if operation == "Viewer":
+    if operation in ("Viewer", "GetDefaultEntity"):
         return {
             "viewer": {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
         }
@@ -50,6 +52,29 @@ def answer(operation: str, query: str, given: dict[str, Any], seen: Seen) -> dic
         }
         bucket = {"id": "b", "name": given["name"], "displayName": "r", "tags": [], **counts, **texts}
         return {"model": {"id": "p", "name": "p", "entity": {"id": "e", "name": "me"}, "bucket": bucket}}
+    if operation == "Runs":
+        edges = [{"node": _run(name, kind), "cursor": name} for name, kind in seen.runs.items()]
+        found = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+        return {"project": {"internalId": "cHA6MQ==", "runCount": len(edges), "readOnly": False, "runs": found}}
+    if operation == "ProjectInternalId":
+        return {"project": {"id": "p", "internalId": "cHA6MQ=="}}
+    if operation == "GetProjects":
+        page = {"edges": [], "pageInfo": {"endCursor": None, "hasNextPage": False}}
+        return {"models": page}
+    if "upsertModel" in query:
+        return {
+            "upsertModel": {"project": {"id": "p", "name": given.get("name")}, "model": {"id": "p"}, "inserted": True}
+        }
+    if "upsertView" in query:
+        project = {"id": "p", "name": given.get("projectName"), "entityName": given.get("entityName")}
+        texts = {
+            "type": given.get("type"),
+            "displayName": given.get("displayName"),
+            "description": "",
+            "spec": given["spec"],
+        }
+        view = {"id": "Vmlldzox", "name": given.get("name"), **texts, "updatedAt": "2026-01-01T00:00:00Z"}
+        return {"upsertView": {"view": {**view, "project": project}, "inserted": True}}
     if operation == "UpsertBucket":
         project = {"id": "p", "name": given.get("project"), "entity": {"id": "e", "name": "me"}}
         bucket = {"id": "b", "name": given.get("name"), "displayName": given.get("displayName"), "project": project}
@@ -115,6 +140,22 @@ def answer(operation: str, query: str, given: dict[str, Any], seen: Seen) -> dic
     return {"serverInfo": {"cliVersionInfo": {}, "latestLocalVersionInfo": None, "features": []}}
 
 
+def _run(name: str, kind: str) -> dict[str, Any]:
+    """A run as it is listed."""
+    texts = {"config": "{}", "summaryMetrics": "{}", "systemMetrics": "{}", "description": "", "notes": ""}
+    facts = {"id": name, "name": name, "displayName": name, "jobType": kind, "state": "finished", "group": "demo"}
+    more = dict.fromkeys(("sweepName", "commit", "heartbeatAt", "historyKeys", "host", "readOnly"))
+    return {
+        **texts,
+        **facts,
+        **more,
+        "tags": [],
+        "user": {"name": "me", "username": "me"},
+        "projectId": 1,
+        "createdAt": "2026-01-01T00:00:00Z",
+    }
+
+
 @contextmanager
 def serving() -> Iterator[Seen]:
     """Serve on a free port of the loopback interface until the block ends."""
@@ -144,7 +185,9 @@ def serving() -> Iterator[Seen]:
                 seen.uploads[self.path] = seen.uploads.get(self.path, b"") + body
                 return self.reply({"exitcode": None, "limits": {}})
             asked = json.loads(body)
-            operation, given = asked.get("operationName") or "", asked.get("variables") or {}
+            named = re.search(r"\b(?:query|mutation)\s+(\w+)", asked["query"])
+            operation = asked.get("operationName") or (named.group(1) if named else "")
+            given = asked.get("variables") or {}
             seen.operations.append((operation, given))
             if operation in seen.refused:
                 return self.reply({"errors": [{"message": f"{operation} refused"}], "data": None})
