@@ -19,10 +19,11 @@ from search.report.words import P_TITLES, counted, interval_decimals, joined, p_
 from search.stats.effects import SEED, FactorialEffects, factorial_effects, levels_of
 from search.stats.inference import Correction, adjusted_p_values
 from search.stats.paired import ALPHA, ArmValues
+from search.stats.shapley import shapley
 
 EFFECT_COLUMNS: dict[str, str] = {
     "term": "string",  # a factor, or a pair of factors joined by " x "
-    "kind": "string",  # main or interaction
+    "kind": "string",  # main, interaction or shapley
     "level": "string",  # the level, or pair of levels, that the estimate is of
     "reference": "string",  # what it is compared with
     "estimate": "Float64",  # in the metric's unit; of an interaction a difference of differences
@@ -56,11 +57,13 @@ def effects_table(
         correction: of the p-values over the terms.
     """
     read = read_arms(frame, phase, metric)
-    return effects_of_arms(read, factors or own_factors(read.arms, read.declared), correction, read.studies)
+    return effects_of_arms(read, factors or own_factors(read.arms, read.declared), correction, read.studies, parts=True)
 
 
-def effects_of_arms(read: Reading, factors: Sequence[str], correction: Correction = "holm", study: str = "") -> Table:
-    """Estimate the effects of factors over arms; errors as `effects_table`."""
+def effects_of_arms(
+    read: Reading, factors: Sequence[str], correction: Correction = "holm", study: str = "", parts: bool = False
+) -> Table:
+    """Estimate effects over arms, and with `parts` Shapley values where each factor has two levels; errors as `effects_table`."""
     metric, design = read.metric, read.declared.design
     kept, notes = _of_one_kind(read.arms, factors)
     measured = arm_values(kept, metric.column)
@@ -68,7 +71,9 @@ def effects_of_arms(read: Reading, factors: Sequence[str], correction: Correctio
     unit = "seed" if all(each.roots is None for each in measured) else "root"
     result = factorial_effects(rows, metric.column, list(factors))
     corrected = adjusted_p_values(result.terms["p_value"], correction)
-    data = _data_of(result, rows, corrected)
+    data, of_parts = _data_of(result, rows, corrected), list[str]()
+    if parts and len(factors) > 1 and all(len(levels_of(rows[name])) == 2 for name in factors):
+        data, of_parts = _with_parts(data, rows, metric, factors)
     fraction = design is not None and design.kind == "fractional"
     columns = _columns_of(data, metric, correction)
     return Table(
@@ -81,6 +86,7 @@ def effects_of_arms(read: Reading, factors: Sequence[str], correction: Correctio
         notes=[
             *(note.replace("seed", unit) for note in _method_notes(result, correction, fraction, len(factors) > 2)),
             *notes,
+            *(note.replace("seed", unit) for note in of_parts),
             *_shared_cells(kept),
             *(f"{note.replace('seed', unit)}." for note in result.notes),
         ],
@@ -204,6 +210,24 @@ def _data_of(result: FactorialEffects, rows: pd.DataFrame, corrected: pd.Series[
     against = [str(levels_of(rows[term])[0]) if kind == "main" else None for term, kind in kinds]
     lines = lines.rename(columns=names).assign(reference=pd.array(against, dtype="string"))
     return lines[list(EFFECT_COLUMNS)].astype(EFFECT_COLUMNS)
+
+
+def _with_parts(
+    data: pd.DataFrame, rows: pd.DataFrame, metric: MetricColumn, factors: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Put the Shapley values of the factors behind their effects, and say what they are, or why there are none."""
+    try:
+        found = shapley(rows, metric.column, factors)
+    except ValueError as error:
+        return data, [f"No Shapley values of the factors: {error}."]
+    named = found.assign(term=found["term"] + " (Shapley)", kind="shapley")
+    named = named.rename(columns={"low": "ci_low", "high": "ci_high", "p_value": "p_estimate"})
+    total = signed(float(found["estimate"].sum()), metric.decimals)
+    lines = named.reindex(columns=list(EFFECT_COLUMNS)).astype(EFFECT_COLUMNS)
+    return pd.concat([data, lines], ignore_index=True), [
+        f"Shapley: what a factor adds at its level, averaged over all orders of adding the factors; the values sum to {total} "
+        f"{metric.unit}, the difference between all and none. Their 95% t intervals are over the values of each seed."
+    ]
 
 
 def _said_of(

@@ -5,13 +5,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# all that is needed to read results, and to answer a wrong command line; search.ledger.foreign is loaded for runs of W&B's that are not ours
+# all that is needed to read results, and to answer a wrong command line
 LIGHT = """
 import importlib, pkgutil, sys
 names = ["search.config", "search.app", "search.command_line", "search.__main__", "search.channel", "search.study.options"]
 for room in ("search.report", "search.ledger", "search.space"):
     names += [room, *(module.name for module in pkgutil.walk_packages(importlib.import_module(room).__path__, room + "."))]
-names.remove("search.ledger.foreign")
 for name in names:
     importlib.import_module(name)
 print(len(names), *sorted({"torch", "timm", "torchvision", "wandb", "optuna"} & sys.modules.keys()))
