@@ -9,6 +9,9 @@ Each size gets a ledger on disk as studies write it (result.json, history.csv, .
 read by a fresh process. `load` starts without a cache; `changed` is a load after one result was rewritten; `texts` is
 the time to format the table three ways. The `cpu` columns leave out what other programs took of a busy machine.
 
+`--page` writes the page with its plots instead, of studies half of whose trials are a search over five parameters by
+eight workers: seconds without the imports, its size, and its CPU time over that of the table and its texts.
+
 `--scores` has each trial keep float16 logits of ten classes, and gives CPU seconds: of reading the files alone, of each score as a
 column of the frame, of the variance budget, and of the NLL by torch's own function in double precision from arrays that are read already.
 """
@@ -142,13 +145,15 @@ def search_of(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def measure_page(trials: int, scratch: Path) -> dict[str, Any]:
-    """Write the page of one study in a fresh process."""
+    """Write the page of one study in a fresh process; its CPU time beside that of the table and its texts alone, in another one."""
     folder = scratch / f"study{trials}"
     make_ledger(folder, trials, searched=True)
     done = subprocess.run([sys.executable, "-c", PAGER, str(folder)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the page of {folder} failed:\n{done.stderr}")
-    return {"trials": trials} | {name: round(value, 2) for name, value in json.loads(done.stdout).items()}
+    found = {name: round(value, 2) for name, value in json.loads(done.stdout).items()}
+    table = sum(read(folder)["cpu"])
+    return {"trials": trials} | found | {"table_cpu_s": round(table, 2), "over_table": round(found["cpu_s"] / table, 1)}
 
 
 def make_ledger(folder: Path, trials: int, epochs: int = 50, searched: bool = False) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from search.report.effects import effects_table
     from search.report.judging import Judging
     from search.report.mirror import mirror_study, study_tracker
-    from search.report.page.write import page_at_the_end, write_page, write_plots
+    from search.report.page import page_at_the_end
+    from search.report.page.write import write_page, write_plots
     from search.report.pivot import pivot_table
     from search.report.reading.load import load_study
     from search.report.render import render_text, to_csv, to_html, to_latex, to_markdown
@@ -33,7 +34,8 @@ _HOMES = {
     "effects": ("effects_table",),
     "judging": ("Judging",),
     "mirror": ("mirror_study", "study_tracker"),
-    "page.write": ("page_at_the_end", "write_page", "write_plots"),
+    "page": ("page_at_the_end",),
+    "page.write": ("write_page", "write_plots"),
     "pivot": ("pivot_table",),
     "reading.load": ("load_study",),
     "render": ("render_text", "to_csv", "to_html", "to_latex", "to_markdown"),

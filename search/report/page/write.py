@@ -1,8 +1,7 @@
-"""Writes the page of a study; a study calls it at its end, `xvol-report` at any time."""
+"""Writes the page of a study, and its plots."""
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 from collections.abc import Sequence
@@ -31,7 +30,6 @@ from search.report.trust import cases_of
 from search.report.words import int_ranges, one_line
 from search.report.write import provenance_of_rows, with_trust
 
-log = logging.getLogger(__name__)
 PAGE = "report.html"
 MOST_ARMS = 200  # whose runs are listed; the rest stands in the files of the table
 SHOWN_TEXTS = ("study", "arm", "reason", "overrides", "provenance", "data_source")
@@ -55,15 +53,6 @@ class CellSource:
     arm: str
     said: str
     runs: Sequence[Run]
-
-
-def page_at_the_end(study_dir: Path) -> Path | None:
-    """Write `tables/report.html` of a study that has just ended; what goes wrong is logged, and fails nothing."""
-    try:
-        return write_page(study_dir)
-    except Exception as error:
-        log.warning("no page was written: %s: %s", type(error).__name__, mask(" ".join(str(error).split())))
-        return None
 
 
 def write_page(

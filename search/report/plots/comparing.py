@@ -70,7 +70,7 @@ def forest_data(table: AblationTable) -> PlotData:
 def forest(table: AblationTable | PlotData) -> Figure:
     """Draw the differences to the baseline; `NothingToShow` where there are none."""
     data = made(forest_data, table)
-    texts = [label(arm) for arm in data.frame["arm"]]
+    texts = [label(arm, 28) for arm in data.frame["arm"]]
     figure, (axes,) = canvas(0.9 + sum(0.13 + 0.135 * (text.count("\n") + 1) for text in texts))
     widths = (data.frame["high"] - data.frame["low"]).dropna()
     reach = float(data.frame["diff"].abs().max() + 4 * widths.median()) if len(widths) else np.inf
@@ -154,7 +154,7 @@ def heatmap(table: AblationTable | PlotData) -> Figure:
     digits = max(1, min(3, 1 - int(np.floor(np.log10(most)))))
     for row in data.frame.to_dict("records"):
         x, y, off = columns.index(row[facts["wide"]]), rows.index(row[facts["tall"]]), row["value"] - middle
-        colour = GAIN if (off > 0) == facts["higher"] else LOSS
+        colour = MUTED if off == 0 else GAIN if (off > 0) == facts["higher"] else LOSS
         axes.add_patch(
             Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colour, alpha=0.08 + 0.47 * abs(off) / most, lw=0)
         )

@@ -16,7 +16,7 @@ from search.ledger.metric import metric_columns
 from search.ledger.study_files import read_objectives
 from search.report.arms import values
 from search.report.plots.data import NothingToShow, PlotData, label, left_out, made
-from search.report.plots.drawing import GAIN, INK, MUTED, SERIES, canvas, drawn, names, whole_numbers
+from search.report.plots.drawing import GAIN, INK, MUTED, PAPER, SERIES, canvas, drawn, names, whole_numbers
 from search.report.values import has_looks, metric_to_read
 from search.report.words import counted
 
@@ -205,7 +205,8 @@ def parallel(frame: pd.DataFrame | PlotData) -> Figure:
         heights.append(height)
         axes.axvline(at, color=MUTED, lw=0.8)
         for place, text in ticks:
-            axes.text(at + 0.03, place, label(text, 16), fontsize=8, va="center")
+            behind = {"facecolor": PAPER, "alpha": 0.8, "lw": 0, "pad": 0.8}
+            axes.text(at + 0.03, place, label(text, 16), fontsize=8, va="center", bbox=behind, zorder=3)
     paths = np.array(heights).T
     rng = np.random.default_rng(0)  # trials of one setting side by side
     paths[:, :-1] += rng.uniform(-0.012, 0.012, (len(paths), len(axis_names) - 1))

@@ -162,6 +162,7 @@ def test_a_task_a_data_set_and_metrics_from_outside_are_trained_searched_and_tab
     history = read_history(next(folder.glob("final/*")))
     assert list(history[0]) == ["epoch", "train_loss", "val_exact", "val_mae", "lr", "seconds"]
     assert (folder / "tables" / "ablation.csv").read_text().count("\n") == 3  # plain and stage3
+    assert "<figure" in (folder / "tables" / "report.html").read_text()
     table = run(package, "search.cli.table", str(folder), "--metric", "test_exact")
     assert table.returncode == 0, table.stdout + table.stderr
     assert "test exact %" in table.stdout

