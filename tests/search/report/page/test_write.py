@@ -137,11 +137,12 @@ def test_the_command_stands_as_it_was_given(own: Path) -> None:
     assert again(own) is None
 
 
-def test_a_page_that_is_written_again_says_so_and_the_last_one_does_not(own: Path) -> None:
-    live = Page(write_page(own, refresh=7).read_text())
+def test_a_page_that_is_written_again_says_so_and_the_last_one_does_not(study: Path, add: Add) -> None:
+    add("plain", 0, test_top1=60.0)
+    live = Page(write_page(study, refresh=7).read_text())
     assert [each["content"] for each in live.all("meta") if each.get("http-equiv") == "refresh"] == ["7"]
     assert "The study is running" in live.whole
-    assert not [each for each in Page(write_page(own).read_text()).all("meta") if each.get("http-equiv") == "refresh"]
+    assert not [each for each in Page(write_page(study).read_text()).all("meta") if each.get("http-equiv") == "refresh"]
 
 
 def test_the_verdict_is_one_sentence(whole: Path) -> None:

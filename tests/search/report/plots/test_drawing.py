@@ -16,7 +16,6 @@ from search.report import ablation_table, load_study, plots
 from search.report.plots.data import LONGEST_LABEL, label, left_out
 from search.report.plots.drawing import INK, SERIES
 
-
 MAGIC = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
 
 
