@@ -58,6 +58,7 @@ class Facts:
         settings: what its arms' recipes set, by dotted key; several values where they do not agree; empty without configs.
         versions: of Python and packages, several joined.
         numbers: figures by the name of their command, as text.
+        how: what the differences are of, where arms went on from trained networks; else "".
     """
 
     table: AblationTable
@@ -123,7 +124,7 @@ def _facts(study: Path, frame: pd.DataFrame, metric: str | None, baseline: str |
         settings=settings,
         versions={name: joined(sorted(values)) for name, values in found.items()},
         numbers=_numbers(table, frame, trials),
-        how=estimand(read) if is_continued(read) else "trained from scratch",
+        how=estimand(read) if is_continued(read) else "",
     )
 
 
@@ -207,7 +208,7 @@ def _methods(facts: Facts) -> str:
     )
     settings = [f"{words} {_said(facts, key)}" for key, words in SETTINGS.items()]
     settings += [
-        f"{words} {_said(facts, key)}"
+        f"{words} {_said(facts, key)}".removesuffix(" True")
         for key, words in DRAWN.items()
         if set(_values(facts, key)) - {"0", "0.0", "False"}
     ]
@@ -216,13 +217,15 @@ def _methods(facts: Facts) -> str:
         for name, key in PACKAGES.items()
         if name in facts.versions
     ]
+    how = f"differences are those of {latex(facts.how)}" if facts.how else "each is trained from scratch"
+    shared = "the trained network they go on from" if facts.how else "the initial weights of the backbone"
     lines = [
         rf"We compare \xvolArms{{}} networks on {data}, all made of {_column(facts.trials, 'backbone')}, in the manner of",
-        rf"X-volution~\cite{{{XVOLUTION}}}; each is {latex(facts.how)}.",
+        rf"X-volution~\cite{{{XVOLUTION}}}; {how}.",
         images,
         rf"A training takes {_column(facts.trials, 'epochs_planned')} epochs of {_cited(facts, 'train.opt', OPTIMISERS)}:",
         f"{joined(settings)}.",
-        r"Every network is trained on \xvolSeeds{} (\xvolSeedList{}); trainings of one seed share the initial weights of the backbone,",
+        rf"Every network is trained on \xvolSeeds{{}} (\xvolSeedList{{}}); trainings of one seed share {shared},",
         "the order of the images and their augmentation, so that differences are paired.",
         rf"We report means of {latex(facts.table.metric.title)} and judge each difference by a two-sided t test of the paired differences",
         rf"of {unit}s, {corrected}; intervals are 95\% t intervals.",

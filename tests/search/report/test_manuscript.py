@@ -84,7 +84,8 @@ def test_what_the_config_says_is_said_and_cited(told: Path) -> None:
     assert r"adamw~\cite{loshchilov2019adamw}" in said
     assert "label smoothing 0.1" in said
     assert "mixup" not in said
-    assert "horizontal flips" in said
+    assert "horizontal flips and crops after padding by 4." in said
+    assert "each is trained from scratch" in said
     assert r"torch 2.13.0~\cite{paszke2019pytorch}" in said
     assert "xvolunknown" not in said.replace(r"\xvolunknown{device}", "").replace(
         r"\xvolunknown{processor}", ""
