@@ -71,9 +71,7 @@ class Facts:
 
 
 def manuscript(study: Path, metric: str | None = None, baseline: str | None = None) -> dict[str, str]:
-    """Return the files of a paper, by name: numbers.tex, methods.tex, checklists.tex, table.tex, references.bib, and paper.tex, which has
-    them all and compiles.
-    """
+    """Return the files of a paper, by name; paper.tex has them all and compiles."""
     frame = load_study(study, cache=False)
     facts = _facts(study, frame, metric, baseline)
     grid = paper_grid(frame, facts.table)
