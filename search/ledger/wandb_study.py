@@ -21,6 +21,7 @@ from search.ledger.files import write_atomic
 from search.ledger.secrets import mask
 from search.ledger.tracker import OF_WANDB, TrackerConfig
 from search.ledger.wandb_table import (
+    SEND_SECONDS,
     Sent,
     StudyTable,
     answer_of,
@@ -70,7 +71,7 @@ class StudyProcess:
                 tidy_up(self._dir / "wandb", self._run_id, mode, Path(answer["folder"]), self._staging)
                 return Sent(run_id=self._run_id, mode=mode, where=answer["url"] or answer["folder"])
             log.warning("W&B: the study's run got no table: %s", (answer or {}).get("error", "its process has ended"))
-        return send_table(config, table, config.patience)
+        return send_table(config, table, _limit(config))
 
     def close(self) -> None:
         """End the run where that is not done: the study was interrupted, or ended without a table."""
@@ -81,7 +82,7 @@ class StudyProcess:
         """What the process says when it has ended; it is ended after the patience."""
         process, self._process = self._process, None
         assert process is not None
-        late = threading.Timer(self._config.patience, end, [process])
+        late = threading.Timer(_limit(self._config), end, [process])
         late.start()
         try:
             out, errors = process.communicate(None if table is None else as_line(table))
@@ -98,6 +99,11 @@ class StudyProcess:
         assert self._process.stdin is not None
         self._process.stdin.write(as_line(job))
         self._process.stdin.flush()
+
+
+def _limit(config: TrackerConfig) -> float:
+    """Seconds that the process may take at its end; offline no server is waited for, and a machine may be busy."""
+    return config.patience if config.mode == "online" else SEND_SECONDS
 
 
 def study_run_id(study_dir: Path) -> str:

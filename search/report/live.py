@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.ledger.metric import chosen_by
+from search import stats
+from search.ledger.metric import metrics_of
 from search.ledger.secrets import mask
 from search.ledger.study_files import read_objectives
 from search.ledger.tracker import TrackerConfig
@@ -27,8 +28,6 @@ from search.ledger.wandb_server import Away, Server
 from search.ledger.wandb_start import loaded, start_anywhere
 from search.ledger.wandb_table import log_table, where_is
 from search.report.reading.load import load_study
-from search.report.values import metric_to_read
-from search.stats import on_front
 
 POLL_SECONDS = 10.0  # between two looks; longer where a look takes more than a twentieth of it
 TABLE_SECONDS = 60.0  # between two tables so far
@@ -141,7 +140,7 @@ def progress(frame: pd.DataFrame, objectives: Mapping[str, str]) -> Iterator[dic
             row[column] = float(value)
             if senses:
                 front = np.vstack([front, [float(trial[name]) for name in objectives]])
-                front = front[np.array(on_front(front, senses), dtype=bool)]
+                front = front[np.array(stats.on_front(front, senses), dtype=bool)]
         row |= {} if best is None else {f"best_{column}": float(best)}
         row |= {"front": len(front)} if senses else {}
         yield row
@@ -161,7 +160,7 @@ def _judged_by(frame: pd.DataFrame, objectives: Mapping[str, str]) -> tuple[str,
     if objectives:
         column, sense = next(iter(objectives.items()))
         return column, sense == "maximize"
-    if not (frame["status"] == "ok").any():
-        return chosen_by(), True  # there is no best
-    metric = metric_to_read(frame, "search", None)
+    metrics = [metric.on("val") for metric in metrics_of(None) if "val" in metric.splits]
+    measured = [metric for metric in metrics if metric.column in frame and frame[metric.column].notna().any()]
+    metric = (measured or metrics)[0]  # as `search.report.values` chooses, which loads SciPy
     return metric.column, metric.higher_is_better

@@ -39,9 +39,11 @@ def test_a_process_that_fails_leaves_the_table_to_another(
 ) -> None:
     monkeypatch.setattr(module, "_START", code)
     process = StudyProcess(table.folder)
-    process.start(TrackerConfig(patience=20), "demo")
+    process.start(TrackerConfig(mode="online", patience=20), "demo")
     with caplog.at_level(logging.WARNING):
-        assert process.send(TrackerConfig(patience=20), table) == Sent(run_id="table-x", mode="offline", where="20")
+        assert process.send(TrackerConfig(mode="online", patience=20), table) == Sent(
+            run_id="table-x", mode="online", where="20"
+        )
     process.close()
     assert "got no table" in caplog.text
 
@@ -49,7 +51,7 @@ def test_a_process_that_fails_leaves_the_table_to_another(
 def test_a_process_that_hangs_costs_the_patience(table: StudyTable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_START", "import time; time.sleep(1000)")
     process = StudyProcess(table.folder)
-    process.start(TrackerConfig(patience=0.5), "demo")
+    process.start(TrackerConfig(mode="online", patience=0.5), "demo")
     sent = process.send(TrackerConfig(), table)
     assert sent is not None
     assert sent.run_id == "table-x"
