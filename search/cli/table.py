@@ -215,7 +215,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_given_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group(
-        "runs that are not ours (docs/papers.md): wandb:entity/project, csv:FILE, or a folder of .wandb files"
+        "runs that are not ours (docs/papers.md): wandb:entity/project, mlflow:URI#experiment, csv:FILE, "
+        "or a folder of .wandb files"
     )
     group.add_argument("--arm", metavar="KEY", help="what is compared, e.g. config.model of W&B, or a column of a CSV")
     group.add_argument("--seed", metavar="KEY", help="what pairs the runs, e.g. config.seed")

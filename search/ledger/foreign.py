@@ -1,4 +1,4 @@
-"""Runs that other code logged to Weights & Biases, from its server (its public API) or from the files of offline runs.
+"""Runs that other code logged: to Weights & Biases, from its server (its public API) or the files of offline runs; or to MLflow.
 
 W&B has no public reader of those files, `wandb sync` alone reads them. They are LevelDB's log format around the messages of
 `wandb.proto`: this module alone knows so.
@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from search.ledger.record import flat
@@ -51,6 +52,52 @@ def online_runs(path: str, metric: str) -> list[Run]:
         return [_online_run(run, path, metric) for run in wandb.Api().runs(path)]
     except (wandb.errors.Error, ValueError) as error:
         raise ValueError(f"wandb:{path} cannot be read: {error}") from None
+
+
+def mlflow_runs(place: str, metric: str) -> list[Run]:
+    """Read runs by MLflow's client from "URI", or "URI#experiment"; ValueError where it is not installed, or does not give them."""
+    try:
+        client_of, failure = resolve_name("mlflow:MlflowClient"), resolve_name("mlflow.exceptions:MlflowException")
+    except ImportError:
+        raise ValueError(
+            "runs of MLflow are read by its own client, which is not installed: pip install mlflow-skinny"
+        ) from None
+    uri, _, wanted = place.partition("#")
+    try:
+        client = client_of(tracking_uri=uri)
+        there = {each.name: each.experiment_id for each in client.search_experiments()}
+        if wanted and wanted not in there:
+            raise ValueError(f"mlflow:{uri} has no experiment {wanted!r}; it has {', '.join(there) or 'none'}")
+        chosen = [there[wanted]] if wanted else [*there.values()]
+        runs = page = client.search_runs(chosen)
+        while page.token:
+            page = client.search_runs(chosen, page_token=page.token)
+            runs = [*runs, *page]
+        return [_mlflow_run(run, client, metric) for run in runs]
+    except failure as error:
+        raise ValueError(f"mlflow:{uri} cannot be read: {error}") from None
+
+
+def _mlflow_run(run: Any, client: Any, metric: str) -> Run:
+    history = client.get_metric_history(run.info.run_id, metric) if metric in run.data.metrics else []
+    ended = run.info.end_time
+    return Run(
+        name=run.info.run_id,
+        state={"KILLED": "crashed", "SCHEDULED": "running"}.get(run.info.status, run.info.status.lower()),
+        config=flat({name: _number(text) for name, text in run.data.params.items()}),
+        readings=[each.value for each in sorted(history, key=lambda each: (each.step, each.timestamp))],
+        summary=run.data.metrics.get(metric),
+        seconds=None if ended is None else (ended - run.info.start_time) / 1000,
+        epochs=run.data.metrics.get("epoch"),
+    )
+
+
+def _number(text: str) -> Any:
+    """A parameter's value: MLflow keeps each as text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _online_run(run: Any, path: str, metric: str) -> Run:

@@ -1,4 +1,4 @@
-"""Tables of runs that are not ours, from W&B or a CSV, and first what else differs between their arms than what is compared."""
+"""Tables of runs that are not ours, from W&B, MLflow or a CSV, and first what else differs between their arms than what is compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from search.ledger.foreign import offline_runs, online_runs
+from search.ledger.foreign import mlflow_runs, offline_runs, online_runs
 from search.report.ablation import AblationTable
 from search.report.given import given_table, given_trials, labelled, metric_of
 from search.report.judging import Judging
@@ -55,7 +55,7 @@ def runs_table(
     higher: bool | None = None,
     judging: Judging,
 ) -> tuple[list[str], AblationTable, pd.DataFrame]:
-    """Compare runs of W&B ("wandb:entity/project", or a folder of .wandb files) or of a CSV ("csv:FILE").
+    """Compare runs of W&B ("wandb:entity/project", or a folder of .wandb files), MLflow ("mlflow:URI#experiment") or a CSV ("csv:FILE").
 
     `pick` is the value of a run: "summary" (what its script left there), "best" or "last" of its history. Returns what was checked for
     confounds, in sentences, the table, and the trials it is of; ValueError as `search.compare`.
@@ -82,9 +82,12 @@ def read_runs(source: str, metric: str, pick: str, higher_is_better: bool = True
             return pd.read_csv(place)
         except (OSError, ValueError) as error:
             raise ValueError(f"{place} cannot be read as CSV: {' '.join(str(error).split())}") from None
-    if colon and kind != "wandb":
-        raise ValueError(f"{source}: runs are read from wandb:entity/project, csv:FILE, or a folder of .wandb files")
-    runs = online_runs(place, metric) if colon else offline_runs(Path(source), metric)
+    if colon and kind not in ("wandb", "mlflow"):
+        raise ValueError(
+            f"{source}: runs are read from wandb:entity/project, mlflow:URI#experiment, csv:FILE, or a folder of .wandb files"
+        )
+    readers = {"wandb": online_runs, "mlflow": mlflow_runs}
+    runs = readers[kind](place, metric) if colon else offline_runs(Path(source), metric)
     rows = []
     for run in runs:
         best = (max if higher_is_better else min)(run.readings, default=None)

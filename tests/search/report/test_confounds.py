@@ -197,12 +197,54 @@ def test_a_server_that_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         read_runs("wandb:me/none", "acc", "summary")
 
 
+MLFLOW = """
+import random, sys
+from mlflow import MlflowClient
+client = MlflowClient(tracking_uri=sys.argv[1])
+experiment = client.create_experiment("vit")
+client.create_experiment("empty")
+for model, gain in (("resnet", 0.0), ("mixer", 2.0)):
+    for seed in (0, 1, 2):
+        run = client.create_run(experiment).info.run_id
+        for name, value in (("model", model), ("seed", seed), ("lr", 0.1 if model == "resnet" else 0.2)):
+            client.log_param(run, name, value)
+        for epoch in range(3):
+            client.log_metric(run, "epoch", epoch, step=epoch)
+            client.log_metric(run, "val_acc", 70 + gain + epoch + random.Random(seed).random(), step=epoch)
+        client.set_terminated(run, "FAILED" if (model, seed) == ("mixer", 2) else "FINISHED")
+"""
+
+
+@pytest.mark.slow
+def test_runs_of_mlflow(tmp_path: Path) -> None:
+    """By its own client, from a store on disk that another process wrote."""
+    (tmp_path / "log.py").write_text(MLFLOW)
+    env = os.environ | {"MLFLOW_ALLOW_FILE_STORE": "true"}
+    uri = (tmp_path / "store").as_uri()
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *words]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+    logged = run("log.py", uri)
+    assert logged.returncode == 0, logged.stderr
+    done = run("-m", "search.cli.table", f"mlflow:{uri}#vit", *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    assert "config.lr (resnet: 0.1; mixer: 0.2)" in done.stdout
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.startswith(("resnet", "mixer"))}
+    assert (rows["resnet"][2], rows["mixer"][1]) == ("3", "2")  # one failed
+    for place, said in ((f"{uri}#vgg", "has no experiment 'vgg'; it has"), (f"{uri}#empty", "holds no run")):
+        refused = run("-m", "search.cli.table", f"mlflow:{place}", *OPTIONS)
+        assert refused.returncode == 2
+        assert said in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["csv:none.csv", *OPTIONS], "cannot be read as CSV"),
         (["csv:runs.csv", *OPTIONS, "--best"], "picks from the history"),
-        (["mlflow:here", *OPTIONS], "runs are read from wandb:entity/project"),
+        (["neptune:here", *OPTIONS], "runs are read from wandb:entity/project"),
         (["csv:runs.csv", "--arm", "model"], "it needs --seed, --metric, --baseline too"),
         (["csv:runs.csv"], "say which column or key is what with --arm and --seed"),
         (["runs/a", "--best"], "is of runs that are not ours"),
