@@ -43,6 +43,9 @@ COMMANDS = {
     "xvol-plan": ("search.cli.plan", "-m search.cli.plan"),
     "xvol-export": ("search.cli.export", "-m search.cli.export"),
     "xvol-place": ("search.cli.place", "-m search.cli.place"),
+    "xvol-report": ("search.cli.report", "-m search.cli.report"),
+    "xvol-paper": ("search.cli.paper", "-m search.cli.paper"),
+    "xvol-wandb": ("search.cli.wandb", "-m search.cli.wandb"),
     "xvol-check": ("search.cli.check", "-m search.cli.check"),
     "xvol-sites": ("xvol.cli", "-m xvol.cli"),
 }
@@ -55,6 +58,9 @@ STAGES: dict[str, tuple[str, ...]] = {
         "search.cli.export",
         "search.cli.table",
         "search.cli.place",
+        "search.cli.report",
+        "search.cli.paper",
+        "search.cli.wandb",
         "hydra_plugins.xvol_sweeper",
     ),
     "table": (
