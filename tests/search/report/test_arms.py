@@ -174,7 +174,8 @@ def test_no_effects_below_what_is_no_factorial(study: Path, add: Add) -> None:
     run(study, add, cells, kind="one_at_a_time")
     frame = load_study(study)
     assert ablation_table(frame).below == ()
-    assert effects_table(frame).data["term"].tolist() == ["where", "train.lr", "where x train.lr"]
+    terms = ["where", "train.lr", "where x train.lr", "where (Shapley)", "train.lr (Shapley)"]
+    assert effects_table(frame).data["term"].tolist() == terms
 
 
 def test_two_cells_of_one_network_count_once(study: Path, add: Add) -> None:
