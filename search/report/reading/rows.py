@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 
+from search.ledger.files import digest
 from search.ledger.metric import SCORE_PREFIX, TASK_METRICS
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result
 from search.ledger.study_files import trial_subdir
@@ -121,12 +122,26 @@ def unfinished_row(root: str, place: str) -> dict[str, Any]:
 
 
 def shared_trials(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the tidy frame as it may be given away: without the names of the machines."""
+    """Return the tidy frame as it may be given away: without the names of the machines, and without their folders."""
 
     def without_host(text: str) -> str:
         return json.dumps({name: value for name, value in json.loads(text).items() if name != "host"})
 
-    return frame.assign(provenance=frame["provenance"].map(without_host, na_action="ignore").astype("string"))
+    shown = {"provenance": without_host, "root": without_folders}
+    return frame.assign(
+        **{name: frame[name].map(show, na_action="ignore").astype("string") for name, show in shown.items()}
+    )
+
+
+def without_folders(root: str) -> str:
+    """The place of a root in words that hold on any machine; of two that differ, two.
+
+    A trial of another study is named by study, phase and folder, a file by its name and a digest of where it lies.
+    """
+    path = Path(root)
+    if not path.is_absolute():
+        return root
+    return f"{path.name} ({digest(root)})" if path.suffix else "/".join(path.parts[-3:])
 
 
 def read_trials_file(path: Path) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from search.ledger.study_files import Cell, write_design
 from search.report.ablation import DATA_COLUMNS, ablation_table
 from search.report.judging import ROOTS, Judging
 from search.report.reading.load import load_study
+from search.report.reading.rows import without_folders
 from search.report.write import save_tidy, write_tables
 
 from ..conftest import FACTS, Add
@@ -110,6 +111,28 @@ def test_what_is_no_file_of_trials_is_refused(tmp_path: Path, capsys: pytest.Cap
     path.write_bytes(b"\xff\xfe\x00nonsense")
     assert main([str(path)]) == 2
     assert "is no file of trials" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("root", "shown"),
+    [
+        ("final/0000-s1", "final/0000-s1"),
+        ("/home/me/runs/supernet/single/0000-s27000", "supernet/single/0000-s27000"),
+    ],
+)
+def test_a_root_is_given_away_without_the_folders_of_a_machine(root: str, shown: str) -> None:
+    assert without_folders(root) == shown
+
+
+def test_files_of_one_name_stay_two_roots() -> None:
+    one, other = (without_folders(f"/home/me/{folder}/best.pth") for folder in "ab")
+    assert one != other
+    assert one.startswith("best.pth (")
+
+
+def test_no_committed_trial_names_a_folder_of_a_machine() -> None:
+    for path in RESULTS.glob("*/trials.csv"):
+        assert [root for root in pd.read_csv(path, dtype="string").get("root", []) if str(root).startswith("/")] == []
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/trials.csv")), ids=lambda path: path.parent.name)
