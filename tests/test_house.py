@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = 190
-LINES = 40_650
+MODULES = 204
+LINES = 43_700
 IMPORTS_IN_FUNCTIONS = 25
 LONGEST_FILE, LONG_FILE = 450, 300  # lines: of any file, and of nine in ten
 LONG_FUNCTION, SHARE_OF_LONG_FUNCTIONS = 60, 0.005

@@ -11,9 +11,10 @@ It is chosen by `task=counting`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -48,8 +49,17 @@ class Evaluator(Protocol):
         """Take in the network's outputs for a batch. Raises Diverged where one is not finite."""
         ...
 
-    def compute(self, distributed: bool = False) -> dict[str, float]:
-        """The metrics over all batches by name, those of all ranks with `distributed`."""
+    def compute(self, distributed: bool = False) -> Mapping[str, float | None]:
+        """The metrics over all batches by name, those of all ranks with `distributed`; None where there was nothing to score."""
+        ...
+
+
+@runtime_checkable
+class WritesFiles(Evaluator, Protocol):
+    """An evaluator that keeps more of a pass than its metrics."""
+
+    def write(self, folder: Path, split: str) -> None:
+        """Write it beside the result of the trial, whole or not at all; `split` is "val" or "test"."""
         ...
 
 
@@ -94,7 +104,7 @@ class Task(Protocol):
         """timm's training task around `model`: called with a batch it returns {"loss": ..., "output": ...}."""
         ...
 
-    def evaluator(self, device: torch.device) -> Evaluator:
+    def evaluator(self, config: Config, device: torch.device) -> Evaluator:
         """A new evaluator of outputs on `device`, for the metrics that name none of their own."""
         ...
 
@@ -107,15 +117,17 @@ class Scores:
     """The evaluators of one pass over a split: the task's own, and those of metrics that packages have added to it.
 
     Args:
-        task: of the registered `name`.
+        task: the one that `config` names.
         split: "val" or "test".
         device: of the network's outputs.
     """
 
-    def __init__(self, task: Task, name: str, split: str, device: torch.device) -> None:
+    def __init__(self, task: Task, config: Config, split: str, device: torch.device) -> None:
+        name = config.task
         self._metrics: Sequence[Metric] = [metric for metric in metrics_of(name) if split in metric.splits]
         added = dict.fromkeys(metric.evaluator for metric in self._metrics if metric.evaluator)
-        self._evaluators: list[Evaluator] = [task.evaluator(device), *(resolve_name(target)() for target in added)]
+        own = task.evaluator(config, device)
+        self._evaluators: list[Evaluator] = [own, *(resolve_name(target)() for target in added)]
         self._name, self._split = name, split
 
     @property
@@ -128,13 +140,19 @@ class Scores:
         for evaluator in self._evaluators:
             evaluator.update(output, target)
 
-    def compute(self, distributed: bool = False) -> dict[str, float]:
+    def write(self, folder: Path) -> None:
+        """Let the evaluators that keep more of the pass than metrics write it to the trial's folder."""
+        for evaluator in self._evaluators:
+            if isinstance(evaluator, WritesFiles):
+                evaluator.write(folder, self._split)
+
+    def compute(self, distributed: bool = False) -> dict[str, float | None]:
         """The metrics by the ledger's columns, e.g. "val_top1".
 
         Raises:
             ValueError: a metric is declared that no evaluator computes.
         """
-        found: dict[str, float] = {}
+        found: dict[str, float | None] = {}
         for evaluator in self._evaluators:
             found |= evaluator.compute(distributed)
         missing = [metric.name for metric in self._metrics if metric.name not in found]

@@ -53,7 +53,7 @@ class Classify:
         """The recipe's loss in nats, on images that are erased and mixed as it says."""
         return ClassifyTraining(model, recipe)
 
-    def evaluator(self, device: torch.device) -> ClassifyEvaluator:
+    def evaluator(self, config: Config, device: torch.device) -> ClassifyEvaluator:
         """Top-1 and loss."""
         return ClassifyEvaluator(device)
 

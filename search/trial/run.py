@@ -351,14 +351,15 @@ class _Trial:
         if result.train_loss_first is None:
             result.train_loss_first = epoch.train_loss
         result.train_seconds = (result.train_seconds or 0.0) + epoch.seconds
-        if objective in epoch.scores:
-            self.channel.report(epoch.epoch, epoch.scores[objective])
+        value = epoch.scores.get(objective)
+        if value is not None:
+            self.channel.report(epoch.epoch, value)
 
     def obey_pruner(self, epoch: Epoch, trainer: Trainer) -> None:
         """Stop where the pruner says so, but for objectives that no epoch changes, and at the end."""
         objective, epochs = self.config.objectives[0], self.config.last_epoch
-        if objective in epoch.scores and epoch.epoch < epochs and self.channel.should_prune():
-            value = epoch.scores[objective]
+        value = epoch.scores.get(objective)
+        if value is not None and epoch.epoch < epochs and self.channel.should_prune():
             keep_samples(self.made, trainer.evaluated, self.device, self.folder)
             raise Pruned(f"pruned after epoch {epoch.epoch} of {epochs} at {objective} {value:.4g}")
 

@@ -54,7 +54,7 @@ def save_checkpoint(network: nn.Module, folder: Path) -> Path:
 
 def keep_samples(made: Untrained, network: nn.Module, device: torch.device, folder: Path) -> None:
     """Write what `network` puts out for each image of the probe set to `folder`; nothing where there is none (`data.probe_size`)."""
-    probe, splits, evaluator = made.loaders.probe, made.loaders.splits, made.task.evaluator(device)
+    probe, splits, evaluator = made.loaders.probe, made.loaders.splits, made.task.evaluator(made.config, device)
     if probe is None or splits is None:
         return
     if not isinstance(evaluator, KeepsSamples):

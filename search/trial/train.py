@@ -60,14 +60,19 @@ class Epoch:
 
     epoch: int
     train_loss: float
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     lr: float
     seconds: float
 
     @property
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, float | None]:
         """All of it by the ledger's columns."""
-        plain = {"epoch": self.epoch, "train_loss": self.train_loss, "lr": self.lr, "seconds": self.seconds}
+        plain: dict[str, float | None] = {
+            "epoch": self.epoch,
+            "train_loss": self.train_loss,
+            "lr": self.lr,
+            "seconds": self.seconds,
+        }
         return plain | self.scores
 
 
@@ -151,7 +156,7 @@ class Trainer:
             except Halted:
                 self._seconds = clock() - start
                 raise
-            scores = {}
+            scores: dict[str, float | None] = {}
             is_due = number % self.config.eval_every == 0 or number == self._last
             if is_due and self._ranks.rank == 0:  # whose scores are then those of one process, to the last bit
                 scores = evaluate(self.evaluated, self._val, self._scores(), self.config.amp_type)
@@ -294,7 +299,7 @@ def take_state(model: nn.Module, plain: Mapping[str, Tensor], names: Mapping[str
 @torch.no_grad()
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], evaluator: Evaluator, amp_type: str | None = None
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Score `model` on all of `batches` under `autocast`; the model's mode is restored.
 
     Raises:
@@ -308,7 +313,7 @@ def evaluate(
         evaluator.update(output, targets)
         give_way()
     model.train(was_training)
-    return evaluator.compute()
+    return dict(evaluator.compute())
 
 
 def autocast(device: torch.device, amp_type: str | None) -> contextlib.AbstractContextManager[None]:

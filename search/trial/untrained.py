@@ -80,7 +80,7 @@ class Untrained:
 
     def evaluator(self, split: str, device: torch.device = CPU) -> Scores:
         """A new evaluator for one pass over a split."""
-        return Scores(self.task, self.config.task, split, device)
+        return Scores(self.task, self.config, split, device)
 
     def trainer(
         self,

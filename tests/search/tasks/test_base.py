@@ -33,7 +33,7 @@ class Best:
 
 
 def _scored(split: str, output: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
-    scores = Scores(Classify(), "classify", split, CPU)
+    scores = Scores(Classify(), Config(), split, CPU)
     scores.update(output, target)
     return scores.compute()
 

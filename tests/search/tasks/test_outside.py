@@ -99,7 +99,7 @@ class Counting:
     def training(self, model, recipe):
         return Training(model)
 
-    def evaluator(self, device):
+    def evaluator(self, config, device):
         return MeanError()
 
     def probe_input(self, info):
