@@ -166,7 +166,7 @@ def _refuse_unknown(node: Any, kind: Any, path: str) -> None:
 _NO_RECIPE = {
     "data": ("root", "download", "workers", "probe_size"),
     "train": ("state_every_seconds", "eval_every"),
-    "measure": ("zero_cost",),
+    "measure": ("zero_cost", "coco_backend"),
 }
 # the keys of the first version: one that came later counts where it is not its default, so that hashes and studies of before stay
 _FIRST = {

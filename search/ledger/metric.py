@@ -12,112 +12,43 @@ Tables read those modules too, so they import no torch at their top; what comput
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import entry_points
-from types import MappingProxyType
-from typing import Any
 
+from search.ledger.measured import CLASSIFY, SAMPLE_SPLITS, Metric, MetricColumn
 from xvol.allowed import meant
 
 ENTRY_POINTS = "xvol.metrics"
-CLASSIFY = "classify"
-SPLITS = MappingProxyType({"test": "test images", "val": "validation images"})  # in words; the last phase's first
+DETECTION, INSTANCES = "detection", "instance_segmentation"
 SCORE_PREFIX = "zero_cost."  # `zero_cost.synflow` names a score of the untrained network where metrics are named
 LATENCIES = ("latency_ms", "latency_fused_ms")
 NOT_ALONE = "?"
 """Stands behind a latency that was not measured in an exclusive slot."""
 NOT_ALONE_MEANS = "?: a latency that was not measured in an exclusive slot."
-SAMPLE_SPLITS = MappingProxyType(
-    {**SPLITS, "probe": "images of the probe set, validation and such of training as no arm trained on"}
-)
-_TEST_ONCE = "; test images are read once, by the final phase"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What is measured, and how it is told.
-
-    Attributes:
-        name: a lower-case identifier, e.g. "top1".
-        title: what tables call it, with its unit, e.g. "top-1 %".
-        unit: unit of a difference, as said in a sentence, e.g. "points".
-        higher_is_better: which direction is an improvement.
-        decimals: digits after the point where no spread says how many are worth showing.
-        meaning: one sentence for the notes under a table.
-        worst: the worst value there is, which a failed training counts as in a worst case; None where there is none.
-        from_samples: no trial writes it down: tables compute it from what trials kept of each image (`data.probe_size`).
-    """
-
-    name: str
-    title: str
-    unit: str
-    higher_is_better: bool
-    decimals: int = 2
-    meaning: str = ""
-    worst: float | None = None
-    from_samples: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricColumn(Measured):
-    """How one column of the ledger is read: of a split, "val" or "test" ("probe" of samples alone), or None for what is of the trial as a
-    whole; no table is judged by a cost.
-    """
-
-    split: str | None = None
-    is_cost: bool = False
-
-    @property
-    def column(self) -> str:
-        """Name of the column in the ledger, e.g. "val_top1"."""
-        return self.name if self.split is None else f"{self.split}_{self.name}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric(Measured):
-    """What an evaluator computes on each split that is read; in `meaning` `{images}` stands for the images of the split.
-
-    Attributes:
-        splits: of "val" and "test", those that it is computed on; from samples on "probe" too.
-        has_chance: it is a percent of images, and `chance_<name>` of a result says what guessing reaches.
-        task: whose metric it is.
-        evaluator: "module:class" of an evaluator that computes it; None where the task's own does.
-    """
-
-    splits: tuple[str, ...] = ("val", "test")
-    has_chance: bool = False
-    task: str = CLASSIFY
-    evaluator: str | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.name.isidentifier() and self.name.islower()):
-            raise ValueError(f"metric {self.name!r}: give a name of lower-case letters, digits and underscores")
-        allowed = SAMPLE_SPLITS if self.from_samples else SPLITS
-        if not self.splits or not set(self.splits) <= set(allowed):
-            raise ValueError(f"metric {self.name!r}: splits are {self.splits!r}, allowed are {', '.join(allowed)}")
-
-    def on(self, split: str) -> MetricColumn:
-        """The column of one split."""
-        said: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(Measured)}
-        said["title"] = f"{split} {self.title}"
-        said["meaning"] = self.meaning.replace("{images}", SAMPLE_SPLITS[split]) + _TEST_ONCE * (split == "test")
-        return MetricColumn(**said, split=split)
-
-    @property
-    def told(self) -> tuple[str, str, bool, float | None]:
-        """What tasks must agree in that have a metric of one name."""
-        return self.title, self.unit, self.higher_is_better, self.worst
-
-    @property
-    def chance(self) -> str:
-        """The column of what guessing reaches on the validation images, where the metric has a chance level."""
-        return f"chance_{self.name}"
-
-    @property
-    def columns(self) -> tuple[MetricColumn, ...]:
-        """All of its columns, test data first."""
-        return tuple(self.on(split) for split in SAMPLE_SPLITS if split in self.splits)
+def _coco(task: str, *kinds: str) -> tuple[Metric, ...]:
+    return tuple(
+        Metric(
+            name=f"{kind}_{name}",
+            title=f"{kind} {title}",
+            unit="points",
+            higher_is_better=True,
+            meaning=f"COCO's {kind} average {what}, in percent on the {{images}}",
+            worst=0.0,
+            task=task,
+        )
+        for kind in kinds
+        for name, title, what in (
+            ("ap", "AP", "precision over IoU 0.50 to 0.95 and classes"),
+            ("ap50", "AP50", "precision at IoU 0.50"),
+            ("ap75", "AP75", "precision at IoU 0.75"),
+            ("ap_small", "AP small", "precision on objects below 32 x 32 pixels"),
+            ("ap_medium", "AP medium", "precision on objects of 32 x 32 to 96 x 96 pixels"),
+            ("ap_large", "AP large", "precision on objects above 96 x 96 pixels"),
+            ("ar100", "AR100", "recall at 100 detections of a class in a picture"),
+        )
+    )
 
 
 TASK_METRICS: dict[str, tuple[Metric, ...]] = {
@@ -140,6 +71,8 @@ TASK_METRICS: dict[str, tuple[Metric, ...]] = {
             meaning="cross-entropy in nats on the {images}",
         ),
     ),
+    INSTANCES: _coco(INSTANCES, "mask", "box"),  # before detection: a study that has both kinds is judged by masks
+    DETECTION: _coco(DETECTION, "box"),
 }
 """The metrics of the tasks that come with the package; the first one of a task is what it is judged by."""
 

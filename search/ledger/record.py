@@ -28,7 +28,7 @@ RECIPE_PARTS = ("backbone", "data", "train", "measure", "start")  # what `recipe
 NO_RECIPE = frozenset(
     {
         *("data.root", "data.download", "data.workers", "data.probe_size"),
-        *("train.state_every_seconds", "train.eval_every", "measure.zero_cost", "start.root"),
+        *("train.state_every_seconds", "train.eval_every", "measure.zero_cost", "measure.coco_backend", "start.root"),
     }
 )
 

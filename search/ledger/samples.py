@@ -41,8 +41,13 @@ class Samples:
 def write_samples(folder: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     """Write arrays of one row an image to `folder/samples.npz`, whole or not at all; the same arrays make the same bytes."""
     path = folder / SAMPLES_FILE
-    write_whole(path, functools.partial(_save, arrays))
+    write_arrays(path, arrays)
     return path
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write plain arrays to one compressed file, whole or not at all."""
+    write_whole(path, functools.partial(_save, arrays))
 
 
 def _save(arrays: Mapping[str, np.ndarray], path: Path) -> None:

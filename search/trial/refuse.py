@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from search.config import AUTO, BackboneConfig, BranchConfig, Config, PlacementConfig
+from search.ledger.metric import DETECTION, INSTANCES
 from search.ledger.tracker import check_tracker
 from search.objectives import check_objectives, check_once
-from search.recipe import CHECKPOINTS, TrainConfig
+from search.recipe import CHECKPOINTS, COCO_BACKENDS, TrainConfig
 from search.tasks.base import check_task
 from xvol.allowed import check_choice, check_number, meant
 from xvol.branches import branch_names
@@ -36,7 +38,7 @@ _STAGE = re.compile(r"stage(?:(\d+)|\[([\d\s,-]+)\])(?:\..+)?")
 _OF_THE_STUDY = ("experiment", "sampler", "pruner", "space", "design", "tracker")
 _BESIDE = (
     *("tracker.", "checkpoint", "ranks", "data.root", "data.download", "data.workers", "data.probe_size", "objectives"),
-    *("train.state_every_seconds", "train.eval_every"),
+    *("train.state_every_seconds", "train.eval_every", "measure.coco_backend"),
 )
 _MOOT_OF_RECIPE: tuple[tuple[tuple[str, ...], Callable[[TrainConfig], bool], str], ...] = (
     (("warmup", "warmup_epochs"), lambda t: t.schedule == "constant", "train.schedule=constant has no warm-up"),
@@ -63,6 +65,7 @@ def check_values(config: Config) -> None:
             "train.whiten=true lets the first convolution start anew, and the backbone is trained already: leave it false"
         )
     config.measure.check()
+    check_judge(config)
     check_objectives(config.objectives, config.measure.zero_cost, config.task)
     if config.measure.latency_repeats == 0 and any(name.startswith("latency") for name in config.objectives):
         raise ValueError("objectives: latency is not measured with measure.latency_repeats=0; take at least 1")
@@ -79,6 +82,17 @@ def check_values(config: Config) -> None:
             f"device={config.device}: allowed are {', '.join(DEVICES)}, and a number with an accelerator, e.g. cuda:1"
             f"{meant(config.device, DEVICES)}"
         )
+
+
+def check_judge(config: Config) -> None:
+    """Raise ValueError where what scores detections is not installed; nothing is imported."""
+    if config.task not in (DETECTION, INSTANCES):
+        return
+    for module in ("pycocotools", COCO_BACKENDS[config.measure.coco_backend]):
+        if find_spec(module) is None:
+            what = f"task={config.task} with measure.coco_backend={config.measure.coco_backend}"
+            how = "xvol[detection]" if module == "pycocotools" else "faster-coco-eval"
+            raise ValueError(f"{what}: {module} scores detections, and it is not installed: pip install '{how}'")
 
 
 def check_supernet(config: Config) -> None:

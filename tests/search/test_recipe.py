@@ -92,6 +92,8 @@ def test_a_score_that_is_measured_can_be_an_objective() -> None:
         ValueError, match=r"measure\.zero_cost: unknown score 'gradnorm'; allowed are synflow, .*grad_norm"
     ):
         MeasureConfig(zero_cost=["gradnorm"]).check()
+    with pytest.raises(ValueError, match=r"measure\.coco_backend=fast: .*; did you mean faster"):
+        MeasureConfig(coco_backend="fast").check()
 
 
 @pytest.mark.parametrize("given", [{"low_res": 0.75}, {"low_res_epochs": 2}])

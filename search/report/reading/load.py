@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from search.ledger import metric, result, study_files
+from search.ledger import measured, metric, result, study_files
 from search.ledger.files import write_atomic
 from search.ledger.record import recipe_settings
 from search.ledger.result import RESULT_FILE
@@ -50,7 +50,7 @@ CACHE_FILE = ".table_cache"
 CACHE_FROM = 500  # trials; fewer are read in a quarter of a second, and need no file
 SETTLE_NS = 2_000_000_000
 MAGIC = b"xvol-table-cache"
-MADE_BY = (__file__, *(str(each.__file__) for each in (frame_rows, result, metric, study_files)))
+MADE_BY = (__file__, *(str(each.__file__) for each in (frame_rows, result, measured, metric, study_files)))
 
 
 def load_study(path: Folder, *, cache: bool = True) -> pd.DataFrame:

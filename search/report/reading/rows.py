@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 import pandas as pd
 
 from search.ledger.files import digest
-from search.ledger.metric import SCORE_PREFIX, TASK_METRICS
+from search.ledger.metric import CLASSIFY, SCORE_PREFIX, TASK_METRICS
 from search.ledger.result import RESULT_FILE, Phase, Status, TrialResult, read_result
 from search.ledger.study_files import trial_subdir
 
@@ -21,8 +21,8 @@ PANDAS = {str: "string", int: "Int64", float: "Float64", bool: "boolean"}
 
 
 def _columns() -> Iterator[tuple[str, str]]:
-    """The fields of `TrialResult`, lists joined by "; ", and in the place of its mappings the metrics that come with the package."""
-    ours = [metric for metrics in TASK_METRICS.values() for metric in metrics]
+    """The fields of `TrialResult`, lists joined by "; ", and in the place of its mappings the metrics of classification."""
+    ours = TASK_METRICS[CLASSIFY]
     for name, hint in get_type_hints(TrialResult).items():
         if name == "metrics":
             scores = (metric.on(split).column for split in ("val", "test") for metric in ours if split in metric.splits)
@@ -38,7 +38,7 @@ COLUMNS: dict[str, str] = dict(_columns())
 "unfinished" is that of a folder without a result, `provenance` is JSON.
 
 After these stand Float64 columns of what some studies have: `zero_cost.<name>`, where untrained networks were scored, and the
-metrics of installed packages."""
+metrics of other tasks and of installed packages."""
 
 
 def is_extra(name: str) -> bool:

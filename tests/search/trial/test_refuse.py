@@ -10,10 +10,11 @@ import torch
 
 import xvol
 from search.config import BackboneConfig, BranchConfig, Config, PlacementConfig, typed
-from search.recipe import TrainConfig
+from search.recipe import MeasureConfig, TrainConfig
 from search.tasks import classify
+from search.trial import refuse
 from search.trial.check import check_trial
-from search.trial.refuse import STAGES, check_names, check_values, refuse_moot
+from search.trial.refuse import STAGES, check_judge, check_names, check_values, refuse_moot
 from xvol import branches
 from xvol.stages import find_stages
 
@@ -181,3 +182,15 @@ def test_an_objective_that_is_not_measured_is_told_before_training(small: Small)
 def test_a_folder_of_ones_own_images_must_be_named(composed: Any) -> None:
     with pytest.raises(ValueError, match=r"data\.path"):
         check_values(typed(composed("data=folder")))
+
+
+@pytest.mark.parametrize(("backend", "missing"), [("pycocotools", "pycocotools"), ("faster", "faster_coco_eval")])
+def test_what_scores_detections_is_missed_before_a_trial(
+    monkeypatch: pytest.MonkeyPatch, backend: str, missing: str
+) -> None:
+    config = Config(task="instance_segmentation", measure=MeasureConfig(coco_backend=backend))
+    check_judge(config)
+    monkeypatch.setattr(refuse, "find_spec", lambda name: None if name == missing else name)
+    with pytest.raises(ValueError, match=rf"task=instance_segmentation .*{backend}: {missing} .*pip install '"):
+        check_judge(config)
+    check_judge(Config(measure=config.measure))
