@@ -35,10 +35,14 @@ def convert(
 
     The block's conv branch takes over the convolution and the norm themselves: weights, affine part, running statistics
     (so timm's `zero_init_last` is carried over, and parameters keep their identity). Where the norm was, an
-    `nn.Identity` is left; of timm's `BatchNormAct2d`, its drop and its activation. A frozen norm stays frozen; the norms of
-    branches beside it learn, where their `norm` is not "none". With gamma 0, the default beside a
+    `nn.Identity` is left; of timm's `BatchNormAct2d`, its drop and its activation. With gamma 0, the default beside a
     conv branch of the host's kernel, logits stay bitwise equal in eval and in train mode. A block without conv branch
     starts afresh. Hosts that re-parameterise themselves (RepVGG's) no longer do once a block stands in them.
+
+    A frozen norm stays the frozen norm that it is. Beside it a branch has a norm of its own: a BatchNorm2d that learns, with
+    1e-5 for an eps, or a scale and a shift where the branch's option `norm` is "none". Batches of one or two pictures, as
+    detectors take them, want the latter, or statistics of all GPUs by `nn.SyncBatchNorm.convert_sync_batchnorm(model)`,
+    which leaves frozen norms alone and folds as well.
 
     Initialisation is equal across placements: seed torch, build the model, convert. The parameters of each branch are
     drawn from a stream of their own, derived from `torch.initial_seed()`, the site's name and the branch's; torch's

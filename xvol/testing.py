@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from timm.layers.norm_act import FrozenBatchNorm2d
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xvol.block import BlockSpec, XVolution2d
+from xvol.block import CONV, BlockSpec, XVolution2d
 from xvol.branches import branch_class, branch_options
 from xvol.branches.base import Branch, Folded, Geometry
 from xvol.fold import Norm
@@ -51,7 +52,7 @@ def check_branch(name: str, values: Mapping[str, Sequence[Any]] | None = None) -
         for options, shape in cases(name, values)
         for check in (check_shape, check_fold, check_kernels)
     ]
-    tried.append((check_in_a_block, (name,)))
+    tried += [(check, (name,)) for check in (check_in_a_block, check_beside_a_frozen_norm)]
     for check, arguments in tried:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -276,6 +277,29 @@ def check_in_a_block(name: str) -> None:
     assert isinstance(block, XVolution2d)
     x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
     torch.testing.assert_close(block.fuse()(x), block(x), rtol=EXACT, atol=EXACT)
+
+
+def check_beside_a_frozen_norm(name: str) -> None:
+    """Beside a convolution with a frozen norm, as detectors have them: training leaves the norm as it is, and the block fuses."""
+    block = randomise(XVolution2d(8, 8, spec=BlockSpec(tuple({CONV: 0, name: 0}), gamma=1.0))).train()
+    assert isinstance(block, XVolution2d)
+    frozen = FrozenBatchNorm2d(8, eps=0.0)
+    for buffer in frozen.buffers():
+        nn.init.uniform_(buffer, 0.5, 2.0)
+    before = copy.deepcopy(frozen.state_dict())
+    block.take_over(nn.Conv2d(8, 8, 3, padding=1, bias=False), frozen)
+    learner = torch.optim.SGD(block.parameters(), lr=0.01)
+    block(torch.randn(4, 8, 6, 7)).square().mean().backward()
+    learner.step()
+    assert block.norms[CONV] is frozen, "the frozen norm was exchanged"
+    same = all(torch.equal(value, before[key]) for key, value in frozen.state_dict().items())
+    assert same, "a step of training changes the frozen norm"
+    for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
+        x = torch.randn(2, 8, 5, 6, dtype=dtype)
+        with torch.no_grad():
+            y = block.eval().to(dtype)(x)
+            error = float((block.fuse()(x) - y).abs().max() / y.abs().max().clamp(min=1))
+        assert error <= bound, f"fused it differs by {error:.1e} in {dtype}"
 
 
 def _build(name: str, options: Options, shape: Shape, **factory: Any) -> Branch:

@@ -47,6 +47,7 @@ every_branch = pytest.mark.parametrize("name", branch_names())
         testing.check_unknown_argument,
         testing.check_costs,
         testing.check_in_a_block,
+        testing.check_beside_a_frozen_norm,
     ],
 )
 def test_branch(check: Any, name: str) -> None:

@@ -12,9 +12,12 @@ from timm.layers import BatchNormAct2d, freeze_batch_norm_2d
 from timm.layers.norm_act import FrozenBatchNorm2d, FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 import xvol
+import xvol.torchvision_ops
+from xvol.fold import ScaleShift2d
 from xvol.host_norms import split_norm
 
 SIZE = (3, 64, 64)
@@ -86,6 +89,72 @@ def test_a_frozen_body_fuses_to_convolutions_without_norms(body: nn.Module) -> N
         body.double(), xvol.fuse(body.double(), SIZE), images.double()
     )  # of lists and dicts of maps
     assert 0 <= error <= 1e-12 * largest
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_norms_beside_frozen_ones_are_a_scale_and_shift_or_of_all_gpus(sync: bool) -> None:
+    model = noisy(freeze_batch_norm_2d(timm.create_model("resnet26", features_only=True)))
+    options = {} if sync else {"pssa": {"norm": "none"}}
+    xvol.convert(model, chosen(model, "stage3.*", gamma=0.5, options=options), input_size=SIZE)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if sync else model
+    blocks = [module for module in model.modules() if isinstance(module, xvol.XVolution2d)]
+    assert {type(block.norms["conv"]) for block in blocks} == {FrozenBatchNorm2d}
+    assert {type(block.norms["pssa"]) for block in blocks} == {nn.SyncBatchNorm if sync else ScaleShift2d}
+    model.double().eval()
+    assert xvol.fuse_error(model, xvol.fuse(model), torch.randn(1, *SIZE).double()) < 1e-9
+
+
+def detector() -> FasterRCNN:
+    """With frozen norms and names as torchvision's detectors have them; small, and with random weights."""
+    body = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5)
+    few = {"rpn_post_nms_top_n_train": 40, "rpn_post_nms_top_n_test": 40, "box_batch_size_per_image": 16}
+    return FasterRCNN(body, 4, min_size=64, max_size=96, box_score_thresh=0.0, **few)
+
+
+def outcomes(model: nn.Module) -> list[Tensor]:
+    """Losses of a step and detections, of fixed pictures under a fixed seed."""
+    xvol.torchvision_ops.install()
+    torch.manual_seed(1)
+    pictures = [torch.rand(3, 64, 80), torch.rand(3, 70, 64)]
+    target = {"boxes": torch.tensor([[10.0, 8, 50, 40]]), "labels": torch.tensor([2])}
+    with torch.no_grad():
+        losses = model.train()(pictures, [target] * 2)
+        return [*tree_leaves(losses), *tree_leaves(model.eval()(pictures))]
+
+
+def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_a_detector_trains_and_predicts_the_same_with_a_converted_body() -> None:
+    torch.manual_seed(0)
+    model = detector()
+    noisy(model.backbone.body)
+    before = outcomes(model)
+    xvol.convert(model.backbone.body, chosen(model.backbone.body, "stage3.*"), input_size=SIZE)
+    assert any(isinstance(module, xvol.XVolution2d) for module in model.modules())
+    assert len(before[-1])
+    assert same(outcomes(model), before)
+
+
+def test_a_detectors_own_state_dict_loads_before_or_after_conversion() -> None:
+    models = [detector() for _ in range(3)]
+    noisy(models[0].backbone.body)
+    state = models[0].state_dict()
+    assert "backbone.body.layer3.0.conv2.weight" in state  # as weights of COCO have it
+    xvol.load_state_dict(models[1], state)
+    for model in models[1:]:
+        torch.manual_seed(3)
+        body = model.backbone.body
+        xvol.convert(body, chosen(body, "stage3.*", gamma=0.5), input_size=SIZE)
+    with pytest.raises(RuntimeError, match=r"load it before xvol\.convert"):
+        xvol.load_state_dict(models[2], state)
+    names = xvol.plain_names(models[2])
+    assert set(names.values()) == set(state)
+    missing = models[2].load_state_dict({ours: state[theirs] for ours, theirs in names.items()}, strict=False)
+    assert not missing.unexpected_keys
+    assert all(".branches.pssa." in key or ".norms.pssa." in key for key in missing.missing_keys)
+    assert same(outcomes(models[1]), outcomes(models[2]))
 
 
 def test_weights_of_a_frozen_body_load_before_or_after_conversion() -> None:
