@@ -16,7 +16,7 @@ from search import trial  # which loads torch with the first trial that is built
 from search.channel import Application, current
 from search.command_line import told_compactly
 from search.config import config_folder, typed
-from search.data.config import source_names, source_of
+from search.data.sources import source_names, source_of
 from search.ledger.secrets import mask_logs, masked_tree, note_variables
 from search.ledger.study_files import refuse_blocked
 from search.objectives import COSTS, ZERO_COST

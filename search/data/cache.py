@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 ARRAYS = ("images", "labels")
 MANIFEST = "manifest.json"
+Made = TypeVar("Made")
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -43,8 +44,8 @@ class Decoded(NamedTuple):
     crc32: tuple[int, int] | None = None
 
 
-class _UnusableError(Exception):
-    """The cache is absent (an empty message) or damaged."""
+class UnusableError(Exception):
+    """What is kept on disk is absent (an empty message) or damaged."""
 
 
 def cached(folder: Path, build: Callable[[Path], Decoded]) -> Decoded:
@@ -61,42 +62,56 @@ def cached(folder: Path, build: Callable[[Path], Decoded]) -> Decoded:
         ValueError: the folder cannot be written, or from `build`.
     """
     place = folder / "decoded"
-    with suppress(_UnusableError):
-        return _read(place)
+    return made(folder, lambda: _read(place), lambda scratch: _write(place, build(scratch)))
+
+
+def made(folder: Path, read: Callable[[], Made], make: Callable[[Path], None]) -> Made:
+    """Read what is kept in `folder`, or make it first, safely beside other processes that want the same.
+
+    Args:
+        read: gives what is there; raises `UnusableError` where it is absent or damaged.
+        make: puts it there, whole, its last file or folder being that without which `read` finds it absent; may use the scratch folder
+            that it is given, which lies on the same disk.
+
+    Raises:
+        ValueError: the folder cannot be written, or from `make`.
+    """
+    with suppress(UnusableError):
+        return read()
     with _locked(folder):
         try:
-            return _read(place)  # another process made it while this one waited
-        except _UnusableError as problem:
+            return read()  # another process made it while this one waited
+        except UnusableError as problem:
             if str(problem):
-                log.warning("The decoded images in %s are damaged (%s). Making them again.", folder, problem)
+                log.warning("The images in %s are damaged (%s). Making them again.", folder, problem)
         for left_over in folder.glob(".partial-*"):  # of a process that was killed: the lock says it is not at work
             shutil.rmtree(left_over, ignore_errors=True)
         try:
             with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
-                _write(place, build(Path(scratch)))
+                make(Path(scratch))
         except OSError as error:
             raise ValueError(
                 f"The images in {folder} could not be prepared ({error}). See to free space and rights there, or set "
                 "data.root to another folder."
             ) from error
-    return _read(place)
+    return read()
 
 
 def _read(place: Path) -> Decoded:
     if not (place / MANIFEST).exists():
-        raise _UnusableError
+        raise UnusableError
     try:
         manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
-            raise _UnusableError(f"format {manifest['format']}, not {FORMAT}")
+            raise UnusableError(f"format {manifest['format']}, not {FORMAT}")
         # Copy on write: the pages are shared with other processes, and torch is content that it may write.
         arrays = [np.load(place / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ARRAYS]
         crc32 = [zlib.crc32(array.data) for array in arrays]
         if dict(zip(ARRAYS, crc32, strict=True)) != manifest["crc32"]:
-            raise _UnusableError("an array has another checksum than when it was written")
+            raise UnusableError("an array has another checksum than when it was written")
         return Decoded(arrays[0], arrays[1], str(manifest["source"]), (crc32[0], crc32[1]))
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-        raise _UnusableError(f"{type(error).__name__}: {error}") from error
+        raise UnusableError(f"{type(error).__name__}: {error}") from error
 
 
 def _write(place: Path, decoded: Decoded) -> None:

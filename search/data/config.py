@@ -1,71 +1,23 @@
-"""What a user may say about the data, and the table of data sources. Free of torch, so that `--help` starts fast.
-
-An installed package adds a source with one line, an entry point of the group `xvol.data` that names a module with
-`load(config: DataConfig)`, which gives an `ImageSet`, or a `PictureSet` where pictures are decoded on the way:
-
-    [project.entry-points."xvol.data"]
-    leaves = "my_package.leaves"
-
-It is chosen by `data.name=leaves data.image_size=64`, and `data.channels` where its images are not in colour.
-"""
+"""What a user may say about the data. Free of torch, so that `--help` starts fast."""
 
 import logging
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 
+from search.data.sources import SOURCES, source_names, source_of
 from xvol.allowed import check_choice, check_number, meant
 
 log = logging.getLogger("xvol")
-ENTRY_POINTS = "xvol.data"
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set, before it is loaded.
-
-    Attributes:
-        module: has `load(config: DataConfig)`.
-        image_size: usual height and width in pixels; None where the config has to say.
-        channels: of its images, 1 or 3.
-        takes_path: whether it reads the user's own pictures, at `data.path`.
-    """
-
-    module: str
-    image_size: int | None = None
-    channels: int = 3
-    takes_path: bool = False
-
-
-SOURCES = {
-    "digits": Source("search.data.digits", image_size=16, channels=1),
-    "fashion_mnist": Source("search.data.published", image_size=28, channels=1),
-    "cifar10": Source("search.data.published", image_size=32),
-    "folder": Source("search.data.folder", takes_path=True),
-    "tar": Source("search.data.tar", takes_path=True),
-    "hfds": Source("search.data.hfds", takes_path=True),
-}
 ALTERNATE = "alternate"
+COCO_KEYS = ("train", "val", "test", "train_images", "val_images", "test_images")
+BACKGROUNDS = ("sklearn", "packages")
+EMPTY_BOXES = ("refuse", "skip")
 UNPAIRED = ("wds", "tfds", "hfids")
 RENAMED = {"image_folder": "folder"}
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos")
 POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
-
-
-@cache  # looking through all installed packages takes milliseconds, and each trial asks several times
-def _installed() -> dict[str, Source]:
-    return {point.name: Source(point.value) for point in entry_points(group=ENTRY_POINTS)}
-
-
-def source_names() -> tuple[str, ...]:
-    """All data sources, those of installed packages last."""
-    return tuple(dict.fromkeys([*SOURCES, *_installed()]))
-
-
-def source_of(name: str) -> Source:
-    """The source of a name that there is; none of an installed package takes the place of one of ours."""
-    return SOURCES.get(name) or _installed()[name]
 
 
 @dataclass
@@ -113,12 +65,14 @@ class DataConfig:
     """Which images, in which shape, how they are split and how they are fed.
 
     Attributes:
-        name: One of `digits`, `fashion_mnist`, `cifar10`, `folder`, `tar`, `hfds`, or a source of an installed package.
+        name: One of `digits`, `fashion_mnist`, `cifar10`, `folder`, `tar`, `hfds`, one of the annotated `coco`, `garment_scenes`,
+            `digit_scenes`, or a source of an installed package.
         root: Folder for downloads and decoded images; relative to the working directory.
         path: The user's own pictures: for `folder` `path/<class>/*.jpg` or `path/{train,val,test}/<class>/*.jpg`; for `tar` and
-            `hfds` see docs/data.md.
+            `hfds` see docs/data.md; for `coco` the folder that the files and folders named below are relative to.
         download: Whether missing data may be fetched.
-        image_size: Height and width in pixels; None is the usual one (digits 16, fashion_mnist 28, cifar10 32).
+        image_size: Height and width in pixels; None is the usual one (digits 16, fashion_mnist 28, cifar10 32, garment_scenes 128,
+            digit_scenes 64). Of `coco` the shorter side that a detector resizes pictures to.
         channels: 1 or 3; None is the images' own number (3 for the user's own).
         train_size: Training images: how many, or, below 1, which share of the images outside of official parts; None
             takes all that remain.
@@ -139,6 +93,13 @@ class DataConfig:
         crop_pct: Share of the shorter side that evaluation sees of a picture decoded on the way; None is the backbone's in timm.
         interpolation: By which such a picture is resized in evaluation; likewise.
         input_key, target_key: Columns of pictures and labels of `hfds`.
+        train, val, test: Annotation files of `coco`. Where there is none for val or test, `val_size` and `test_size` are drawn out of
+            the training pictures.
+        train_images, val_images, test_images: The folders of their pictures; None is `path` itself.
+        empty_boxes: Whether `coco` refuses a file in which an object has a box of no area, or leaves such objects out of training
+            ("skip"), as two of COCO's train2017 need. The judge has them in either case.
+        backgrounds: Photographs of `garment_scenes`: the two that come with scikit-learn, or 23 of Debian packages, which are
+            fetched ("packages").
     """
 
     name: str = "digits"
@@ -162,6 +123,14 @@ class DataConfig:
     interpolation: str | None = None
     input_key: str = "image"
     target_key: str = "label"
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    train_images: str | None = None
+    val_images: str | None = None
+    test_images: str | None = None
+    empty_boxes: str = "refuse"
+    backgrounds: str = "sklearn"
 
     def __post_init__(self) -> None:
         if self.name in RENAMED:
@@ -194,8 +163,9 @@ class DataConfig:
             raise ValueError(f"data.name={self.name} needs data.path, which holds your pictures; see docs/data.md.")
         if self.name in SOURCES and not takes_path and self.path is not None:
             raise ValueError(
-                f"data.path={self.path} is of folder, tar and hfds, and data.name={self.name}. Leave one of them out."
+                f"data.path={self.path} is of folder, tar, hfds and coco, and data.name={self.name}. Leave one of them out."
             )
+        self._check_annotated()
         if Path(self.root).exists() and not Path(self.root).is_dir():
             raise ValueError(f"data.root={self.root} is a file. Give the folder for downloads and decoded images.")
         if self.channels not in (None, 1, 3):
@@ -229,6 +199,37 @@ class DataConfig:
                 f"data.crop_padding={self.crop_padding} is not allowed. It must be at least 0 and below "
                 f"the image size, {image_size(self)} pixels."
             )
+
+    def _check_annotated(self) -> None:
+        """Keys of annotated sources, and keys that they do not have."""
+        source = source_of(self.name)
+        check_choice("data.empty_boxes", self.empty_boxes, EMPTY_BOXES)
+        check_choice("data.backgrounds", self.backgrounds, BACKGROUNDS)
+        for owner, keys in (("coco", (*COCO_KEYS, "empty_boxes")), ("garment_scenes", ("backgrounds",))):
+            for key in keys:
+                if self.name != owner and getattr(self, key) != getattr(DataConfig, key):
+                    raise ValueError(
+                        f"data.{key}={getattr(self, key)} is of {owner}, and data.name={self.name}. Leave it out."
+                    )
+        if self.name == "coco" and not self.train:
+            raise ValueError(
+                "data.name=coco needs data.train, the annotation file of the training pictures; see docs/data.md."
+            )
+        for part in ("val", "test"):
+            if getattr(self, f"{part}_images") and not getattr(self, part):
+                raise ValueError(
+                    f"data.{part}_images is given without data.{part}, the annotation file of those pictures."
+                )
+        if not source.annotated:
+            return
+        if self.crop_padding or self.channels == 1 or self.probe_size:
+            raise ValueError(
+                f"data.name={self.name} has pictures in colour with objects in them, which are mirrored and not cropped, and of which "
+                "no outputs are kept one by one: leave out data.crop_padding, data.channels and data.probe_size."
+            )
+        for key in ("train_size", "val_size", "test_size"):
+            if source.makes and isinstance(getattr(self, key), float):
+                raise ValueError(f"data.{key}={getattr(self, key)}: {self.name} are made; say how many.")
 
 
 def image_size(config: DataConfig) -> int:

@@ -22,7 +22,8 @@ import torchvision
 from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg
 
-from search.data.config import Augmentation, DataConfig, channels, image_size, source_of
+from search.data.config import Augmentation, DataConfig, channels, image_size
+from search.data.sources import source_of
 from search.data.splits import Labelled, Splits, split_labels
 from search.ledger.files import digest
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from search.data.keyed import generator
 
+Key = tuple[int, int, int]  # epoch, index, turn
+
 
 class Schedule:
     """Which images make which batch of an epoch: shuffled by (seed, epoch) in training, in their order otherwise.
@@ -71,6 +73,21 @@ class Schedule:
             order = torch.randperm(self.count, generator=generator(self.seed, epoch, "order"))
         turns = torch.arange(self.count) % self.repeats
         return torch.stack((order.repeat_interleave(self.repeats)[: self.count], turns))
+
+
+class Keys:
+    """The batches of a schedule, as torch's loader asks for them: anew in each epoch, and in this process."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+
+    def __len__(self) -> int:
+        return len(self._schedule)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self._schedule.epoch
+        for index, turn in self._schedule:
+            yield [(epoch, *each) for each in zip(index.tolist(), turn.tolist(), strict=True)]
 
 
 def alternating(shape: tuple[int, int], seed: int, epoch: int = 0) -> Tensor:

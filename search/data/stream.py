@@ -23,9 +23,7 @@ from torchvision import transforms
 from search.data.config import ALTERNATE, Augmentation, DataConfig
 from search.data.images import DataInfo, Pictures, crops
 from search.data.keyed import reseed, restored
-from search.data.schedule import Schedule, Scheduled, alternating
-
-Key = tuple[int, int, int]  # epoch, index, turn
+from search.data.schedule import Key, Keys, Schedule, Scheduled, alternating
 
 
 class StreamLoader(Scheduled):
@@ -75,7 +73,7 @@ class StreamLoader(Scheduled):
         workers = min(config.workers, cores())  # more of them only wait, and torch warns
         loader: DataLoader[Any] = DataLoader(
             self._draws,
-            batch_sampler=_Keys(self._schedule),
+            batch_sampler=Keys(self._schedule),
             num_workers=workers,
             collate_fn=fast_collate,
             pin_memory=device.type == "cuda",
@@ -129,21 +127,6 @@ class _Draws(Dataset[tuple[Tensor, int]]):
         if self._sides is not None and bool(self._sides[turn, index]) ^ (epoch % 2 == 1):
             changed = changed.flip(2)
         return changed, int(self._labels[index])
-
-
-class _Keys:
-    """The batches of a schedule, as torch's loader asks for them: anew in each epoch, and in this process."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self._schedule = schedule
-
-    def __len__(self) -> int:
-        return len(self._schedule)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        epoch = self._schedule.epoch
-        for index, turn in self._schedule:
-            yield [(epoch, *each) for each in zip(index.tolist(), turn.tolist(), strict=True)]
 
 
 def training_transform(

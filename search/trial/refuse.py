@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from search.config import AUTO, BackboneConfig, BranchConfig, Config, PlacementConfig
+from search.data.sources import check_fits
 from search.ledger.metric import DETECTION, INSTANCES
 from search.ledger.tracker import check_tracker
 from search.objectives import check_objectives, check_once
@@ -57,6 +58,7 @@ def check_values(config: Config) -> None:
     """Raise ValueError where a value is out of its range; imports no torch."""
     check_task(config.task)
     config.data.check()
+    check_fits(config.task, config.data.name)
     config.train.check()
     config.train.check_batch(config.data.batch_size)
     config.start.check(config.train.epochs)

@@ -139,7 +139,17 @@ def told(composed: Any, override: str) -> str:
         ),
         (
             "data=imagenet",
-            ["cifar10", "cifar10_all", "digits", "fashion_mnist", "folder", "hfds", "image_folder", "tar"],
+            [
+                "cifar10",
+                "cifar10_all",
+                "coco",
+                "digit_scenes",
+                "digits",
+                "fashion_mnist",
+                "garment_scenes",
+                "hfds",
+                "tar",
+            ],
         ),
         ("experiment=nothing", ["cifar10_stages", "digits_demo"]),
         ("data=foldr", ["data=foldr: there is no such option; did you mean folder?", "Allowed: cifar10, "]),

@@ -40,7 +40,7 @@ def _scored(split: str, output: torch.Tensor, target: torch.Tensor) -> dict[str,
 
 def test_names_are_known_without_torch() -> None:
     code = (
-        "import sys; from search.tasks.base import task_names, check_task; from search.data.config import source_names\n"
+        "import sys; from search.tasks.base import task_names, check_task; from search.data.sources import source_names\n"
         "check_task('classify'); print(task_names(), source_names()); raise SystemExit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
