@@ -212,7 +212,7 @@ def fuse_report(model: nn.Module, x: Tensor | tuple[int, int, int], *, plain: bo
         fused = fuse(trained, size if plain else None)
         errors[dtype] = fuse_error(trained, fused, images_BCHW.to(dtype))
     with at_rest(trained):
-        largest = float(trained(images_BCHW).abs().max())
+        largest = max(float(each.abs().max()) for each in tree_leaves(trained(images_BCHW)))
     blocks = [name for name, module in model.named_modules() if isinstance(module, XVolution2d)]
     before, left = (len(_norms(fuse(trained))), norms_left(trained, size)) if plain else (0, [])
     return FuseReport(

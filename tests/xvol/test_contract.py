@@ -29,6 +29,7 @@ VALUES: dict[str, list[Any]] = {
     "norm": ["none"],
     "value_ratio": [0.5],
     "position": [True],
+    "kv_size": [2],
 }
 VARIANTS = [(name, options) for name in branch_names() for options in testing.variants(name, VALUES)]
 CASES = [(name, *case) for name in branch_names() for case in testing.cases(name, VALUES)]

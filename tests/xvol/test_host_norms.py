@@ -89,6 +89,9 @@ def test_a_frozen_body_fuses_to_convolutions_without_norms(body: nn.Module) -> N
         body.double(), xvol.fuse(body.double(), SIZE), images.double()
     )  # of lists and dicts of maps
     assert 0 <= error <= 1e-12 * largest
+    report = xvol.fuse_report(body, images)
+    assert 0 <= report.error_float64 <= 1e-12 * largest
+    assert report.largest == pytest.approx(largest)
 
 
 @pytest.mark.parametrize("sync", [False, True])

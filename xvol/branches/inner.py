@@ -217,20 +217,35 @@ class SoftmaxGlobal(_GlobalAttention):
     convolution: only the norm folds. The embeddings are 1x1 convolutions with the groups of the host. Under a stride Q
     is strided; K and V see full resolution.
 
+    That is quadratic in pixels: in a detector's large pictures it outweighs the network. `kv_size` bounds it (ours): keys and
+    values are then those of means over s x s pixels, s the least that leaves at most kv_size x kv_size of them. It costs
+    2 kv_size^2 E per output pixel at most; a map that is no larger is attended to as without it.
+
     Args:
         heads: heads in each group, at least 1; must divide the group's embedding channels.
         q_bias: give the query a bias.
+        kv_size: most keys and values along either side of a map; None: each pixel is one.
         rest: as in `AttentionBranch`.
     """
 
     name = "softmax_global"
+    later_options = _GlobalAttention.later_options | {"kv_size"}
+    rules = _GlobalAttention.rules | {"kv_size": WHOLE.or_none("a key for each pixel")}
 
-    def __init__(self, in_chs: int, out_chs: int, *, q_bias: bool = False, **rest: Any) -> None:
-        super().__init__(in_chs, out_chs, q_bias=q_bias, **rest)
+    def __init__(
+        self, in_chs: int, out_chs: int, *, q_bias: bool = False, kv_size: int | None = None, **rest: Any
+    ) -> None:
+        super().__init__(in_chs, out_chs, q_bias=q_bias, kv_size=kv_size, **rest)
+        self.kv_size = kv_size
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend: (B, I, H, W) -> (B, O, H', W')."""
-        q_BEHW = self.query(x_BCHW)
-        q, k, v = (self._by_head(map_BEHW).mT for map_BEHW in (q_BEHW, self.key(x_BCHW), self.value(x_BCHW)))
+        q_BEHW, seen_BCHW = self.query(x_BCHW), self._pooled(x_BCHW)
+        q, k, v = (self._by_head(map_BEHW).mT for map_BEHW in (q_BEHW, self.key(seen_BCHW), self.value(seen_BCHW)))
         z_BhNc = functional.scaled_dot_product_attention(q, k, v)
         return self.project(z_BhNc.mT.flatten(1, 2).unflatten(2, q_BEHW.shape[2:]))
+
+    def _pooled(self, x_BCHW: Tensor) -> Tensor:
+        """What keys and values see, pooled before the 1x1 maps, which commute with a mean: (B, I, <= kv_size, <= kv_size)."""
+        cell = 1 if self.kv_size is None else -(-max(x_BCHW.shape[2:]) // self.kv_size)
+        return x_BCHW if cell == 1 else functional.avg_pool2d(x_BCHW, cell, ceil_mode=True)

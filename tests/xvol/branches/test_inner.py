@@ -174,6 +174,47 @@ def test_softmax_is_every_pair_of_pixels(height: int, width: int, **arguments: o
     torch.testing.assert_close(branch(x), written_out(branch, x), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(("size", "kv_size", "cell"), [((5, 7), 3, 3), ((6, 9), 4, 3), ((5, 7), 1, 7), ((1, 4), 2, 2)])
+def test_bounded_keys_are_those_of_means_over_square_cells(size: tuple[int, int], kv_size: int, cell: int) -> None:
+    branch = SoftmaxGlobal(4, 6, heads=3, stride=2, kv_size=kv_size, q_bias=True, dtype=torch.float64)
+    nn.init.normal_(branch.query.bias)  # type: ignore[arg-type]
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    cells = [
+        x[:, :, top : top + cell, left : left + cell].mean((2, 3))
+        for top in range(0, size[0], cell)
+        for left in range(0, size[1], cell)
+    ]
+    assert len(cells) <= kv_size**2
+    seen = torch.stack(cells, 2)  # (B, I, n)
+    q, k, v = (
+        each.flatten(2).unflatten(1, (3, 2))
+        for each in (branch.query(x), branch.key.weight.flatten(1) @ seen, branch.value.weight.flatten(1) @ seen)
+    )
+    weights = torch.einsum("bhcq,bhck->bhqk", q, k / 2**0.5).softmax(-1)
+    z = torch.einsum("bhqk,bhck->bhcq", weights, v).flatten(1, 2).unflatten(2, branch.query(x).shape[2:])
+    torch.testing.assert_close(branch(x), branch.project(z), rtol=1e-10, atol=1e-10)
+
+
+def test_a_map_within_the_bound_is_attended_to_whole_and_old_specs_keep_their_name() -> None:
+    torch.manual_seed(0)
+    bounded, whole = SoftmaxGlobal(4, 6, kv_size=7), SoftmaxGlobal(4, 6)
+    whole.load_state_dict(bounded.state_dict())
+    x = torch.randn(2, 4, 5, 7)
+    assert torch.equal(bounded(x), whole(x))
+    assert "kv_size" not in xvol.BlockSpec(("softmax_global",)).canonical()["options"]["softmax_global"]
+    with pytest.raises(ValueError, match="kv_size=0 must be a whole number"):
+        SoftmaxGlobal(4, 6, kv_size=0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_macs_of_bounded_keys(stride: int) -> None:
+    """Q and P at each output pixel, K and V at each of the n keys, and 2 n E for each pair of the two."""
+    branch = SoftmaxGlobal(8, 12, embed_ratio=0.5, kv_size=3, stride=stride)
+    pixels, keys, embed = -(-20 // stride) * -(-13 // stride), 3 * 2, 6
+    expected = pixels * (8 * embed + embed * 12) + keys * 2 * 8 * embed + pixels * 2 * keys * embed
+    assert xvol.count_macs(branch, (8, 20, 13)) == expected
+
+
 def test_linear_is_one_1x1_convolution_for_each_sample() -> None:
     branch = LinearGlobal(8, 12, stride=2, groups=2, heads=3, dtype=torch.float64)
     x = torch.randn(3, 8, 5, 6, dtype=torch.float64)
