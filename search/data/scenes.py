@@ -55,12 +55,14 @@ class Kind:
         objects: those of each of `PARTS`, and where they came from, in words.
         cut: an image, uint8 (H, W), as RGBA picture that is opaque where the object is.
         sides: the smallest and the largest longer side of an object, as shares of the scene's.
+        mirrors: whether half of the objects are mirrored.
     """
 
     classes: tuple[str, ...]
     objects: Callable[[DataConfig], tuple[Mapping[str, Objects], str]]
     cut: Callable[[np.ndarray, np.random.RandomState], Image.Image]
     sides: tuple[float, float]
+    mirrors: bool
 
 
 def load(config: DataConfig) -> AnnotatedSet:
@@ -147,7 +149,7 @@ def scene(
     for _ in range(random.randint(1, MOST + 1)):
         at, (least, most) = random.randint(len(things.labels)), kind.sides
         side = size * least * (most / least) ** random.random_sample()
-        pixels = _turned(kind.cut(things.images[at], random), side, random)
+        pixels = _turned(kind.cut(things.images[at], random), side, kind.mirrors, random)
         # up to a fifth of it lies outside
         top, left = (
             random.randint(-(extent // 5), max(size - extent + extent // 5, 0) + 1) for extent in pixels.shape[:2]
@@ -167,12 +169,12 @@ def scene(
     return Image.fromarray(canvas), shown
 
 
-def _turned(picture: Image.Image, side: float, random: np.random.RandomState) -> np.ndarray:
-    """Bring the longer side to so many pixels, mirror, tilt, and change the brightness by up to a quarter; uint8 (H, W, 4)."""
+def _turned(picture: Image.Image, side: float, mirrors: bool, random: np.random.RandomState) -> np.ndarray:
+    """Bring the longer side to so many pixels, perhaps mirror, tilt, and change the brightness by up to a quarter; uint8 (H, W, 4)."""
     factor = side / max(picture.size)
     width, height = (max(round(extent * factor), 4) for extent in picture.size)
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    if random.randint(2):
+    if mirrors and random.randint(2):
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = np.array(picture.rotate(random.uniform(-TILT, TILT), Image.Resampling.BILINEAR, expand=True))
     levels = np.minimum(np.arange(256) * random.uniform(0.75, 1.25), 255).astype(np.uint8)
@@ -271,8 +273,8 @@ def _packaged_photographs(config: DataConfig, scratch: Path) -> tuple[dict[str, 
 
 
 KINDS = {
-    "garment_scenes": Kind(published.FASHION_MNIST.classes, _garments, _cut_garment, (0.11, 0.63)),
-    "digit_scenes": Kind(tuple(map(str, range(10))), _digits, _cut_digit, (0.25, 0.6)),
+    "garment_scenes": Kind(published.FASHION_MNIST.classes, _garments, _cut_garment, (0.11, 0.63), mirrors=True),
+    "digit_scenes": Kind(tuple(map(str, range(10))), _digits, _cut_digit, (0.25, 0.6), mirrors=False),
 }
 _NATURE = "Aqua Blinds Dune FreshFlower Garden GreenMeadow LadyBird RainDrops Storm TwoWings Wood YellowFlower"
 _WALLPAPERS = "BytheWater ColdRipple DarkestHour EveningGlow FallenLeaf Grey Kite OneStandsOut Path summer_1am"
