@@ -26,14 +26,15 @@ examples:
   xvol-table runs/digits --margin 0.5 --test wilcoxon   which arms are equivalent within half a point; ranks beside t
   xvol-table runs/digits --effects where what    main effects and interactions of factors; its own without a name
   xvol-table runs/digits --budget --metric val_p_true   what the noise of a difference is made of, and what lowers it
+  xvol-table runs/garments --classes             average precision of each class, of detectors
   xvol-table --trust runs/short runs/long        may the cheap study's ranking stand for the expensive one's?
   xvol-table runs/digits --wandb                 send the table to W&B, where the study's own runs are
   xvol-table runs/digits --tidy digits.parquet   one row a trial x seed, for your own analysis
 
 Reads result.json files, and for scores from samples samples.npz beside them; torch is never imported. Any option of the
-group "table spec", and --format html or parquet, makes tables/<name>.{md,tex,html,csv,parquet}; --effects and --budget
-make tables/{effects,budget}.{md,tex,csv}. Exit status: 0; 2 where no table could be made; 1 where it was made, but W&B did
-not take it.
+group "table spec", and --format html or parquet, makes tables/<name>.{md,tex,html,csv,parquet}; --effects, --budget and
+--classes make tables/{effects,budget,classes}.{md,tex,csv}. Exit status: 0; 2 where no table could be made; 1 where it was
+made, but W&B did not take it.
 """
 OF_A_SPEC = (*SPEC_OPTIONS, "no_marks", "spec")
 FILES = ("metric", "format", "out", "no_write")
@@ -43,6 +44,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tidy": ((), ()),
     "effects": ((*FILES, "correction"), ("md", "tex", "csv")),
     "budget": ((*FILES, "baseline"), ("md", "tex", "csv")),
+    "classes": (FILES, ("md", "tex", "csv")),
 }
 """Each option that asks for another table than that of the arms: what it takes beside the phase, and its forms."""
 
@@ -75,8 +77,7 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--out names a folder for the files, and --no-write writes none; leave one of them out")
     check_paper(options, given)
     check_given(options, given)
-    settings = given("wandb_mode", "wandb_project", "wandb_entity")
-    if settings and not options.wandb:
+    if (settings := given("wandb_mode", "wandb_project", "wandb_entity")) and not options.wandb:
         raise ValueError(f"{', '.join(settings)} says where to send the table; add --wandb to send it")
     unfit = (
         given("no_write", *KINDS)
@@ -113,7 +114,7 @@ def check(options: argparse.Namespace) -> None:
             )
         if options.format == "parquet" and options.no_write:
             raise ValueError("--format parquet has no text to print; leave out --no-write")
-    if kind in (None, "effects", "budget") and several and not options.out and not options.no_write:
+    if kind in (None, "effects", "budget", "classes") and several and not options.out and not options.no_write:
         raise ValueError(
             f"a table of {', '.join(map(str, options.study))} belongs to none of their folders; name one with --out DIR, or "
             "print it with --no-write"
@@ -206,6 +207,7 @@ def parser() -> argparse.ArgumentParser:
         help="what share of the variance of a paired difference is images, training luck, order and root, and what the next hour "
         "buys where; of trials that kept samples (data.probe_size)",
     )
+    command.add_argument("--classes", action="store_true", help="the average precision of each class, of detectors")
     _add_given_options(command)
     _add_wandb_options(command)
     _add_statistics_options(command)

@@ -15,6 +15,7 @@ from search.ledger.tracker import TrackerConfig, check_tracker
 from search.report.ablation import AblationTable, ablation_table
 from search.report.budget import budget_table
 from search.report.confounds import runs_table
+from search.report.detections import class_table
 from search.report.diff import diff_studies
 from search.report.effects import effects_table
 from search.report.judging import Judging
@@ -77,6 +78,8 @@ def made(options: argparse.Namespace, by_spec: bool) -> Made:
     if options.budget:
         table = budget_table(frame, options.metric, options.baseline, options.phase)
         return _plain_made(options, table, folder, TEXT_FORMATS, "txt")
+    if options.classes:
+        return _plain_made(options, class_table(frame, options.metric, options.phase), folder, TEXT_FORMATS, "txt")
     if options.effects is not None:
         table = effects_table(frame, options.effects, options.metric, options.phase, options.correction or "holm")
         return _plain_made(options, table, folder, TEXT_FORMATS, "txt")

@@ -15,10 +15,11 @@ import pandas as pd
 from search.ledger.metric import NOT_ALONE, MetricColumn
 from search.report.arms import Arm
 from search.report.conclusion import conclusion, looked, seeds_added, titled
+from search.report.detections import picture_columns, pictures_of
 from search.report.effects import effects_of_arms, is_factorial, own_factors
 from search.report.front import front_of
 from search.report.judging import JUDGED, ROOTS, SIZES, Compared, Judging, compared, row_verdict
-from search.report.notes import table_notes
+from search.report.notes import absent_seeds, table_notes
 from search.report.provenance import gate
 from search.report.starts import control_lines, is_continued, null_fault, paths_lines, root_columns, roots_line
 from search.report.table import NOTHING, Cell, Column, Row, Table, interval_of, rows_of, value_of, with_dtypes
@@ -66,12 +67,17 @@ DATA_COLUMNS: dict[str, str] = {
     "latency_exclusive": "boolean",  # measured in an exclusive slot; NA where none was measured
     "on_front": "boolean",  # of several objectives; NA where the study has one, or a value is missing
 }
-"""Name and dtype of each column of `AblationTable.data`, and those of `ROOTS` where arms went on from several; the CSV has the same."""
+"""Columns of `AblationTable.data`, as of its CSV; those of `ROOTS` where arms went on from several, of `PICTURES` where any is known."""
 
 OTHER_RECIPE = "trained by another recipe: not compared"
 NARROW, PAPER = ("text",), ("latex",)  # forms that have no room for a column: there it stands below, or elsewhere
 ALWAYS = ("arm", "n", "mean")  # other columns are left out where no row has anything in them
-TITLED = {"boot": "bootstrap interval", "g_z": "g_z", "pairing": "pairing"}  # beside a verdict in plain text
+TITLED = {
+    "boot": "bootstrap interval",
+    "pictures": "over pictures",
+    "g_z": "g_z",
+    "pairing": "pairing",
+}  # beside a verdict in plain text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +109,17 @@ def ablation_table(
     read, judging = read_arms(frame, phase, metric, baseline), judging or Judging()
     measured = arm_values(read.arms, read.metric.column)
     is_final = read.phase in ("final", GIVEN)
-    absent = _absent_seeds(read.trials, measured) if is_final else [Counter[str]() for _ in read.arms]
+    absent = absent_seeds(read.trials, measured) if is_final else [Counter[str]() for _ in read.arms]
     added = " (seeds added)" if is_final and seeds_added(frame) else ""
     against = compared(read.arms, measured, read.reference, read.metric, judging)
     front = front_of(read.arms, frame, read.phase)
     members = front.members if front else [None] * len(read.arms)
+    moves, of_pictures, about_pictures = pictures_of(read)
     rows = (
-        _row_of(read, arm, values, each, gone, judging, added) | {"on_front": member} | each.over_roots()
-        for arm, values, each, gone, member in zip(read.arms, measured, against, absent, members, strict=True)
+        _row_of(read, arm, values, each, gone, judging, added) | {"on_front": member} | each.over_roots() | move
+        for arm, values, each, gone, member, move in zip(
+            read.arms, measured, against, absent, members, moves, strict=True
+        )
     )
     best_first = -1.0 if read.metric.higher_is_better else 1.0
 
@@ -118,7 +127,7 @@ def ablation_table(
         return not row["is_baseline"], row["mean"] is None, best_first * (row["mean"] or 0.0), row["arm"]
 
     several = any(isinstance(each.result, NestedDifference) for each in against)
-    data = with_dtypes(sorted(rows, key=order), DATA_COLUMNS | (ROOTS if several else {}))
+    data = with_dtypes(sorted(rows, key=order), DATA_COLUMNS | (ROOTS if several else {}) | of_pictures)
     source = f"{read.phase} with looks" if read.phase != "single" and has_looks(frame) else read.phase
     columns, shown = _displayed(data, read.metric, judging)
     effects = _effects_below(read, measured, judging)
@@ -141,6 +150,7 @@ def ablation_table(
         notes=[
             *controls,
             *paths_lines(read),
+            *about_pictures,
             *table_notes(read, data, judging),
             *([read.declared.fault] if read.declared.fault else []),
             *([f"{front.title}."] if front else []),
@@ -155,14 +165,6 @@ def _effects_below(read: Reading, measured: Sequence[ArmValues], judging: Judgin
     if not is_factorial(read.arms, read.declared) or any(len(each.values) < 2 for each in measured):
         return None
     return effects_of_arms(read, own_factors(read.arms, read.declared), judging.correction)
-
-
-def _absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counter[str]]:
-    """Count, for each arm, the seeds other arms have and it has not: "unfinished" where a started folder was found."""
-    started = set(trials.loc[trials["status"] == "unfinished", "seed"].dropna().tolist())
-    has = [set(arm.all_seeds.tolist()) for arm in arms]
-    seeds = set().union(started, *has)
-    return [Counter("unfinished" if seed in started else "absent" for seed in seeds - own) for own in has]
 
 
 def _row_of(
@@ -248,6 +250,7 @@ def _columns_of(data: pd.DataFrame, metric: MetricColumn, judging: Judging) -> l
         *(root_columns(finer) if "roots" in data else ()),
         Column("worst", "worst case", "math", show=value_of("worst_diff", difference)),
         Column("boot", "95% bootstrap", "math", left_out=NARROW, show=interval_of("boot_low", "boot_high", finer)),
+        *(picture_columns(finer) if "pictures_low" in data else ()),
         Column("p", P_TITLES[judging.correction], left_out=NARROW, show=value_of("p_corrected", p_shown)),
         Column("wilcoxon", "p Wilcoxon", left_out=NARROW, show=value_of("wilcoxon_p_corrected", p_shown)),
         Column("equivalence", "p equivalence", left_out=NARROW, show=value_of("equivalence_p_corrected", p_shown)),

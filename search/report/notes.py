@@ -16,6 +16,7 @@ from search.report.judging import Judging, corrected_over
 from search.report.provenance import odd_trials, parsed, versions_of
 from search.report.values import GIVEN, Reading, has_looks
 from search.report.words import counted, int_ranges, joined, one_line
+from search.stats.paired import ArmValues
 
 STATUS_ORDER = ("ok", "pruned", "failed", "infeasible", "duplicate", "interrupted", "unfinished")
 REASONS_SHOWN = 5
@@ -214,6 +215,14 @@ def gaps(trials: pd.DataFrame, arms: Sequence[Arm], data: pd.DataFrame) -> list[
             "that finished."
         )
     return notes
+
+
+def absent_seeds(trials: pd.DataFrame, arms: Sequence[ArmValues]) -> list[Counter[str]]:
+    """Count, for each arm, the seeds other arms have and it has not: "unfinished" where a started folder was found."""
+    started = set(trials.loc[trials["status"] == "unfinished", "seed"].dropna().tolist())
+    has = [set(arm.all_seeds.tolist()) for arm in arms]
+    seeds = set().union(started, *has)
+    return [Counter("unfinished" if seed in started else "absent" for seed in seeds - own) for own in has]
 
 
 def disagreement(trials: pd.DataFrame) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from search.stats.paired import CONFIDENCE
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # at which COCO reads the curve
-RESAMPLES = 400
+RESAMPLES = 200
 
 
 @dataclass(frozen=True, eq=False)

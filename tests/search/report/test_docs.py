@@ -13,6 +13,7 @@ import search
 from search.ledger.metric import SAMPLE_METRICS
 from search.report.ablation import DATA_COLUMNS
 from search.report.budget import BUDGET_COLUMNS
+from search.report.detections import CLASS_COLUMNS, PICTURES
 from search.report.diff import DIFF_COLUMNS
 from search.report.effects import EFFECT_COLUMNS
 from search.report.judging import ROOTS
@@ -45,8 +46,10 @@ def table_below(title: str) -> list[list[str]]:
         ("Columns of a table's CSV", PIVOT_COLUMNS),
         ("Columns of the ablation table's CSV", DATA_COLUMNS),
         ("Columns over roots", ROOTS),
+        ("Columns over pictures", PICTURES),
         ("Columns of the effects' CSV", EFFECT_COLUMNS),
         ("Columns of the budget's CSV", BUDGET_COLUMNS),
+        ("Columns of the classes' CSV", CLASS_COLUMNS),
         ("Columns of a placement's CSV", PLACEMENT_COLUMNS),
         ("Columns of a placement's check", CHECK_COLUMNS),
         ("Columns of a diff's CSV", DIFF_COLUMNS),
