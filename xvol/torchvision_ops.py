@@ -20,9 +20,8 @@ _SIGNATURE = (
     "roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio,"
     " bool aligned) -> Tensor"
 )
-_Axis: TypeAlias = tuple[
-    Tensor, Tensor, int
-]  # of R boxes: starts (R,), sizes (R,), in pixels of the map; number of bins
+# of R boxes: starts (R,) and sizes (R,), in pixels of the map; number of bins
+_Axis: TypeAlias = tuple[Tensor, Tensor, int]
 _BLOCK = 256  # boxes of which nms compares each with all that are left, at once
 _library: list[Any] = []  # a Library takes its kernels away when it is collected
 
