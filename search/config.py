@@ -1,7 +1,4 @@
-"""The configuration of one trial, whole, as Hydra is given it, and the architecture that it comes to as a frozen, canonical value.
-
-What is learned from and how stands beside the code it configures.
-"""
+"""The configuration of one trial, whole, as Hydra is given it, and the architecture that it comes to as a frozen, canonical value."""
 
 from __future__ import annotations
 
@@ -15,11 +12,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from search.data.config import DataConfig
+from search.detector import DetectorConfig
 from search.ledger.files import digest
-from search.ledger.metric import CLASSIFY, chosen_by
+from search.ledger.metric import CLASSIFY, chosen_by, metrics_of
 from search.ledger.result import Phase
 from search.ledger.tracker import TrackerConfig
-from search.recipe import MeasureConfig, StartConfig, TrainConfig
+from search.recipe import MeasureConfig, TrainConfig
+from search.starting import StartConfig
 
 AUTO = "auto"
 # free-form mappings: `branch.options.pssa.rank=2` needs no `+`
@@ -79,9 +78,9 @@ class BranchConfig:
         use: names joined by "+": "conv+pssa" is the X-volution block, "conv" leaves the site as it is, "pssa" is
             attention alone.
         gamma: initial weight of the norm after each branch but conv: a number, or "auto": 1, the paper's batch norm,
-            where training starts from scratch; where it starts from a trained network (`backbone.pretrained`,
-            `backbone.weights`, `start.kind` shared or fork) 0 beside a conv branch, so that the network's function is kept, and 1
-            without one. null is that last rule whatever the start, as it was before "auto".
+            where training starts from scratch; where it starts from a trained network (`backbone.pretrained`, `backbone.weights`,
+            `start.kind` shared or fork) 0 beside a conv branch, so that the network's function is kept, and 1 without one. null is
+            that last rule whatever the start, as it was before "auto".
         options: arguments of each branch by its name, e.g. {pssa: {rank: 1, embed_ratio: 0.25}}.
     """
 
@@ -94,11 +93,11 @@ class BranchConfig:
 class Config:
     """One trial, whole.
 
-    The parts check their values when they are asked to (`check`), not when they are made: a study records a trial with a
-    wrong value as failed, and tools read the configs of trials whose folders and packages are no longer there.
+    The parts check their values when asked to (`check`), not when made: a study records a trial with a wrong value as failed, and tools
+    read the configs of trials whose folders and packages are no longer there.
 
     Attributes:
-        task: what is learned and what it is scored by: "classify", or a task of an installed package.
+        task: what is learned and scored: "classify", "detection", "instance_segmentation", or a task of an installed package.
         seed: seeds initialisation, data order and augmentation; not the splits (`data.split_seed`).
         device: "auto" (an accelerator where there is one), "cpu", "cuda", "cuda:1", "mps".
         ranks: processes that train a trial together, on a GPU each, or on the CPU; they share out the parts of a batch,
@@ -118,6 +117,7 @@ class Config:
     start: StartConfig = field(default_factory=StartConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
     task: str = CLASSIFY
     seed: int = 0
     device: str = "auto"
@@ -160,81 +160,6 @@ def _refuse_unknown(node: Any, kind: Any, path: str) -> None:
             raise ValueError(f"Could not override '{path}{name}'.\nKey '{name}' not in '{kind.__name__}'")
         if is_dataclass(known[name]):
             _refuse_unknown(node[name], known[name], f"{path}{name}.")
-
-
-# what changes no number that arms are compared by: where data lie, when state is saved, what is recorded beside
-_NO_RECIPE = {
-    "data": ("root", "download", "workers", "probe_size"),
-    "train": ("state_every_seconds", "eval_every"),
-    "measure": ("zero_cost", "coco_backend"),
-}
-# the keys of the first version: one that came later counts where it is not its default, so that hashes and studies of before stay
-_FIRST = {
-    "backbone": ("name", "pretrained", "kwargs"),
-    "data": (
-        *(
-            "name",
-            "root",
-            "path",
-            "download",
-            "image_size",
-            "channels",
-            "train_size",
-            "val_size",
-            "test_size",
-            "split_seed",
-        ),
-        *("flip", "crop_padding", "batch_size", "eval_batch_size"),
-    ),
-    "train": (
-        *("epochs", "opt", "lr", "momentum", "weight_decay", "schedule", "warmup", "label_smoothing"),
-        *("ema_decay", "ema_warmup", "clip_grad", "amp", "state_every_seconds"),
-    ),
-    "measure": ("latency_batch", "latency_repeats", "fuse_tolerance", "zero_cost"),
-}
-
-
-def is_late_default(key: str, value: Any) -> bool:
-    """Whether a key, e.g. "train.accumulate", came after the first version, and has its default: as if it were not there."""
-    part, _, name = key.partition(".")
-    if part not in _FIRST or name.partition(".")[0] in _FIRST[part]:
-        return False
-    default = getattr(getattr(Config(), part), name, None)
-    return bool(default == value)
-
-
-def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
-    """Ten hexadecimal digits over what must be equal in the resolved config of two trials for them to be compared.
-
-    `anywhere`: of whatever folders, for who compares the images, and the file of weights, themselves.
-    """
-    parts = {
-        part: {
-            name: value
-            for name, value in plain[part].items()
-            if name not in _NO_RECIPE.get(part, ()) and not is_late_default(f"{part}.{name}", value)
-        }
-        for part in _FIRST
-    }
-    if anywhere:
-        parts["data"]["path"] = None
-        parts["backbone"].pop("weights", None)
-    start = {name: value for name, value in (plain.get("start") or {}).items() if name != "root"}
-    if changed := {name: value for name, value in start.items() if value != getattr(StartConfig(), name)}:
-        parts["start"] = changed
-    if plain.get("task", CLASSIFY) != CLASSIFY:  # so it is the hash that it was before there were others
-        parts["task"] = {"name": plain["task"]}
-    return digest(list(parts.values()))
-
-
-def fingerprint_of(arch_hash: str, recipe: str, seed: int, epochs: int, phase: Phase, content: str) -> str:
-    """Twice ten hexadecimal digits: equal for two trials of which the second could only repeat the first.
-
-    The first ten are of what was asked for. The final re-evaluation reads test data, and so it is never the same trial
-    as one of the search. The last ten are `content`, the digest of code, images and versions: what a change of theirs
-    does to a result would be lost in silence.
-    """
-    return f"{digest([arch_hash, recipe, seed, epochs, {'test': phase == 'final'}])}-{content}"
 
 
 def _frozen(value: Any) -> Any:
@@ -290,6 +215,12 @@ def register() -> None:
     for key in OPEN_KEYS:
         OmegaConf.set_struct(OmegaConf.select(node, key), False)
     ConfigStore.instance().store(name="schema", node=node, provider="xvol")
+    OmegaConf.register_new_resolver("judged_by", _judged_by, replace=True)
+
+
+def _judged_by(task: str) -> str:
+    """The column that a task is judged by, e.g. "val_top1"; of a task that there is not, which is told when values are checked, any."""
+    return chosen_by(task if metrics_of(task) else CLASSIFY)
 
 
 def config_folder() -> Path:

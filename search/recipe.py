@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from search.data.config import Augmentation
@@ -11,11 +10,7 @@ from search.objectives import check_scores
 from xvol.allowed import check_choice, check_number
 
 COCO_BACKENDS = {"pycocotools": "pycocotools", "faster": "faster_coco_eval"}  # by name what is imported
-STARTS = ("scratch", "shared", "fork", "path")
-UNTRAINED = ("shared", "path")  # starts after which nothing needs to be trained
-TRAINS = ("all", "blocks")
-OF_STUDY = "study"  # a root that a study gives each of its trials
-SCHEDULES = ("onecycle", "cosine", "constant")
+SCHEDULES = ("onecycle", "cosine", "multistep", "constant")
 CHOICES = {
     "schedule": SCHEDULES,
     "loss": ("ce", "bce"),
@@ -38,10 +33,13 @@ class TrainConfig(Augmentation):
         momentum: of SGD and Muon, or the first beta of the Adam family and of Muon's fallback, unless `opt_kwargs` has betas.
         weight_decay: not applied to biases and norms.
         layer_decay: the learning rate of a layer is that of the layer above it times this, above 0 to 1; null: one rate.
-        schedule: "onecycle" (warm-up, then cosine to zero, by update), "cosine" (linear warm-up, then cosine), "constant".
+        schedule: "onecycle" (warm-up, then cosine to zero, by update), "cosine" (linear warm-up, then cosine), "multistep" (linear
+            warm-up, then `lr`, and from each of `decay_epochs` on a share of it), "constant".
+        decay_epochs: of "multistep": how many epochs are done, parts of one too, when the rate falls, ascending.
+        decay_rate: of "multistep": what it is multiplied by then.
         warmup: share of all updates that the warm-up takes, 0 to 1.
         warmup_epochs: the warm-up in epochs, in place of that share; null: the share.
-        warmup_lr: rate of the first update of "cosine"; null: the first of equal steps up to `lr`.
+        warmup_lr: rate of the first update of "cosine" and "multistep"; null: the first of equal steps up to `lr`.
         warmup_prefix: the cosine begins behind the warm-up; false: the warm-up stands for the cosine's first part, as in
             timm's own recipes.
         min_lr: rate at the end of "cosine".
@@ -90,6 +88,8 @@ class TrainConfig(Augmentation):
     weight_decay: float = 5e-4
     layer_decay: float | None = None
     schedule: str = "onecycle"
+    decay_epochs: list[float] = field(default_factory=list)
+    decay_rate: float = 0.1
     warmup: float = 0.3
     warmup_epochs: float | None = None
     warmup_lr: float | None = None
@@ -152,6 +152,7 @@ class TrainConfig(Augmentation):
         check_number("train.warmup_epochs", self.warmup_epochs, low=0, below=epochs, null="the share train.warmup")
         check_number("train.warmup_lr", self.warmup_lr, low=0, high=self.lr, null="equal steps up to train.lr")
         check_number("train.min_lr", self.min_lr, low=0, high=self.lr)
+        self._check_steps()
         check_number("train.label_smoothing", self.label_smoothing, low=0, below=1)
         check_number("train.target_threshold", self.target_threshold, low=0, below=1, null="targets as they are")
         check_number("train.recount", self.recount, low=1)
@@ -175,6 +176,17 @@ class TrainConfig(Augmentation):
         check_number("train.eval_every", self.eval_every, low=1)
         check_number("train.state_every_seconds", self.state_every_seconds, low=0, null="saving only on a stop")
 
+    def _check_steps(self) -> None:
+        ends = self.decay_epochs
+        if (self.schedule == "multistep") != bool(ends) or ends != sorted(set(ends)):
+            raise ValueError(
+                f"train.schedule={self.schedule} with train.decay_epochs={ends}: multistep needs the epochs at which the rate falls, "
+                "ascending, e.g. [8, 11] of 12, and no other schedule has them"
+            )
+        for end in ends:
+            check_number("train.decay_epochs", end, above=0, below=self.epochs or None)
+        check_number("train.decay_rate", self.decay_rate, above=0, below=1)
+
     def check_batch(self, size: int) -> None:
         """Raise ValueError where the batch of an update, of `size` images, cannot be cut or mixed as the recipe says."""
         part, rest = divmod(size, self.accumulate)
@@ -186,85 +198,6 @@ class TrainConfig(Augmentation):
             raise ValueError(
                 f"train.mixup and train.cutmix pair the images of a batch, and data.batch_size / train.accumulate is {part}: "
                 "take an even number"
-            )
-
-
-@dataclass
-class StartConfig:
-    """What a training starts from, and where a trunk ends.
-
-    Attributes:
-        kind: "scratch"; "shared": from the network of a trained plain trial, converted, by the whole recipe; "fork": from the
-            whole state (weights, average, optimiser, place in schedule and data) that a plain trial, stopped at `stop_epoch`,
-            left, so that what is left of its recipe is trained in the converted network. With gamma 0 either starts from the
-            function that the plain network computes, which is asserted bit by bit. "path": with the weights that a supernet, a
-            trained network whose `placement.at` leaves choices, has on the path of this network's placement.
-        root: folder of that plain trial, or of the supernet's; of "shared" also a file of the plain network's weights, as
-            `backbone.weights`. "study" in a design with roots (`hydra.sweeper.design.start`), which gives each trial its own. No part
-            of the recipe.
-        stop_epoch: a trunk: the training from scratch ends after that many of `train.epochs` epochs, and its state is kept for
-            forks; null: it goes to its end.
-        init_stream: the same seed draws other branches in each stream; 0 is the usual one.
-        trains: of "shared": "all", or "blocks": only what the blocks have beside the plain network is trained. That is their branches
-            and norms but for the host's convolution with its norm, and these too where the convolution has a kernel of another
-            size. Everything else keeps its weights, and its norms their running statistics: they normalise by those. A plain
-            network has nothing to train then, and is evaluated as it is.
-        recalibrate: of "path": batches of training images, those of an epoch at most, from which the statistics of batch norms are
-            computed anew: in a supernet they are of all paths.
-    """
-
-    kind: str = "scratch"
-    root: str | None = None
-    stop_epoch: int | None = None
-    init_stream: int = 0
-    trains: str = "all"
-    recalibrate: int = 16
-
-    def check(self, epochs: int) -> None:
-        """Raise ValueError where a value is out of its range; `epochs` are those of the recipe."""
-        check_choice("start.kind", self.kind, STARTS)
-        check_number("start.init_stream", self.init_stream, low=0)
-        check_choice("start.trains", self.trains, TRAINS)
-        if self.trains != "all" and self.kind != "shared":
-            raise ValueError(
-                f"start.trains={self.trains} leaves a trained network as it is, and start.kind={self.kind} "
-                "has none that is at its end: add start.kind=shared start.root=FOLDER, or leave it out"
-            )
-        if epochs == 0 and self.kind not in UNTRAINED:
-            raise ValueError(
-                f"train.epochs=0: at least 1 with start.kind={self.kind}, which has no trained network to evaluate as it is; 0 is of "
-                f"start.kind={' and '.join(UNTRAINED)}, with start.root=FOLDER"
-            )
-        check_number("start.stop_epoch", self.stop_epoch, low=1, below=epochs, null="train to the end")
-        if self.kind == "scratch" and self.root is not None:
-            raise ValueError(
-                f"start.root={self.root} is of no effect from scratch: add start.kind=shared, fork or path, or leave it out"
-            )
-        check_number("start.recalibrate", self.recalibrate, low=1)
-        if self.kind != "path" and self.recalibrate != StartConfig.recalibrate:
-            raise ValueError(
-                f"start.recalibrate={self.recalibrate} is of start.kind=path, and here it is {self.kind}: leave it out, or, as one of "
-                f"hydra.sweeper.final.overrides, put it back: start.recalibrate={StartConfig.recalibrate}"
-            )
-        if self.kind == "path" and self.root in (None, OF_STUDY):
-            raise ValueError(
-                f"start.kind=path with start.root={self.root}: give start.root=FOLDER of the trial that trained the supernet, a network "
-                "with choices such as placement.at={stage3:none|conv+pssa}"
-            )
-        if self.kind != "scratch" and self.root is None:
-            what = {
-                "shared": "FOLDER of a plain trial, or start.root=FILE of weights",
-                "fork": "FOLDER of a plain trial that was trained with start.stop_epoch",
-            }[self.kind]
-            raise ValueError(
-                f"start.kind={self.kind} needs a trained plain network: give start.root={what}; a design with "
-                "hydra.sweeper.design.start trains its roots itself"
-            )
-        if self.root not in (None, OF_STUDY) and not Path(str(self.root)).exists():
-            raise ValueError(f"start.root={self.root}: there is no such folder or file")
-        if self.kind != "scratch" and self.stop_epoch is not None:
-            raise ValueError(
-                f"start.stop_epoch={self.stop_epoch} is of a trunk, and start.kind={self.kind} goes on from one; leave it out"
             )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = 204
+MODULES = 210
 LINES = 43_700
 IMPORTS_IN_FUNCTIONS = 25
 LONGEST_FILE, LONG_FILE = 450, 300  # lines: of any file, and of nine in ten

@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from search import trial
 from search.app import application
-from search.config import fingerprint_of, recipe_hash, typed
+from search.config import typed
 from search.design.options import Design, design_of
 from search.design.trials import first_seed_of, first_seeds
+from search.fingerprint import fingerprint_of, recipe_hash
 from search.ledger.index import Index
 from search.ledger.metric import metrics_of
 from search.ledger.record import seeds_below

@@ -15,18 +15,18 @@ from search.data.memory import MemoryLoader
 from search.data.splits import Splits
 from search.data.stream import StreamLoader
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Any]  # tensors (B, ...), or lists of B where they are of several sizes
 
 
 class Loader(Protocol):
-    """Batches of one split: pairs of inputs and targets, on the device of the trial.
+    """Batches of one split: pairs of inputs and targets, tensors or lists, on the device of the trial.
 
     What is drawn for an image hangs on (seed, epoch, index of the image), the order on (seed, epoch): every arm of a study sees
     the same pixels, and no number of ranks, workers or steps done before changes one.
 
     Attributes:
         samples: images in one pass, of all ranks together.
-        labels: int64 (N,), of all images of the split.
+        labels: int64, of all images of the split (N,), or of all objects in them.
     """
 
     samples: int

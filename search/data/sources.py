@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 
-from search.ledger.metric import CLASSIFY, DETECTION, INSTANCES
+from search.ledger.metric import CLASSIFY, DETECTORS
 
 ENTRY_POINTS = "xvol.data"
-ANNOTATED_TASKS = (DETECTION, INSTANCES)
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def check_fits(task: str, name: str) -> None:
     What tasks of installed packages need is not known, and what they learn from is theirs to refuse.
     """
     annotated = [known for known, source in SOURCES.items() if source.annotated]
-    if task in ANNOTATED_TASKS and not source_of(name).annotated:
+    if task in DETECTORS and not source_of(name).annotated:
         raise ValueError(
             f"task={task} learns from objects with boxes, and the images of data.name={name} have a label each and no boxes. Take "
             f"data={', data='.join(annotated)}, or task=classify."
@@ -82,5 +81,5 @@ def check_fits(task: str, name: str) -> None:
     if task == CLASSIFY and source_of(name).annotated:
         raise ValueError(
             f"data.name={name} has pictures with several objects in them, and task=classify learns one label an image. Take "
-            f"task={' or task='.join(ANNOTATED_TASKS)}, or other data."
+            f"task={' or task='.join(DETECTORS)}, or other data."
         )

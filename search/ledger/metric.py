@@ -20,6 +20,7 @@ from xvol.allowed import meant
 
 ENTRY_POINTS = "xvol.metrics"
 DETECTION, INSTANCES = "detection", "instance_segmentation"
+DETECTORS = (DETECTION, INSTANCES)
 SCORE_PREFIX = "zero_cost."  # `zero_cost.synflow` names a score of the untrained network where metrics are named
 LATENCIES = ("latency_ms", "latency_fused_ms")
 NOT_ALONE = "?"

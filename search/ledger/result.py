@@ -53,7 +53,7 @@ class TrialResult:
         resumed_from: folder of the interrupted attempt whose saved state was continued, relative to the study's folder
             where it lies in there; None where this attempt began anew.
         seed: seeds initialisation, data order and augmentation; arms with equal seeds are paired.
-        start: "scratch"; "shared" or "fork", see `search.recipe.StartConfig`.
+        start: "scratch"; "shared" or "fork", see `search.starting.StartConfig`.
         root: folder of the trial, relative to the study's folder where it lies in there, or file, that the training started
             from; None from scratch. root_seed: the seed of that trial. Trials with equal roots belong together.
         sites: names of the modules that were replaced.

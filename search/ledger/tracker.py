@@ -89,11 +89,35 @@ class TrackedTrial:
 
 
 @dataclass(frozen=True)
+class Marked:
+    """An object in a picture.
+
+    Attributes:
+        box: x1, y1, x2, y2 in pixels.
+        label: number of its class, from 1.
+        score: of a prediction, 0 to 1; None of what is true.
+        mask: bool of (height, width).
+    """
+
+    box: tuple[float, float, float, float]
+    label: int
+    score: float | None = None
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Picture:
-    """An image, uint8 of (height, width, 3 or 1), and what is said of it."""
+    """An image, uint8 of (height, width, 3 or 1), and what is said of it.
+
+    Attributes:
+        objects: those that are in it, and those that a network sees, by "truth" and "prediction".
+        classes: names by the numbers of their classes.
+    """
 
     pixels: np.ndarray
     caption: str
+    objects: Mapping[str, Sequence[Marked]] = field(default_factory=dict)
+    classes: Mapping[int, str] = field(default_factory=dict)
 
 
 class Tracker:

@@ -15,6 +15,7 @@ from typing import Any
 
 import PIL.Image
 
+from search.ledger.pictures import overlays
 from search.ledger.result import TrialResult
 from search.ledger.secrets import mask, masked_tree
 from search.ledger.study_files import CHECKPOINT_FILE, TRUNK_FILE
@@ -88,7 +89,7 @@ class WandbRun(Tracker):
                 for number, each in enumerate(pictures):
                     file = Path(folder) / f"{number}.png"
                     PIL.Image.fromarray(each.pixels.squeeze()).save(file)
-                    images.append(loaded().Image(str(file), caption=each.caption))
+                    images.append(loaded().Image(str(file), caption=each.caption, **overlays(each)))
                 run.log({"predictions": images}, step=max(step, self._first))
 
         self._guarded(send)

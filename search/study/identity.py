@@ -17,8 +17,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, dist
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.config import is_late_default
 from search.design.trials import trained_on
+from search.fingerprint import is_late_default
 from search.ledger.metric import CLASSIFY
 from search.ledger.secrets import masked_tree
 from search.ledger.study_files import JOURNAL

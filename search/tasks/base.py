@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     from search.ledger.tracker import Picture
 
 ENTRY_POINTS = "xvol.tasks"
-TASKS = {"classify": "search.tasks.classify:Classify"}
+TASKS = {
+    "classify": "search.tasks.classify:Classify",
+    "detection": "search.tasks.detect:Detect",
+    "instance_segmentation": "search.tasks.detect:Segment",
+}
 
 
 class Diverged(RuntimeError):
@@ -84,6 +88,15 @@ class ShowsPredictions(Protocol):
 
     def pictures(self, inputs: Any, output: Any, target: Any, info: DataInfo) -> list[Picture]:
         """A picture for each of a batch, with what is true of it and what the network says."""
+        ...
+
+
+@runtime_checkable
+class MeasuresPart(Protocol):
+    """A task of whose network not all costs the same for every input."""
+
+    def measured(self, model: nn.Module, config: Config) -> nn.Module:
+        """The part of it that is counted, fused and timed, around the same layers: from tensors (B, C, H, W) to tensors."""
         ...
 
 

@@ -42,32 +42,43 @@ def build(config: Config, channels: int, classes: int, image_size: int) -> tuple
     Raises:
         ValueError: unknown backbone, branch, stage or site, or a site that cannot take its block.
     """
-    stream = config.start.init_stream
-    torch.manual_seed(key(config.seed, "stream", stream) if stream else config.seed)
-    model = _backbone(config, channels, classes)
-    input_size = (channels, image_size, image_size)
+    arguments = {"in_chans": channels, "num_classes": classes}
+    model = backbone(config, **arguments)
+    model, blocks, label = placed(config, model, (channels, image_size, image_size))
+    return model.train(), Architecture.make(
+        config.backbone.name, {**arguments, **config.backbone.kwargs}, blocks, label
+    )
+
+
+def placed(
+    config: Config, model: nn.Module, input_size: tuple[int, int, int]
+) -> tuple[nn.Module, dict[str, dict[str, Any]], str]:
+    """Place the blocks of `config` in a `backbone`; give the network, each site's canonical block, and the arm's readable name.
+
+    Args:
+        input_size: channels, height and width of one input.
+    """
     chosen, label = _chosen(config, model, input_size)
     if chosen:
         model = xvol.convert(model, chosen, input_size=input_size)
-    arguments = {"in_chans": channels, "num_classes": classes, **config.backbone.kwargs}
-    blocks = {site: spec.canonical() for site, spec in chosen.items()}
-    return model.train(), Architecture.make(config.backbone.name, arguments, blocks, label)
+    return model, {site: spec.canonical() for site, spec in chosen.items()}, label
 
 
-def _backbone(config: Config, channels: int, classes: int) -> nn.Module:
+def backbone(config: Config, **arguments: Any) -> nn.Module:
+    """The plain backbone of `config`, initialised from its seed, which is where the blocks that are placed go on drawing.
+
+    Args:
+        arguments: more of `timm.create_model`.
+    """
+    stream = config.start.init_stream
+    torch.manual_seed(key(config.seed, "stream", stream) if stream else config.seed)
     name = config.backbone.name
     if not timm.is_model(name):
         near = nearest(name, timm.list_models(), 5)
         hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
         raise ValueError(f"backbone.name={name}: timm knows no such model; {hint}")
     try:
-        model = timm.create_model(
-            name,
-            pretrained=config.backbone.pretrained,
-            num_classes=classes,
-            in_chans=channels,
-            **config.backbone.kwargs,
-        )
+        model = timm.create_model(name, pretrained=config.backbone.pretrained, **arguments, **config.backbone.kwargs)
     except TypeError as error:
         raise ValueError(f"backbone.kwargs={config.backbone.kwargs}: {name} does not take them ({error})") from None
     assert isinstance(model, nn.Module)
@@ -149,7 +160,7 @@ def check_low_res(model: nn.Module, input_size: tuple[int, int, int], recipe: Tr
 
 
 def start_from_file(model: nn.Module, weights: str, key: str = "backbone.weights") -> None:
-    """Load the tensors of a file, but for a head of another number of classes.
+    """Load the tensors of a file, but for a head of another number of classes; of a network without one, those that it has.
 
     Raises:
         ValueError: they are another network's; `key` of the config names the file.
@@ -159,11 +170,13 @@ def start_from_file(model: nn.Module, weights: str, key: str = "backbone.weights
     except Exception as error:  # a torn file fails in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{key}={weights}: cannot be read as a state dict ({reason})") from None
-    head = model.get_classifier()  # type: ignore[operator]  # timm's
-    of_head = [name for name, module in model.named_modules() if module is head]
-    own = model.state_dict()
+    own, of_head = model.state_dict(), []
+    needed = list(own)
+    if hasattr(model, "get_classifier"):
+        head = cast(Any, model).get_classifier()
+        of_head = [name for name, module in model.named_modules() if module is head]
+        needed = [name for name in {**own, **state} if name.rpartition(".")[0] not in of_head]
     fits = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    needed = [name for name in {**own, **state} if name.rpartition(".")[0] not in of_head]
     # old files lack the counts of batches
     wrong = [name for name in needed if name not in fits and not name.endswith(".num_batches_tracked")]
     if wrong:

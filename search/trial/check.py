@@ -15,8 +15,10 @@ from torch import nn
 import xvol
 from search.config import Config, typed
 from search.data.config import channels, image_size
+from search.data.images import DataInfo
 from search.objectives import check_scores, sense_of
-from search.recipe import OF_STUDY
+from search.starting import OF_STUDY
+from search.tasks.base import task_named
 from search.tasks.model import build, check_low_res
 from search.trial.measure import usable_device
 from search.trial.optim import check_average, make_optimizer
@@ -75,7 +77,7 @@ def check_network(config: Config) -> None:
         ValueError: as `check_trial`, but for the data.
     """
     input_size = channels(config.data), image_size(config.data), image_size(config.data)
-    model = _without_data(config, *input_size[:2])
+    model = _untrained(config, *input_size[:2])
     device = usable_device(config.device)
     check_form(model, config.train, device)
     tell_emulation(config.train.amp_type, device.type, torch.backends.cpu.get_cpu_capability())
@@ -140,10 +142,16 @@ def sites_of(config: Config) -> Sequence[xvol.Site]:
 def _sites(backbone: str, in_channels: int, size: int) -> Sequence[xvol.Site]:
     config = Config()
     config.backbone = replace(config.backbone, **json.loads(backbone))
-    return xvol.sites(_without_data(config, in_channels, size), input_size=(in_channels, size, size))
+    plain = build(_without_weights(config), in_channels, ANY_CLASSES, size)[0]
+    return xvol.sites(plain, input_size=(in_channels, size, size))
 
 
-def _without_data(config: Config, in_channels: int, size: int) -> nn.Module:
-    """A network of untrained weights; how many outputs it has, only the data say."""
-    plain = replace(config, backbone=replace(config.backbone, pretrained=False, weights=None))
-    return build(plain, in_channels, ANY_CLASSES, size)[0]
+def _untrained(config: Config, in_channels: int, size: int) -> nn.Module:
+    """A network of untrained weights as the task builds it; how many outputs it has, only the data say."""
+    classes = tuple(map(str, range(ANY_CLASSES)))
+    info = DataInfo(classes, in_channels, size, (0.0,) * in_channels, (1.0,) * in_channels, source="", digest="")
+    return task_named(config.task).model(_without_weights(config), info)[0]
+
+
+def _without_weights(config: Config) -> Config:
+    return replace(config, backbone=replace(config.backbone, pretrained=False, weights=None))

@@ -25,7 +25,8 @@ from search.ledger.result import TrialResult
 from xvol import XVolution2d
 
 VERSIONS = ("xvol", "torch", "timm")
-BY_VERSION = ("torch", "timm")  # their code is told by their versions
+BY_VERSION = ("torch", "timm", "torchvision")  # their code is told by their versions
+WHERE_USED = "torchvision"  # whose version counts where layers are of it
 OPERATOR = ("xvol.surgery", "xvol.placement", "xvol.probe")  # what builds, places, fuses, counts any block
 TRIAL = ("search.trial.run",)
 # These refuse, word, copy or fetch, and make no figure; what a source of images comes to is in the digest of the images.
@@ -107,7 +108,9 @@ def content_of(
             code[part] = _file_digest(file, os.stat(file).st_mtime_ns)
     versions = provenance()["versions"]
     names = frozenset(name for modules in parts.values() for name in modules)
-    return Content({name: versions.get(name) for name in VERSIONS}, code, data, *_commits(names))
+    used = {type(module).__module__.partition(".")[0] for module in model.modules()}
+    told = (*VERSIONS, WHERE_USED) if WHERE_USED in used else VERSIONS
+    return Content({name: versions.get(name) for name in told}, code, data, *_commits(names))
 
 
 def on_record(result: TrialResult) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def on_record(result: TrialResult) -> dict[str, Any]:
 def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """In words, what differs between two trials in what they were made by (`on_record`)."""
     said = []
-    for name in VERSIONS:
+    for name in (*VERSIONS, WHERE_USED):
         there, here = ((made.get("versions") or {}).get(name) for made in (earlier, now))
         if there != here:
             said.append(f"{name} was {there}, it is {here}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import xvol
 from search.recipe import MeasureConfig, TrainConfig
@@ -131,7 +131,7 @@ def measure(model: nn.Module, input_size: tuple[int, int, int], config: MeasureC
     model = model.eval()
     fused = xvol.fuse(model, input_size).eval()  # plain convolutions take their norms in too, in every arm alike
     with torch.no_grad():
-        scale = max(1.0, float(model(images).abs().max()))
+        scale = max(1.0, *(float(each.abs().max()) for each in tree_leaves(model(images))))
     error = xvol.fuse_error(model, fused, images)
     if not error <= config.fuse_tolerance * scale:
         raise RuntimeError(
@@ -223,7 +223,7 @@ def _step(training: TrainingTask, batch: tuple[Tensor, Tensor], config: TrainCon
     """Take one step; return the bytes of all storages that are kept for it."""
     model = cast(nn.Module, training.get_trainable_module())
     optimizer = make_optimizer(model, config)
-    inputs, targets = (part.to(device) for part in batch)
+    inputs, targets = tree_map_only(Tensor, lambda part: part.to(device), batch)
     saved: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:

@@ -158,14 +158,18 @@ def make_scheduler(optimizer: Optimizer, config: TrainConfig, steps: int) -> One
         return OneCycle(
             optimizer, max_lr=rates, total_steps=steps, pct_start=config.warmup_share or 1e-8, cycle_momentum=False
         )
-    cosine = config.schedule == "cosine" and steps > 1
-    warm = round(config.warmup_share * steps) if cosine else 0
+    name = config.schedule if config.schedule in ("cosine", "multistep") and steps > 1 else "constant"
+    warm = round(config.warmup_share * steps) if name != "constant" else 0
+    # its epochs are our updates; it lets the rate fall one before a milestone
+    ends = [round(end * steps / config.epochs) + 1 for end in config.decay_epochs] if name == "multistep" else []
     scheduler, _ = create_scheduler_v2(
         optimizer,
-        "cosine" if cosine else "constant",
-        num_epochs=max(1, steps - warm) if config.warmup_prefix else steps,  # its epochs are our updates
+        name,
+        num_epochs=max(1, steps - warm) if config.warmup_prefix else steps,
+        decay_milestones=ends,
+        decay_rate=config.decay_rate,
         warmup_epochs=warm,
-        warmup_prefix=config.warmup_prefix,
+        warmup_prefix=config.warmup_prefix and name != "multistep",
         warmup_lr=config.lr / (warm + 1) if config.warmup_lr is None else config.warmup_lr,
         min_lr=config.min_lr,
         step_on_epochs=False,

@@ -13,8 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from search.config import AUTO, BackboneConfig, BranchConfig, Config, PlacementConfig
+from search.data.config import image_size
 from search.data.sources import check_fits
-from search.ledger.metric import DETECTION, INSTANCES
+from search.detector import DetectorConfig, refuse_others
+from search.ledger.metric import DETECTORS
 from search.ledger.tracker import check_tracker
 from search.objectives import check_objectives, check_once
 from search.recipe import CHECKPOINTS, COCO_BACKENDS, TrainConfig
@@ -44,7 +46,13 @@ _BESIDE = (
 _MOOT_OF_RECIPE: tuple[tuple[tuple[str, ...], Callable[[TrainConfig], bool], str], ...] = (
     (("warmup", "warmup_epochs"), lambda t: t.schedule == "constant", "train.schedule=constant has no warm-up"),
     (("warmup",), lambda t: t.warmup_epochs is not None, "train.warmup_epochs says how long the warm-up is"),
-    (("warmup_lr", "warmup_prefix", "min_lr"), lambda t: t.schedule != "cosine", "it is of train.schedule=cosine"),
+    (
+        ("warmup_lr",),
+        lambda t: t.schedule not in ("cosine", "multistep"),
+        "it is of train.schedule=cosine and multistep",
+    ),
+    (("warmup_prefix", "min_lr"), lambda t: t.schedule != "cosine", "it is of train.schedule=cosine"),
+    (("decay_epochs", "decay_rate"), lambda t: t.schedule != "multistep", "it is of train.schedule=multistep"),
     (("ema_warmup",), lambda t: t.ema_decay is None, "train.ema_decay=null takes no average"),
     (("target_threshold", "bce_sum"), lambda t: t.loss != "bce", "it is of train.loss=bce"),
     (("mixup_prob", "mixup_mode", "mixup_off_epoch"), lambda t: not t.mixes, "train.mixup and train.cutmix are 0"),
@@ -68,6 +76,7 @@ def check_values(config: Config) -> None:
         )
     config.measure.check()
     check_judge(config)
+    check_detector(config)
     check_objectives(config.objectives, config.measure.zero_cost, config.task)
     if config.measure.latency_repeats == 0 and any(name.startswith("latency") for name in config.objectives):
         raise ValueError("objectives: latency is not measured with measure.latency_repeats=0; take at least 1")
@@ -88,13 +97,25 @@ def check_values(config: Config) -> None:
 
 def check_judge(config: Config) -> None:
     """Raise ValueError where what scores detections is not installed; nothing is imported."""
-    if config.task not in (DETECTION, INSTANCES):
+    if config.task not in DETECTORS:
         return
     for module in ("pycocotools", COCO_BACKENDS[config.measure.coco_backend]):
         if find_spec(module) is None:
             what = f"task={config.task} with measure.coco_backend={config.measure.coco_backend}"
             how = "xvol[detection]" if module == "pycocotools" else "faster-coco-eval"
             raise ValueError(f"{what}: {module} scores detections, and it is not installed: pip install '{how}'")
+
+
+def check_detector(config: Config) -> None:
+    """Raise ValueError for what a detector cannot be, or what means nothing to one; of other tasks, for what is a detector's alone."""
+    if config.task not in DETECTORS:
+        if config.detector != DetectorConfig():
+            raise ValueError(f"detector.* is of task={' and '.join(DETECTORS)}, and task={config.task}: leave it out")
+        return
+    config.detector.check(config.task, image_size(config.data))
+    refuse_others(config.task, train=config.train, data=config.data, measure=config.measure)
+    if config.start.kind == "path" or config.placement.alternatives:
+        raise ValueError(f"task={config.task}: supernets, and what starts from one, are of task=classify")
 
 
 def check_supernet(config: Config) -> None:

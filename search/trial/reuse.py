@@ -16,14 +16,14 @@ import torch
 from search.channel import Channel
 from search.config import Config
 from search.ledger.files import is_disk_full, write_whole
+from search.ledger.matches import FILES, PREDICTIONS
 from search.ledger.metric import SCORE_PREFIX, columns_on
 from search.ledger.record import Record, read_history
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
 from search.ledger.samples import SAMPLES_FILE, read_samples
 from search.ledger.study_files import TRUNK_FILE, run_in_words
 from search.trial.content import changes, on_record
-from search.trial.state import CHECKPOINT_FILE, keep_samples, load_checkpoint
-from search.trial.train import evaluate
+from search.trial.state import CHECKPOINT_FILE, keep_samples, load_checkpoint, read_test
 from search.trial.untrained import Untrained
 
 log = logging.getLogger("xvol")
@@ -68,6 +68,7 @@ def take_over(source: str, record: Record, config: Config, channel: Channel) -> 
             _link_kept(TRUNK_FILE, Path(source).parent, record.folder)
         if config.data.probe_size:
             _link_kept(SAMPLES_FILE, Path(source).parent, record.folder)
+        link_predictions(Path(source).parent, record.folder)
     except (ValueError, OSError) as error:
         log.warning("%s cannot stand for this trial (%s)", source, error)
         return False
@@ -106,9 +107,9 @@ def read_on_test(made: Untrained, device: torch.device, record: Record, channel:
         log.warning("%s: its network cannot be read on test (%s): it is trained again", folder, reason)
         return False
     _copy_figures(earlier, history, folder, record, channel)
-    test, amp = made.loaders.test, made.config.train.amp_type
-    record.result.metrics |= evaluate(network.to(device), test, made.evaluator("test", device), amp)
-    record.result.test_images = test.samples
+    link_predictions(folder, record.folder)
+    record.result.metrics |= read_test(network.to(device), made, device, record.folder)
+    record.result.test_images = made.loaders.test.samples
     keep_samples(made, network, device, record.folder)
     return True
 
@@ -147,6 +148,13 @@ def tell_outdated(channel: Channel, result: TrialResult) -> None:
         log.info("%s cannot stand for this trial (%s)", earlier, differs)
 
 
+def link_predictions(source: Path, target: Path) -> None:
+    """Keep what the trial in `source` has found in pictures in `target` too, where it has; OSError where the disk is full."""
+    for name in (*FILES.values(), *PREDICTIONS.values()):
+        if (source / name).is_file():
+            _link_kept(name, source, target)
+
+
 def _link_kept(name: str, source: Path, target: Path) -> None:
     """Keep a file in the folder `source` in the folder `target` too, without a second copy where that can be.
 
@@ -167,7 +175,9 @@ def _refuse_unfit(earlier: TrialResult, folder: Path, result: TrialResult, confi
         name for name in config.objectives if not name.startswith(SCORE_PREFIX) and result.value(name) is None
     ]
     scores = columns_on("val", config.task) + (columns_on("test", config.task) if result.phase == "final" else ())
-    missing = [name for name in dict.fromkeys((*needed, *scores)) if earlier.value(name) is None]
+    # an average precision of no objects is None, and was reached
+    names = [name for name in dict.fromkeys((*needed, *scores)) if name not in earlier.metrics]
+    missing = [name for name in names if earlier.value(name) is None]
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
     if keep and not (folder / CHECKPOINT_FILE).is_file():

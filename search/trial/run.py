@@ -22,7 +22,8 @@ from torch import nn
 
 import xvol
 from search.channel import Infeasible, InFlight, Pruned, Stopped, current
-from search.config import Config, fingerprint_of, recipe_hash, typed
+from search.config import Config, typed
+from search.fingerprint import fingerprint_of, recipe_hash
 from search.ledger.files import is_disk_full, write_atomic
 from search.ledger.metric import LATENCIES, chosen_by, columns_on, metric_named
 from search.ledger.record import Record
@@ -32,7 +33,7 @@ from search.ledger.study_files import run_in_words
 from search.ledger.tracker import Tracker
 from search.objectives import KNOWN_COSTS
 from search.slot import at_work, clock, off_work
-from search.tasks.base import Diverged, task_named
+from search.tasks.base import Diverged, Scores, task_named
 from search.trial.content import on_record
 from search.trial.measure import check_devices, device_name, measure, slot_name, synchronize, usable_device
 from search.trial.optim import check_average
@@ -41,7 +42,7 @@ from search.trial.ranks import Group
 from search.trial.refuse import check_ranks, check_values
 from search.trial.reuse import drop_weights, read_on_test, take_over, tell_outdated
 from search.trial.start import Root, forked, recalibrate, root_of, save_trunk, started
-from search.trial.state import Saver, adopt, begin, discard, keep_samples, save_checkpoint
+from search.trial.state import Saver, adopt, begin, discard, keep_samples, read_test, save_checkpoint
 from search.trial.tracking import show, tracked
 from search.trial.train import Epoch, Halted, Trainer, evaluate, formed, unformed
 from search.trial.untrained import Untrained, facts_for_admission, prepare
@@ -238,15 +239,14 @@ class _Trial:
         if config.start.kind == "path":
             recalibrate(self.made, self.device)
         self.made.add_scores(result, config.measure.zero_cost)
-        trained = self.train().evaluated if self.made.epochs else self.evaluated_as_it_is()
+        trained, scored = self.train().outcome() if self.made.epochs else self.evaluated_as_it_is()
+        scored.write(self.folder)
         network = unformed(trained, config.train, self.made.model)
         if loaders.test is not None:
-            result.metrics |= evaluate(
-                network, loaders.test, self.made.evaluator("test", self.device), config.train.amp_type
-            )
+            result.metrics |= read_test(network, self.made, self.device, self.folder)
             result.test_images = loaders.test.samples
         keep_samples(self.made, network, self.device, self.folder)
-        show(self.tracker, self.made, network, result.epochs)
+        show(self.tracker, self.made, network, result.epochs, self.folder)
         if self.device.type == "cuda":
             result.peak_memory_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
         if result.sites:
@@ -257,7 +257,7 @@ class _Trial:
             save_checkpoint(network, self.folder)
         timed = result.latency_ms is not None  # before training, since the study asked: that figure is what it judged
         wanted = replace(config.measure, latency_repeats=0) if timed else config.measure
-        costs = measure(network, self.made.input_size, wanted, config.seed)
+        costs = measure(self.made.measured(network), self.made.input_size, wanted, config.seed)
         for name, value in costs.columns().items():
             setattr(result, name, value)
         result.latency_batch = config.measure.latency_batch
@@ -291,15 +291,15 @@ class _Trial:
             self.train_epochs(trainer, past or before)
         return trainer
 
-    def evaluated_as_it_is(self) -> nn.Module:
-        """The network that a trial without training starts from, with its scores written down; its history stays empty."""
+    def evaluated_as_it_is(self) -> tuple[nn.Module, Scores]:
+        """The network that a trial without training starts from, and its evaluator. Scores are written down, the history stays empty."""
         start, recipe = clock(), self.config.train
         network = formed(copy.deepcopy(self.made.model), recipe, self.device)
-        scores = evaluate(network, self.made.loaders.val, self.made.evaluator("val", self.device), recipe.amp_type)
-        self.result.metrics |= scores
+        scored = self.made.evaluator("val", self.device)
+        self.result.metrics |= evaluate(network, self.made.loaders.val, scored, recipe.amp_type)
         self.result.train_seconds = clock() - start
         log.info("%s: evaluated as it is %s", self.name, _score(self.result, chosen_by(self.config.task)))
-        return network
+        return network, scored
 
     @contextlib.contextmanager
     def together(self, trainer: Trainer) -> Iterator[None]:
@@ -430,6 +430,8 @@ def _less_memory(config: Config) -> str:
 def _score(result: TrialResult, column: str) -> str:
     """E.g. "val 93.50%": a score in the log, a percentage as one."""
     metric, value = metric_named(column), result.metrics[column]
+    if value is None:  # of pictures without an object
+        return f"{metric.title} none"
     return f"{metric.split} {value:.2f}%" if metric.title.endswith("%") else f"{metric.title} {value:.4g}"
 
 

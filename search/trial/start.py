@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from torch.utils._pytree import tree_map_only
 from yaml import YAMLError
 
 import xvol
@@ -22,7 +23,7 @@ from search.data.keyed import keyed
 from search.ledger.files import refuse_newer, write_whole
 from search.ledger.result import RESULT_FILE, read_result
 from search.ledger.study_files import CHECKPOINT_FILE, TRUNK_FILE
-from search.recipe import OF_STUDY
+from search.starting import OF_STUDY
 from search.tasks.model import start_from_file
 from search.trial.state import load_checkpoint
 from search.trial.train import Trainer, autocast, take_state
@@ -247,7 +248,8 @@ def check_function(made: Untrained, plain: nn.Module) -> None:
                     nn.init.zeros_(parameter)
     inputs, _ = made.loaders.train.sample(COMPARED)
     with torch.no_grad():
-        ours, expected = silent(inputs.cpu()), copy.deepcopy(plain).eval()(inputs.cpu())
+        inputs = tree_map_only(Tensor, lambda each: each.cpu(), inputs)
+        ours, expected = silent(inputs), copy.deepcopy(plain).eval()(inputs)
     if not _equal(ours, expected):
         raise ValueError(
             "the converted network does not compute what the root does where its branches are silent: a branch changes what "

@@ -67,6 +67,15 @@ def keep_samples(made: Untrained, network: nn.Module, device: torch.device, fold
     write_samples(folder, {"index": index.numpy(), "part": splits.part_of(index), **arrays})
 
 
+def read_test(network: nn.Module, made: Untrained, device: torch.device, folder: Path) -> dict[str, float | None]:
+    """The scores of `network` on the test split, which is there; what its evaluators keep of it goes to `folder`."""
+    assert made.loaders.test is not None
+    scores = made.evaluator("test", device)
+    found = evaluate(network, made.loaders.test, scores, made.config.train.amp_type)
+    scores.write(folder)
+    return found
+
+
 def load_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read a state dict; only tensors are taken from the file, never code (`weights_only=True`).
 

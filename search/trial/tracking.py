@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from search.channel import Channel
-from search.ledger.metric import columns_on, metric_named
+from search.ledger.files import write_whole
+from search.ledger.metric import DETECTORS, columns_on, metric_named
+from search.ledger.pictures import drawn, sheet
 from search.ledger.result import TrialResult
 from search.ledger.secrets import mask, masked_tree
 from search.ledger.tracker import OF_WANDB, Picture, TrackedTrial, Tracker, TrackerConfig
@@ -26,6 +28,7 @@ STARTED = {"shared": "graft", "fork": "fork", "path": "path"}  # kinds of runs, 
 # columns of the result that are known before training, and what W&B's users group, filter and plot by
 BUILT = ("study", "trial", "phase", "arm", "arch_hash", "is_baseline", "sites", "branches", "params", "macs", "attempt")
 PICTURES = 8
+PICTURES_FILE = "predictions.png"
 
 
 def tracked(
@@ -75,15 +78,21 @@ def _tracker(config: TrackerConfig, trial: TrackedTrial) -> Tracker:
 
 
 @torch.no_grad()
-def show(tracker: Tracker, made: Untrained, network: nn.Module, step: int) -> None:
-    """Show the tracker what `network` makes of a few validation images, where it and the task can; the network's mode is restored."""
-    if not tracker.shows_pictures or not isinstance(made.task, ShowsPredictions):
+def show(tracker: Tracker, made: Untrained, network: nn.Module, step: int, folder: Path) -> None:
+    """Show the tracker what `network` makes of a few validation images, where it and the task can; the network's mode is restored.
+
+    Objects in pictures are drawn into `folder` too, which shows more than a score does.
+    """
+    if not isinstance(made.task, ShowsPredictions) or not (tracker.shows_pictures or made.config.task in DETECTORS):
         return
     inputs, target = (each[:PICTURES] for each in next(iter(made.loaders.val)))
     was_training = network.training
     output = network.eval()(inputs)
     network.train(was_training)
-    tracker.show(made.task.pictures(inputs, output, target, made.loaders.info), step)
+    pictures = made.task.pictures(inputs, output, target, made.loaders.info)
+    if made.config.task in DETECTORS:
+        write_whole(folder / PICTURES_FILE, lambda path: sheet(pictures).save(path, "PNG"))
+    tracker.show(pictures, step)
 
 
 class TensorBoard(Tracker):
@@ -115,7 +124,7 @@ class TensorBoard(Tracker):
 
         def write() -> None:
             for number, each in enumerate(pictures):
-                self._writer.add_image(f"predictions/{number}", each.pixels, step, dataformats="HWC")
+                self._writer.add_image(f"predictions/{number}", drawn(each), step, dataformats="HWC")
             lines = [f"{number}. {each.caption}" for number, each in enumerate(pictures)]
             self._writer.add_text("predictions", "\n".join(lines), step)
 

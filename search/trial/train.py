@@ -20,10 +20,10 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
 from search.data.keyed import key, reseed, restored
-from search.data.loaders import Loader
+from search.data.loaders import Batch, Loader
 from search.recipe import TrainConfig
 from search.slot import clock, give_way
-from search.tasks.base import Diverged, Evaluator
+from search.tasks.base import Diverged, Evaluator, Scores
 from search.trial.optim import Average, hand_over, make_optimizer, make_scheduler
 from search.trial.ranks import Group, Ranks, Statistics
 
@@ -97,8 +97,8 @@ class Trainer:
         self,
         training: TrainingTask,
         train: Loader,
-        val: Iterable[tuple[Tensor, Tensor]],
-        scores: Callable[[], Evaluator],
+        val: Iterable[Batch],
+        scores: Callable[[], Scores],
         config: TrainConfig,
         seed: int = 0,
         halt: Callable[[], bool] = lambda: False,
@@ -120,6 +120,7 @@ class Trainer:
             training.compile()  # around `model`, which stays as it is and is what is evaluated and saved
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.amp_type == "float16")
         self._ranks, self._statistics = Ranks(), Statistics(self.model if config.accumulate > 1 else nn.Identity())
+        self._scored: Scores | None = None
         self._done = self._steps = 0  # finished epochs; steps of the running one
         self._total = torch.zeros((), device=self._device)  # of the running epoch's losses
         self._seconds = 0.0  # that the running epoch took before it was interrupted
@@ -129,6 +130,13 @@ class Trainer:
         """The network that scores are of: the average of the weights where the recipe keeps one."""
         average: Any = self._training.get_trainable_module(ema=True)
         return self.model if average is None else cast(nn.Module, average.module)
+
+    def outcome(self) -> tuple[nn.Module, Scores]:
+        """The network that scores are of, and the evaluator of the last pass over the validation split."""
+        if self._scored is None:  # a trainer that was put at the end of the last epoch
+            self._scored = self._scores()
+            evaluate(self.evaluated, self._val, self._scored, self.config.amp_type)
+        return self.evaluated, self._scored
 
     def join(self, group: Group) -> None:
         """Train on as one rank of a group, from where rank 0 stands; `train` gives this rank's part of each batch."""
@@ -159,7 +167,8 @@ class Trainer:
             scores: dict[str, float | None] = {}
             is_due = number % self.config.eval_every == 0 or number == self._last
             if is_due and self._ranks.rank == 0:  # whose scores are then those of one process, to the last bit
-                scores = evaluate(self.evaluated, self._val, self._scores(), self.config.amp_type)
+                self._scored = self._scores()
+                scores = evaluate(self.evaluated, self._val, self._scored, self.config.amp_type)
             self._done, self._steps, self._seconds, self._total = number, 0, 0.0, torch.zeros_like(self._total)
             rate = max(float(group["lr"]) for group in self._optimizer.param_groups)  # that of the head
             yield Epoch(number, loss, scores, rate, clock() - start)
@@ -241,7 +250,7 @@ class Trainer:
         if self._ranks.halts(self._halt):
             raise Halted(number, self._steps)
 
-    def _step(self, number: int, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _step(self, number: int, inputs: Any, targets: Any) -> Tensor:
         """One update; the mean loss of its parts, those of all ranks."""
         ranks, count = self._ranks, self.config.accumulate
         self._optimizer.zero_grad(set_to_none=True)
@@ -298,7 +307,7 @@ def take_state(model: nn.Module, plain: Mapping[str, Tensor], names: Mapping[str
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], evaluator: Evaluator, amp_type: str | None = None
+    model: nn.Module, batches: Iterable[Batch], evaluator: Evaluator, amp_type: str | None = None
 ) -> dict[str, float | None]:
     """Score `model` on all of `batches` under `autocast`; the model's mode is restored.
 
@@ -307,8 +316,9 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
+    device = next(model.parameters()).device
     for inputs, targets in batches:
-        with autocast(inputs.device, amp_type):
+        with autocast(device, amp_type):
             output = model(inputs)
         evaluator.update(output, targets)
         give_way()

@@ -25,7 +25,7 @@ from search.ledger.result import TrialResult
 from search.objectives import CHEAP_COSTS, check_costs
 from search.recipe import TrainConfig
 from search.slot import idle
-from search.tasks.base import Scores, Task, task_named
+from search.tasks.base import MeasuresPart, Scores, Task, task_named
 from search.tasks.model import train_blocks_alone, whiten
 from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb
@@ -59,6 +59,11 @@ class Untrained:
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of one input."""
         return self.task.probe_input(self.loaders.info)
+
+    def measured(self, network: nn.Module | None = None) -> nn.Module:
+        """What of the network, or of `network` in its place, is counted, fused and timed: all of it, if its task says nothing else."""
+        whole = self.model if network is None else network
+        return self.task.measured(whole, self.config) if isinstance(self.task, MeasuresPart) else whole
 
     @property
     def learns(self) -> bool:
@@ -127,10 +132,11 @@ class Untrained:
         check_costs(sorted(wanted))
         wanted |= {name for name in self.config.objectives if name in CHEAP_COSTS}
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            fused = xvol.fuse(self.model, self.input_size)
-            result.params, result.params_fused = xvol.count_params(self.model), xvol.count_params(fused)
+            part = self.measured()
+            fused = xvol.fuse(part, self.input_size)
+            result.params, result.params_fused = xvol.count_params(part), xvol.count_params(fused)
             result.macs, result.macs_fused = (
-                xvol.count_macs(self.model, self.input_size),
+                xvol.count_macs(part, self.input_size),
                 xvol.count_macs(fused, self.input_size),
             )
             if wanted.intersection(LATENCIES):
@@ -154,7 +160,7 @@ class Untrained:
             )
         generator = torch.Generator().manual_seed(self.config.seed)
         images: Tensor = torch.randn(wanted.latency_batch, *self.input_size, generator=generator).to(device)
-        plain, fused = copy.deepcopy(self.model).to(device).eval(), fused.to(device).eval()
+        plain, fused = copy.deepcopy(self.measured()).to(device).eval(), fused.to(device).eval()
         for pause in (*PAUSES, None):
             measured = latency(plain, fused, images, wanted.latency_repeats)
             if measured.latency_exclusive or not judged:

@@ -32,6 +32,7 @@ OPTIONS = sorted(
 EXPERIMENTS = sorted(path.stem for path in (FOLDER / "experiment").glob("*.yaml"))
 OF_THE_STUDY = ("sampler", "pruner", "space")
 REQUIRED = {key: ["data.path=/nowhere"] for key in ("folder", "image_folder", "tar", "hfds")}
+REQUIRED["small"] = ["task=detection", "data=digit_scenes", "train=proxy/scenes"]
 REQUIRED["coco"] = ["data.path=/nowhere", "data.train=train.json"]
 
 

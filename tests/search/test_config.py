@@ -20,12 +20,10 @@ from search.config import (
     Architecture,
     Config,
     config_folder,
-    fingerprint_of,
-    is_late_default,
-    recipe_hash,
     register,
     typed,
 )
+from search.fingerprint import fingerprint_of, is_late_default, recipe_hash
 from search.ledger.files import digest
 from search.recipe import TrainConfig
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from search.objectives import ZERO_COST, check_objectives
-from search.recipe import SCHEDULES, MeasureConfig, StartConfig, TrainConfig
+from search.recipe import SCHEDULES, MeasureConfig, TrainConfig
+from search.starting import StartConfig
 
 
 @pytest.mark.parametrize(
@@ -57,8 +58,18 @@ def test_a_value_out_of_its_range_is_named_with_what_is_allowed(name: str, value
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_values_at_their_borders_are_allowed(schedule: str) -> None:
-    TrainConfig(epochs=1, schedule=schedule, warmup=0.0, ema_decay=None, label_smoothing=0.0, clip_grad=None).check()
+    ends = [0.5] if schedule == "multistep" else []
+    given = TrainConfig(epochs=1, schedule=schedule, decay_epochs=ends, warmup=0.0, ema_decay=None, clip_grad=None)
+    given.check()
     TrainConfig(ema_decay=0.0, warmup=0.999, weight_decay=0.0, momentum=0.0).check()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "ends"), [("multistep", []), ("cosine", [1.0]), ("multistep", [2.0, 1.0]), ("multistep", [4.0])]
+)
+def test_where_the_rate_falls_goes_with_multistep_alone(schedule: str, ends: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"train\.decay_epochs=.*(ascending|below 4)"):
+        TrainConfig(epochs=4, schedule=schedule, decay_epochs=ends).check()
 
 
 def test_a_batch_that_cannot_be_cut_or_mixed_is_told() -> None:

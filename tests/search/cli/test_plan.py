@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import xvol
 from search.cli.plan import main
 from search.cli.planned import earlier_runs, finished_seeds, noise_of, seconds_of
-from search.config import config_folder, fingerprint_of, recipe_hash, typed
+from search.config import config_folder, typed
 from search.design.options import KINDS, DesignOptions, check_design, design_of
 from search.design.trials import first_seed_of, first_seeds
+from search.fingerprint import fingerprint_of, recipe_hash
 from search.ledger.result import TrialResult, write_result
 from search.ledger.study_files import CONTROL, Cell
 from search.space.parameters import parse_space

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from search.channel import Channel, opened
-from search.config import Config, recipe_hash, typed
+from search.config import Config, typed
+from search.fingerprint import recipe_hash
 from search.ledger.result import read_result
 from search.trial.run import run_trial
 from search.trial.state import CHECKPOINT_FILE, load_checkpoint, save_checkpoint

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 import xvol
-from search.config import recipe_hash, typed
+from search.config import typed
+from search.fingerprint import recipe_hash
 from search.ledger.provenance import Checkout
 from search.trial import content as module
 from search.trial.content import Content, changes, content_of

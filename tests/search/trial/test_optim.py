@@ -84,10 +84,11 @@ def test_an_argument_that_the_optimiser_does_not_take_is_refused(
         check_trial(config)
 
 
-@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "multistep", "constant"])
 def test_the_rate_decays_from_layer_to_layer(schedule: str) -> None:
     model = timm.create_model("xvol_proxy_resnet", num_classes=10)
-    config = TrainConfig(layer_decay=0.5, schedule=schedule, warmup=0.0, lr=0.4)
+    ends = [2.0] if schedule == "multistep" else []
+    config = TrainConfig(layer_decay=0.5, schedule=schedule, decay_epochs=ends, warmup=0.0, lr=0.4)
     optimizer = make_optimizer(model, config)
     make_scheduler(optimizer, config, 100)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -130,6 +131,17 @@ def test_cosine_has_a_linear_warm_up() -> None:
     assert 0 < lr[-1] < 1e-3
 
 
+def test_multistep_falls_where_it_is_told_to_and_has_a_linear_warm_up() -> None:
+    ends = [1.5, 3.0]
+    lr = rates(
+        TrainConfig(epochs=4, lr=1.0, schedule="multistep", decay_epochs=ends, warmup_epochs=0.5, warmup_lr=0.1), 40
+    )
+    assert lr[:6] == pytest.approx([0.1 + 0.9 * step / 5 for step in range(6)])
+    assert lr[6:15] == [1.0] * 9
+    assert lr[15:30] == pytest.approx([0.1] * 15)
+    assert lr[30:] == pytest.approx([0.01] * 10)
+
+
 def test_a_warm_up_by_epochs_is_timms() -> None:
     config = TrainConfig(
         epochs=10, lr=1.0, schedule="cosine", warmup_epochs=2, warmup_lr=0.1, warmup_prefix=False, min_lr=0.01
@@ -161,7 +173,7 @@ def test_constant_stays() -> None:
     assert rates(TrainConfig(lr=0.3, schedule="constant"), 5) == [0.3] * 5
 
 
-@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["onecycle", "cosine", "multistep", "constant"])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_few_steps_learn_something(schedule: str, steps: int) -> None:
     lr = rates(TrainConfig(lr=0.3, schedule=schedule), steps)

@@ -139,7 +139,7 @@ def test_a_key_with_an_effect_anywhere_is_left_alone() -> None:
 
 WRONG = [
     ("train.epochs=0", r"train\.epochs=0: at least 1"),
-    ("train.schedule=step", "onecycle, cosine, constant"),
+    ("train.schedule=step", "onecycle, cosine, multistep, constant"),
     ("train.amp=half", r"train\.amp=half: allowed are false, true, bfloat16, float16"),
     ("backbone.weights=gone.pt", r"backbone\.weights=gone\.pt: there is no such file"),
     ("train.accumulate=3", r"train\.accumulate=3 does not divide data\.batch_size="),

@@ -1,0 +1,167 @@
+"""Trials of detection and instance segmentation, whole: trained, judged, measured, stopped, continued and started from others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from search.config import config_folder, typed
+from search.ledger.result import read_result
+from search.trial.check import check_trial
+from search.trial.refuse import check_values
+from search.trial.start import root_of
+from search.trial.state import load_checkpoint
+from search.trial.untrained import prepare
+
+from .conftest import Small
+from .test_state import Halting, curve, stop, train
+
+SCENES = (
+    *("data.name=digit_scenes", "data.image_size=64", "data.train_size=24", "data.val_size=6", "data.test_size=5"),
+    *("data.batch_size=4", "data.eval_batch_size=4", "data.flip=true", "train.opt=adamw", "train.lr=0.001"),
+    *("train.clip_grad=5", "train.ema_decay=null", "checkpoint=always", "measure.latency_batch=1"),
+)
+COLUMNS = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100"]
+
+
+@pytest.fixture(scope="module")
+def scenes(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """A config of a small trial on digits in photographs."""
+    root = tmp_path_factory.mktemp("scenes")
+    heads = OmegaConf.load(config_folder() / "detector/small.yaml")
+
+    def make(task: str, *overrides: str) -> DictConfig:
+        config = OmegaConf.merge(
+            small(f"task={task}", *SCENES, f"data.root={root}", f"objectives=[val_{NAMED[task]}_ap]"),
+            {"detector": heads},
+            OmegaConf.from_dotlist(list(overrides)),
+        )
+        assert isinstance(config, DictConfig)
+        return config
+
+    return make
+
+
+def assert_equal_trials(one: Path, other: Path) -> None:
+    weights, others = (load_checkpoint(folder / "checkpoint.pt") for folder in (one, other))
+    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+    assert curve(one) == curve(other)
+    assert (one / "predictions.json").read_text() == (other / "predictions.json").read_text()
+    assert read_result(one / "result.json").metrics == read_result(other / "result.json").metrics
+
+
+def final() -> Halting:
+    channel = Halting()
+    channel.phase = "final"
+    return channel
+
+
+NAMED = {"detection": "box", "instance_segmentation": "mask"}
+
+
+@pytest.mark.parametrize("task", NAMED)
+def test_a_trial_is_trained_judged_fused_and_measured(scenes: Small, tmp_path: Path, task: str) -> None:
+    result = train(scenes(task, "placement.policy=stage3"), tmp_path)
+    kinds = ("box", "mask") if task == "instance_segmentation" else ("box",)
+    assert {name for name in result.metrics if name.startswith("val_")} == {
+        f"val_{kind}_{column}" for kind in kinds for column in COLUMNS
+    }
+    assert result.metrics["val_box_ap_large"] is None  # in 64 pixels nothing is
+    assert result.arm == "stage3: conv+pssa"
+    assert (result.val_images, result.test_images) == (6, None)
+    assert None not in (result.latency_ms, result.latency_fused_ms, result.dose, result.fuse_error)
+    assert result.macs > 100 * result.params  # heads over a fixed number of boxes
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    assert {"image_id", "category_id", "bbox", "score"} <= set(found[0])
+    assert ("segmentation" in found[0]) == (task == "instance_segmentation")
+    with Image.open(tmp_path / "predictions.png") as sheet:
+        assert min(sheet.size) > 500
+
+
+def test_the_final_phase_reads_the_test_pictures(scenes: Small, tmp_path: Path) -> None:
+    result = train(scenes("detection"), tmp_path, final())
+    assert result.test_images == 5
+    assert result.metrics["test_box_ap"] is not None
+    assert (tmp_path / "predictions_test.json").is_file()
+
+
+def test_what_is_stopped_goes_on_bit_by_bit(scenes: Small, tmp_path: Path) -> None:
+    config = scenes("instance_segmentation", "train.epochs=2", "placement.policy=stage3", "train.accumulate=2")
+    train(config, tmp_path / "whole")
+    stop(config, tmp_path / "stopped", Halting(9))
+    train(config, tmp_path / "again", Halting(attempt=2, resume_from=str(tmp_path / "stopped")))
+    assert_equal_trials(tmp_path / "whole", tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one_bit_by_bit(scenes: Small, tmp_path: Path) -> None:
+    config = ("instance_segmentation", "placement.policy=stage3", "train.accumulate=2")
+    train(scenes(*config), tmp_path / "one")
+    train(scenes(*config, "ranks=2"), tmp_path / "two")
+    assert_equal_trials(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_trained_detector_is_gone_on_with_by_graft_and_by_fork(scenes: Small, tmp_path: Path) -> None:
+    train(scenes("instance_segmentation", "train.epochs=2", "start.stop_epoch=1"), tmp_path / "trunk")
+    for kind in ("shared", "fork"):
+        start = (f"start.kind={kind}", f"start.root={tmp_path / 'trunk'}", "train.epochs=2")
+        config = scenes("instance_segmentation", *start, "placement.policy=stage3")
+        made = prepare(typed(config))
+        assert root_of(made.config, None) is not None
+        result = train(config, tmp_path / kind)  # which asserts that it begins as the function of its root
+        assert (result.start, result.epochs) == (kind, 2)
+
+
+def test_a_classifiers_weights_begin_a_detectors_backbone(scenes: Small, small: Small, tmp_path: Path) -> None:
+    train(small("data.channels=3", "checkpoint=always"), tmp_path / "classifier")
+    weights = f"backbone.weights={tmp_path / 'classifier/checkpoint.pt'}"
+    made = prepare(typed(scenes("detection", weights, "placement.policy=stage3")))
+    scratch = prepare(typed(scenes("detection")))
+    name = "backbone.body.conv1.weight"
+    assert not made.model.state_dict()[name].equal(scratch.model.state_dict()[name])
+    assert made.content.code["weights"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.mixup=0.2"], r"train\.mixup=0\.2 is of task=classify"),
+        (["measure.zero_cost=[naswot]"], r"measure\.zero_cost=\['naswot'\] is of task=classify"),
+        (["detector.head=yolo"], r"detector\.head=yolo: allowed are rcnn, fcos, retinanet"),
+        (["detector.head=fcos"], r"detector\.head=fcos has no masks"),
+        (["detector.max_size=32"], r"detector\.max_size=32: .*at least 64"),
+        (["detector.train_sizes=[48]"], r"ascending to data\.image_size=64"),
+        (["placement.at.stage3=none|conv+pssa", "train.accumulate=2"], r"supernets"),
+    ],
+)
+def test_what_a_detector_cannot_be_is_told(scenes: Small, overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_values(typed(scenes("instance_segmentation", *overrides)))
+
+
+def test_a_detectors_keys_mean_nothing_to_a_classifier(small: Small) -> None:
+    with pytest.raises(ValueError, match=r"detector\.\* is of task=detection and instance_segmentation"):
+        check_values(typed(small("detector.proposals=3")))
+
+
+def test_a_study_is_told_what_it_would_train(scenes: Small) -> None:
+    facts = check_trial(scenes("detection", "placement.policy=stage3"))
+    assert facts["senses"] == {"val_box_ap": "maximize"}
+    assert facts["arm"] == "stage3: conv+pssa"
+
+
+def test_a_trial_is_taken_over_with_what_it_found_though_nothing_large_was_there(scenes: Small, tmp_path: Path) -> None:
+    config = scenes("detection")
+    first = train(config, tmp_path / "first")
+    source = str(tmp_path / "first/result.json")
+    channel = Halting()
+    channel.admit = lambda fingerprint, facts: source  # type: ignore[method-assign]
+    again = train(config, tmp_path / "again", channel)
+    assert again.reused_from is not None
+    assert again.metrics == first.metrics
+    assert (tmp_path / "again/matches.npz").read_bytes() == (tmp_path / "first/matches.npz").read_bytes()
