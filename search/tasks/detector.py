@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -29,6 +29,7 @@ from xvol.stages import find_stages
 
 LEAST_STRIDE = 4
 RATIOS = (0.5, 1.0, 2.0)  # of a box's height to its width
+OCTAVE = 3  # sizes of retinanet's anchors from one level to the next
 BOX_CELLS, MASK_CELLS, SAMPLES = 7, 14, 2  # of what is pooled from a box, a side, and points in a cell, a side
 CANONICAL_LEVEL = 4  # log2 of its stride
 
@@ -104,7 +105,7 @@ def _detector(config: Config, info: DataInfo, body: nn.Module, masks: bool) -> n
         return FCOS(pyramid, classes, anchor_generator=anchors, **kept, **common)
     sides = [wanted.anchor_scale * stride for stride in strides]
     if wanted.head == "retinanet":
-        octaves = tuple(tuple(round(side * 2 ** (third / 3)) for third in range(3)) for side in sides)
+        octaves = tuple(tuple(round(side * 2 ** (part / OCTAVE)) for part in range(OCTAVE)) for side in sides)
         anchors = AnchorGenerator(octaves, (RATIOS,) * len(octaves))
         kept = {"topk_candidates": wanted.candidates, "detections_per_img": wanted.detections}
         return RetinaNet(pyramid, classes, anchor_generator=anchors, **kept, **common)
@@ -143,6 +144,16 @@ def _detector(config: Config, info: DataInfo, body: nn.Module, masks: bool) -> n
     for part in (model.rpn, model.roi_heads):
         part.fg_bg_sampler = Sampler(part.fg_bg_sampler.batch_size_per_image, part.fg_bg_sampler.positive_fraction)
     return cast(nn.Module, model)
+
+
+def classes_of(head: str, state: Mapping[str, Tensor]) -> int:
+    """How many classes the detector with these weights tells apart, without the background; KeyError of the tensor that is missing."""
+    layer, boxes = {
+        "rcnn": ("roi_heads.box_predictor.cls_score.weight", 1),
+        "fcos": ("head.classification_head.cls_logits.weight", 1),
+        "retinanet": ("head.classification_head.cls_logits.weight", OCTAVE * len(RATIOS)),
+    }[head]
+    return len(state[layer]) // boxes - 1
 
 
 def _levels(config: Config, body: nn.Module) -> list[int]:

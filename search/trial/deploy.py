@@ -1,10 +1,14 @@
-"""A trial's network as one file: rebuilt from its config, with its weights, fused to deploy or as trained, and compared."""
+"""A trial's network as one file: rebuilt from its config, with its weights, fused to deploy or as trained, and compared.
+
+Of a detector `.onnx` and `.pt2` hold backbone and pyramid alone: shapes in its heads depend on what is in a picture.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import warnings
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,23 +18,34 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.fx.experimental import _config
+from torch.utils._pytree import tree_leaves
 from yaml import YAMLError
 
 import xvol  # before timm: it mends a CPU torch, and has its own models registered
 
 # isort: split
 import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from search.config import AUTO, Config, typed
 from search.data.config import channels, image_size
+from search.data.images import DataInfo
 from search.ledger.files import write_whole
+from search.ledger.metric import DETECTORS, INSTANCES
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
+from search.tasks.detector import build_detector, classes_of
 from search.tasks.model import build
 from search.trial.state import CHECKPOINT_FILE, load_checkpoint
 
 FORMS = ("deploy", "train")
 MOST_INLINE_BYTES = 1_900_000_000  # protobuf, which an ONNX file is, ends at 2 GiB, and the graph needs room too
-SHAPES_NETWORK = ("backbone", "placement", "branch", "data", "seed", "start")
+SHAPES_NETWORK = ("backbone", "placement", "branch", "data", "seed", "start", "task", "detector")
+
+_PART = (
+    "in the file: backbone and pyramid, from normalised images to named maps; the heads are not in it, for shapes in them depend on "
+    "what is in a picture (--out *.pth has their weights)"
+)
+_ALL = "in the file: the whole detector; the line above counts and compares its backbone and pyramid"
 
 
 def export_trial(folder: Path, out: Path, *, form: str = "deploy", fixed_size: bool = False) -> str:
@@ -41,7 +56,7 @@ def export_trial(folder: Path, out: Path, *, form: str = "deploy", fixed_size: b
         fixed_size: height and width are those of the trial's images and no others. N is always free.
 
     Returns:
-        What was written and the largest errors, in words.
+        What was written and the largest errors, in words; of a detector also what of it is in the file.
 
     Raises:
         ValueError: `form` is another, `folder` is no trial or kept no weights, they are of another network, a
@@ -60,16 +75,21 @@ def export_trial(folder: Path, out: Path, *, form: str = "deploy", fixed_size: b
             "keeps the weights of every trial (checkpoint=final: of final and single ones)"
         )
     state = load_checkpoint(path)
-    model, size = _rebuild(config, state, result, folder)
+    whole, size = _rebuild(config, state, result, folder)
+    finds = config.task in DETECTORS
+    network = whole.get_submodule("backbone") if finds else whole
     images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
     if form == "train":
-        told = f"as trained, {xvol.count_params(model)} params"
-        written = _write(model, images, out, fixed_size, form)
+        told = f"as trained, {xvol.count_params(network)} params"
     else:
-        told = str(xvol.fuse_report(model, images, plain=True))
-        written = _write(xvol.fuse(model, size).eval(), images, out, fixed_size, form)
+        told = str(xvol.fuse_report(network, images, plain=True))
+        network = xvol.fuse(network, size).eval()
+    if out.suffix == ".pth" and finds:
+        whole.set_submodule("backbone", network)
+        network = whole
+    written = _write(network, images, out, fixed_size, form)
     lines = [f"{folder}: {f'{result.arm}, ' if result else ''}{told}", f"written: {out}{written}"]
-    return "\n".join([*lines, *_other_torch(result)])
+    return "\n".join([*lines, *([_ALL if out.suffix == ".pth" else _PART] if finds else []), *_other_torch(result)])
 
 
 def _trial(folder: Path) -> tuple[Config, TrialResult | None]:
@@ -101,9 +121,16 @@ def _why_no_weights(result: TrialResult | None) -> str:
 def _rebuild(
     config: Config, state: dict[str, Tensor], result: TrialResult | None, folder: Path
 ) -> tuple[nn.Module, tuple[int, int, int]]:
-    """The network in eval mode with its weights, and the (C, H, W) of its images."""
+    """The network in eval mode with its weights, and the (C, H, W) of its images; of a detector, of those its backbone takes."""
     size = (channels(config.data), image_size(config.data), image_size(config.data))
-    model, architecture = build(config, size[0], _classes(config, state, folder), size[1])
+    classes = _classes(config, state, folder)
+    if config.task in DETECTORS:
+        named, normal = tuple(map(str, range(classes))), (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        size = (3, *size[1:])
+        info = DataInfo(named, *size[:2], *normal, source="", digest="")
+        model, architecture = build_detector(config, info, masks=config.task == INSTANCES)
+    else:
+        model, architecture = build(config, size[0], classes, size[1])
     if result is not None and result.arch_hash not in (None, architecture.hash):
         raise ValueError(
             f"{folder}: its config builds architecture {architecture.hash} here, the trial trained {result.arch_hash}; "
@@ -118,6 +145,11 @@ def _rebuild(
 
 def _classes(config: Config, state: dict[str, Tensor], folder: Path) -> int:
     """Number of classes: the rows of the last layer, so that no data have to be loaded."""
+    if config.task in DETECTORS:
+        try:
+            return classes_of(config.detector.head, state)
+        except KeyError as error:
+            raise ValueError(f"{folder}: the weights lack {error.args[0]}, of the detector's head") from None
     pretrained = timm.get_pretrained_cfg(config.backbone.name)
     last = getattr(pretrained, "classifier", None)
     name = last if isinstance(last, str) else (last or ("fc",))[0]
@@ -132,6 +164,11 @@ def _write(network: nn.Module, images: Tensor, out: Path, fixed_size: bool, form
         state = {name: value.detach() for name, value in network.state_dict().items()}
         write_whole(out, lambda path: torch.save(state, path))
         return f", the state dict of the {form} form"
+    with torch.no_grad():
+        expected = network(images)
+    named = isinstance(expected, dict)  # a pyramid's maps
+    names, what = ([f"map_{name}" for name in expected], "maps") if named else (["logits"], "logits")
+    outputs: list[Tensor] = tree_leaves(expected)
     beside = ""
     free = torch.export.Dim.DYNAMIC
     shapes = ({0: free} if fixed_size else {0: free, 2: free, 3: free},)
@@ -144,19 +181,22 @@ def _write(network: nn.Module, images: Tensor, out: Path, fixed_size: bool, form
                 write_whole(out, lambda path: torch.export.save(program, path))
             else:
                 onnx = torch.onnx.export(
-                    program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
+                    program, dynamo=True, verbose=False, input_names=["images"], output_names=names
                 )
                 assert onnx is not None
                 beside = _save_onnx(onnx, network, out)
         except (RuntimeError, ValueError) as error:
             hint = "" if fixed_size else "; --fixed-size asks for less"
             raise ValueError(f"torch {torch.__version__} cannot trace the network: {error}{hint}") from None
-    with torch.no_grad():
-        expected = network(images)
-        if out.suffix == ".pt2":
-            error_pt2 = float((program.module()(images) - expected).abs().max())
-            return f", logits differ by {error_pt2:.1e} from the {form} form"
-    return beside + _checked_in_onnxruntime(out, images, expected, form)
+    if out.suffix == ".pt2":
+        with torch.no_grad():
+            differ = _largest_difference(tree_leaves(program.module()(images)), outputs)
+        return f", {what} differ by {differ:.1e} from the {form} form"
+    return beside + _checked_in_onnxruntime(out, images, outputs, what, form)
+
+
+def _largest_difference(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
+    return max(float((one - other).abs().max()) for one, other in zip(ours, theirs, strict=True))
 
 
 def _save_onnx(onnx: Any, network: nn.Module, out: Path) -> str:
@@ -176,14 +216,14 @@ def _sizes_of_one_allowed() -> contextlib.AbstractContextManager[Any]:
     return patch(backed_size_oblivious=True) if hasattr(_config, "backed_size_oblivious") else contextlib.nullcontext()
 
 
-def _checked_in_onnxruntime(out: Path, images: Tensor, expected: Tensor, form: str) -> str:
+def _checked_in_onnxruntime(out: Path, images: Tensor, expected: list[Tensor], what: str, form: str) -> str:
     try:
         onnxruntime: Any = import_module("onnxruntime")  # optional, and without types
     except ImportError:
         return ", not checked: onnxruntime is not installed"
     session: Any = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"images": images.numpy()})
-    return f", logits in ONNX Runtime differ by {abs(logits - expected.numpy()).max():.1e} from the {form} form"
+    found = map(torch.from_numpy, session.run(None, {"images": images.numpy()}))
+    return f", {what} in ONNX Runtime differ by {_largest_difference(found, expected):.1e} from the {form} form"
 
 
 def _need_onnx() -> None:

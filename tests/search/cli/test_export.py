@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +19,10 @@ from omegaconf import OmegaConf
 import xvol
 from search.channel import Channel, opened
 from search.cli.export import main
-from search.config import Config, typed
+from search.config import Config, config_folder, typed
+from search.data.images import DataInfo
 from search.ledger.result import read_result, write_result
+from search.tasks.detector import build_detector
 from search.tasks.model import build
 from search.trial.deploy import export_trial
 from search.trial.run import run_trial
@@ -262,6 +266,89 @@ def test_a_trial_that_went_on_from_another(tmp_path: Path) -> None:
     export_trial(folder, tmp_path / "network.pth", form="train")
     state = torch.load(tmp_path / "network.pth", weights_only=True)
     assert all(torch.equal(state[name], value) for name, value in load_checkpoint(folder / "checkpoint.pt").items())
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trial of instance segmentation on eight pictures."""
+    root = tmp_path_factory.mktemp("detector")
+    data = {"name": "digit_scenes", "root": str(root / "data"), "image_size": 64, "train_size": 8, "val_size": 4}
+    settings = {
+        "task": "instance_segmentation",
+        "detector": OmegaConf.load(config_folder() / "detector/small.yaml"),
+        "data": {**data, "test_size": 4, "batch_size": 4},
+        "train": {"opt": "adamw", "lr": 0.001, "clip_grad": 5},
+        "objectives": ["val_mask_ap"],
+        "checkpoint": "always",
+    }
+    return written_and_run(root / "trial", settings)
+
+
+@torch.no_grad()
+def test_a_detectors_state_dict_is_whole_and_its_backbone_fused(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(detector), "--out", str(tmp_path / "fused.pth")]) == 0
+    assert "the whole detector" in capsys.readouterr().out
+    assert main([str(detector), "--out", str(tmp_path / "model.pth"), "--form", "train"]) == 0
+    state, kept = (torch.load(path, weights_only=True) for path in (tmp_path / "model.pth", detector / "checkpoint.pt"))
+    assert state.keys() == kept.keys()
+    assert all(torch.equal(value, kept[name]) for name, value in state.items())
+    model = rebuilt(detector)
+    fused = copy.deepcopy(model)
+    fused.backbone = xvol.fuse(fused.backbone, (3, 64, 64))
+    for parameter in fused.parameters():
+        torch.nn.init.zeros_(parameter)
+    xvol.load_state_dict(fused, torch.load(tmp_path / "fused.pth", weights_only=True))
+    images = torch.rand(2, 3, 64, 64)
+    assert xvol.surgery.fuse_error(model.backbone, fused.backbone, images) < 1e-4
+    assert torch.equal(fused.roi_heads.box_head.fc6.weight, model.roi_heads.box_head.fc6.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs onnx, onnxscript and onnxruntime: pip install 'xvol[onnx]'",
+)
+@torch.no_grad()
+def test_a_detectors_backbone_and_pyramid(detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnxruntime  # here: half a second for the slow tests alone
+
+    for suffix in ("pt2", "onnx"):
+        assert main([str(detector), "--out", str(tmp_path / f"model.{suffix}")]) == 0
+        said = capsys.readouterr().out
+        assert "maps " in said
+        assert "the heads are not in it" in said
+    pyramid = rebuilt(detector).backbone
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about torch
+        program = torch.export.load(tmp_path / "model.pt2").module()
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for size in ((2, 3, 64, 64), (3, 3, 96, 70)):
+        images = torch.randn(*size)
+        expected, found = pyramid(images), program(images)
+        names = [f"map_{name}" for name in expected]
+        in_onnx = map(torch.from_numpy, session.run(names, {"images": images.numpy()}))
+        assert list(found) == list(expected)
+        for one, same, other in zip(expected.values(), found.values(), in_onnx, strict=True):
+            assert (same - one).abs().max() <= 1e-5 * max(1.0, float(one.abs().max()))
+            assert (other - one).abs().max() <= 1e-5 * max(1.0, float(one.abs().max()))
+
+
+def test_weights_without_a_detectors_head(detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoilt = shutil.copytree(detector, tmp_path / "trial")
+    torch.save({"weight": torch.zeros(3)}, spoilt / "checkpoint.pt")
+    faults(spoilt, tmp_path / "m.pth", "the weights lack roi_heads.box_predictor.cls_score.weight", capsys)
+
+
+def rebuilt(folder: Path) -> Any:
+    """The detector of a trial, in eval mode."""
+    config = typed(OmegaConf.load(folder / ".hydra" / "config.yaml"))
+    classes = tuple(map(str, range(10)))
+    info = DataInfo(classes, 3, 64, (0.5,) * 3, (0.2,) * 3, source="", digest="")
+    model, _ = build_detector(config, info, masks=True)
+    model.load_state_dict(load_checkpoint(folder / "checkpoint.pt"))
+    return model.eval()
 
 
 def faults(trial: Path, out: Path, message: str, capsys: pytest.CaptureFixture[str], *more: str) -> None:

@@ -21,7 +21,7 @@ from search.config import BackboneConfig, Config, PlacementConfig
 from search.data.images import DataInfo
 from search.detector import DetectorConfig
 from search.tasks.detect import DetectTraining
-from search.tasks.detector import FixedProposals, Sampler, build_detector
+from search.tasks.detector import FixedProposals, Sampler, build_detector, classes_of
 
 torchvision_ops.install()
 SMALL = DetectorConfig(
@@ -197,3 +197,11 @@ def test_arms_learn_from_the_same_anchors_whatever_their_boxes_are() -> None:
         chosen.append([mask for masks in taken[0] for mask in masks])
     assert all(map(torch.equal, *chosen))
     assert sum(int(mask.sum()) for mask in chosen[0]) == 2 * SMALL.rpn_samples
+
+
+@pytest.mark.parametrize("head", ["rcnn", "fcos", "retinanet"])
+def test_weights_say_how_many_classes_there_are(head: str) -> None:
+    model, _ = build_detector(config(detector=replace(SMALL, head=head, fpn_channels=32)), info(7), masks=False)
+    assert classes_of(head, model.state_dict()) == 7
+    with pytest.raises(KeyError, match="weight"):
+        classes_of(head, {})
