@@ -7,14 +7,18 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-all tree docs lint clean
 
-demo: $(VENV)/.installed
-	$(BIN)/python -m search -m experiment=digits_demo
+# TASK=instance: boxes and masks of digits in photographs, in place of classes of digits
+DEMO := $(if $(TASK),$(if $(filter instance,$(TASK)),scenes_demo,$(error TASK=$(TASK): leave it out, or take instance)),digits_demo)
+
+demo: $(VENV)/.installed$(if $(TASK),-detection)
+	$(BIN)/python -m search -m experiment=$(DEMO)
 	@echo
-	@echo "Offline W&B runs: $$(ls -d runs/digits_demo/wandb/offline-run-* runs/digits_demo/*/*/wandb/offline-run-* 2>/dev/null | wc -l) below runs/digits_demo/{trials,final}/*/wandb/, the table's in runs/digits_demo/wandb/"
-	@echo "  look at one:    $(BIN)/wandb leet runs/digits_demo/trials/0000-s0/wandb/latest-run"
-	@echo "  upload them:    $(BIN)/wandb sync runs/digits_demo/wandb/offline-run-* runs/digits_demo/*/*/wandb/offline-run-*"
-	@echo "The table again:  $(BIN)/xvol-table runs/digits_demo"
-	@echo "The page, for a browser: runs/digits_demo/tables/report.html (again: $(BIN)/xvol-report runs/digits_demo)"
+	@echo "Offline W&B runs: $$(ls -d runs/$(DEMO)/wandb/offline-run-* runs/$(DEMO)/*/*/wandb/offline-run-* 2>/dev/null | wc -l) below runs/$(DEMO)/{trials,final}/*/wandb/, the table's in runs/$(DEMO)/wandb/"
+	@echo "  look at one:    $(BIN)/wandb leet $$(ls -d runs/$(DEMO)/*/*/wandb/latest-run | head -1)"
+	@echo "  upload them:    $(BIN)/wandb sync runs/$(DEMO)/wandb/offline-run-* runs/$(DEMO)/*/*/wandb/offline-run-*"
+	@echo "The table again:  $(BIN)/xvol-table runs/$(DEMO)"
+	@for sheet in $$(ls runs/$(DEMO)/final/*/predictions.png 2>/dev/null | head -1); do echo "Pictures:         $$sheet, and in each folder beside it"; done
+	@echo "The page, for a browser: runs/$(DEMO)/tables/report.html (again: $(BIN)/xvol-report runs/$(DEMO))"
 
 # What a change usually breaks, in minutes; the slow tests, and the full number of examples, are left to test-all.
 test: $(VENV)/.installed-dev
@@ -47,10 +51,14 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
+$(VENV)/.installed-detection: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[detection]'
+	@touch $@
+
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing xvol and what its tests need into $(VENV): a minute or a few, once."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $(VENV)/.installed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-detection $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
