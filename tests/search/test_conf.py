@@ -33,7 +33,9 @@ EXPERIMENTS = sorted(path.stem for path in (FOLDER / "experiment").glob("*.yaml"
 OF_THE_STUDY = ("sampler", "pruner", "space")
 REQUIRED = {key: ["data.path=/nowhere"] for key in ("folder", "image_folder", "tar", "hfds")}
 REQUIRED["small"] = ["task=detection", "data=digit_scenes", "train=proxy/scenes"]
-REQUIRED["coco"] = ["data.path=/nowhere", "data.train=train.json"]
+ANNOTATED = ["task=detection", "train=proxy/scenes"]
+REQUIRED["coco"] = ["data.path=/nowhere", "data.train=train.json", *ANNOTATED]
+REQUIRED |= dict.fromkeys(("garment_scenes", "digit_scenes"), ANNOTATED)
 
 
 def options(group: str) -> list[str]:

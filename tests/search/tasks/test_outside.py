@@ -170,9 +170,9 @@ def test_a_task_a_data_set_and_metrics_from_outside_are_trained_searched_and_tab
 
 def test_wrong_names_say_what_there_is(package: Path) -> None:
     for words, message in (
-        (["task=countin"], "task=countin: allowed are classify, counting; did you mean counting?"),
-        (["data.name=stripe"], "Choose one of digits, fashion_mnist, cifar10, folder, tar, hfds, stripes"),
-        (["task=counting", *DATA, *SIZES], "objectives: unknown metric 'val_top1'; allowed are val_mae, val_exact"),
+        (["task=countin"], "instance_segmentation, counting; did you mean counting?"),
+        (["data.name=stripe"], "digit_scenes, stripes"),
+        (["task=counting", "objectives=[val_top1]", *DATA, *SIZES], "objectives: unknown metric 'val_top1'; allowed are val_mae, val_exact"),
         (["data.name=stripes", "data.image_size=null"], "data.name=stripes needs data.image_size"),
     ):
         done = run(package, "search", *words)
