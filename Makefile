@@ -8,10 +8,10 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test test-all tree docs lint clean
 
 # TASK=instance: boxes and masks of digits in photographs, in place of classes of digits
-DEMO := $(if $(TASK),$(if $(filter instance,$(TASK)),scenes_demo,$(error TASK=$(TASK): leave it out, or take instance)),digits_demo)
+DEMO := $(if $(TASK),$(if $(filter instance,$(TASK)),proxy_scenes_demo,$(error TASK=$(TASK): leave it out, or take instance)),digits_demo)
 
 demo: $(VENV)/.installed$(if $(TASK),-detection)
-	$(BIN)/python -m search -m experiment=$(DEMO)
+	$(BIN)/python -m search -m experiment=$(subst proxy_,proxy/,$(DEMO))
 	@echo
 	@echo "Offline W&B runs: $$(ls -d runs/$(DEMO)/wandb/offline-run-* runs/$(DEMO)/*/*/wandb/offline-run-* 2>/dev/null | wc -l) below runs/$(DEMO)/{trials,final}/*/wandb/, the table's in runs/$(DEMO)/wandb/"
 	@echo "  look at one:    $(BIN)/wandb leet $$(ls -d runs/$(DEMO)/*/*/wandb/latest-run | head -1)"

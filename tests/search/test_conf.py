@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import FloatDistribution
 
 from search.config import config_folder, typed
-from search.data.sources import source_of
+from search.design.factors import read_factors
 from search.space.parameters import Space, parse_space
 from search.study.options import SweeperOptions, check_options, read_options
 from search.study.sampling.samplers import is_grid, make_pruner, make_sampler
-from search.trial.check import check_trial
+from search.trial.check import check_network, check_trial
 from search.trial.refuse import check_values
 from search.trial.untrained import prepare_cached
 
@@ -33,6 +33,8 @@ EXPERIMENTS = sorted(path.stem for path in (FOLDER / "experiment").glob("*.yaml"
 OF_THE_STUDY = ("sampler", "pruner", "space")
 REQUIRED = {key: ["data.path=/nowhere"] for key in ("folder", "image_folder", "tar", "hfds")}
 REQUIRED["small"] = ["task=detection", "data=digit_scenes", "train=proxy/scenes"]
+OF_DETECTORS = [f"paper/{data}_{what}" for data in ("coco", "proxy") for what in ("detection", "instance")]
+OF_DETECTORS += ["proxy/scenes_demo"]
 ANNOTATED = ["task=detection", "train=proxy/scenes"]
 REQUIRED["coco"] = ["data.path=/nowhere", "data.train=train.json", *ANNOTATED]
 REQUIRED |= dict.fromkeys(("garment_scenes", "digit_scenes"), ANNOTATED)
@@ -71,13 +73,7 @@ def test_an_option_composes_to_values_that_are_allowed(composed: Any, group: str
     config = composed(f"{group}={option}", *REQUIRED.get(option, []), with_hydra=True)
     assert config.hydra.runtime.choices[group] == option
     check_options(sweeper(config))
-    whole = typed(without_hydra(config))
-    if (
-        group == "data" and source_of(whole.data.name).annotated
-    ):  # which the task of the other options does not learn from
-        whole.data.check()
-    else:
-        check_values(whole)
+    check_values(typed(without_hydra(config)))
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -222,6 +218,29 @@ def test_the_paths_of_the_shipped_supernet_are_those_of_its_space(composed: Any,
     assert len({prepare_cached(typed(composed(*arm))).architecture.hash for arm in arms}) == 1
     with pytest.raises(ValueError, match=r"result\.json"):  # the supernet is yet to be trained
         check_trial(composed(*arms[0]))
+
+
+@pytest.mark.parametrize("name", OF_DETECTORS)
+def test_an_experiment_of_detectors_could_start(composed: Any, name: str) -> None:
+    header = (FOLDER / "experiment" / f"{name}.yaml").read_text().split("defaults:")[0]
+    assert re.search(rf"^#   python -m search -m experiment={name}\b", header, re.M)
+    assert re.search(r"^# Time: +\S", header, re.M)
+    assert re.search(r"^# Expect: +\S", header, re.M)
+    path = ["data.path=/nowhere"] if "coco" in name else []
+    config = composed(f"experiment={name}", *path, with_hydra=True)
+    options = sweeper(config)
+    check_options(options)
+    assert options.study_name == name.replace("/", "_")
+    design = config.hydra.sweeper.design
+    (factor,) = read_factors(OmegaConf.to_container(design.factors))
+    arms = set()
+    for level in factor.levels:
+        arm = typed(composed(f"experiment={name}", *path, *design.get("overrides", []), *level.overrides))
+        check_values(arm)
+        check_network(arm)
+        arms.add(level.label)
+        assert arm.objectives == [f"val_{'mask' if arm.task == 'instance_segmentation' else 'box'}_ap"]
+    assert len(arms) == len(factor.levels) > 1
 
 
 def test_the_default_trial_is_the_plain_proxy_on_embedded_data(composed: Any) -> None:

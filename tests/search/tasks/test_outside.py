@@ -172,7 +172,10 @@ def test_wrong_names_say_what_there_is(package: Path) -> None:
     for words, message in (
         (["task=countin"], "instance_segmentation, counting; did you mean counting?"),
         (["data.name=stripe"], "digit_scenes, stripes"),
-        (["task=counting", "objectives=[val_top1]", *DATA, *SIZES], "objectives: unknown metric 'val_top1'; allowed are val_mae, val_exact"),
+        (
+            ["task=counting", "objectives=[val_top1]", *DATA, *SIZES],
+            "objectives: unknown metric 'val_top1'; allowed are val_mae, val_exact",
+        ),
         (["data.name=stripes", "data.image_size=null"], "data.name=stripes needs data.image_size"),
     ):
         done = run(package, "search", *words)
