@@ -35,18 +35,33 @@ class BackboneConfig:
         weights: file of the plain network's own weights to start from, in place of timm's: a state dict or checkpoint of
             tensors (`.pt`, `.pth`, `.safetensors`), or the checkpoint.pt of a plain trial. A head of another number of
             classes is left as it is initialised. null: none.
+        checkpoint: a trial of classification with the same placement, whose weights the backbone begins with, blocks, norms and all: so
+            `branch.gamma` plays no part, and all but the head is loaded. Its folder or its checkpoint.pt; or the folder of a study, of
+            which the finished trial of the same arm and seed is taken, or the only one of that arm. null: none.
         kwargs: more keyword arguments of `timm.create_model`, e.g. {drop_path_rate: 0.1}.
     """
 
     name: str = "xvol_proxy_resnet"
     pretrained: bool = False
     weights: str | None = None
+    checkpoint: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_trained(self) -> bool:
-        """Whether the plain network is a trained one as it is built."""
-        return bool(self.pretrained or self.weights or self.kwargs.get("checkpoint_path"))
+        """Whether the network is a trained one as it is built."""
+        return bool(self.pretrained or self.weights or self.checkpoint or self.kwargs.get("checkpoint_path"))
+
+    def check(self) -> None:
+        """Raise ValueError where weights to begin with are not there, or are said twice."""
+        if self.weights is not None and not Path(self.weights).is_file():
+            raise ValueError(f"backbone.weights={self.weights}: there is no such file")
+        if self.checkpoint is not None and not Path(self.checkpoint).exists():
+            raise ValueError(f"backbone.checkpoint={self.checkpoint}: there is no such file or folder")
+        said = {"pretrained=true": self.pretrained, "weights": self.weights, "checkpoint": self.checkpoint}
+        given = [f"backbone.{name}" for name, value in said.items() if value]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both say what to start from; take one of them")
 
 
 @dataclass

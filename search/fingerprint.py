@@ -66,7 +66,8 @@ def recipe_hash(plain: dict[str, Any], anywhere: bool = False) -> str:
     }
     if anywhere:
         parts["data"]["path"] = None
-        parts["backbone"].pop("weights", None)
+        for name in ("weights", "checkpoint"):
+            parts["backbone"].pop(name, None)
     start = {name: value for name, value in (plain.get("start") or {}).items() if name != "root"}
     if changed := {name: value for name, value in start.items() if value != getattr(StartConfig(), name)}:
         parts["start"] = changed

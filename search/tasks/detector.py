@@ -54,14 +54,12 @@ def build_detector(config: Config, info: DataInfo, masks: bool) -> tuple[nn.Modu
         raise ValueError(f"backbone.name={config.backbone.name}: timm gives no feature maps of it ({error})") from None
     if wanted.freeze_norms:
         freeze_batch_norm_2d(body)
-    body, blocks, label = placed(config, body, (info.channels, size, size))
+    arguments = {"in_chans": info.channels, "detector": {**wanted.canonical(masks), "classes": len(info.classes)}}
+    body, architecture = placed(config, body, (info.channels, size, size), arguments)
     body.train()
     freeze_stages(body, wanted.frozen_stages)
     torch.manual_seed(key(config.seed, "detector"))
-    model = _detector(config, info, body, masks)
-    arguments = {"in_chans": info.channels, **config.backbone.kwargs}
-    arguments["detector"] = {**wanted.canonical(masks), "classes": len(info.classes)}
-    return model, Architecture.make(config.backbone.name, arguments, blocks, label)
+    return _detector(config, info, body, masks), architecture
 
 
 class Pyramid(nn.Module):

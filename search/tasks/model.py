@@ -16,11 +16,11 @@ import xvol  # before timm, where torch is a CPU build: see xvol/timm_hook.py
 
 # isort: split
 import timm
-from timm.models import load_state_dict
 
 from search.config import AUTO, Architecture, BranchConfig, Config
 from search.data.keyed import key
 from search.recipe import TrainConfig
+from search.tasks.weights import start_from_file, start_from_trial
 from xvol import BlockSpec, Site
 from xvol.allowed import nearest
 
@@ -44,24 +44,30 @@ def build(config: Config, channels: int, classes: int, image_size: int) -> tuple
     """
     arguments = {"in_chans": channels, "num_classes": classes}
     model = backbone(config, **arguments)
-    model, blocks, label = placed(config, model, (channels, image_size, image_size))
-    return model.train(), Architecture.make(
-        config.backbone.name, {**arguments, **config.backbone.kwargs}, blocks, label
-    )
+    model, architecture = placed(config, model, (channels, image_size, image_size), arguments)
+    return model.train(), architecture
 
 
 def placed(
-    config: Config, model: nn.Module, input_size: tuple[int, int, int]
-) -> tuple[nn.Module, dict[str, dict[str, Any]], str]:
-    """Place the blocks of `config` in a `backbone`; give the network, each site's canonical block, and the arm's readable name.
+    config: Config, model: nn.Module, input_size: tuple[int, int, int], arguments: Mapping[str, Any]
+) -> tuple[nn.Module, Architecture]:
+    """Place the blocks of `config` in a `backbone`, and load the weights of `backbone.checkpoint` into both.
 
     Args:
         input_size: channels, height and width of one input.
+        arguments: that shape the network beside `backbone.kwargs`.
+
+    Raises:
+        ValueError: as `build`; or the weights are of another network.
     """
     chosen, label = _chosen(config, model, input_size)
     if chosen:
         model = xvol.convert(model, chosen, input_size=input_size)
-    return model, {site: spec.canonical() for site, spec in chosen.items()}, label
+    blocks = {site: spec.canonical() for site, spec in chosen.items()}
+    architecture = Architecture.make(config.backbone.name, {**arguments, **config.backbone.kwargs}, blocks, label)
+    if config.backbone.checkpoint is not None:
+        start_from_trial(model, config, architecture)
+    return model, architecture
 
 
 def backbone(config: Config, **arguments: Any) -> nn.Module:
@@ -157,34 +163,6 @@ def check_low_res(model: nn.Module, input_size: tuple[int, int, int], recipe: Tr
             f"train.low_res={recipe.low_res}: {type(model).__name__} takes no images of {images.shape[2]}x{images.shape[3]} "
             f"({error}); take a share of which it does, or train.low_res=null train.low_res_epochs=0"
         ) from None
-
-
-def start_from_file(model: nn.Module, weights: str, key: str = "backbone.weights") -> None:
-    """Load the tensors of a file, but for a head of another number of classes; of a network without one, those that it has.
-
-    Raises:
-        ValueError: they are another network's; `key` of the config names the file.
-    """
-    try:
-        state = load_state_dict(weights)  # only tensors are taken from the file, never code
-    except Exception as error:  # a torn file fails in any way
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{key}={weights}: cannot be read as a state dict ({reason})") from None
-    own, of_head = model.state_dict(), []
-    needed = list(own)
-    if hasattr(model, "get_classifier"):
-        head = cast(Any, model).get_classifier()
-        of_head = [name for name, module in model.named_modules() if module is head]
-        needed = [name for name in {**own, **state} if name.rpartition(".")[0] not in of_head]
-    fits = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    # old files lack the counts of batches
-    wrong = [name for name in needed if name not in fits and not name.endswith(".num_batches_tracked")]
-    if wrong:
-        raise ValueError(
-            f"{key}={weights}: not of the plain {type(model).__name__} that backbone.name builds; {len(wrong)} tensors "
-            f"are missing, of another shape or of no use there, such as {', '.join(wrong[:3])}"
-        )
-    model.load_state_dict(fits, strict=False)
 
 
 def _chosen(config: Config, model: nn.Module, input_size: tuple[int, int, int]) -> tuple[dict[str, BlockSpec], str]:

@@ -92,7 +92,7 @@ def content_of(
         backbone: timm's name of it.
         data: digest of the images.
         learned_by: classes of the task and of evaluators that were added to it.
-        weights: file that its plain network starts from.
+        weights: file that its network begins with, plain or with its blocks.
         root: file of the trained network, or of the training, that it goes on from.
     """
     operator = _closure(frozenset(OPERATOR))

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def _trial(folder: Path) -> tuple[Config, TrialResult | None]:
     config = typed(OmegaConf.create(shaping))
     if config.branch.gamma == AUTO and config.is_continued:
         config.branch.gamma = None  # what "auto" stood for, which the next line makes the config forget
-    config.backbone.pretrained, config.backbone.weights = False, None  # the checkpoint has the weights
+    config.backbone = replace(
+        config.backbone, pretrained=False, weights=None, checkpoint=None
+    )  # all weights are the trial's
     done = folder / RESULT_FILE
     return config, read_result(done) if done.is_file() else None
 

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 from search.config import AUTO, BackboneConfig, BranchConfig, Config, PlacementConfig
 from search.data.config import image_size
@@ -70,10 +69,7 @@ def check_values(config: Config) -> None:
     config.train.check()
     config.train.check_batch(config.data.batch_size)
     config.start.check(config.train.epochs)
-    if config.train.whiten and (config.backbone.pretrained or config.backbone.weights):
-        raise ValueError(
-            "train.whiten=true lets the first convolution start anew, and the backbone is trained already: leave it false"
-        )
+    check_beginning(config)
     config.measure.check()
     check_judge(config)
     check_detector(config)
@@ -92,6 +88,19 @@ def check_values(config: Config) -> None:
         raise ValueError(
             f"device={config.device}: allowed are {', '.join(DEVICES)}, and a number with an accelerator, e.g. cuda:1"
             f"{meant(config.device, DEVICES)}"
+        )
+
+
+def check_beginning(config: Config) -> None:
+    """Raise ValueError where the weights that a network is to begin with are not there, or contradict something else."""
+    config.backbone.check()
+    if config.backbone.checkpoint is not None and config.start.kind != "scratch":
+        raise ValueError(
+            f"backbone.checkpoint and start.kind={config.start.kind} both say what to start from; take one of them"
+        )
+    if config.train.whiten and (config.backbone.pretrained or config.backbone.weights or config.backbone.checkpoint):
+        raise ValueError(
+            "train.whiten=true lets the first convolution start anew, and the backbone is trained already: leave it false"
         )
 
 
@@ -174,10 +183,6 @@ def check_names(backbone: BackboneConfig, placement: PlacementConfig, branch: Br
     """Raise ValueError for a branch or gamma that is not there, or a stage that the backbone does not have."""
     if not backbone.name:
         raise ValueError("backbone.name is empty; give a name that timm knows, e.g. resnet18, or xvol_proxy_resnet")
-    if backbone.weights is not None and not Path(backbone.weights).is_file():
-        raise ValueError(f"backbone.weights={backbone.weights}: there is no such file")
-    if backbone.weights is not None and backbone.pretrained:
-        raise ValueError("backbone.pretrained=true and backbone.weights both say what to start from; take one of them")
     for key, value in backbone.kwargs.items():  # of timm's arguments those that it takes whatever they are
         if "drop" in str(key) and str(key).endswith("rate") and isinstance(value, int | float):
             check_number(f"backbone.kwargs.{key}", value, low=0, below=1)

@@ -24,7 +24,7 @@ from search.ledger.files import refuse_newer, write_whole
 from search.ledger.result import RESULT_FILE, read_result
 from search.ledger.study_files import CHECKPOINT_FILE, TRUNK_FILE
 from search.starting import OF_STUDY
-from search.tasks.model import start_from_file
+from search.tasks.weights import start_from_file
 from search.trial.state import load_checkpoint
 from search.trial.train import Trainer, autocast, take_state
 from search.trial.untrained import Untrained
@@ -179,7 +179,7 @@ def _supernet(made: Untrained, root: Root) -> nn.Module:
             f"start.root={root.place}: its placement leaves no choice, so it is no supernet; train one, such as "
             "placement.at={stage3:none|conv+pssa} with train.accumulate=2"
         )
-    backbone = replace(there.backbone, pretrained=False, weights=None)
+    backbone = replace(there.backbone, pretrained=False, weights=None, checkpoint=None)
     config = replace(made.config, backbone=backbone, placement=there.placement, branch=there.branch)
     model, architecture = made.task.model(config, made.loaders.info)
     for name, its, own in zip(

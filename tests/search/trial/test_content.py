@@ -178,3 +178,18 @@ def test_a_file_of_weights_counts_by_what_is_in_it(small: Small, tmp_path: Path)
     assert changes(content[0].plain, prepare(config[1]).content.plain) == [
         "the file of weights it starts from changed since"
     ]
+
+
+def test_a_file_that_blocks_begin_with_counts_by_what_is_in_it_too(small: Small, tmp_path: Path) -> None:
+    placed = "placement.policy=stage3"
+    for at, seed in (("here", 3), ("other", 4)):
+        torch.save(prepare(typed(small(f"seed={seed}", placed))).model.state_dict(), tmp_path / f"{at}.pt")
+    shutil.copy(tmp_path / "here.pt", tmp_path / "there.pt")
+    made = [
+        prepare(typed(small(placed, f"backbone.checkpoint={tmp_path / at}.pt"))) for at in ("here", "there", "other")
+    ]
+    recipes = {recipe_hash(asdict(each.config), anywhere=True) for each in made}
+    one, same, other = (each.content.code["weights"] for each in made)
+    assert (len(recipes), one) == (1, same)
+    assert one != other
+    assert recipe_hash(asdict(made[0].config)) != recipe_hash(asdict(typed(small(placed))))

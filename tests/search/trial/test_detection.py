@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from search.config import config_folder, typed
-from search.ledger.result import read_result
+from search.ledger.result import read_result, write_result
 from search.trial.check import check_trial
 from search.trial.refuse import check_values
 from search.trial.start import root_of
@@ -127,9 +127,108 @@ def test_a_classifiers_weights_begin_a_detectors_backbone(scenes: Small, small: 
     assert made.content.code["weights"]
 
 
+BLOCKS = ("placement.policy=stage3", "branch.options.pssa.embed_ratio=0.5")
+
+
+@pytest.fixture(scope="module")
+def classifier(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study's folder with one trial of classification that has X-volution at stage 3."""
+    study = tmp_path_factory.mktemp("classifiers")
+    train(small("data.channels=3", "checkpoint=always", "branch.gamma=0.5", *BLOCKS), study / "single/0000-s0")
+    return study
+
+
+@pytest.mark.parametrize("norms", ["learned", "frozen"])
+def test_a_classifier_with_its_blocks_begins_a_detectors_backbone_bit_by_bit(
+    scenes: Small, classifier: Path, norms: str
+) -> None:
+    given = (f"detector.freeze_norms={norms == 'frozen'}", *BLOCKS)
+    kept = load_checkpoint(classifier / "single/0000-s0/checkpoint.pt")
+    made = [
+        prepare(typed(scenes("detection", *given, f"backbone.checkpoint={place}")))
+        for place in (classifier, classifier / "single/0000-s0", classifier / "single/0000-s0/checkpoint.pt")
+    ]
+    body = made[0].model.backbone.body.state_dict()
+    assert any(".branches.pssa." in name for name in body)
+    assert [name for name, value in body.items() if not torch.equal(value, kept[name])] == []
+    scratch = prepare(typed(scenes("detection", *given))).model.state_dict()
+    head = "roi_heads.box_head.fc6.weight"
+    assert torch.equal(made[0].model.state_dict()[head], scratch[head])
+    assert len({each.content.digest for each in made}) == 1  # it counts by what is in it
+    assert made[0].content.code["weights"]
+    assert made[0].config.is_continued
+
+
+@pytest.mark.parametrize(
+    ("place", "overrides", "message"),
+    [
+        (
+            "single/0000-s0",
+            ["placement.policy=stage2"],
+            r"stands .*stage3: .*here .*stage2: .*tensors do not fit, such as layer2",
+        ),
+        (
+            "single/0000-s0",
+            ["placement.policy=none"],
+            r"here xvol_proxy_resnet with plain; .* such as layer3\.0\.conv1\.weight",
+        ),
+        (
+            "",
+            ["placement.policy=none"],
+            r"no finished trial .* with plain; those that kept their weights are .*stage3: ",
+        ),
+        (
+            "single/0000-s0/checkpoint.pt",
+            ["backbone.kwargs={channels: [8, 16, 32, 48]}"],
+            r"tensors do not fit, such as ",
+        ),
+    ],
+)
+def test_a_classifier_of_another_placement_is_told(
+    scenes: Small, classifier: Path, place: str, overrides: list[str], message: str
+) -> None:
+    begun = f"backbone.checkpoint={classifier / place}"
+    with pytest.raises(ValueError, match=message):
+        prepare(typed(scenes("detection", *BLOCKS, begun, *overrides)))
+
+
+def test_of_a_study_the_trial_of_the_same_seed_begins(scenes: Small, classifier: Path, tmp_path: Path) -> None:
+    first, study = classifier / "single/0000-s0", tmp_path / "study"
+    for seed in (3, 4):
+        folder = study / f"final/{seed:04d}-s{seed}"
+        folder.mkdir(parents=True)
+        state = {name: value + seed for name, value in load_checkpoint(first / "checkpoint.pt").items()}
+        torch.save(state, folder / "checkpoint.pt")
+        result = read_result(first / "result.json")
+        result.seed = seed
+        write_result(folder, result)
+    config = ("detection", *BLOCKS, f"backbone.checkpoint={study}")
+    body = prepare(typed(scenes(*config, "seed=4"))).model.backbone.body
+    assert torch.equal(body.conv1.weight, load_checkpoint(study / "final/0004-s4/checkpoint.pt")["conv1.weight"])
+    with pytest.raises(ValueError, match=r"2 trials below it have .*, none of seed 5: "):
+        prepare(typed(scenes(*config, "seed=5")))
+    (study / "final/0003-s3/checkpoint.pt").unlink()
+    prepare(typed(scenes(*config, "seed=5")))  # from the only one
+    with pytest.raises(ValueError, match="the trial kept no weights"):
+        prepare(typed(scenes(*config, f"backbone.checkpoint={study / 'final/0003-s3'}")))
+
+
+def test_a_classifier_begins_another_and_its_head_is_initialised(small: Small, classifier: Path) -> None:
+    given = ("data.channels=3", *BLOCKS)
+    model = prepare(typed(small(*given, f"backbone.checkpoint={classifier}"))).model
+    kept = load_checkpoint(classifier / "single/0000-s0/checkpoint.pt")
+    assert torch.equal(model.fc.weight, prepare(typed(small(*given))).model.fc.weight)
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items() if name[:3] != "fc.")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["backbone.checkpoint=.", "start.kind=shared", "start.root=."],
+            r"start\.kind=shared both say what to start from",
+        ),
+        (["backbone.checkpoint=.", "train.whiten=true"], "is trained already"),
         (["train.mixup=0.2"], r"train\.mixup=0\.2 is of task=classify"),
         (["measure.zero_cost=[naswot]"], r"measure\.zero_cost=\['naswot'\] is of task=classify"),
         (["detector.head=yolo"], r"detector\.head=yolo: allowed are rcnn, fcos, retinanet"),

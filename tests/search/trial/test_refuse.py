@@ -142,6 +142,11 @@ WRONG = [
     ("train.schedule=step", "onecycle, cosine, multistep, constant"),
     ("train.amp=half", r"train\.amp=half: allowed are false, true, bfloat16, float16"),
     ("backbone.weights=gone.pt", r"backbone\.weights=gone\.pt: there is no such file"),
+    ("backbone.checkpoint=gone", r"backbone\.checkpoint=gone: there is no such file or folder"),
+    (
+        "backbone={pretrained: true, checkpoint: .}",
+        r"pretrained=true and backbone\.checkpoint both say what to start from",
+    ),
     ("train.accumulate=3", r"train\.accumulate=3 does not divide data\.batch_size="),
     ("tracker.mode=on", "offline, online, disabled"),
     ("objectives=[test_top1]", "test data"),
