@@ -62,7 +62,7 @@ def made(root: Path, *overrides: str) -> Untrained:
 def step_of(trial: Untrained) -> Callable[[], None]:
     """One step of training on one batch that lies ready."""
     recipe = trial.config.train
-    training = trial.task.training(formed(copy.deepcopy(trial.model), recipe, CPU), recipe)
+    training: Any = trial.task.training(formed(copy.deepcopy(trial.model), recipe, CPU), recipe)
     optimizer = make_optimizer(training.get_trainable_module(), recipe)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # so that proposals, and with them the boxes that heads see, stay those of the start
@@ -188,7 +188,7 @@ def _medians(taken: dict[str, list[float]]) -> dict[str, float]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=15, help="rounds of single steps")
+    parser.add_argument("--steps", type=int, default=45, help="rounds of single steps")
     parser.add_argument("--epochs", type=int, default=5, help="rounds of epochs")
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args()
@@ -200,7 +200,7 @@ def main() -> None:
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         **{name: facts[name] for name in ("commit", "versions", "processor", "cores", "python")},
         "load": [round(load, 1), round(os.getloadavg()[0], 1)],
-        "note": "interleaved runs on one thread, CPU time; above the number of cores the load says how busy the machine was",
+        "note": "interleaved runs on one thread, CPU time; a load above the number of cores: other work ran on the machine",
         "rows": rows,
     }
     text = json.dumps(found, indent=1)
