@@ -129,9 +129,9 @@ def made_by(provenance: str | None, images: str | None) -> dict[str, str]:
     """What made a trial, by name: its commit, the parts of its code, the images."""
     entry = parsed(provenance) if provenance is not None else {}
     code = entry.get("code")
-    # roots differ by design, and stand in columns of their own
+    # these differ from trial to trial by design; roots stand in columns of their own
     read = code.items() if isinstance(code, dict) else ()
-    parts = {f"other code of {part}": str(value) for part, value in read if part != "root"}
+    parts = {f"other code of {part}": str(value) for part, value in read if part not in ("root", "checkpoint")}
     known = {"commit": str(entry.get("commit") or "not on record"), "other images": images or ""}
     return known | parts | {"code not on record": "" if parts else "so"}
 

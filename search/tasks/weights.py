@@ -65,13 +65,6 @@ def start_from_trial(model: nn.Module, config: Config, architecture: Architectur
     model.load_state_dict({name: state[name] for name in needed}, strict=False)
 
 
-def weights_of(config: Config, architecture: Architecture) -> str | None:
-    """The file of weights that a network begins with; None without one."""
-    if config.backbone.checkpoint is None:
-        return config.backbone.weights
-    return str(checkpoint_of(config, architecture))
-
-
 def checkpoint_of(config: Config, architecture: Architecture) -> Path:
     """The file that `backbone.checkpoint` comes to: itself, a trial's, or that of a study's trial of this arm and seed, or of this arm.
 

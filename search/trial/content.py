@@ -47,7 +47,7 @@ class Content:
     Attributes:
         versions: of packages, by name.
         code: digest of the source of each part: "operator", "trial", "backbone", and "branch NAME" of those in use; and of the
-            files of "weights" and of the "root" that it starts from.
+            files of "weights", and of the "root" or the "checkpoint" that it starts from.
         data: digest of the images and labels as they were read.
         commit: of this repository, with "+changes" where tracked files differ, or a module in use is not tracked.
         commits: the same of packages that lie in a repository of their own, by name.
@@ -82,6 +82,7 @@ def content_of(
     learned_by: Iterable[type] = (),
     weights: str | None = None,
     root: str | None = None,
+    checkpoint: str | None = None,
 ) -> Content:
     """What the network `model` is made by: the modules of its layers, with what they import of their own packages.
 
@@ -92,7 +93,8 @@ def content_of(
         backbone: timm's name of it.
         data: digest of the images.
         learned_by: classes of the task and of evaluators that were added to it.
-        weights: file that its network begins with, plain or with its blocks.
+        weights: file that its plain network starts from.
+        checkpoint: file of the trial that its network begins with, blocks and all; in a study another one for each arm and seed.
         root: file of the trained network, or of the training, that it goes on from.
     """
     operator = _closure(frozenset(OPERATOR))
@@ -103,7 +105,7 @@ def content_of(
     for part, modules in roots.items():
         parts[part] = {name: value for name, value in _closure(frozenset(modules)).items() if name not in operator}
     code = {part: _value(modules) for part, modules in parts.items() if modules}
-    for part, file in (("weights", weights), ("root", root)):
+    for part, file in (("weights", weights), ("root", root), ("checkpoint", checkpoint)):
         if file is not None:
             code[part] = _file_digest(file, os.stat(file).st_mtime_ns)
     versions = provenance()["versions"]
@@ -131,6 +133,7 @@ def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if there.get(part) != here.get(part):
             unknown = here.get(part, "").startswith(UNKNOWN)
             files = {"weights": "the file of weights it starts from", "root": "the root it starts from"}
+            files["checkpoint"] = "the trial whose weights it begins with"
             what = files.get(part, f"code of {part}")
             said.append(f"{what} {'cannot be known' if unknown else 'changed since'}")
     if earlier.get("data") != now.get("data"):

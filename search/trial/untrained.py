@@ -27,7 +27,7 @@ from search.recipe import TrainConfig
 from search.slot import idle
 from search.tasks.base import MeasuresPart, Scores, Task, task_named
 from search.tasks.model import train_blocks_alone, whiten
-from search.tasks.weights import weights_of
+from search.tasks.weights import checkpoint_of
 from search.trial.content import Content, content_of
 from search.trial.measure import latency, train_memory_mb
 from search.trial.train import Trainer, formed
@@ -80,9 +80,12 @@ class Untrained:
     def content(self) -> Content:
         """What makes its result beside its settings."""
         learned_by = [type(self.task), *self.evaluator("val").makers]
-        backbone, weights = self.config.backbone.name, weights_of(self.config, self.architecture)
+        backbone = self.config.backbone
+        begun = None if backbone.checkpoint is None else str(checkpoint_of(self.config, self.architecture))
         root = None if self.root is None else str(self.root)
-        return content_of(self.model, backbone, self.loaders.info.digest, learned_by, weights, root)
+        return content_of(
+            self.model, backbone.name, self.loaders.info.digest, learned_by, backbone.weights, root, begun
+        )
 
     def evaluator(self, split: str, device: torch.device = CPU) -> Scores:
         """A new evaluator for one pass over a split."""

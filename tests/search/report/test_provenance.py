@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search.report.arms import list_arms
-from search.report.provenance import odd_trials
+from search.report.provenance import made_by, odd_trials
 from search.report.reading.load import load_study
 
 from .conftest import Add
@@ -72,3 +73,11 @@ def test_the_line_stays_short(study: Path, alike: Add) -> None:
     (line,) = said(study)
     assert line.count("commit ffff") == 3
     assert line.endswith("; and 7 more.")
+
+
+def test_what_trials_begin_with_differs_by_design_and_a_file_of_weights_does_not() -> None:
+    code = {"operator": "a", "root": "b", "checkpoint": "c", "weights": "d"}
+    assert {name for name in made_by(json.dumps({"code": code}), None) if name.startswith("other code of")} == {
+        "other code of operator",
+        "other code of weights",
+    }

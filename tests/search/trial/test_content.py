@@ -189,7 +189,7 @@ def test_a_file_that_blocks_begin_with_counts_by_what_is_in_it_too(small: Small,
         prepare(typed(small(placed, f"backbone.checkpoint={tmp_path / at}.pt"))) for at in ("here", "there", "other")
     ]
     recipes = {recipe_hash(asdict(each.config), anywhere=True) for each in made}
-    one, same, other = (each.content.code["weights"] for each in made)
+    one, same, other = (each.content.code["checkpoint"] for each in made)
     assert (len(recipes), one) == (1, same)
     assert one != other
     assert recipe_hash(asdict(made[0].config)) != recipe_hash(asdict(typed(small(placed))))

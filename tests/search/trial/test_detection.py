@@ -155,7 +155,7 @@ def test_a_classifier_with_its_blocks_begins_a_detectors_backbone_bit_by_bit(
     head = "roi_heads.box_head.fc6.weight"
     assert torch.equal(made[0].model.state_dict()[head], scratch[head])
     assert len({each.content.digest for each in made}) == 1  # it counts by what is in it
-    assert made[0].content.code["weights"]
+    assert made[0].content.code["checkpoint"]
     assert made[0].config.is_continued
 
 
