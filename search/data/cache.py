@@ -151,7 +151,7 @@ def open_picture(file: Path | str | IO[bytes], mode: str, name: str = "") -> Ima
 
     Args:
         file: PNG, JPEG or whatever else Pillow reads.
-        mode: "L" (grey) or "RGB", 8 bits a channel.
+        mode: "L" (grey), "RGB" or "RGBA", 8 bits a channel.
         name: what to call it, where it is no path.
 
     Raises:

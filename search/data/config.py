@@ -66,13 +66,13 @@ class DataConfig:
 
     Attributes:
         name: One of `digits`, `fashion_mnist`, `cifar10`, `folder`, `tar`, `hfds`, one of the annotated `coco`, `garment_scenes`,
-            `digit_scenes`, or a source of an installed package.
+            `stamp_scenes`, `digit_scenes`, or a source of an installed package.
         root: Folder for downloads and decoded images; relative to the working directory.
         path: The user's own pictures: for `folder` `path/<class>/*.jpg` or `path/{train,val,test}/<class>/*.jpg`; for `tar` and
             `hfds` see docs/data.md; for `coco` the folder that the files and folders named below are relative to.
         download: Whether missing data may be fetched.
-        image_size: Height and width in pixels; None is the usual one (digits 16, fashion_mnist 28, cifar10 32, garment_scenes 128,
-            digit_scenes 64). Of `coco` the shorter side that a detector resizes pictures to.
+        image_size: Height and width in pixels; None is the usual one (digits 16, fashion_mnist 28, cifar10 32, garment_scenes and
+            stamp_scenes 128, digit_scenes 64). Of `coco` the shorter side that a detector resizes pictures to.
         channels: 1 or 3; None is the images' own number (3 for the user's own).
         train_size: Training images: how many, or, below 1, which share of the images outside of official parts; None
             takes all that remain.
@@ -98,8 +98,8 @@ class DataConfig:
         train_images, val_images, test_images: The folders of their pictures; None is `path` itself.
         empty_boxes: Whether `coco` refuses a file in which an object has a box of no area, or leaves such objects out of training
             ("skip"), as two of COCO's train2017 need. The judge has them in either case.
-        backgrounds: Photographs of `garment_scenes`: the two that come with scikit-learn, or 23 of Debian packages, which are
-            fetched ("packages").
+        backgrounds: Photographs of `garment_scenes` and `stamp_scenes`: the two that come with scikit-learn, or 23 of Debian
+            packages, which are fetched ("packages").
     """
 
     name: str = "digits"
@@ -205,11 +205,14 @@ class DataConfig:
         source = source_of(self.name)
         check_choice("data.empty_boxes", self.empty_boxes, EMPTY_BOXES)
         check_choice("data.backgrounds", self.backgrounds, BACKGROUNDS)
-        for owner, keys in (("coco", (*COCO_KEYS, "empty_boxes")), ("garment_scenes", ("backgrounds",))):
+        for owners, keys in (
+            (("coco",), (*COCO_KEYS, "empty_boxes")),
+            (("garment_scenes", "stamp_scenes"), ("backgrounds",)),
+        ):
             for key in keys:
-                if self.name != owner and getattr(self, key) != getattr(DataConfig, key):
+                if self.name not in owners and getattr(self, key) != getattr(DataConfig, key):
                     raise ValueError(
-                        f"data.{key}={getattr(self, key)} is of {owner}, and data.name={self.name}. Leave it out."
+                        f"data.{key}={getattr(self, key)} is of {' and '.join(owners)}, and data.name={self.name}. Leave it out."
                     )
         if self.name == "coco" and not self.train:
             raise ValueError(

@@ -188,6 +188,29 @@ def unpack(archive: Path, folder: Path) -> None:
             tar.extractall(folder, filter="data")  # refuses links and names that lead out of the folder
 
 
+def unpacked(package: str, place: Path, scratch: Path, config: DataConfig, wants: str, instead: str) -> Path:
+    """Unpack a Debian package into a folder of `scratch`: its file in `place`, or, where there is none, the one that apt-get brings.
+
+    Raises:
+        ValueError: it cannot be had, or is damaged; says what `wants` it, which file to put where, and what to take `instead`.
+    """
+    inside, files = scratch / package, sorted(place.glob(f"{package}_*.deb"))
+    inside.mkdir()
+    try:
+        if not files:
+            if not config.download:
+                raise ValueError("data.download=false")
+            run(("apt-get", "download", package), inside)
+            files = sorted(inside.glob("*.deb"))
+        unpack(files[0], inside)
+    except ValueError as error:
+        what = f"what {files[0]} holds is damaged" if files else "it is not there and could not be fetched"
+        raise ValueError(
+            f"{wants} needs {package}_*.deb in {place.resolve()}, and {what} ({error}). Put a whole one there, or take {instead}."
+        ) from error
+    return inside
+
+
 def _read_cifar10(place: Path, name: str) -> bytes:
     """Records of a label byte and 3 x 32 x 32 pixels; of the npm package out of a PNG, one image a row, and a list of labels."""
     package = place / "package"

@@ -1,4 +1,4 @@
-"""Scenes of real cut-outs on real photographs, made once and kept as PNG and COCO's JSON: `garment_scenes` and `digit_scenes`.
+"""Scenes of real cut-outs on real photographs, made once and kept as PNG and COCO's JSON: `garment_scenes` and others.
 
 Train, validation and test share neither a cut-out nor a photograph nor a scene. Where there are the two photographs of scikit-learn
 only, each is cut into three regions that do not overlap, one a part. A scene hangs on (split_seed, part, its number) alone.
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
-from search.data import coco, digits, published
+from search.data import coco, digits, published, stamps
 from search.data.annotated import AnnotatedSet
 from search.data.cache import UnusableError, made, open_picture
 from search.data.config import DataConfig, image_size
@@ -40,7 +40,7 @@ PHOTO_SIDE = 640  # pixels that the shorter side of a photograph is brought down
 
 @dataclass(frozen=True)
 class Objects:
-    """Images of one part, uint8 (N, H, W), bright on black, and their labels from 0, int64 (N,)."""
+    """Images of one part, uint8 (N, H, W), bright on black, or RGBA, (N, 4, H, W), and their labels from 0, int64 (N,)."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -53,7 +53,7 @@ class Kind:
     Attributes:
         classes: names in label order.
         objects: those of each of `PARTS`, and where they came from, in words.
-        cut: an image, uint8 (H, W), as RGBA picture that is opaque where the object is.
+        cut: one of the images as RGBA picture that is opaque where the object is.
         sides: the smallest and the largest longer side of an object, as shares of the scene's.
         mirrors: whether half of the objects are mirrored.
     """
@@ -219,6 +219,19 @@ def _cut_digit(pixels: np.ndarray, random: np.random.RandomState) -> Image.Image
     return _cropped([np.full((32, 32), level, dtype=np.uint8) for level in colour], mask)
 
 
+def _stamps(config: DataConfig) -> tuple[dict[str, Objects], str]:
+    """Each part has its share of each class, and each class as often as any: stamps of small classes are there more than once."""
+    all_of_them = stamps.load(config)
+    members = [np.flatnonzero(all_of_them.labels == label) for label in range(len(stamps.CLASSES))]
+    drawn = [shared_out(len(each), config.split_seed) for each in members]
+    parts = {}
+    for part in PARTS:
+        own = [each[shares[part]] for each, shares in zip(members, drawn, strict=True)]
+        index = np.concatenate([np.resize(each, max(map(len, own))) for each in own])
+        parts[part] = Objects(all_of_them.images[index], all_of_them.labels[index])
+    return parts, all_of_them.source
+
+
 def _cropped(channels: Sequence[np.ndarray], mask: np.ndarray) -> Image.Image:
     """Three of uint8 (H, W) and a mask, bool (H, W), as RGBA, no wider than the mask."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
@@ -248,19 +261,9 @@ def _two_photographs(config: DataConfig, scratch: Path) -> tuple[dict[str, list[
 def _packaged_photographs(config: DataConfig, scratch: Path) -> tuple[dict[str, list[Image.Image]], str]:
     """Photographs of two Debian packages, each in one part; a package that lies in `data.root`/backgrounds is taken from there."""
     place, photographs = Path(config.root).expanduser() / "backgrounds", []
+    wants, instead = "data.backgrounds=packages", "data.backgrounds=sklearn"
     for package, names in PHOTOGRAPHS.items():
-        files = sorted(place.glob(f"{package}_*.deb"))
-        if not files and not config.download:
-            raise ValueError(
-                f"data.backgrounds=packages needs {package}_*.deb in {place.resolve()}, and data.download=false. Put it there, or take "
-                "data.backgrounds=sklearn."
-            )
-        inside = scratch / package
-        inside.mkdir()
-        if not files:
-            published.run(("apt-get", "download", package), inside)
-            files = sorted(inside.glob("*.deb"))
-        published.unpack(files[0], inside)
+        inside = published.unpacked(package, place, scratch, config, wants, instead)
         for name in names:
             whole = open_picture(inside / "usr/share" / name, "RGB")
             factor = PHOTO_SIDE / min(whole.size)
@@ -274,6 +277,7 @@ def _packaged_photographs(config: DataConfig, scratch: Path) -> tuple[dict[str, 
 
 KINDS = {
     "garment_scenes": Kind(published.FASHION_MNIST.classes, _garments, _cut_garment, (0.11, 0.63), mirrors=True),
+    "stamp_scenes": Kind(tuple(stamps.CLASSES), _stamps, stamps.cut, (0.11, 0.63), mirrors=True),
     "digit_scenes": Kind(tuple(map(str, range(10))), _digits, _cut_digit, (0.25, 0.6), mirrors=False),
 }
 _NATURE = "Aqua Blinds Dune FreshFlower Garden GreenMeadow LadyBird RainDrops Storm TwoWings Wood YellowFlower"

@@ -48,6 +48,7 @@ SOURCES = {
     "hfds": Source("search.data.hfds", takes_path=True),
     "coco": Source("search.data.coco", takes_path=True, annotated=True),
     "garment_scenes": Source("search.data.scenes", image_size=128, annotated=True, makes=(2000, 1000, 1000)),
+    "stamp_scenes": Source("search.data.scenes", image_size=128, annotated=True, makes=(2000, 1000, 1000)),
     "digit_scenes": Source("search.data.scenes", image_size=64, annotated=True, makes=(240, 120, 120)),
 }
 

@@ -148,6 +148,7 @@ def told(composed: Any, override: str) -> str:
                 "fashion_mnist",
                 "garment_scenes",
                 "hfds",
+                "stamp_scenes",
                 "tar",
             ],
         ),

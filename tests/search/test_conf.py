@@ -37,7 +37,7 @@ OF_DETECTORS = [f"paper/{data}_{what}" for data in ("coco", "proxy") for what in
 OF_DETECTORS += ["proxy/scenes_demo"]
 ANNOTATED = ["task=detection", "train=proxy/scenes"]
 REQUIRED["coco"] = ["data.path=/nowhere", "data.train=train.json", *ANNOTATED]
-REQUIRED |= dict.fromkeys(("garment_scenes", "digit_scenes"), ANNOTATED)
+REQUIRED |= dict.fromkeys(("garment_scenes", "stamp_scenes", "digit_scenes"), ANNOTATED)
 
 
 def options(group: str) -> list[str]:

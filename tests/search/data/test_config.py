@@ -76,7 +76,7 @@ def test_an_augmentation_that_cannot_be_is_refused(changes: dict[str, object], m
         ({"crop_padding": 16}, r"data\.crop_padding=16.*below the image size, 16"),
         ({"split_seed": -1}, r"data\.split_seed=-1"),
         ({"val": "val.json"}, r"data\.val=val\.json is of coco, and data\.name=digits"),
-        ({"backgrounds": "packages"}, r"data\.backgrounds=packages is of garment_scenes"),
+        ({"backgrounds": "packages"}, r"data\.backgrounds=packages is of garment_scenes and stamp_scenes"),
         ({"backgrounds": "debian"}, r"data\.backgrounds=debian: allowed are sklearn, packages"),
         ({"empty_boxes": "no"}, r"data\.empty_boxes=no: allowed are refuse, skip"),
         ({"name": "coco", "path": "x", "image_size": 8}, r"needs data\.train"),
