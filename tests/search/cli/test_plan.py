@@ -35,7 +35,9 @@ DESIGNS = sorted(
 PRESETS = [name for name in DESIGNS if name.startswith("paper/")]
 OF_THE_PAPER = sorted(f"paper/{path.stem}" for path in (FOLDER / "experiment" / "paper").glob("*.yaml"))
 OF_PROXIES = sorted(f"proxy/{path.stem}" for path in (FOLDER / "experiment" / "proxy").glob("*.yaml"))
-EXPERIMENTS = [name for name in OF_THE_PAPER if "imagenet" not in name] + OF_PROXIES
+# those of detectors are composed in tests/search/test_conf.py
+ELSEWHERE = re.compile("imagenet|detection|instance|scenes")
+EXPERIMENTS = [name for name in (*OF_THE_PAPER, *OF_PROXIES) if not ELSEWHERE.search(name)]
 SMALL = "paper/imagenet_stages_small"
 IMAGENET = [name for name in OF_THE_PAPER if "imagenet" in name and name != SMALL]
 
