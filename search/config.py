@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -51,6 +51,11 @@ class BackboneConfig:
     def is_trained(self) -> bool:
         """Whether the network is a trained one as it is built."""
         return bool(self.pretrained or self.weights or self.checkpoint or self.kwargs.get("checkpoint_path"))
+
+    @property
+    def untrained(self) -> BackboneConfig:
+        """The same network with no weights to begin with, for who has them or needs none."""
+        return replace(self, pretrained=False, weights=None, checkpoint=None)
 
     def check(self) -> None:
         """Raise ValueError where weights to begin with are not there, or are said twice."""

@@ -70,7 +70,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
             f"boxes of {tuple(boxes.shape)} {boxes.dtype} with scores of {tuple(scores.shape)} {scores.dtype}:"
             " nms takes (n, 4) and (n,), of one dtype"
         )
-    boxes = _full(boxes)
+    boxes = _full(boxes.detach())  # what stays has no gradient
     left = scores.argsort(descending=True, stable=True)
     kept = [left[:0]]
     while len(left):

@@ -151,6 +151,12 @@ class DataInfo:
     crop_mode: str = "center"
     interpolation: str = "bilinear"
 
+    @classmethod
+    def without_data(cls, classes: int, channels: int, image_size: int) -> DataInfo:
+        """What the shapes of a network need, for who builds one and loads no data."""
+        names = tuple(map(str, range(classes)))
+        return cls(names, channels, image_size, (0.0,) * channels, (1.0,) * channels, source="", digest="")
+
 
 @dataclass(frozen=True)
 class Data:

@@ -46,8 +46,7 @@ class Detect:
             world=world,
             with_test="test" in splits,
             masks=self.masks,
-            # trained weights want what they were trained on; from scratch ImageNet's do
-            backbone=config.backbone.name if config.backbone.is_trained else "",
+            backbone=config.backbone.name,
         )
 
     def model(self, config: Config, info: DataInfo) -> tuple[nn.Module, Architecture]:

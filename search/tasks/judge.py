@@ -40,6 +40,7 @@ class CocoEvaluator:
         self._scenes: list[Scene] = []
         self._categories: Mapping[int, str] = {}
         self._found: list[dict[str, Any]] = []  # in COCO's results format
+        self._matched: dict[str, Any] = {}  # by kind, what pycocotools has matched of all that was taken in
 
     def update(self, output: Sequence[Mapping[str, Tensor]], target: Sequence[Truth]) -> None:
         """Take in a batch of pictures.
@@ -52,6 +53,7 @@ class CocoEvaluator:
         Raises:
             Diverged: a box or score is not finite.
         """
+        self._matched.clear()
         for found, truth in zip(output, target, strict=True):
             boxes, scores = (found[name].detach().double().cpu() for name in ("boxes", "scores"))
             if not bool(torch.isfinite(boxes).all() and torch.isfinite(scores).all()):
@@ -80,6 +82,8 @@ class CocoEvaluator:
                 judged.evaluate()
                 judged.accumulate()
                 judged.summarize()
+            if self._backend == "pycocotools":
+                self._matched[kind] = judged
             stats = {name: float(judged.stats[at]) for name, at in AT.items()}
             metrics |= {f"{kind}_{name}": None if value < 0 else 100 * value for name, value in stats.items()}
         return metrics
@@ -90,18 +94,25 @@ class CocoEvaluator:
         write_matches(folder / FILES[split], {kind: self._matches(kind) for kind in self._kinds})
 
     def _matches(self, kind: str) -> Matches:
-        with contextlib.redirect_stdout(io.StringIO()):
-            judged = self._judge(kind, "pycocotools")
-            params = judged.params
-            params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [100]
-            judged.evaluate()
-        pictures, categories = params.imgIds, params.catIds
+        judged = self._matched.get(kind)
+        if judged is None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                judged = self._judge(kind, "pycocotools")
+                judged.params.areaRng, judged.params.areaRngLbl = (
+                    judged.params.areaRng[:1],
+                    judged.params.areaRngLbl[:1],
+                )
+                judged.evaluate()
+        pictures, categories, areas = judged.params.imgIds, judged.params.catIds, len(judged.params.areaRng)
         objects = np.zeros((len(pictures), len(categories)), dtype=np.int64)
         places, scores, matched, ignored = [], [np.zeros(0)], [np.zeros((10, 0))], [np.zeros((10, 0))]
-        for at, found in enumerate(judged.evalImgs):  # by category, then by picture
-            if found is None:
+        for at, found in enumerate(
+            judged.evalImgs
+        ):  # by category, then by area, of which "all" is the first, then by picture
+            of_category, of_area = divmod(at // len(pictures), areas)
+            if found is None or of_area:
                 continue
-            place = (at % len(pictures), at // len(pictures))
+            place = (at % len(pictures), of_category)
             objects[place] = np.count_nonzero(found["gtIgnore"] == 0)
             places += [place] * len(found["dtScores"])
             scores.append(np.asarray(found["dtScores"], dtype=float))

@@ -142,16 +142,11 @@ def sites_of(config: Config) -> Sequence[xvol.Site]:
 def _sites(backbone: str, in_channels: int, size: int) -> Sequence[xvol.Site]:
     config = Config()
     config.backbone = replace(config.backbone, **json.loads(backbone))
-    plain = build(_without_weights(config), in_channels, ANY_CLASSES, size)[0]
+    plain = build(replace(config, backbone=config.backbone.untrained), in_channels, ANY_CLASSES, size)[0]
     return xvol.sites(plain, input_size=(in_channels, size, size))
 
 
 def _untrained(config: Config, in_channels: int, size: int) -> nn.Module:
     """A network of untrained weights as the task builds it; how many outputs it has, only the data say."""
-    classes = tuple(map(str, range(ANY_CLASSES)))
-    info = DataInfo(classes, in_channels, size, (0.0,) * in_channels, (1.0,) * in_channels, source="", digest="")
-    return task_named(config.task).model(_without_weights(config), info)[0]
-
-
-def _without_weights(config: Config) -> Config:
-    return replace(config, backbone=replace(config.backbone, pretrained=False, weights=None))
+    plain = replace(config, backbone=config.backbone.untrained)
+    return task_named(config.task).model(plain, DataInfo.without_data(ANY_CLASSES, in_channels, size))[0]

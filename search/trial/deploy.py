@@ -9,7 +9,6 @@ import contextlib
 import importlib.util
 import warnings
 from collections.abc import Iterable
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,15 @@ import xvol  # before timm: it mends a CPU torch, and has its own models registe
 
 # isort: split
 import timm
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from search.config import AUTO, Config, typed
 from search.data.config import channels, image_size
 from search.data.images import DataInfo
 from search.ledger.files import write_whole
-from search.ledger.metric import DETECTORS, INSTANCES
+from search.ledger.metric import DETECTORS
 from search.ledger.result import RESULT_FILE, TrialResult, read_result
-from search.tasks.detector import build_detector, classes_of
-from search.tasks.model import build
+from search.tasks.base import task_named
+from search.tasks.detector import classes_of
 from search.trial.state import CHECKPOINT_FILE, load_checkpoint
 
 FORMS = ("deploy", "train")
@@ -106,9 +104,7 @@ def _trial(folder: Path) -> tuple[Config, TrialResult | None]:
     config = typed(OmegaConf.create(shaping))
     if config.branch.gamma == AUTO and config.is_continued:
         config.branch.gamma = None  # what "auto" stood for, which the next line makes the config forget
-    config.backbone = replace(
-        config.backbone, pretrained=False, weights=None, checkpoint=None
-    )  # all weights are the trial's
+    config.backbone = config.backbone.untrained  # the checkpoint has the weights
     done = folder / RESULT_FILE
     return config, read_result(done) if done.is_file() else None
 
@@ -126,14 +122,8 @@ def _rebuild(
 ) -> tuple[nn.Module, tuple[int, int, int]]:
     """The network in eval mode with its weights, and the (C, H, W) of its images; of a detector, of those its backbone takes."""
     size = (channels(config.data), image_size(config.data), image_size(config.data))
-    classes = _classes(config, state, folder)
-    if config.task in DETECTORS:
-        named, normal = tuple(map(str, range(classes))), (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        size = (3, *size[1:])
-        info = DataInfo(named, *size[:2], *normal, source="", digest="")
-        model, architecture = build_detector(config, info, masks=config.task == INSTANCES)
-    else:
-        model, architecture = build(config, size[0], classes, size[1])
+    info = DataInfo.without_data(_classes(config, state, folder), *size[:2])
+    model, architecture = task_named(config.task).model(config, info)
     if result is not None and result.arch_hash not in (None, architecture.hash):
         raise ValueError(
             f"{folder}: its config builds architecture {architecture.hash} here, the trial trained {result.arch_hash}; "

@@ -179,7 +179,7 @@ def _supernet(made: Untrained, root: Root) -> nn.Module:
             f"start.root={root.place}: its placement leaves no choice, so it is no supernet; train one, such as "
             "placement.at={stage3:none|conv+pssa} with train.accumulate=2"
         )
-    backbone = replace(there.backbone, pretrained=False, weights=None, checkpoint=None)
+    backbone = there.backbone.untrained
     config = replace(made.config, backbone=backbone, placement=there.placement, branch=there.branch)
     model, architecture = made.task.model(config, made.loaders.info)
     for name, its, own in zip(

@@ -119,6 +119,13 @@ def test_nms_of_more_boxes_than_a_block(dtype: torch.dtype) -> None:
     assert ours._BLOCK // 4 < len(kept) < 400
 
 
+def test_nms_takes_boxes_that_have_a_gradient() -> None:
+    boxes = boxes_in(9, 20.0, smallest=8.0)[:, 1:]
+    scores = torch.linspace(1, 0, 9, dtype=boxes.dtype)
+    kept = torchvision.ops.nms(boxes.clone().requires_grad_() * 1.0, scores, 0.4)
+    assert torch.equal(kept, torchvision.ops.nms(boxes, scores, 0.4))
+
+
 def test_a_threshold_is_compared_in_double_precision() -> None:
     """0.3 as float32 is above 0.3: of two boxes that overlap by that, the second goes."""
     boxes = torch.tensor([[0.0, 0, 10, 1], [0, 0, 3, 1]])

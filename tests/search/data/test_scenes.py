@@ -41,11 +41,16 @@ def test_scenes_are_coco(made: AnnotatedSet) -> None:
     assert [len(part.scenes) for part in parts_of(made)] == [12, 6, 6]
     assert list(made.categories.items()) == [(number + 1, str(number)) for number in range(10)]
     assert made.has_masks
+    assert_objects_fit(made, side=64)
+
+
+def assert_objects_fit(made: AnnotatedSet, side: int) -> None:
+    """Pictures have that side, few objects, and of two objects at one pixel one is in front."""
     for part in parts_of(made):
         for index, scene in enumerate(part.scenes):
-            assert part.open(index).shape == (3, scene.height, scene.width) == (3, 64, 64)
+            assert part.open(index).shape == (3, scene.height, scene.width) == (3, side, side)
             assert len(scene.annotations) <= scenes.MOST
-            masks = [mask_of(one, 64, 64) for one in scene.annotations]
+            masks = [mask_of(one, side, side) for one in scene.annotations]
             assert sum(masks).max(initial=0) <= 1, "of two objects one is in front"  # type: ignore[union-attr]
             assert all(mask.sum() == one["area"] for mask, one in zip(masks, scene.annotations, strict=True))
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from search.data import published, scenes, stamps
-from search.data.annotated import AnnotatedSet, Scenes
+from search.data.annotated import AnnotatedSet
 from search.data.cache import Decoded
-from search.data.coco import mask_of
 from search.data.config import DataConfig
+
+from .test_scenes import assert_objects_fit, parts_of
 
 FEW = {"train_size": 12, "val_size": 6, "test_size": 6}
 FOLDERS = {
@@ -79,11 +80,6 @@ def made(config: DataConfig) -> AnnotatedSet:
     return scenes.load(config)
 
 
-def parts_of(data: AnnotatedSet) -> list[Scenes]:
-    assert data.test is not None
-    return [data.train, data.val, data.test]
-
-
 def reds(images: np.ndarray) -> list[int]:
     return [int(image[0, 30, 30]) for image in images]
 
@@ -97,13 +93,7 @@ def test_scenes_are_coco(made: AnnotatedSet) -> None:
     assert made.categories == dict(enumerate(FOLDERS, start=1))
     assert made.has_masks
     assert "Debian package tuxpaint-stamps-default" in made.source
-    for part in parts_of(made):
-        for index, scene in enumerate(part.scenes):
-            assert part.open(index).shape == (3, scene.height, scene.width) == (3, 128, 128)
-            assert len(scene.annotations) <= scenes.MOST
-            masks = [mask_of(one, 128, 128) for one in scene.annotations]
-            assert sum(masks).max(initial=0) <= 1, "of two objects one is in front"  # type: ignore[union-attr]
-            assert all(mask.sum() == one["area"] for mask, one in zip(masks, scene.annotations, strict=True))
+    assert_objects_fit(made, side=128)
 
 
 def test_a_scene_hangs_on_its_number_and_the_seed(config: DataConfig, made: AnnotatedSet, tmp_path: Path) -> None:

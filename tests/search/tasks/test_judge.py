@@ -141,3 +141,20 @@ def test_matches_say_what_was_found_at_which_overlap(tmp_path: Path) -> None:
     (tmp_path / "matches.npz").write_bytes((tmp_path / "matches.npz").read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"matches\.npz cannot be read"):
         read_matches(tmp_path / "matches.npz", "box")
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "faster"])
+def test_matches_are_the_same_bytes_whether_they_were_scored_before_or_more_was_taken_in(
+    tmp_path: Path, backend: str
+) -> None:
+    files = []
+    for name, scored_after in (("never", ()), ("whole", (len(pictures()),)), ("half", (1, len(pictures())))):
+        scorer, folder = CocoEvaluator(("box", "mask"), backend), tmp_path / name
+        for number, (output, truth) in enumerate(pictures(), start=1):
+            scorer.update([output], [truth])
+            if number in scored_after:
+                scorer.compute()
+        folder.mkdir()
+        scorer.write(folder, "val")
+        files.append((folder / "matches.npz").read_bytes())
+    assert files[0] == files[1] == files[2]

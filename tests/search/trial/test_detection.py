@@ -12,7 +12,7 @@ from PIL import Image
 
 from search.config import config_folder, typed
 from search.ledger.result import read_result, write_result
-from search.trial.check import check_trial
+from search.trial.check import check_network, check_trial, network_facts
 from search.trial.refuse import check_values
 from search.trial.start import root_of
 from search.trial.state import load_checkpoint
@@ -264,3 +264,10 @@ def test_a_trial_is_taken_over_with_what_it_found_though_nothing_large_was_there
     assert again.reused_from is not None
     assert again.metrics == first.metrics
     assert (tmp_path / "again/matches.npz").read_bytes() == (tmp_path / "first/matches.npz").read_bytes()
+
+
+def test_a_classifiers_blocks_are_no_matter_to_what_sites_there_are(scenes: Small, classifier: Path) -> None:
+    config = scenes("detection", *BLOCKS, f"backbone.checkpoint={classifier}")
+    facts = network_facts(config)
+    assert set(facts["chosen"]) < set(facts["sites"])
+    check_network(typed(config))
