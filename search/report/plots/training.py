@@ -39,7 +39,7 @@ def curves_data(table: AblationTable, frame: pd.DataFrame) -> PlotData:
         if shown == MOST_LINES:
             break
     if not rows or max(len(found) for found in rows) < 2:
-        raise NothingToShow("no finished trial has a history.csv of two epochs or more")
+        raise NothingToShow("no finished trial has a history.csv with two scored epochs or more")
     data = pd.concat(rows, ignore_index=True)
     seeds = data["n"].max()
     return PlotData(
