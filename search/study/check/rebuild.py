@@ -66,7 +66,7 @@ def read_recipe(root: Path) -> Recipe:
         return Recipe(
             directions=(direction,) if isinstance(direction, str) else tuple(direction),
             space=parse_space(overrides, sweeper.get("params") or {}),
-            objectives=tuple(config.get("objectives") or [chosen_by(str(config.get("task", CLASSIFY)))]),
+            objectives=_objectives(config),
             seeds_per_trial=int(sweeper.get("seeds_per_trial") or 1),
             seed_key=str(sweeper["final"]["seed_key"]),
             sampled=not sampler.endswith(("GridSampler", "BruteForceSampler")),
@@ -74,6 +74,13 @@ def read_recipe(root: Path) -> Recipe:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{root / CONFIG} is no study's config ({type(error).__name__}: {error})") from None
+
+
+def _objectives(config: dict[str, Any]) -> tuple[str, ...]:
+    """Their names, where `${judged_by:${task}}`, the default, stands for what the task is judged by."""
+    default = chosen_by(str(config.get("task", CLASSIFY)))
+    named = [default if str(each).startswith("${judged_by:") else str(each) for each in config.get("objectives") or []]
+    return tuple(named) or (default,)
 
 
 def storage_in(root: Path) -> str | None:
@@ -204,8 +211,10 @@ def _rebuilt(
         return _placeholder(attributes, "the storage has lost it, and its result does not tell its parameters")
     whole = len(results) >= (recipe.seeds_per_trial if search else 1)
     values = _values([r for r in results if r.status == "ok"], recipe.objectives)
-    if last.status == "interrupted" or (last.status == "ok" and (not whole or values is None)):
+    if last.status == "interrupted" or (last.status == "ok" and not whole):
         return _placeholder(attributes, last.reason or "not all of its runs were kept")
+    if last.status == "ok" and values is None:
+        return _placeholder(attributes, f"its result does not hold {' and '.join(recipe.objectives)}")
     if search and recipe.sampled and all(r.reused_from is not None for r in results):
         attributes[SKIPPED] = "reused"
     if last.status in ("infeasible", "duplicate"):
