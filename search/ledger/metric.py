@@ -22,7 +22,7 @@ ENTRY_POINTS = "xvol.metrics"
 DETECTION, INSTANCES = "detection", "instance_segmentation"
 DETECTORS = (DETECTION, INSTANCES)
 SCORE_PREFIX = "zero_cost."  # `zero_cost.synflow` names a score of the untrained network where metrics are named
-LATENCIES = ("latency_ms", "latency_fused_ms")
+LATENCIES = ("latency_ms", "latency_fused_ms", "latency_body_ms", "latency_body_fused_ms")
 NOT_ALONE = "?"
 """Stands behind a latency that was not measured in an exclusive slot."""
 NOT_ALONE_MEANS = "?: a latency that was not measured in an exclusive slot."
@@ -137,6 +137,8 @@ COSTS: dict[str, MetricColumn] = {
         ("macs_fused", "MACs fused", "MACs", 0, "multiply-accumulates of one image after fuse()"),
         ("latency_ms", "latency ms", "ms", 2, "milliseconds of one batch as trained, the median of a trial"),
         ("latency_fused_ms", "fused ms", "ms", 2, "milliseconds of one batch after fuse(), the median of a trial"),
+        ("latency_body_ms", "body ms", "ms", 2, "milliseconds of one batch in a detector's body and pyramid as trained"),
+        ("latency_body_fused_ms", "body fused ms", "ms", 2, "milliseconds of one batch in a detector's body and pyramid after fuse()"),
         ("peak_memory_mb", "peak MiB", "MiB", 1, "largest memory torch held on the accelerator, MiB"),
     )
 }

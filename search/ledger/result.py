@@ -62,6 +62,7 @@ class TrialResult:
         macs, macs_fused: multiply-accumulates of one image.
         latency_ms, latency_fused_ms: milliseconds for one batch of `latency_batch` images, median.
         latency_cpu_ms, latency_fused_cpu_ms: CPU time of the process in these; None where an accelerator does the work.
+        latency_body_ms, latency_body_fused_ms: the same of a detector's body and pyramid alone; None of other networks.
         latency_exclusive: measured while no other worker of this machine (or accelerator) was at work, and nothing else
             took the processor away; None where it is not known, as in results older than this column.
         fuse_error: largest absolute difference of a logit between the trained and the fused form.
@@ -115,6 +116,8 @@ class TrialResult:
     latency_fused_ms: float | None = None
     latency_cpu_ms: float | None = None
     latency_fused_cpu_ms: float | None = None
+    latency_body_ms: float | None = None
+    latency_body_fused_ms: float | None = None
     latency_exclusive: bool | None = None
     latency_batch: int | None = None
     fuse_error: float | None = None

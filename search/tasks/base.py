@@ -100,6 +100,16 @@ class MeasuresPart(Protocol):
         ...
 
 
+@runtime_checkable
+class TimesBody(Protocol):
+    """What a task has measured, of which one part is timed by itself too."""
+
+    @property
+    def body_and_pyramid(self) -> nn.Module:
+        """From the same tensors (B, C, H, W) to feature maps."""
+        ...
+
+
 class Task(Protocol):
     """What is learned, and what it is scored by; made once a trial, without arguments."""
 

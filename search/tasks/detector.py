@@ -243,6 +243,11 @@ class FixedProposals(nn.Module):
         super().__init__()
         self.detector, self.proposals, self.detections = detector, proposals, detections
 
+    @property
+    def body_and_pyramid(self) -> nn.Module:
+        """See `search.tasks.base.TimesBody`."""
+        return cast(nn.Module, self.detector.backbone)
+
     def forward(self, images: Tensor) -> list[Any]:
         """The pyramid's maps, and what each head puts out."""
         detector: Any = self.detector

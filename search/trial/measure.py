@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import xvol
 from search.recipe import MeasureConfig, TrainConfig
 from search.slot import WAIT_SECONDS, Lease, turnstile
-from search.tasks.base import Task
+from search.tasks.base import Task, TimesBody
 from search.trial.optim import make_optimizer
 from search.trial.train import autocast, formed
 
@@ -89,6 +89,7 @@ class Latency:
         latency_ms, latency_fused_ms: by the clock on the wall.
         latency_cpu_ms, latency_fused_cpu_ms: CPU time of this process; None where an accelerator does the work.
         latency_exclusive: no other worker was at work meanwhile, and on a CPU nothing else took the processor away.
+        latency_body_ms, latency_body_fused_ms: by the clock, of a detector's body and pyramid alone; None of all else.
     """
 
     latency_ms: float
@@ -96,6 +97,8 @@ class Latency:
     latency_cpu_ms: float | None
     latency_fused_cpu_ms: float | None
     latency_exclusive: bool
+    latency_body_ms: float | None = None
+    latency_body_fused_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def measure(model: nn.Module, input_size: tuple[int, int, int], config: MeasureC
 
 @torch.no_grad()
 def latency(model: nn.Module, fused: nn.Module, images: torch.Tensor, repeats: int) -> Latency:
-    """Time both forms in an exclusive slot of the device; they take turns, so that drift falls on both alike.
+    """Time both forms in an exclusive slot of the device, and where it `TimesBody` that part of both, turn by turn: drift falls on all alike.
 
     Where the slot cannot be had in time, or something else takes the processor away, the figures are taken all the same:
     `latency_exclusive` is False then, and the log says why.
@@ -160,12 +163,13 @@ def latency(model: nn.Module, fused: nn.Module, images: torch.Tensor, repeats: i
         repeats: timed passes of each form, at least 1.
     """
     device = images.device
-    wall: list[list[float]] = [[], []]
-    busy: list[list[float]] = [[], []]
+    forms = [model, fused, *(form.body_and_pyramid for form in (model, fused) if isinstance(form, TimesBody))]
+    wall: list[list[float]] = [[] for _ in forms]
+    busy: list[list[float]] = [[] for _ in forms]
     here = turnstile(slot_name(device))
     with contextlib.nullcontext(Lease(granted=False)) if here is None else here.alone() as lease:
         for turn in range(WARM_UP + repeats):
-            for form, walls, cpus in zip((model, fused), wall, busy, strict=True):
+            for form, walls, cpus in zip(forms, wall, busy, strict=True):
                 synchronize(device)
                 start, cpu = time.perf_counter(), time.process_time()
                 form(images)
@@ -181,9 +185,9 @@ def latency(model: nn.Module, fused: nn.Module, images: torch.Tensor, repeats: i
         log.warning("the latency is marked: it took so long that other workers went on")
     elif share < LEAST_CPU_SHARE:
         log.warning("the latency is marked: this process had the processor in %.0f %% of the time only", 100 * share)
-    plain_cpu, fused_cpu = (statistics.median(cpus) if device.type == "cpu" else None for cpus in busy)
-    plain, deployed = (statistics.median(walls) for walls in wall)
-    return Latency(plain, deployed, plain_cpu, fused_cpu, latency_exclusive=held and share >= LEAST_CPU_SHARE)
+    plain_cpu, fused_cpu = (statistics.median(cpus) if device.type == "cpu" else None for cpus in busy[:2])
+    plain, deployed, *body = (statistics.median(walls) for walls in wall)
+    return Latency(plain, deployed, plain_cpu, fused_cpu, held and share >= LEAST_CPU_SHARE, *body)
 
 
 def train_memory_mb(

@@ -30,7 +30,7 @@ log = logging.getLogger("xvol")
 # of one measurement, so never mixed with those of another
 LATENCY = (
     *("latency_ms", "latency_fused_ms", "latency_cpu_ms", "latency_fused_cpu_ms"),
-    *("latency_exclusive", "latency_batch"),
+    *("latency_body_ms", "latency_body_fused_ms", "latency_exclusive", "latency_batch"),
 )
 MACHINE_BOUND = (*LATENCY, "train_memory_mb", "train_seconds")  # another machine, another figure
 # what belongs to the trial that was asked for; all other columns are those of the trial that was trained

@@ -75,6 +75,9 @@ def test_a_trial_is_trained_judged_fused_and_measured(scenes: Small, tmp_path: P
     assert result.arm == "stage3: conv+pssa"
     assert (result.val_images, result.test_images) == (6, None)
     assert None not in (result.latency_ms, result.latency_fused_ms, result.dose, result.fuse_error)
+    body, whole = result.latency_body_ms, result.latency_ms
+    assert body is not None and whole is not None and result.latency_body_fused_ms is not None
+    assert 0 < body < whole
     assert result.macs > 100 * result.params  # heads over a fixed number of boxes
     found = json.loads((tmp_path / "predictions.json").read_text())
     assert {"image_id", "category_id", "bbox", "score"} <= set(found[0])
