@@ -48,6 +48,7 @@ MOST_LOGIT = 1e12
 LARGE = 1e9  # parameters
 EDGES = (64, 96, 128, 160, 192, 224, 256)
 SPEC = xvol.BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}})
+KEEPS = xvol.BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}}, keeps_norm=True)
 
 Row = dict[str, Any]
 
@@ -188,7 +189,15 @@ def _operate(name: str) -> Row:
         return row | {"status": "no sites"}
     row |= {"sites": len(found), "stages": max(site.stage for site in found)}
     row["depthwise"] = sum(site.groups == site.in_chs > 1 for site in found)
-    twin = xvol.convert(copy.deepcopy(model), {site.fqn: SPEC for site in found}, size)
+    row["normed"] = sum(site.norm_fqn is not None for site in found)
+    if row["normed"]:  # elsewhere both forms are one
+        row["keeps"] = _converted(copy.deepcopy(model), dict.fromkeys((site.fqn for site in found), KEEPS), size)
+    return row | _converted(model, dict.fromkeys((site.fqn for site in found), SPEC), size) | {"status": "ok"}
+
+
+def _converted(model: nn.Module, chosen: dict[str, xvol.BlockSpec], size: tuple[int, int, int]) -> Row:
+    row: Row = {}
+    twin = xvol.convert(copy.deepcopy(model), chosen, size)
     row["converted"] = sum(isinstance(module, xvol.XVolution2d) for module in twin.modules())
     x_BCHW = torch.randn(2, *size)
     for key, training in (("eval_equal", False), ("train_equal", True), ("eval_after_equal", False)):
@@ -196,7 +205,7 @@ def _operate(name: str) -> Row:
         row[key] = all(torch.equal(plain, ours) for plain, ours in pairs)
     row["forward_ok"] = True
     del model
-    return row | _fused(twin, size) | {"status": "ok"}
+    return row | _fused(twin, size)
 
 
 @torch.no_grad()

@@ -102,10 +102,13 @@ class BranchConfig:
             `start.kind` shared or fork) 0 beside a conv branch, so that the network's function is kept, and 1 without one. null is
             that last rule whatever the start, as it was before "auto".
         options: arguments of each branch by its name, e.g. {pssa: {rank: 1, embed_ratio: 0.25}}.
+        keeps_norm: the batch norm behind a convolution stays behind the block, which adds its branches before it; where there is
+            no batch norm that is so in any case. See `xvol.BlockSpec`.
     """
 
     use: str = "conv+pssa"
     gamma: int | float | str | None = AUTO
+    keeps_norm: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 

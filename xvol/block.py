@@ -17,7 +17,7 @@ from xvol.allowed import suggest
 from xvol.branches import branch_class, branch_options
 from xvol.branches.base import Branch, Geometry
 from xvol.deploy_form import Form, FusedXVolution2d, add_to, as_conv, refuse_dynamic
-from xvol.fold import Kernel, Norm, bias_only, norm_at_rest, sum_parallel
+from xvol.fold import Kernel, NoNorm2d, Norm, bias_only, norm_at_rest, sum_parallel
 
 CONV = "conv"  # the branch that holds the host convolution
 
@@ -34,6 +34,9 @@ class BlockSpec:
             nested mappings.
         gamma: initial weight of the BN after each branch but "conv". None stands for 0 where a "conv" branch is
             present, so that converting a trained model preserves its function, and for 1 where there is none.
+        keeps_norm: the norm behind the host convolution stays behind the block, which sums the bare convolution and the other branches
+            with a norm each. False, the paper's form: a batch norm there becomes that of the "conv" branch; where there is none
+            that the block could take (`Site.norm_fqn`), what follows the convolution stays whatever stands here.
 
     Raises:
         ValueError: an unknown branch, one named twice, an unknown option, or a value its branch does not allow.
@@ -46,6 +49,7 @@ class BlockSpec:
     branches: tuple[str, ...] = (CONV, "pssa")
     options: Options = ()
     gamma: float | None = None
+    keeps_norm: bool = False
 
     @classmethod
     def make(
@@ -53,10 +57,12 @@ class BlockSpec:
         branches: Sequence[str] = (CONV, "pssa"),
         options: Mapping[str, Mapping[str, Any]] | None = None,
         gamma: float | None = None,
+        *,
+        keeps_norm: bool = False,
     ) -> BlockSpec:
         """Build a spec from what a config holds: lists and mappings."""
         names = [branches] if isinstance(branches, str) else branches
-        return cls(tuple(names), options or (), gamma)  # type: ignore[arg-type]  # brought into normal form
+        return cls(tuple(names), options or (), gamma, keeps_norm)  # type: ignore[arg-type]  # brought into normal form
 
     def __post_init__(self) -> None:
         given = self.options.items() if isinstance(self.options, Mapping) else self.options
@@ -84,7 +90,8 @@ class BlockSpec:
     def canonical(self) -> dict[str, Any]:
         """The spec with its defaults spelt out, in JSON's types: equal if and only if the specs are equal.
 
-        A branch's `later_options` are left out at their defaults, so that a spec stored before they came still is itself.
+        A branch's `later_options` are left out at their defaults, and `keeps_norm` too, so that a spec stored before they came still
+        is itself.
         """
 
         def spelt_out(branch: str) -> dict[str, Any]:
@@ -96,11 +103,13 @@ class BlockSpec:
             "branches": list(self.branches),
             "options": {branch: spelt_out(branch) for branch in self.branches},
             "gamma": self.initial_gamma,
+            **({"keeps_norm": True} if self.keeps_norm else {}),
         }
 
     def __str__(self) -> str:
         changed = {branch: ", ".join(f"{key}={value}" for key, value in values) for branch, values in self.options}
         label = "+".join(f"{branch}({changed[branch]})" if branch in changed else branch for branch in self.branches)
+        label += " keeps_norm" if self.keeps_norm else ""
         return label if self.gamma is None else f"{label} gamma={self.gamma:g}"
 
 
@@ -142,14 +151,15 @@ class XVolution2d(Form):
     """sum_b norm_b(branch_b(x)): (B, I, H, W) -> (B, O, H', W'), H' = floor((H - 1) / stride) + 1.
 
     The paper's training form is the default spec: [conv -> BN] + [PSSA -> BN]. The padding centres the window. Arguments are those
-    of the convolution it stands in for, as in `nn.Conv2d`; `eps` and `momentum` are of each BatchNorm2d.
+    of the convolution it stands in for, as in `nn.Conv2d`; `eps` and `momentum` are of each BatchNorm2d. With `keeps_norm`, of the
+    spec or for one host, the conv branch has no norm: its own, if it has one, stands behind the block.
 
     Raises:
         ValueError: one of the branches cannot stand in for such a convolution; the message says which and why.
     """
 
     form = "train"
-    host: tuple[str, str] | None = None  # names of what `convert` put it in the place of
+    host: tuple[str, str | None] | None = None  # names of what `convert` put it in the place of
 
     def __init__(
         self,
@@ -161,6 +171,7 @@ class XVolution2d(Form):
         dilation: int = 1,
         groups: int = 1,
         spec: BlockSpec | None = None,
+        keeps_norm: bool = False,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         device: torch.device | str | None = None,
@@ -168,6 +179,7 @@ class XVolution2d(Form):
     ) -> None:
         super().__init__()
         self.spec = spec = spec or BlockSpec()
+        self.keeps_norm = keeps_norm or spec.keeps_norm
         self.geometry = Geometry(
             in_chs=in_chs, out_chs=out_chs, kernel_size=kernel_size, stride=stride, dilation=dilation, groups=groups
         )
@@ -176,9 +188,12 @@ class XVolution2d(Form):
         for name in spec.branches:
             options = spec.branch_options(name) | self.geometry.window
             branch = branch_class(name)(in_chs, out_chs, device=device, dtype=dtype, **options)
-            norm = branch.new_norm(eps=eps, momentum=momentum, device=device, dtype=dtype)
+            if name == CONV and self.keeps_norm:
+                norm: Norm = NoNorm2d(out_chs, device=device, dtype=dtype)
+            else:
+                norm = branch.new_norm(eps=eps, momentum=momentum, device=device, dtype=dtype)
             if name != CONV:
-                nn.init.constant_(norm.weight, spec.initial_gamma)
+                nn.init.constant_(cast(Tensor, norm.weight), spec.initial_gamma)
             self.branches[name], self.norms[name] = branch, norm
 
     def parts(self) -> Iterable[tuple[str, Branch, Norm]]:
@@ -191,8 +206,10 @@ class XVolution2d(Form):
         terms = [norm(branch(x_BCHW)) for branch, norm in zip(self.branches.values(), self.norms.values(), strict=True)]
         return add_to(terms[0], terms[1:])  # no norm's backward pass needs what it gave
 
-    def take_over(self, conv: nn.Conv2d, norm: nn.Module) -> None:
+    def take_over(self, conv: nn.Conv2d, norm: nn.Module | None = None) -> None:
         """Make `conv` and `norm` themselves, not copies, the block's conv branch and its norm, where it has such a branch.
+
+        `norm` is None where the block `keeps_norm`.
 
         A branch with a kernel of another size keeps its own fresh weights: the norm comes over with its affine part, and
         its running statistics start anew. A frozen norm's cannot, so that such a branch keeps its own norm too.
@@ -200,6 +217,8 @@ class XVolution2d(Form):
         if CONV not in self.branches:
             return
         taken = cast(Branch, self.branches[CONV]).take_over(conv)
+        if norm is None:
+            return
         if taken or isinstance(norm, nn.BatchNorm2d):
             self.norms[CONV] = norm
         if not taken and isinstance(norm, nn.BatchNorm2d):

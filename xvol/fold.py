@@ -40,7 +40,23 @@ class ScaleShift2d(nn.Module):
         return str(self.weight.shape[0])
 
 
-Norm: TypeAlias = nn.BatchNorm2d | ScaleShift2d
+class NoNorm2d(nn.Module):
+    """x itself, (B, C, H, W), behind a convolution whose norm stands behind the block, or that has none."""
+
+    one: Tensor
+
+    def __init__(
+        self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.ones(channels, device=device, dtype=dtype), persistent=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Hand it on."""
+        return x_BCHW
+
+
+Norm: TypeAlias = nn.BatchNorm2d | ScaleShift2d | NoNorm2d
 
 
 def new_norm(
@@ -63,6 +79,8 @@ def norm_at_rest(norm: Norm) -> Kernel:
 
     ValueError where the norm keeps no running statistics, so that it is at rest on no fixed numbers.
     """
+    if isinstance(norm, NoNorm2d):
+        return norm.one.clone(), torch.zeros_like(norm.one)
     if isinstance(norm, ScaleShift2d):
         return norm.weight.detach().clone(), norm.bias.detach().clone()
     if norm.running_mean is None or norm.running_var is None:

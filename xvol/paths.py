@@ -74,14 +74,15 @@ class Paths(BlockSpec):
             raise ValueError(f"group {group!r}: period={period} must be a multiple of its {len(bare)} alternatives")
         branches = tuple(dict.fromkeys(name for block in bare for name in block.branches))
         frozen = tuple((name, given) for name, given in options.items() if given)
-        return cls(branches, frozen, gamma, tuple(block.branches for block in bare), group, period, seed)
+        alternatives = tuple(block.branches for block in bare)
+        return cls(branches, frozen, gamma, bare[0].keeps_norm, alternatives, group, period, seed)
 
     @property
     def blocks(self) -> list[BlockSpec]:
         """Each alternative as a block of its own."""
         kinds = dict(self.options)
         return [
-            BlockSpec(names, tuple((name, kinds[name]) for name in names if name in kinds))
+            BlockSpec(names, tuple((name, kinds[name]) for name in names if name in kinds), keeps_norm=self.keeps_norm)
             for names in self.alternatives
         ]
 
@@ -97,7 +98,7 @@ class Paths(BlockSpec):
 
 def named(block: BlockSpec) -> str:
     """A block as a placement names it: "none" for the convolution alone that stands there."""
-    return "none" if block == HOST else str(block)
+    return "none" if replace(block, keeps_norm=False) == HOST else str(block)
 
 
 def alternative_at(count: int, choices: int, period: int, seed: int, group: str) -> int:

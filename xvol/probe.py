@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from xvol.block import CONV, XVolution2d
 from xvol.branches.base import Branch
 from xvol.deploy_form import FusedXVolution2d
-from xvol.host_norms import FROZEN
+from xvol.hosts import FROZEN
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, *FROZEN, nn.GroupNorm, nn.LayerNorm)
 
@@ -32,6 +32,7 @@ class Call:
     Attributes:
         took, gave: of its first run.
         times: how often it ran.
+        pixels: of the maps that it gave, in all its runs.
         reads: how many of torch's operations took what it gave, inside of modules or between them.
     """
 
@@ -39,6 +40,7 @@ class Call:
     gave: Tensor
     times: int = 1
     reads: int = 0
+    pixels: int = 0
 
 
 @contextmanager
@@ -103,8 +105,9 @@ def watch(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Call]
         def record(_: nn.Module, took: tuple[Any, ...], gave: Any) -> None:
             if fqn in calls:
                 calls[fqn].times += 1
+                calls[fqn].pixels += _pixels(gave)
             elif took and isinstance(took[0], Tensor) and isinstance(gave, Tensor):
-                calls[fqn] = Call(took[0], gave)
+                calls[fqn] = Call(took[0], gave, pixels=_pixels(gave))
                 readers.reads.setdefault(id(gave), 0)
 
         return record
@@ -123,6 +126,10 @@ def watch(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Call]
     for call in calls.values():
         call.reads = readers.reads[id(call.gave)]
     return calls
+
+
+def _pixels(gave: Any) -> int:
+    return math.prod(gave.shape[2:]) if isinstance(gave, Tensor) else 0
 
 
 def takers(model: nn.Module, fqn: str, calls: dict[str, Call]) -> list[str]:
@@ -229,7 +236,9 @@ def plain_names(model: nn.Module) -> dict[str, str]:
             continue
         conv, norm = block.host
         prefix = path.removesuffix(conv)
-        places = {f"{path}.branches.{CONV}.conv.": f"{path}.", f"{path}.norms.{CONV}.": f"{prefix}{norm}."}
+        places = {f"{path}.branches.{CONV}.conv.": f"{path}."}
+        if norm is not None:
+            places[f"{path}.norms.{CONV}."] = f"{prefix}{norm}."
         for name in [name for name in names if name.startswith(f"{path}.")]:
             del names[name]
             for ours, theirs in places.items():

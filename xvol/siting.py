@@ -11,9 +11,9 @@ from torch import nn
 
 from xvol.block import FusedXVolution2d, XVolution2d
 from xvol.branches.base import Geometry
-from xvol.host_norms import KINDS, fault, is_batch_norm
+from xvol.hosts import CONVS, KINDS, fault, pads_by_image
 from xvol.probe import Call, takers, watch
-from xvol.stages import Stage, find_stages, place_of
+from xvol.stages import Stage, find_stages, find_stem, place_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,11 @@ class Site:
         stage: from 1.
         block: index inside the stage, from 0.
         kernel, stride, padding, dilation, groups, in_chs, out_chs: of the convolution; windows are square.
-        norm_fqn: name of the batch norm, frozen or not, or timm's BatchNormAct2d, that takes its output, and nothing else.
+        norm_fqn: name of the batch norm, frozen or not, or timm's BatchNormAct2d, that takes its output, and nothing else. None
+            where there is none such: what follows the convolution then follows the block.
         in_size, out_size: (height, width) in pixels for the input size that was asked for.
         params: of the convolution alone.
-        macs: of the convolution alone, for one image.
+        macs: of the convolution alone, for one image, in all its runs.
     """
 
     fqn: str
@@ -41,7 +42,7 @@ class Site:
     groups: int
     in_chs: int
     out_chs: int
-    norm_fqn: str
+    norm_fqn: str | None
     in_size: tuple[int, int]
     out_size: tuple[int, int]
     params: int
@@ -64,11 +65,13 @@ class Refusal(NamedTuple):
 def sites(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> list[Site]:
     """The legal sites of `model`, in model order; ValueError counts the reasons where it has none.
 
-    Legal is an `nn.Conv2d` inside a stage whose window is square, larger than 1x1 and centred with a zero border, that
-    runs once, and whose output goes to one BatchNorm2d and nowhere else. The norm may be frozen, as in detectors, or timm's
-    `BatchNormAct2d`: the block is then put before its activation. Groups, depthwise hosts included, strides, dilations and biases are
-    allowed. Stems and heads are in no stage, and blocks that were placed before are passed over. The model runs once,
-    in eval mode, on one blank image; its modes and statistics are left as they were.
+    Legal is a convolution inside a stage whose window is square, larger than 1x1 and centred with a zero border: an `nn.Conv2d`, or
+    timm's with standardised weights, whatever follows it and however often it runs. Groups, depthwise hosts included, strides,
+    dilations and biases are allowed. Where its output goes to one BatchNorm2d, and nowhere else, a block can take that over too: a
+    frozen one, as in detectors, or timm's `BatchNormAct2d`, before whose activation the block is then put. Stems and heads are in no
+    stage; but the convolutions of a network whose stages have no site, such as a vision transformer with a convolutional stem,
+    are stages of their own. Blocks that were placed before are passed over. The model runs once, in eval mode, on one blank
+    image; its modes and statistics are left as they were.
 
     Args:
         model: a timm model, or one whose stages are top-level sequences of blocks.
@@ -92,6 +95,15 @@ def refused(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) 
 def _survey(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[list[Site], list[Refusal], list[Stage]]:
     calls = watch(model, input_size)
     stages = find_stages(model)
+    found, refusals = _in_stages(model, stages, calls)
+    if not found and not (not stages and _has_body(model)):
+        stem = find_stem(model, stages)
+        found, more = _in_stages(model, stem, calls)
+        return found, refusals + more, stem or stages
+    return found, refusals, stages
+
+
+def _in_stages(model: nn.Module, stages: list[Stage], calls: dict[str, Call]) -> tuple[list[Site], list[Refusal]]:
     order = {fqn: position for position, (fqn, _) in enumerate(model.named_modules())}
     found: list[Site] = []
     refusals: list[Refusal] = []
@@ -99,34 +111,40 @@ def _survey(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[list[Si
         place = place_of(fqn, stages, order)
         if place is None or not isinstance(conv, nn.Conv2d) or max(conv.kernel_size) == 1:
             continue
-        reason = _window_fault(conv) or _flow_fault(model, fqn, calls)
+        reason = _window_fault(conv) or (None if fqn in calls else "it does not run as a module in a forward pass")
         if reason:
             refusals.append(Refusal(fqn, reason))
         else:
-            found.append(_site(fqn, conv, place, takers(model, fqn, calls)[0], calls[fqn]))
-    return found, refusals, stages
+            found.append(_site(fqn, conv, place, _norm_after(model, fqn, calls), calls[fqn]))
+    return found, refusals
 
 
 def _no_site(model: nn.Module, refusals: list[Refusal], stages: list[Stage]) -> str:
     counts = Counter(refusal.reason for refusal in refusals).most_common(3)
     names = [stage.roots[-1] for stage in stages]
-    if not stages and isinstance(body := getattr(model, "body", None), nn.Module):
-        return f"{type(model).__name__} has no stages of its own: pass its `.body`, a {type(body).__name__}, which is converted in place"
+    if not stages and _has_body(model):
+        body = type(model.body).__name__
+        return (
+            f"{type(model).__name__} has no stages of its own: pass its `.body`, a {body}, which is converted in place"
+        )
     return (
-        f"{type(model).__name__} has no site for a block: that is an odd, centred, square Conv2d above 1x1 that "
-        f"feeds a BatchNorm2d inside a stage. {len(stages)} stages were found{': ' + ', '.join(names) if names else ''}"
+        f"{type(model).__name__} has no site for a block: that is an odd, centred, square Conv2d above 1x1 "
+        f"inside a stage. {len(stages)} stages were found{': ' + ', '.join(names) if names else ''}"
         f"; of their convolutions {len(refusals)} were refused"
         f"{': ' + '; '.join(f'{count}x {reason}' for reason, count in counts) if counts else ''}. "
         f"Choose another backbone, such as resnet18"
     )
 
 
+def _has_body(model: nn.Module) -> bool:
+    """Whether it is a pyramid around a network, whose stages are those of that."""
+    return isinstance(getattr(model, "body", None), nn.Module)
+
+
 def _window_fault(conv: nn.Conv2d) -> str | None:
     """Why no branch could stand in for the convolution itself: anything but a centred square with a zero border."""
-    if type(conv) is not nn.Conv2d:
-        name = type(conv).__name__
-        same = ": its 'same' padding is lopsided under a stride and depends on the image" if "Same" in name else ""
-        return f"it is a {name}, not a plain Conv2d{same}"
+    if type(conv) not in CONVS:
+        return f"it is a {type(conv).__name__}, which is not known to be one convolution whatever its input"
     for word, pair in (("kernel", conv.kernel_size), ("stride", conv.stride), ("dilation", conv.dilation)):
         if pair[0] != pair[1]:
             return f"its {word} {pair[0]}x{pair[1]} is not square"
@@ -134,6 +152,11 @@ def _window_fault(conv: nn.Conv2d) -> str | None:
     if size % 2 == 0:
         return f"its kernel {size}x{size} is even and has no centre"
     centred = conv.dilation[0] * (size - 1) // 2
+    if pads_by_image(conv):
+        lopsided = (
+            f"it is a {type(conv).__name__}: its 'same' padding is lopsided under a stride and depends on the image"
+        )
+        return lopsided if conv.stride[0] > 1 else None
     if conv.padding not in ("same", (centred, centred)):
         return f"its padding {conv.padding} does not centre the window, which needs {centred}"
     if conv.padding_mode != "zeros":
@@ -141,29 +164,16 @@ def _window_fault(conv: nn.Conv2d) -> str | None:
     return None
 
 
-def _flow_fault(model: nn.Module, fqn: str, calls: dict[str, Call]) -> str | None:
-    """Why what the convolution gives does not go through one BatchNorm2d, once, and nowhere else."""
-    if fqn not in calls:
-        return "it does not run as a module in a forward pass"
-    if calls[fqn].times != 1:
-        return f"it runs {calls[fqn].times} times in one forward pass"
+def _norm_after(model: nn.Module, fqn: str, calls: dict[str, Call]) -> str | None:
+    """Name of the one batch norm that what the convolution gives goes through, once, and nowhere else; None where there is none."""
     names = takers(model, fqn, calls)
-    norm = model.get_submodule(names[0]) if names else None
-    kind = type(norm).__name__
-    if norm is None or len(names) > 1 or calls[fqn].reads != 1:
-        return (
-            "no norm takes its output"
-            if not any(is_batch_norm(model.get_submodule(name)) for name in names)
-            else "its output goes to more than one place"
-        )
-    if type(norm) not in KINDS:
-        return f"a {kind} takes its output; a block needs a BatchNorm2d there"
-    if calls[names[0]].times != 1:
-        return f"its norm runs {calls[names[0]].times} times in one forward pass"
-    return fault(norm)
+    if len(names) != 1 or calls[fqn].times != 1 or calls[fqn].reads != 1:
+        return None
+    norm = model.get_submodule(names[0])
+    return names[0] if type(norm) in KINDS and calls[names[0]].times == 1 and fault(norm) is None else None
 
 
-def _site(fqn: str, conv: nn.Conv2d, place: tuple[int, int], norm_fqn: str, call: Call) -> Site:
+def _site(fqn: str, conv: nn.Conv2d, place: tuple[int, int], norm_fqn: str | None, call: Call) -> Site:
     out_size = (call.gave.shape[2], call.gave.shape[3])
     return Site(
         fqn=fqn,
@@ -180,7 +190,7 @@ def _site(fqn: str, conv: nn.Conv2d, place: tuple[int, int], norm_fqn: str, call
         in_size=(call.took.shape[2], call.took.shape[3]),
         out_size=out_size,
         params=sum(parameter.numel() for parameter in conv.parameters()),
-        macs=conv.weight.numel() * out_size[0] * out_size[1],
+        macs=conv.weight.numel() * call.pixels,
     )
 
 

@@ -49,6 +49,45 @@ def find_stages(model: nn.Module) -> list[Stage]:
     return [Stage((root,), tuple(_blocks(modules, [root]))) for root in _by_structure(model)]
 
 
+def find_stem(model: nn.Module, stages: list[Stage]) -> list[Stage]:
+    """What has spatial convolutions outside of the `stages`, as stages: a convolutional stem or neck, a whole network before a transformer.
+
+    Of each part of the model the narrowest module that holds all of its spatial convolutions: its own stages, or where it has none all
+    of it as one.
+    """
+    roots = [root for stage in stages for root in stage.roots]
+    modules = dict(model.named_modules())
+    found: list[Stage] = []
+    for part, _ in model.named_children():
+        spatial = [
+            fqn
+            for fqn, module in modules.items()
+            if isinstance(module, nn.Conv2d)
+            and max(module.kernel_size) > 1
+            and (fqn == part or fqn.startswith(f"{part}."))
+        ]
+        if not spatial or any(_touches(root, {part}) or _touches(part, {root}) for root in roots):
+            continue
+        holder = _common(spatial)
+        inside = [_below(holder, stage) for stage in find_stages(modules[holder])]
+        children = [f"{holder}.{name}" for name, child in modules[holder].named_children() if _convolutions(child)]
+        found += inside or [Stage((holder,), tuple(children) or (holder,))]
+    return found
+
+
+def _common(names: list[str]) -> str:
+    """The narrowest module that all of them are or stand in."""
+    first, *others = (name.split(".") for name in names)
+    while any(other[: len(first)] != first for other in others):
+        first.pop()
+    return ".".join(first)
+
+
+def _below(holder: str, stage: Stage) -> Stage:
+    roots, blocks = (tuple(f"{holder}.{name}" for name in names) for names in (stage.roots, stage.blocks))
+    return Stage(roots, blocks)
+
+
 def place_of(fqn: str, stages: list[Stage], order: dict[str, int]) -> tuple[int, int] | None:
     """(stage from 1, block from 0) of a module; None outside of all stages. `order` has each module's position in the model.
 

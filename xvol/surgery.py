@@ -20,7 +20,7 @@ from xvol.allowed import suggest
 from xvol.block import BlockSpec, XVolution2d
 from xvol.branches import branch_class
 from xvol.fold import fold_norm
-from xvol.host_norms import KINDS, HostNorm, is_batch_norm, split_norm
+from xvol.hosts import KINDS, HostNorm, is_batch_norm, split_norm
 from xvol.paths import new_block
 from xvol.probe import Call, at_rest, count_params, takers, watch
 from xvol.siting import Refusal, Site, sites
@@ -31,13 +31,16 @@ _FOLDABLE = (nn.Conv2d, Conv2dSame)  # linear in their weights; a weight-standar
 def convert(
     model: nn.Module, chosen: Mapping[str, BlockSpec], input_size: tuple[int, int, int] = (3, 224, 224)
 ) -> nn.Module:
-    """Put a block in the place of each chosen convolution and of the norm after it, in the model given.
+    """Put a block in the place of each chosen convolution, and of the batch norm after it where it takes that, in the model given.
 
     The block's conv branch takes over the convolution and the norm themselves: weights, affine part, running statistics
     (so timm's `zero_init_last` is carried over, and parameters keep their identity). Where the norm was, an
     `nn.Identity` is left; of timm's `BatchNormAct2d`, its drop and its activation. With gamma 0, the default beside a
     conv branch of the host's kernel, logits stay bitwise equal in eval and in train mode. A block without conv branch
     starts afresh. Hosts that re-parameterise themselves (RepVGG's) no longer do once a block stands in them.
+
+    Where no such norm follows (`Site.norm_fqn` is None), or the spec `keeps_norm`, what follows the convolution stays as it is. The
+    block then has norms behind its other branches alone, and its sum goes where the convolution's output went.
 
     A frozen norm stays the frozen norm that it is. Beside it a branch has a norm of its own: a BatchNorm2d that learns, with
     1e-5 for an eps, or a scale and a shift where the branch's option `norm` is "none". Batches of one or two pictures, as
@@ -81,19 +84,21 @@ def _check(fqn: str, spec: BlockSpec, legal: Mapping[str, Site]) -> None:
 
 def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
     conv = cast(nn.Conv2d, model.get_submodule(site.fqn))
-    norm, rest = split_norm(model.get_submodule(site.norm_fqn))
+    norm, rest = (None, None) if site.norm_fqn is None else split_norm(model.get_submodule(site.norm_fqn))
     block = _build(site, spec, seed, norm).to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
-    block.take_over(conv, norm)
-    block.host = site.fqn, site.norm_fqn
+    taken = None if block.keeps_norm else norm
+    block.take_over(conv, taken)
+    block.host = site.fqn, None if taken is None else site.norm_fqn
     model.set_submodule(site.fqn, block)
-    model.set_submodule(site.norm_fqn, rest)
+    if taken is not None and rest is not None and site.norm_fqn is not None:
+        model.set_submodule(site.norm_fqn, rest)
     keep_from_reparameterising(model, site.fqn)
 
 
-def _build(site: Site, spec: BlockSpec, seed: int, norm: HostNorm) -> XVolution2d:
+def _build(site: Site, spec: BlockSpec, seed: int, norm: HostNorm | None) -> XVolution2d:
     """Build on the CPU, so that the numbers drawn are the same on every device."""
     with _own_stream(seed, site.fqn):
-        made: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
+        made: dict[str, Any] = {"device": "cpu", "dtype": torch.float32, "keeps_norm": norm is None}
         if isinstance(norm, nn.BatchNorm2d):  # a frozen one has no momentum, and often an eps of 0
             made |= {"eps": norm.eps, "momentum": norm.momentum}
         block = new_block(spec, site.in_chs, site.out_chs, **site.geometry.window, **made)

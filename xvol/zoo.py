@@ -170,7 +170,8 @@ def _take_plain(
                 weight = f"{fqn}norms.{name}.weight"
                 own[weight] = torch.full_like(own[weight], replace(block.spec, gamma=None).initial_gamma)
         _move(state_dict, fqn, f"{fqn}branches.{CONV}.conv.", own)
-        _move(state_dict, f"{prefix}{site.norm_fqn}.", f"{fqn}norms.{CONV}.", own)
+        if site.norm_fqn is not None:
+            _move(state_dict, f"{prefix}{site.norm_fqn}.", f"{fqn}norms.{CONV}.", own)
         for key, value in own.items():
             state_dict.setdefault(key, value)
 

@@ -137,8 +137,20 @@ COSTS: dict[str, MetricColumn] = {
         ("macs_fused", "MACs fused", "MACs", 0, "multiply-accumulates of one image after fuse()"),
         ("latency_ms", "latency ms", "ms", 2, "milliseconds of one batch as trained, the median of a trial"),
         ("latency_fused_ms", "fused ms", "ms", 2, "milliseconds of one batch after fuse(), the median of a trial"),
-        ("latency_body_ms", "body ms", "ms", 2, "milliseconds of one batch in a detector's body and pyramid as trained"),
-        ("latency_body_fused_ms", "body fused ms", "ms", 2, "milliseconds of one batch in a detector's body and pyramid after fuse()"),
+        (
+            "latency_body_ms",
+            "body ms",
+            "ms",
+            2,
+            "milliseconds of one batch in a detector's body and pyramid as trained",
+        ),
+        (
+            "latency_body_fused_ms",
+            "body fused ms",
+            "ms",
+            2,
+            "milliseconds of one batch in a detector's body and pyramid after fuse()",
+        ),
         ("peak_memory_mb", "peak MiB", "MiB", 1, "largest memory torch held on the accelerator, MiB"),
     )
 }

@@ -24,7 +24,7 @@ from search.config import Architecture, Config
 from search.data.images import DataInfo
 from search.data.keyed import key
 from search.tasks.model import backbone, placed
-from xvol.host_norms import is_batch_norm
+from xvol.hosts import is_batch_norm
 from xvol.stages import find_stages
 
 LEAST_STRIDE = 4

@@ -178,8 +178,13 @@ def _chosen(config: Config, model: nn.Module, input_size: tuple[int, int, int]) 
         uses.update(dict.fromkeys((s.fqn for s in xvol.select(all_sites, policy)), (policy, use)))
     known = {key: _block(*key, config, auto) for key in dict.fromkeys(uses.values()) if key[1] != PLAIN}
     specs = {name: known[key] for name, key in uses.items() if key in known}
-    placed = {s.fqn: specs[s.fqn] for s in all_sites if s.fqn in specs and not _is_host(specs[s.fqn])}
+    placed = {s.fqn: _at(s, specs[s.fqn]) for s in all_sites if s.fqn in specs and not _is_host(specs[s.fqn])}
     return placed, _label(all_sites, placed, auto)
+
+
+def _at(site: Site, spec: BlockSpec) -> BlockSpec:
+    """The block as it is at a site: one whose norm no block could take over knows no other form, so the same architecture."""
+    return spec if site.norm_fqn is not None else replace(spec, keeps_norm=False)
 
 
 def _block(policy: str, use: str, config: Config, auto: float | None) -> BlockSpec:
@@ -207,14 +212,15 @@ def _spec(use: str, branch: BranchConfig, auto: float | None) -> BlockSpec:
                 f"branch.options.{name}={given}: give options by name, e.g. branch.options.{name}.OPTION=VALUE"
             )
     if names == [PLAIN]:
-        return BlockSpec.make(["conv"])
+        return BlockSpec.make(["conv"], keeps_norm=branch.keeps_norm)
     gamma = auto if branch.gamma == AUTO else branch.gamma
-    return BlockSpec.make(names, options=options, gamma=gamma)  # type: ignore[arg-type]  # it refuses other words
+    weight: Any = gamma  # it refuses other words
+    return BlockSpec.make(names, options=options, gamma=weight, keeps_norm=branch.keeps_norm)
 
 
 def _is_host(spec: BlockSpec) -> bool:
     """A lone conv branch is what stands there already: the same network, so the same architecture."""
-    return spec.canonical() == BlockSpec.make(["conv"]).canonical()
+    return replace(spec, keeps_norm=False).canonical() == BlockSpec.make(["conv"]).canonical()
 
 
 def _label(all_sites: Sequence[Site], placed: Mapping[str, BlockSpec], auto: float | None) -> str:

@@ -153,7 +153,7 @@ def measure(model: nn.Module, input_size: tuple[int, int, int], config: MeasureC
 
 @torch.no_grad()
 def latency(model: nn.Module, fused: nn.Module, images: torch.Tensor, repeats: int) -> Latency:
-    """Time both forms in an exclusive slot of the device, and where it `TimesBody` that part of both, turn by turn: drift falls on all alike.
+    """Time both forms, and that part of both that a `TimesBody` names, in an exclusive slot: by turns, so that drift falls on all alike.
 
     Where the slot cannot be had in time, or something else takes the processor away, the figures are taken all the same:
     `latency_exclusive` is False then, and the log says why.

@@ -132,7 +132,8 @@ def take_path(made: Untrained, root: Root) -> None:
         for network in (made.model, supernet)
     )
     for site in {**theirs, **ours}:
-        mine, there = (replace(specs.get(site, HOST), gamma=None) for specs in (ours, theirs))
+        form = theirs.get(site, HOST).keeps_norm  # of what stands there, if it is the convolution alone
+        mine, there = (replace(specs.get(site, replace(HOST, keeps_norm=form)), gamma=None) for specs in (ours, theirs))
         if mine not in (there.blocks if isinstance(there, xvol.Paths) else [there]):
             raise ValueError(
                 f"start.root={root.place}: {named(mine)} is to stand at {site}, where the supernet has {named(there)}; place one of that"

@@ -44,6 +44,15 @@ def test_canonical_spells_out_every_default() -> None:
     assert str(BlockSpec.make(["pssa"], gamma=0.5)) == "pssa gamma=0.5"
 
 
+def test_a_spec_that_keeps_the_norm_is_another_block() -> None:
+    """What was stored before there was the choice is a block that takes it over."""
+    keeps = BlockSpec.make(keeps_norm=True)
+    assert keeps != BlockSpec()
+    assert "keeps_norm" not in BlockSpec().canonical()
+    assert BlockSpec.make(**keeps.canonical()) == keeps
+    assert str(keeps) == "conv+pssa keeps_norm"
+
+
 def test_options_that_came_later_leave_stored_specs_alone() -> None:
     """At its default a later option is not spelt out, so no hash made before it changes; else it is."""
     stored = {"rank": 1, "embed_ratio": 1.0, "shift": 1, "directions": 8, "border": "zero", "q_bias": False}

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import timm
 import torch
+from timm.layers import ScaledStdConv2d, StdConv2d
 from timm.utils.model import reparameterize_model
 from torch import nn
 
@@ -73,9 +74,18 @@ FAMILIES = [
 ]
 
 
+BARE = [
+    *("convnext_atto", "mambaout_femto", "fasternet_t0", "edgenext_xx_small", "densenet121", "caformer_s18"),
+    *("nf_resnet26", "test_nfnet", "resnetv2_50"),  # weights that are standardised
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_families(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "keeps_norm"),
+    [*((name, False) for name in (*FAMILIES, *BARE)), ("resnext26ts", True), ("repvgg_a0", True)],
+)
+def test_families(name: str, keeps_norm: bool) -> None:
     """Logits bitwise equal in eval and train mode, dropout and stochastic depth included; fused within float64's reach."""
     model = build(name, drop_rate=0.1)
     for parameter in model.parameters():  # behind a zero-initialised norm or head all would be equal
@@ -83,7 +93,7 @@ def test_families(name: str) -> None:
             parameter.data.add_(0.2 * torch.randn_like(parameter))
     size = (3, 64, 64)
     chosen = xvol.sites(model, size)
-    spec = xvol.BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}})
+    spec = xvol.BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}}, keeps_norm=keeps_norm)
     twin = xvol.convert(copy.deepcopy(model), {site.fqn: spec for site in chosen}, size)
     assert sum(isinstance(module, xvol.XVolution2d) for module in twin.modules()) == len(chosen)
     x = torch.randn(2, *size)
@@ -103,6 +113,58 @@ def test_families(name: str) -> None:
     fused = xvol.fuse(twin)
     assert xvol.fuse_error(twin, fused, x.double()) < 1e-9 * scale
     assert xvol.fuse_error(fused, reparameterize_model(twin), x.double()) < 1e-9 * scale
+
+
+@pytest.mark.parametrize("conv", ["plain", "standardised", "scaled"])
+@pytest.mark.parametrize("behind", ["batch norm that stays", "layer norm", "nothing"])
+def test_what_follows_a_host_that_gives_up_no_norm_stays(conv: str, behind: str) -> None:
+    """The convolution is the block's, itself and bit by bit; the norm behind it, if there is one, is where it was, and folds if it can."""
+    kinds = {"plain": nn.Conv2d, "standardised": StdConv2d, "scaled": ScaledStdConv2d}
+    host = kinds[conv](6, 8, 3, padding=1, bias=True)
+    norm = {"batch norm that stays": nn.BatchNorm2d(8), "layer norm": nn.GroupNorm(1, 8), "nothing": nn.Identity()}[
+        behind
+    ]
+    model = nn.Sequential(nn.Sequential(nn.Sequential(host, norm), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())))
+    live_on = torch.randn(4, 6, 9, 7)
+    expected = [copy.deepcopy(model).train(mode)(live_on) for mode in (True, False)]
+    site = xvol.sites(model, (6, 9, 7))[0]
+    assert site.norm_fqn == ("0.0.1" if behind.startswith("batch") else None)
+    state, names = model.state_dict(), set(model.state_dict())
+    twin = xvol.convert(model, {site.fqn: xvol.BlockSpec.make(keeps_norm=behind.startswith("batch"))}, (6, 9, 7))
+    block = twin[0][0][0]
+    assert block.branches["conv"].conv is host
+    assert twin[0][0][1] is norm
+    assert block.host == (site.fqn, None)
+    assert set(xvol.plain_names(twin).values()) == names
+    assert all(torch.equal(state[theirs], twin.state_dict()[ours]) for ours, theirs in xvol.plain_names(twin).items())
+    for mode, logits in zip((True, False), expected, strict=True):
+        torch.manual_seed(1)
+        assert torch.equal(copy.deepcopy(twin).train(mode)(live_on), logits)
+    nn.init.normal_(block.norms["pssa"].weight)
+    twin.eval().double()
+    for fused in (xvol.fuse(twin), xvol.fuse(twin, (6, 9, 7))):
+        assert xvol.fuse_error(twin, fused, live_on.double()) < 1e-12
+    nn.init.zeros_(block.norms["pssa"].weight)
+    torch.testing.assert_close(block.to_conv()(live_on.double()), host(live_on.double()))
+
+
+def test_a_convolution_that_runs_twice_is_a_block_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norms = nn.Conv2d(4, 4, 3, padding=1), nn.ModuleList([nn.BatchNorm2d(4), nn.BatchNorm2d(4)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for norm in self.norms:
+                x = norm(self.conv(x)).relu()
+            return x
+
+    model, x = nn.Sequential(nn.Sequential(Twice(), Twice())), torch.randn(2, 4, 8, 8)
+    twin = xvol.convert(copy.deepcopy(model), {"0.1.conv": SPEC}, (4, 8, 8))
+    assert torch.equal(twin.train()(x), model.train()(x))
+    nn.init.normal_(twin[0][1].conv.norms["pssa"].weight)
+    twin.eval().double()
+    assert xvol.fuse_error(twin, xvol.fuse(twin), x.double()) < 1e-12
 
 
 def test_a_norm_with_its_activation_is_parted() -> None:

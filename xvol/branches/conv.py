@@ -14,6 +14,7 @@ from torch.nn import functional
 from xvol.allowed import ODD, RATIO
 from xvol.branches.base import NORM, Branch, Folded, Geometry, Host, factory_of
 from xvol.fold import Kernel, Norm, average_kernel, chain_pointwise, dilate, fold_norm, norm_at_rest
+from xvol.hosts import kernel_of
 
 
 def average(x_BCHW: Tensor, size: int, *, stride: int, dilation: int, padding: int = 0) -> Tensor:
@@ -82,7 +83,7 @@ class Conv(StaticBranch):
         return True
 
     def _kernel(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.conv.weight, self.conv.bias
+        return kernel_of(self.conv)
 
 
 class SecondConv(StaticBranch):

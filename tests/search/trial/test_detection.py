@@ -76,7 +76,7 @@ def test_a_trial_is_trained_judged_fused_and_measured(scenes: Small, tmp_path: P
     assert (result.val_images, result.test_images) == (6, None)
     assert None not in (result.latency_ms, result.latency_fused_ms, result.dose, result.fuse_error)
     body, whole = result.latency_body_ms, result.latency_ms
-    assert body is not None and whole is not None and result.latency_body_fused_ms is not None
+    assert None not in (body, whole, result.latency_body_fused_ms)
     assert 0 < body < whole
     assert result.macs > 100 * result.params  # heads over a fixed number of boxes
     found = json.loads((tmp_path / "predictions.json").read_text())

@@ -1,4 +1,4 @@
-"""Norms that a block takes over: the frozen ones of detectors, which must stay what they are."""
+"""What blocks stand in for: kernels of hosts, and the norms that a block takes over, frozen ones of detectors among them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from timm.layers import BatchNormAct2d, freeze_batch_norm_2d
 from timm.layers.norm_act import FrozenBatchNorm2d, FrozenBatchNormAct2d
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -18,7 +19,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 import xvol
 import xvol.torchvision_ops
 from xvol.fold import ScaleShift2d
-from xvol.host_norms import split_norm
+from xvol.hosts import CONVS, kernel_of, split_norm
 
 SIZE = (3, 64, 64)
 
@@ -220,3 +221,15 @@ def test_a_backbone_with_a_pyramid_says_what_to_pass() -> None:
     model = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
     with pytest.raises(ValueError, match=r"pass its `\.body`, a IntermediateLayerGetter"):
         xvol.sites(model)
+
+
+@pytest.mark.parametrize("kind", CONVS)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_kernel_of_a_host_is_what_it_convolves_with(kind: type[nn.Conv2d], groups: int) -> None:
+    conv = kind(6, 9, 5, padding=4, dilation=2, groups=groups, bias=True).double()
+    weight, bias = kernel_of(conv)
+    x = torch.randn(2, 6, 7, 8, dtype=torch.float64)
+    torch.testing.assert_close(functional.conv2d(x, weight, bias, 1, 4, 2, groups), conv(x), rtol=1e-12, atol=1e-12)
+    strided = kind(6, 9, 3, stride=2, groups=groups, bias=False).double()
+    assert kernel_of(strided)[0].shape == strided.weight.shape
+    assert kernel_of(strided)[1] is None
