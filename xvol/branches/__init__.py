@@ -19,7 +19,10 @@ BRANCHES = {
     "bottleneck_attn": "xvol.branches.timm_layers:Bottleneck",
     "conv": "xvol.branches.conv:Conv",
     "dbb": "xvol.branches.rivals:DiverseBranch",
+    "dw_only": "xvol.branches.gates:DWOnly",
     "gap_query": "xvol.branches.pssa:GAPQuery",
+    "gate_only": "xvol.branches.gates:GateOnly",
+    "gated_dw": "xvol.branches.gates:GatedDW",
     "halo": "xvol.branches.timm_layers:Halo",
     "identity": "xvol.branches.conv:Identity",
     "involution": "xvol.branches.rivals:Involution",
@@ -31,6 +34,7 @@ BRANCHES = {
     "pssa_inner": "xvol.branches.inner:PSSAInner",
     "second_conv": "xvol.branches.conv:SecondConv",
     "softmax_global": "xvol.branches.inner:SoftmaxGlobal",
+    "star": "xvol.branches.gates:Star",
 }
 ENTRY_POINTS = "xvol.branches"
 
