@@ -30,6 +30,11 @@ VALUES: dict[str, list[Any]] = {
     "value_ratio": [0.5],
     "position": [True],
     "kv_size": [2],
+    "levels": [1],
+    "band": [5],
+    "share": [0.3],
+    "qk_chs": [4],
+    "small": [1],
 }
 VARIANTS = [(name, options) for name in branch_names() for options in testing.variants(name, VALUES)]
 CASES = [(name, *case) for name in branch_names() for case in testing.cases(name, VALUES)]
