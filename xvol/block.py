@@ -109,7 +109,7 @@ class BlockSpec:
     def __str__(self) -> str:
         changed = {branch: ", ".join(f"{key}={value}" for key, value in values) for branch, values in self.options}
         label = "+".join(f"{branch}({changed[branch]})" if branch in changed else branch for branch in self.branches)
-        label += " keeps_norm" if self.keeps_norm else ""
+        label += " keeps_norm=True" if self.keeps_norm else ""
         return label if self.gamma is None else f"{label} gamma={self.gamma:g}"
 
 

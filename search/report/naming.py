@@ -18,22 +18,35 @@ from search.report.words import joined
 BLOCKS: dict[tuple[str, ...], str] = {("conv", "pssa"): "X-volution", ("conv", "softmax_global"): "X-volution(SA)"}
 BRANCHES = {
     "acmix": "ACmix",
+    "additive_attention": "additive attention",
     "bottleneck_attn": "bottleneck attention",
     "conv": "convolution",
     "dbb": "diverse branch block",
+    "dw_only": "depthwise bottleneck",
+    "focal_modulation": "focal modulation",
     "gap_query": "PSSA with a pooled query",
+    "gate_only": "gated linear unit",
+    "gated_dw": "gated depthwise convolution",
+    "global_context": "global context",
     "halo": "halo attention",
+    "inception_dw": "Inception depthwise convolution",
     "lambda_layer": "lambda layer",
+    "large_kernel": "large-kernel attention",
     "linear_global": "linear attention",
+    "outlook": "outlook attention",
     "pool": "pooling",
     "pssa": "PSSA",
     "pssa_dense": "dense PSSA",
     "pssa_inner": "inner-product PSSA",
+    "rep_large_kernel": "reparameterised large kernel",
     "second_conv": "second convolution",
+    "selective_kernel": "selective kernel",
+    "single_head": "single-head attention",
     "softmax_global": "self-attention",
+    "star": "star operation",
 }
 BRANCH = r"([A-Za-z_]\w*)(?:\(([^()]*)\))?"
-BLOCK = re.compile(rf"{BRANCH}(?:\+{BRANCH})*(?: gamma=(\S+))?")
+BLOCK = re.compile(rf"{BRANCH}(?:\+{BRANCH})*(?: keeps_norm=(\S+))?(?: gamma=(\S+))?")
 Option = tuple[str, str]  # branch and key, e.g. ("pssa", "embed_ratio"); of the block as a whole ("", "gamma")
 
 
@@ -114,13 +127,15 @@ def _parsed(what: str) -> tuple[tuple[str, ...], dict[Option, str]] | None:
     if not BLOCK.fullmatch(what):
         return None
     what, _, gamma = what.partition(" gamma=")
+    what, _, keeps_norm = what.partition(" keeps_norm=")
     found = re.findall(BRANCH, what)
     options = {
         (branch, key): value
         for branch, text in found
         for key, _, value in (each.partition("=") for each in text.split(", ") if each)
     }
-    return tuple(branch for branch, _ in found), options | ({("", "gamma"): gamma} if gamma else {})
+    of_the_block = {("", "keeps_norm"): keeps_norm, ("", "gamma"): gamma}
+    return tuple(branch for branch, _ in found), options | {option: value for option, value in of_the_block.items() if value}
 
 
 def _shared(blocks: Sequence[str]) -> dict[Option, str]:

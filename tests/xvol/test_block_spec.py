@@ -50,7 +50,7 @@ def test_a_spec_that_keeps_the_norm_is_another_block() -> None:
     assert keeps != BlockSpec()
     assert "keeps_norm" not in BlockSpec().canonical()
     assert BlockSpec.make(**keeps.canonical()) == keeps
-    assert str(keeps) == "conv+pssa keeps_norm"
+    assert str(keeps) == "conv+pssa keeps_norm=True"
 
 
 def test_options_that_came_later_leave_stored_specs_alone() -> None:

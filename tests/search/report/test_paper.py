@@ -138,6 +138,7 @@ def test_places(where: str, said: str) -> None:
         ("conv+softmax_global(heads=4)", "X-volution(SA) (heads=4)"),
         ("pssa(rank=4, embed_ratio=0.25)", "PSSA alone (rank=4, embed_ratio=0.25)"),
         ("conv+pssa gamma=0", "X-volution (gamma=0)"),
+        ("conv+pssa keeps_norm=True gamma=0", "X-volution (keeps_norm=True, gamma=0)"),
         ("conv+acmix", "Convolution + ACmix"),
         ("mine", "mine alone"),
         ("none|conv+pssa", "none|conv+pssa"),

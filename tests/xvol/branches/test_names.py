@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from xvol import branch_class, branch_names, branch_options, branches, register_branch
+from xvol import branch_class, branch_names, branch_options, branches, count_params, register_branch
 from xvol.branches import BRANCHES
 from xvol.branches.conv import Conv
 from xvol.branches.pssa import PSSA
@@ -33,9 +33,16 @@ def test_known_branches() -> None:
     }
 
 
+def test_each_branch_has_a_row_in_the_docs_with_its_parameters() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "branches.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line.split("|")[-2].strip() for line in page.splitlines() if line.startswith("| `")}
+    counted = {name: f"{count_params(branch_class(name)(64, 64)):,}" for name in BRANCHES}
+    assert rows == counted
+
+
 def test_unknown_branch_has_near_matches() -> None:
     with pytest.raises(
-        ValueError, match=r"no branch is named 'psa': did you mean 'pssa'\? Allowed: .*conv, .*pssa, and"
+        ValueError, match=r"no branch is named 'psa': did you mean 'pssa'.*\? Allowed: .*conv, .*, and \d+ more"
     ):
         branch_class("psa")
     with pytest.raises(ValueError, match=r"'convv'.*did you mean 'conv'"):
