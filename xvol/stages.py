@@ -29,6 +29,7 @@ def find_stages(model: nn.Module) -> list[Stage]:
     layers, as VGG is, has none such: there each stretch with a convolution is a stage. A name that the model does not
     have, as HRNet's stage1, stands for the first part with blocks before the end named next (HRNet's layer1), so that
     its stage2 is stage 2.
+    A network that `feature_info` knows at one resolution alone, as ConvMixer is, whose blocks are all named, has one stage.
     Without `feature_info` stages are the top-level sequences of blocks, or the items of a top-level sequence of stages.
     """
     modules = dict(model.named_modules())
@@ -39,6 +40,9 @@ def find_stages(model: nn.Module) -> list[Stage]:
         home = max(levels, key=levels.count)
         kept = [group for group in kept if _parent(group[0]) == home]  # a stem beside the sequence may be a block too
         kept[0] = [root for root in kept[0] if _holds_blocks(modules[root])]
+        if len(kept) > 1 and _is_of_one_resolution(model):
+            roots = tuple(root for group in kept for root in group)
+            return [Stage(roots, roots)]
         return [Stage(tuple(group), tuple(_blocks(modules, group))) for group in kept]
     parents = {_parent(root) for group in groups for root in group}
     if len(groups) > 1 and len(parents) == 1 and isinstance(modules[parents.pop()], _LISTS):
@@ -97,6 +101,11 @@ def place_of(fqn: str, stages: list[Stage], order: dict[str, int]) -> tuple[int,
         if any(fqn == root or fqn.startswith(f"{root}.") for root in stage.roots):
             return number, max(0, sum(order[block] <= order[fqn] for block in stage.blocks) - 1)
     return None
+
+
+def _is_of_one_resolution(model: nn.Module) -> bool:
+    info = getattr(model, "feature_info", None) or []
+    return len({entry.get("reduction") for entry in getattr(info, "info", info) if isinstance(entry, dict)}) == 1
 
 
 def _groups(model: nn.Module, modules: dict[str, nn.Module]) -> list[list[str]]:
