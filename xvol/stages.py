@@ -173,7 +173,7 @@ def _blocks(modules: dict[str, nn.Module], roots: list[str]) -> list[str]:
         module = modules[root]
         children = dict(module.named_children())
         lists = [name for name, child in children.items() if isinstance(child, _LISTS) and _has_composite(child)]
-        if isinstance(module, _LISTS) and children:
+        if isinstance(module, (*_LISTS, nn.ModuleDict)) and children:
             blocks += [f"{root}.{name}" for name in children]
         elif lists:
             blocks += [f"{root}.{name}.{item}" for name in lists for item, _ in children[name].named_children()]

@@ -1,5 +1,7 @@
 import dataclasses
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import timm
@@ -246,3 +248,28 @@ def test_looking_leaves_the_model_alone() -> None:
     assert model.training
     assert not model.layer1[0].bn1.training
     assert all(not module._forward_hooks for module in model.modules())
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "surgery.md").read_text(encoding="utf-8")
+ROWS = re.findall(
+    r"^\| `(\w+)` \| ([\d /]+) \| (\d+) \| (\d+) \(`([^`]+)`\) \| (\d+) \| (\d+) \| `([^`]+)` \|$", PAGE, re.MULTILINE
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_families_in_the_docs(row: tuple[str, ...]) -> None:
+    name, stages, normed, selected, policy, last, every, last_site = row
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    found = sites(model, model.pretrained_cfg["input_size"])
+    counts = Counter(site.stage for site in found)
+    assert " / ".join(str(counts[stage]) for stage in range(1, max(counts) + 1)) == stages
+    assert sum(site.norm_fqn is not None for site in found) == int(normed)
+    numbers = [len(xvol.select(found, words)) for words in (policy, "last_k=2", "every=2")]
+    assert numbers == [int(selected), int(last), int(every)]
+    assert found[-1].fqn == last_site
+
+
+def test_the_docs_show_a_dozen_families() -> None:
+    assert len(ROWS) >= 12

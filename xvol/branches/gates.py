@@ -7,7 +7,7 @@ B = batch, C = channels (I = in, E = embedding, O = out), H, W = height, width, 
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +135,7 @@ class DWOnly(StaticBranch):
     """
 
     name = "dw_only"
-    rules = {"embed_ratio": RATIO, "norm": NORM, **KERNEL}
+    rules: ClassVar = {"embed_ratio": RATIO, "norm": NORM, **KERNEL}
 
     def __init__(
         self,

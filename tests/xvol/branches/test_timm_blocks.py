@@ -14,7 +14,15 @@ from xvol.branches import branch_class
 from xvol.branches.timm_blocks import LargeKernelAttention, LayerBranch, RepLargeKernel
 
 LAYERS = [
-    *("additive_attention", "focal_modulation", "global_context", "inception_dw", "large_kernel", "outlook", "single_head"),
+    *(
+        "additive_attention",
+        "focal_modulation",
+        "global_context",
+        "inception_dw",
+        "large_kernel",
+        "outlook",
+        "single_head",
+    ),
 ]
 
 

@@ -140,4 +140,6 @@ def test_no_committed_trial_names_a_folder_of_a_machine() -> None:
 def test_committed_results_come_out_of_their_trials(path: Path) -> None:
     committed = pd.read_csv(path.with_name("ablation.csv"), dtype=DATA_COLUMNS | ROOTS)
     over_pictures = [name for name in PICTURES if name in committed]  # of `matches.npz` of each trial, 7 MB a study
-    pd.testing.assert_frame_equal(ablation_table(load_study(path)).data, committed.drop(columns=over_pictures), rtol=1e-9)
+    pd.testing.assert_frame_equal(
+        ablation_table(load_study(path)).data, committed.drop(columns=over_pictures), rtol=1e-9
+    )
