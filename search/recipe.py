@@ -65,6 +65,10 @@ class TrainConfig(Augmentation):
             clipping.
         clip_mode: "norm", "value" or "agc" (adaptive clipping, but for the head).
         amp: autocast: false; true or "bfloat16"; "float16", with a gradient scaler, on CUDA alone.
+        gamma_to: what the weight of the norm behind each branch that blocks have beside a convolution is raised by, in equal steps over
+            the first `gamma_epochs`, on top of what it learns: a trained network into which blocks were put at gamma 0 learns little
+            about them in a short training. null: it learns alone.
+        gamma_epochs: how many epochs that takes, above 0 to `epochs`, parts of one too; null with `gamma_to` null.
         channels_last: memory format of the network while it is trained. Its latency is measured in torch's own.
         whiten: the first convolution starts from the leading eigenvectors of patches of training images, each with both signs,
             scaled to whiten them, and is trained on from there; see `search.tasks.model.whiten`.
@@ -114,6 +118,8 @@ class TrainConfig(Augmentation):
     clip_grad: float | None = None
     clip_mode: str = "norm"
     amp: bool | str = False
+    gamma_to: float | None = None
+    gamma_epochs: float | None = None
     channels_last: bool = False
     whiten: bool = False
     low_res: float | None = None
@@ -167,6 +173,12 @@ class TrainConfig(Augmentation):
         check_number("train.accumulate", self.accumulate, low=1)
         check_number("train.low_res", self.low_res, above=0, below=1, null="no smaller images")
         check_number("train.low_res_epochs", self.low_res_epochs, low=0, high=epochs)
+        check_number("train.gamma_epochs", self.gamma_epochs, above=0, high=epochs, null="gammas that learn alone")
+        if (self.gamma_to is None) != (self.gamma_epochs is None):
+            raise ValueError(
+                f"train.gamma_to={self.gamma_to} and train.gamma_epochs={self.gamma_epochs}: give both, by how much gammas are raised and "
+                "over how many epochs, or neither (null)"
+            )
         if (self.low_res is None) != (self.low_res_epochs == 0):
             raise ValueError(
                 f"train.low_res={self.low_res} and train.low_res_epochs={self.low_res_epochs}: give both, how small images "

@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/surgery.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/surgery.md", "docs/pretrained.md"])
 def test_the_example_runs(page: str) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False, cwd=ROOT)

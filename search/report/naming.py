@@ -135,7 +135,9 @@ def _parsed(what: str) -> tuple[tuple[str, ...], dict[Option, str]] | None:
         for key, _, value in (each.partition("=") for each in text.split(", ") if each)
     }
     of_the_block = {("", "keeps_norm"): keeps_norm, ("", "gamma"): gamma}
-    return tuple(branch for branch, _ in found), options | {option: value for option, value in of_the_block.items() if value}
+    return tuple(branch for branch, _ in found), options | {
+        option: value for option, value in of_the_block.items() if value
+    }
 
 
 def _shared(blocks: Sequence[str]) -> dict[Option, str]:

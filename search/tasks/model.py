@@ -125,6 +125,12 @@ def whiten(model: nn.Module, images: Tensor) -> None:
         first.weight[: 2 * count] = torch.cat((leading, -leading)).view(-1, *first.weight.shape[1:]).to(first.weight)
 
 
+def added_gammas(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of the norms behind all branches that blocks have beside a convolution."""
+    blocks = [module for module in model.modules() if isinstance(module, xvol.XVolution2d) and "conv" in module.norms]
+    return [cast(nn.Parameter, norm.weight) for block in blocks for name, norm in block.norms.items() if name != "conv"]
+
+
 def train_blocks_alone(model: nn.Module) -> None:
     """Let only what blocks have beside the network that they were put into be trained; see `StartConfig.trains`.
 

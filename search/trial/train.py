@@ -24,6 +24,7 @@ from search.data.loaders import Batch, Loader
 from search.recipe import TrainConfig
 from search.slot import clock, give_way
 from search.tasks.base import Diverged, Evaluator, Scores
+from search.tasks.model import added_gammas
 from search.trial.optim import Average, hand_over, make_optimizer, make_scheduler
 from search.trial.ranks import Group, Ranks, Statistics
 
@@ -111,6 +112,7 @@ class Trainer:
         self._at_rest = [module for module in self.model.modules() if not module.training]
         self._optimizer = make_optimizer(self.model, config)
         self._scheduler = make_scheduler(self._optimizer, config, steps=config.epochs * len(train))
+        self._gammas = [] if config.gamma_to is None else added_gammas(self.model)
         if config.ema_decay:
             # The statistics of batch norms are the network's own, not averaged: they are an average already, and averaged
             # once more they lag so far behind that a short training is evaluated near chance.
@@ -290,10 +292,21 @@ class Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         updates = self._done * len(self._train) + self._steps + 1
+        self._raise_gammas(updates)
         self._scheduler.step_update(updates)
         # timm reads the number for its warm-up: the decay is 0 at the first update, then 1 - updates^(-2/3), at most ema_decay
         if config.ema_decay:
             self._average.update(updates if config.ema_warmup else None)
+
+    @torch.no_grad()
+    def _raise_gammas(self, updates: int) -> None:
+        """Take the step of the recipe's `gamma_to` that belongs to an update, counted from 1."""
+        gamma_to, epochs = self.config.gamma_to, self.config.gamma_epochs
+        if gamma_to is None or epochs is None:
+            return
+        steps = max(1, round(epochs * len(self._train)))
+        for gamma in self._gammas if updates <= steps else []:
+            gamma.add_(gamma_to / steps)
 
 
 @torch.no_grad()

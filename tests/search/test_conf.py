@@ -15,6 +15,7 @@ from optuna.distributions import FloatDistribution
 
 from search.config import config_folder, typed
 from search.design.factors import read_factors
+from search.design.options import design_of
 from search.space.parameters import Space, parse_space
 from search.study.options import SweeperOptions, check_options, read_options
 from search.study.sampling.samplers import is_grid, make_pruner, make_sampler
@@ -29,7 +30,8 @@ OPTIONS = sorted(
     for path in group.glob("*.yaml" if group.name == "design" else "**/*.yaml")
     if group.name != "experiment"
 )
-EXPERIMENTS = sorted(path.stem for path in (FOLDER / "experiment").glob("*.yaml"))
+INSERT = "insert_pretrained"  # of the user's own pictures
+EXPERIMENTS = sorted(path.stem for path in (FOLDER / "experiment").glob("*.yaml") if path.stem != INSERT)
 OF_THE_STUDY = ("sampler", "pruner", "space")
 REQUIRED = {key: ["data.path=/nowhere"] for key in ("folder", "image_folder", "tar", "hfds")}
 REQUIRED["small"] = ["task=detection", "data=digit_scenes", "train=proxy/scenes"]
@@ -161,6 +163,19 @@ def test_an_experiment_states_its_command_its_time_and_what_to_expect(name: str)
     assert f"#   python -m search -m experiment={name}" in lines
     assert re.search(r"^# Time: +\S", header, re.M)
     assert re.search(r"^# Expect: +\S", header, re.M)
+
+
+def test_blocks_are_put_into_a_trained_network_alike(composed: Any) -> None:
+    header = (FOLDER / "experiment" / f"{INSERT}.yaml").read_text().split("defaults:")[0]
+    assert f"#   python -m search -m experiment={INSERT} data.path=PICTURES" in header.splitlines()
+    config = composed(f"experiment={INSERT}", "data.path=/nowhere", with_hydra=True)
+    options = sweeper(config)
+    check_options(options)
+    cells = design_of(options.design).cells
+    here = ["data=digits", "data.image_size=32", "backbone.pretrained=false", "train.epochs=3"]
+    arms = [check_trial(composed(f"experiment={INSERT}", *here, *cell.overrides))["arm"] for cell in cells]
+    assert arms[0] == "plain"
+    assert [arm.partition("(")[0] for arm in arms[1:]] == ["stage3: conv+pssa", "stage3: conv+second_conv"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -107,6 +107,13 @@ def test_a_score_that_is_measured_can_be_an_objective() -> None:
         MeasureConfig(coco_backend="fast").check()
 
 
+@pytest.mark.parametrize("given", [{"gamma_to": 0.3}, {"gamma_epochs": 2}])
+def test_gammas_are_raised_over_epochs_that_are_given(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"train\.gamma_to=.*train\.gamma_epochs=.*give both"):
+        TrainConfig(**given).check()
+    TrainConfig(gamma_to=0.3, gamma_epochs=0.5).check()
+
+
 @pytest.mark.parametrize("given", [{"low_res": 0.75}, {"low_res_epochs": 2}])
 def test_smaller_images_are_given_with_the_epochs_that_see_them(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"train\.low_res=.*train\.low_res_epochs=.*give both"):

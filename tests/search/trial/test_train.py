@@ -139,6 +139,25 @@ def test_each_part_of_a_recipe_changes_the_training(trainer: Any, override: str)
     assert all(math.isfinite(value) for row in other for value in row)
 
 
+def test_gammas_are_raised_in_equal_steps_and_nothing_else_is(trainer: Any) -> None:
+    """By all of it over the first half of an epoch, on top of what is learned: at a rate of 0 that is nothing."""
+    still = ["placement.policy=stage3", "branch.gamma=0", "train.lr=1e-30", "train.weight_decay=0", "train.epochs=1"]
+    still += ["train.ema_decay=null", "data.train_size=128", "data.batch_size=16"]
+    plain, raised = trainer(*still), trainer(*still, "train.gamma_to=0.3", "train.gamma_epochs=0.5")
+    taken: list[float] = []
+    block = raised.model.layer3[0].conv2
+    raised._optimizer.register_step_pre_hook(lambda *_: taken.append(block.norms["pssa"].weight[0].item()))
+    for each in (plain, raised):
+        list(each.epochs())
+    assert taken == pytest.approx([0, 0.075, 0.15, 0.225, 0.3, 0.3, 0.3, 0.3])
+    theirs = plain.model.state_dict()
+    for name, value in raised.model.state_dict().items():
+        if name.endswith("norms.pssa.weight"):
+            torch.testing.assert_close(value, torch.full_like(value, 0.3))
+        elif name in dict(plain.model.named_parameters()):
+            torch.testing.assert_close(value, theirs[name])
+
+
 @pytest.mark.parametrize("mode", ["value", "agc"])
 def test_gradients_are_clipped_by_value_or_by_weight(trainer: Any, mode: str) -> None:
     clip = ("train.clip_grad=0.01", "train.ema_decay=null", "data.train_size=128")
