@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -274,3 +275,13 @@ def test_a_classifiers_blocks_are_no_matter_to_what_sites_there_are(scenes: Smal
     facts = network_facts(config)
     assert set(facts["chosen"]) < set(facts["sites"])
     check_network(typed(config))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_detector_learns_in_a_minute(composed: Any, tmp_path: Path) -> None:
+    """As `make demo TASK=instance` trains it, one network of it: chance is 0."""
+    config = composed("experiment=proxy/scenes_demo", f"data.root={tmp_path}", "tracker=disabled")
+    result = train(config, tmp_path / "trial")
+    assert result.metrics["val_box_ap"] > 8
+    assert result.metrics["val_mask_ap"] > 3
