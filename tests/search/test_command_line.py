@@ -125,7 +125,7 @@ def told(composed: Any, override: str) -> str:
         ("experimnt=digits_demo", ["Did you mean experiment?", "sampler"]),
         ("experiment.seed=1", ["write experiment=NAME, of cifar10_stages, digits_demo"]),
         ("placment=stage3", ["placment", "Did you mean placement"]),
-        ("branch.option.pssa.rank=2", ["Did you mean options?", "Allowed in branch: use, gamma, options"]),
+        ("branch.option.pssa.rank=2", ["Did you mean options?", "Allowed in branch: use, gamma, keeps_norm, options"]),
         ("hydra.sweeper.n_trial=3", ["Did you mean n_trials", "Allowed in hydra.sweeper: sampler, pruner"]),
         ("hydra.sweeper.final.topk=3", ["Did you mean top_k", "Allowed in hydra.sweeper.final: top_k"]),
         ("train.epochs=many", ["'many'", "train.epochs takes int; the default is 4"]),
