@@ -16,7 +16,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = 212
-LINES = 44_000
+LINES = 44_600
 IMPORTS_IN_FUNCTIONS = 25
 LONGEST_FILE, LONG_FILE = 450, 300  # lines: of any file, and of nine in ten
 LONG_FUNCTION, SHARE_OF_LONG_FUNCTIONS = 60, 0.005
