@@ -83,6 +83,7 @@ def test_a_trial_writes_down_all_of_itself(small: Small, tmp_path: Path) -> None
     assert result.metrics.keys() == {"val_top1", "val_loss", "chance_top1"}
     unmeasured = {name for name, item in asdict(result).items() if item is None}
     assert unmeasured == {
+        *("latency_body_ms", "latency_body_fused_ms"),  # of detectors
         *("reason", "wandb_id", "test_images", "peak_memory_mb", "train_memory_mb"),
         *("reused_from", "resumed_from", "root", "root_seed"),
     }
