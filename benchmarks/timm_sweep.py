@@ -175,9 +175,7 @@ def _child(name: str, pipe: Connection, gib: int) -> None:
 
 def _operate(name: str) -> Row:
     """Convert every site of one model; compare logits in eval and train mode; fuse."""
-    torch.manual_seed(0)
-    model = timm.create_model(name)
-    _stir(model)
+    model = _built(name)
     size, refusals = _fitting(model)
     reasons: dict[str, int] = {}
     for refusal in refusals:
@@ -190,13 +188,23 @@ def _operate(name: str) -> Row:
     row |= {"sites": len(found), "stages": max(site.stage for site in found)}
     row["depthwise"] = sum(site.groups == site.in_chs > 1 for site in found)
     row["normed"] = sum(site.norm_fqn is not None for site in found)
+    del model  # of the largest there is room for two
     if row["normed"]:  # elsewhere both forms are one
-        row["keeps"] = _converted(copy.deepcopy(model), dict.fromkeys((site.fqn for site in found), KEEPS), size)
-    return row | _converted(model, dict.fromkeys((site.fqn for site in found), SPEC), size) | {"status": "ok"}
+        row["keeps"] = _converted(name, dict.fromkeys((site.fqn for site in found), KEEPS), size)
+    return row | _converted(name, dict.fromkeys((site.fqn for site in found), SPEC), size) | {"status": "ok"}
 
 
-def _converted(model: nn.Module, chosen: dict[str, xvol.BlockSpec], size: tuple[int, int, int]) -> Row:
-    row: Row = {}
+def _built(name: str) -> nn.Module:
+    """The model with random weights, the same each time."""
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name)
+    _stir(model)
+    return model
+
+
+def _converted(name: str, chosen: dict[str, xvol.BlockSpec], size: tuple[int, int, int]) -> Row:
+    """Convert, compare with the plain model, and fuse."""
+    model, row = _built(name), Row()
     twin = xvol.convert(copy.deepcopy(model), chosen, size)
     row["converted"] = sum(isinstance(module, xvol.XVolution2d) for module in twin.modules())
     x_BCHW = torch.randn(2, *size)

@@ -173,6 +173,7 @@ class TrainConfig(Augmentation):
         check_number("train.accumulate", self.accumulate, low=1)
         check_number("train.low_res", self.low_res, above=0, below=1, null="no smaller images")
         check_number("train.low_res_epochs", self.low_res_epochs, low=0, high=epochs)
+        check_number("train.gamma_to", self.gamma_to, null="gammas that learn alone")
         check_number("train.gamma_epochs", self.gamma_epochs, above=0, high=epochs, null="gammas that learn alone")
         if (self.gamma_to is None) != (self.gamma_epochs is None):
             raise ValueError(

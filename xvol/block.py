@@ -151,8 +151,8 @@ class XVolution2d(Form):
     """sum_b norm_b(branch_b(x)): (B, I, H, W) -> (B, O, H', W'), H' = floor((H - 1) / stride) + 1.
 
     The paper's training form is the default spec: [conv -> BN] + [PSSA -> BN]. The padding centres the window. Arguments are those
-    of the convolution it stands in for, as in `nn.Conv2d`; `eps` and `momentum` are of each BatchNorm2d. With `keeps_norm`, of the
-    spec or for one host, the conv branch has no norm: its own, if it has one, stands behind the block.
+    of the convolution it stands in for, as in `nn.Conv2d`; `eps` and `momentum` are of each BatchNorm2d. With the
+    spec's `keeps_norm` the conv branch has no norm: the host's, if it has one, stands behind the block.
 
     Raises:
         ValueError: one of the branches cannot stand in for such a convolution; the message says which and why.
@@ -171,7 +171,6 @@ class XVolution2d(Form):
         dilation: int = 1,
         groups: int = 1,
         spec: BlockSpec | None = None,
-        keeps_norm: bool = False,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         device: torch.device | str | None = None,
@@ -179,7 +178,6 @@ class XVolution2d(Form):
     ) -> None:
         super().__init__()
         self.spec = spec = spec or BlockSpec()
-        self.keeps_norm = keeps_norm or spec.keeps_norm
         self.geometry = Geometry(
             in_chs=in_chs, out_chs=out_chs, kernel_size=kernel_size, stride=stride, dilation=dilation, groups=groups
         )
@@ -188,7 +186,7 @@ class XVolution2d(Form):
         for name in spec.branches:
             options = spec.branch_options(name) | self.geometry.window
             branch = branch_class(name)(in_chs, out_chs, device=device, dtype=dtype, **options)
-            if name == CONV and self.keeps_norm:
+            if name == CONV and spec.keeps_norm:
                 norm: Norm = NoNorm2d(out_chs, device=device, dtype=dtype)
             else:
                 norm = branch.new_norm(eps=eps, momentum=momentum, device=device, dtype=dtype)
@@ -209,7 +207,7 @@ class XVolution2d(Form):
     def take_over(self, conv: nn.Conv2d, norm: nn.Module | None = None) -> None:
         """Make `conv` and `norm` themselves, not copies, the block's conv branch and its norm, where it has such a branch.
 
-        `norm` is None where the block `keeps_norm`.
+        `norm` is None where the spec `keeps_norm`.
 
         A branch with a kernel of another size keeps its own fresh weights: the norm comes over with its affine part, and
         its running statistics start anew. A frozen norm's cannot, so that such a branch keeps its own norm too.

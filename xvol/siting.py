@@ -96,7 +96,7 @@ def _survey(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[list[Si
     calls = watch(model, input_size)
     stages = find_stages(model)
     found, refusals = _in_stages(model, stages, calls)
-    if not found and not (not stages and _has_body(model)):
+    if not found and (stages or not _has_body(model)):
         stem = find_stem(model, stages)
         found, more = _in_stages(model, stem, calls)
         return found, refusals + more, stem or stages

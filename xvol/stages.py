@@ -59,18 +59,16 @@ def find_stem(model: nn.Module, stages: list[Stage]) -> list[Stage]:
     Of each part of the model the narrowest module that holds all of its spatial convolutions: its own stages, or where it has none all
     of it as one.
     """
-    roots = [root for stage in stages for root in stage.roots]
+    roots = {root for stage in stages for root in stage.roots}
     modules = dict(model.named_modules())
     found: list[Stage] = []
     for part, _ in model.named_children():
         spatial = [
             fqn
             for fqn, module in modules.items()
-            if isinstance(module, nn.Conv2d)
-            and max(module.kernel_size) > 1
-            and (fqn == part or fqn.startswith(f"{part}."))
+            if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 and _touches(part, {fqn})
         ]
-        if not spatial or any(_touches(root, {part}) or _touches(part, {root}) for root in roots):
+        if not spatial or _touches(part, roots):
             continue
         holder = _common(spatial)
         inside = [_below(holder, stage) for stage in find_stages(modules[holder])]

@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -84,13 +84,19 @@ def _check(fqn: str, spec: BlockSpec, legal: Mapping[str, Site]) -> None:
 
 def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
     conv = cast(nn.Conv2d, model.get_submodule(site.fqn))
-    norm, rest = (None, None) if site.norm_fqn is None else split_norm(model.get_submodule(site.norm_fqn))
+    norm = rest = None
+    if site.norm_fqn is None:
+        spec = replace(spec, keeps_norm=True)
+    else:
+        norm, rest = split_norm(model.get_submodule(site.norm_fqn))
     block = _build(site, spec, seed, norm).to(device=conv.weight.device, dtype=conv.weight.dtype).train(conv.training)
-    taken = None if block.keeps_norm else norm
-    block.take_over(conv, taken)
-    block.host = site.fqn, None if taken is None else site.norm_fqn
     model.set_submodule(site.fqn, block)
-    if taken is not None and rest is not None and site.norm_fqn is not None:
+    if site.norm_fqn is None or rest is None or spec.keeps_norm:
+        block.take_over(conv)
+        block.host = site.fqn, None
+    else:
+        block.take_over(conv, norm)
+        block.host = site.fqn, site.norm_fqn
         model.set_submodule(site.norm_fqn, rest)
     keep_from_reparameterising(model, site.fqn)
 
@@ -98,7 +104,7 @@ def _replace(model: nn.Module, site: Site, spec: BlockSpec, seed: int) -> None:
 def _build(site: Site, spec: BlockSpec, seed: int, norm: HostNorm | None) -> XVolution2d:
     """Build on the CPU, so that the numbers drawn are the same on every device."""
     with _own_stream(seed, site.fqn):
-        made: dict[str, Any] = {"device": "cpu", "dtype": torch.float32, "keeps_norm": norm is None}
+        made: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
         if isinstance(norm, nn.BatchNorm2d):  # a frozen one has no momentum, and often an eps of 0
             made |= {"eps": norm.eps, "momentum": norm.momentum}
         block = new_block(spec, site.in_chs, site.out_chs, **site.geometry.window, **made)

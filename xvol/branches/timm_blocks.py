@@ -24,15 +24,6 @@ from xvol.branches.base import Geometry, Host, factory_of
 from xvol.branches.conv import StaticBranch
 from xvol.branches.rivals import RivalBranch
 
-_DRAWN = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-
-
-def _draw(layer: nn.Module) -> None:
-    """Let each layer inside draw its own parameters as torch does."""
-    for part in layer.modules():
-        if isinstance(part, _DRAWN):
-            part.reset_parameters()
-
 
 class LayerBranch(RivalBranch):
     """A layer (B, C, H, W) -> (B, C, H, W) of as many channels out as in; under a stride it takes the means of stride x stride cells.
@@ -42,10 +33,6 @@ class LayerBranch(RivalBranch):
 
     keeps_chs = True
     layer: nn.Module
-
-    def reset_parameters(self) -> None:
-        """Draw each layer's parameters as torch does."""
-        _draw(self.layer)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Mix: (B, C, H, W) -> (B, C, H', W'), for any H, W from 1 up."""
@@ -199,7 +186,8 @@ class AdditiveAttention(LayerBranch):
 
     def reset_parameters(self) -> None:
         """As each layer does it; the weights of the sum are normal, as in timm."""
-        super().reset_parameters()
+        for part in self.layer.children():
+            part.reset_parameters()  # type: ignore[operator]
         nn.init.normal_(self.layer.w_g)  # type: ignore[arg-type]
 
     def elementwise_macs(self, out_size: tuple[int, int]) -> int:
@@ -228,6 +216,12 @@ class GlobalContext(LayerBranch):
         layer.conv_attn = nn.Conv2d(in_chs, 1, 1, bias=False, **factory)  # a softmax does not see timm's bias
         self.layer = layer
         self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As each layer does it; timm's own leaves the gate's as they are."""
+        for part in self.layer.modules():
+            if isinstance(part, nn.Conv2d | nn.LayerNorm):
+                part.reset_parameters()
 
     def elementwise_macs(self, out_size: tuple[int, int]) -> int:
         """The gate."""
@@ -292,10 +286,6 @@ class SelectiveKernel(RivalBranch):
                 f"{cls.name}: in_chs={geometry.in_chs} in groups={geometry.groups} is refused: each group is split in halves"
             )
 
-    def reset_parameters(self) -> None:
-        """Draw each layer's parameters as torch does."""
-        _draw(self.layer)
-
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Convolve and select: (B, I, H, W) -> (B, O, H', W')."""
         return self._finish(self.layer(x_BCHW))
@@ -338,10 +328,6 @@ class RepLargeKernel(StaticBranch):
             raise ValueError(f"{cls.name}: dilation={geometry.dilation} is refused: the layer has none")
         if options.get("small", 3) > options.get("window", 7):
             raise ValueError(f"{cls.name}: small={options['small']} is refused: it is above window={options['window']}")
-
-    def reset_parameters(self) -> None:
-        """Draw each layer's parameters as torch does."""
-        _draw(self.layer)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Convolve: (B, I, H, W) -> (B, O, H', W')."""
