@@ -45,6 +45,7 @@ SURVEY = ROOT / "runs" / "timm_sweep" / "survey.jsonl"
 
 TRIES = ((2, 0.1), (2, 0.01), (2, 0.001), (8, 0.1), (8, 0.01), (8, 0.001))  # images, gamma
 MOST_LOGIT = 1e12
+DTYPES = (torch.float64, torch.float32)
 LARGE = 1e9  # parameters
 EDGES = (64, 96, 128, 160, 192, 224, 256)
 SPEC = xvol.BlockSpec.make(options={"pssa": {"embed_ratio": 0.25}})
@@ -190,8 +191,8 @@ def _operate(name: str) -> Row:
     row["normed"] = sum(site.norm_fqn is not None for site in found)
     del model  # of the largest there is room for two
     if row["normed"]:  # elsewhere both forms are one
-        row["keeps"] = _converted(name, dict.fromkeys((site.fqn for site in found), KEEPS), size)
-    return row | _converted(name, dict.fromkeys((site.fqn for site in found), SPEC), size) | {"status": "ok"}
+        row["keeps"] = _converted(name, dict.fromkeys((site.fqn for site in found), KEEPS), size, (torch.float64,))
+    return row | _converted(name, dict.fromkeys((site.fqn for site in found), SPEC), size, DTYPES) | {"status": "ok"}
 
 
 def _built(name: str) -> nn.Module:
@@ -202,8 +203,10 @@ def _built(name: str) -> nn.Module:
     return model
 
 
-def _converted(name: str, chosen: dict[str, xvol.BlockSpec], size: tuple[int, int, int]) -> Row:
-    """Convert, compare with the plain model, and fuse."""
+def _converted(
+    name: str, chosen: dict[str, xvol.BlockSpec], size: tuple[int, int, int], dtypes: tuple[torch.dtype, ...]
+) -> Row:
+    """Convert, compare with the plain model, and fuse in each of `dtypes`."""
     model, row = _built(name), Row()
     twin = xvol.convert(copy.deepcopy(model), chosen, size)
     row["converted"] = sum(isinstance(module, xvol.XVolution2d) for module in twin.modules())
@@ -213,7 +216,7 @@ def _converted(name: str, chosen: dict[str, xvol.BlockSpec], size: tuple[int, in
         row[key] = all(torch.equal(plain, ours) for plain, ours in pairs)
     row["forward_ok"] = True
     del model
-    return row | _fused(twin, size)
+    return row | _fused(twin, size, dtypes)
 
 
 @torch.no_grad()
@@ -245,7 +248,7 @@ def _run(model: nn.Module, x_BCHW: Tensor, training: bool) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
-def _fused(twin: nn.Module, size: tuple[int, int, int]) -> Row:
+def _fused(twin: nn.Module, size: tuple[int, int, int], dtypes: tuple[torch.dtype, ...]) -> Row:
     """Largest error of the fused model, over the largest logit, with branches that speak and norms that have lived.
 
     "felt" is how far the logits move when the branches fall silent: without it an error of 0 would say nothing.
@@ -255,7 +258,7 @@ def _fused(twin: nn.Module, size: tuple[int, int, int]) -> Row:
     """
     row: Row = {}
     large = xvol.count_params(twin) > LARGE  # two in float64 fill a machine: that one comes last, and fuses in place
-    for dtype in (torch.float32, torch.float64) if large else (torch.float64, torch.float32):
+    for dtype in reversed(dtypes) if large else dtypes:
         bits = str(dtype)[-2:]
         for images, gamma in TRIES:
             torch.manual_seed(2)

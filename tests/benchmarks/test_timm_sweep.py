@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,25 +28,24 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def one(model: str, params: float) -> dict[str, object]:
+def one(model: str, params: float) -> dict[str, Any]:
     done = run("-c", ONE.format(folder=str(SCRIPT.parent), model=model, params=params))
     assert done.returncode == 0, done.stderr
-    row: dict[str, object] = json.loads(done.stdout)
+    row: dict[str, Any] = json.loads(done.stdout)
     return row
 
 
 @pytest.mark.slow
-def test_one_small_model() -> None:
+def test_one_small_model_in_both_forms() -> None:
     row = one("test_resnet", 5e5)
     assert row["status"] == "ok"
-    assert row["eval_equal"]
-    assert row["train_equal"]
-    assert row["eval_after_equal"]
-    assert row["sites"] == row["converted"]
-    error, felt = row["fused_error_64"], row["felt"]
-    assert isinstance(error, float)
-    assert isinstance(felt, float)
-    assert 0 <= error < 1e-9 < felt
+    assert row["normed"] == row["sites"]
+    for form in (row, row["keeps"]):
+        assert form["converted"] == row["sites"]
+        assert form["eval_equal"]
+        assert form["train_equal"]
+        assert form["eval_after_equal"]
+        assert 0 <= form["fused_error_64"] < 1e-9 < form["felt"]
 
 
 @pytest.mark.slow
