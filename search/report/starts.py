@@ -77,14 +77,14 @@ def null_fault(read: Reading) -> list[str]:
     found = _null_pairs(read)
     if found is None:
         return []
-    seeds, deltas = found
+    again, seeds, deltas = found
     wrong = np.flatnonzero(deltas != 0)
     if not len(wrong):
         return []
     where = joined([str(seed) for seed in seeds[wrong][:PAIRS_NAMED].tolist()])
     more = f" and {len(wrong) - PAIRS_NAMED} more" if len(wrong) > PAIRS_NAMED else ""
     return [
-        f"NULL CONTROL IS NOT 0: the baseline, trained again with other draws of branches that it does not have, differs by up to "
+        f"NULL CONTROL IS NOT 0: {again}, trained again with other draws of branches that it does not have, differs by up to "
         f"{np.abs(deltas).max():.3g} {read.metric.unit} (seed{'s' * (len(wrong) > 1)} {where}{more}). Arms do not see the same "
         "training, so no difference of this table is that of its block alone."
     ]
@@ -93,34 +93,51 @@ def null_fault(read: Reading) -> list[str]:
 def control_lines(read: Reading, against: Sequence[Compared]) -> list[str]:
     """Say what the controls came to: the null one, and the known one grafted and from scratch; `against` belongs to `read.arms`."""
     found = _null_pairs(read)
+    again, deltas = ("the baseline", np.empty(0)) if found is None else (found[0], found[2])
     if found is None:
         null = "none was run"
-    elif (found[1] != 0).any():
-        null = f"NOT 0, on {int((found[1] != 0).sum())} of {counted(len(found[1]), 'pair')}"
+    elif (deltas != 0).any():
+        null = f"NOT 0, on {int((deltas != 0).sum())} of {counted(len(deltas), 'pair')}"
     else:
-        null = f"0 on {'each of ' * (len(found[1]) > 1)}{counted(len(found[1]), 'pair')}"
-    lines = [f"Null control (the baseline again, with other draws of the branches that it does not have): {null}."]
+        null = f"0 on {'each of ' * (len(deltas) > 1)}{counted(len(deltas), 'pair')}"
+    lines = [f"Null control ({again} again, with other draws of the branches that it does not have): {null}."]
     scratch = _from_scratch(read)
     known = [
         f"{arm.label} {_effect(each.result, read.metric)} from the roots, {_effect(scratch.get(arm.arch_hash), read.metric)} from scratch"
         for arm, each in zip(read.arms, against, strict=True)
-        if arm is not read.reference and (arm.levels.get(CONTROL) == KNOWN or arm.arch_hash in scratch)
+        if arm is not read.reference
+        and not arm.is_baseline  # which the roots are, trained from scratch as well
+        and (arm.levels.get(CONTROL) == KNOWN or arm.arch_hash in scratch)
     ]
     return [*lines, f"Known control: {'; '.join(known) or 'none was run'}."]
 
 
-def _null_pairs(read: Reading) -> tuple[np.ndarray, np.ndarray] | None:
-    """Seeds, int64, and differences, float64, of the null control to the baseline; None where none was run, or no pair finished."""
-    if read.reference is None:
-        return None
-    trials = read.frame[(read.frame["phase"] == read.phase) & (read.frame["status"] == "ok")]
+def _null_pairs(read: Reading) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """What the null control trains again, seeds, int64, and differences, float64; None where none was run, or no pair finished.
+
+    It is the study's own baseline again, whichever arm the table is read against.
+    """
     column = read.metric.column
-    trials = trials[is_null(trials) & trials["start"].isin(CONTINUED) & trials[column].notna()]
-    null = pd.Series(floats(trials[column]), index=trials["seed"].astype("int64")).groupby(level=0).first()
-    both = pd.concat({"null": null, "base": read.reference.values(column)}, axis=1, join="inner").astype(float)
+    trials = read.frame[(read.frame["phase"] == read.phase) & (read.frame["status"] == "ok")]
+    trials = trials[trials["start"].isin(CONTINUED) & trials[column].notna()]
+    of_null = is_null(trials)
+    null = trials[of_null]
+    same = trials[~of_null & trials["arch_hash"].isin(null["arch_hash"])]
+    both = pd.concat(
+        {name: _by_seed(rows, column) for name, rows in (("null", null), ("base", same))}, axis=1, join="inner"
+    )
     if not len(both):
         return None
-    return both.index.to_numpy(dtype=np.int64), (both["null"] - both["base"]).to_numpy()
+    reference = read.reference
+    is_reference = reference is not None and null["arch_hash"].eq(reference.arch_hash).all()
+    again = "the baseline" if is_reference else one_line(str(null["arm"].iloc[0]), 200)
+    return again, both.index.to_numpy(dtype=np.int64), (both["null"] - both["base"]).to_numpy()
+
+
+def _by_seed(trials: pd.DataFrame, column: str) -> pd.Series[float]:
+    """The values of a column, float64, the first of each seed."""
+    values = pd.Series(floats(trials[column]), index=trials["seed"].astype("int64"))
+    return values.groupby(level=0).first()
 
 
 def _from_scratch(read: Reading) -> dict[str | None, PairedDifference]:

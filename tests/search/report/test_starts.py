@@ -152,6 +152,17 @@ def test_a_null_control_that_is_not_exactly_0_is_said_before_all_else(study: Pat
         assert "NULL CONTROL IS NOT 0" in form
 
 
+def test_controls_are_of_the_plain_network_whatever_the_table_is_read_against(study: Path, add: Add) -> None:
+    fill(add)
+    table = table_of(study, baseline="stage4: conv+pssa")
+    null, known = table.notes[:2]
+    assert null.startswith("Null control (plain again, ")
+    assert null.endswith(": 0 on each of 8 pairs.")
+    assert known.startswith("Known control: stage3: pssa -2.0")
+    assert "plain" not in known, "which was trained from scratch too, as the roots"
+    assert not table.conclusion.startswith("NULL CONTROL")
+
+
 def test_controls_that_were_not_run_are_missed(study: Path, add: Add) -> None:
     fill(add)
     frame = load_study(study)
