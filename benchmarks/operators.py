@@ -37,7 +37,7 @@ SHAPES = ((64, 56), (128, 28), (256, 14), (512, 7))  # channels, edge: the four 
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 BASE, R1, QUARTER = "conv3x3 + BN", "pssa R=1", "pssa quarter"
 OURS = {R1: {}, QUARTER: {"embed_ratio": 0.25}}
-RIVALS = ("softmax_global", "acmix", "halo", "lambda_layer")
+OWN = ("conv", "identity", "pssa")  # every other registered branch is a rival, at its defaults
 RESNET_N = 2
 
 Row = dict[str, Any]
@@ -111,8 +111,8 @@ def block(channels: int, options: dict[str, Any], execution: Execution | None = 
     return built
 
 
-def contestants(channels: int, *, rivals: bool, triton: bool = False) -> dict[str, nn.Module]:
-    """Everything that is timed at one shape, by name; `rivals` are what takes many times as long."""
+def contestants(channels: int, edge: int, *, rivals: bool, triton: bool = False) -> dict[str, nn.Module]:
+    """Everything that is timed at one shape, by name; some of `rivals` take many times as long."""
     found: dict[str, nn.Module] = {BASE: conv_norm(channels)}
     for name, options in OURS.items():
         found[name] = block(channels, options)
@@ -123,9 +123,10 @@ def contestants(channels: int, *, rivals: bool, triton: bool = False) -> dict[st
     found["ten lines quarter"] = Sum(channels, PlainAutograd(channels, channels // 4))
     if rivals:
         found["shifted copies, dense"] = Sum(channels, NaiveShifted(channels))
-    for rival in RIVALS if rivals else ():
-        if rival in xvol.branch_names():
-            found[f"conv + {rival}"] = block(channels, {}, name=rival)
+        for rival in xvol.branch_names():
+            if rival not in OWN:
+                size = {"feat_size": edge} if rival == "bottleneck_attn" else {}
+                found[f"conv + {rival}"] = block(channels, size, name=rival)
     return found
 
 
@@ -244,7 +245,7 @@ def speed(shape: tuple[int, int], args: argparse.Namespace) -> Iterator[Row]:
     channels, edge = shape
     factory = {"device": args.device, "dtype": getattr(torch, args.dtype)}
     x = torch.randn(args.batch, channels, edge, edge, **factory).requires_grad_()
-    models = contestants(channels, rivals=args.rivals, triton=args.device == "cuda")
+    models = contestants(channels, edge, rivals=args.rivals, triton=args.device == "cuda")
     jobs = in_formats({name: model.to(**factory) for name, model in models.items()}, x, torch.randn_like(x))
     clock = cuda_clock if args.device == "cuda" else cpu_clock
     for kind in KINDS:
@@ -259,7 +260,7 @@ def memory(shape: tuple[int, int], args: argparse.Namespace, compiled: bool) -> 
     channels, edge = shape
     x = torch.randn(args.batch, channels, edge, edge, device=args.device, requires_grad=True)
     base = 0
-    for name, model in contestants(channels, rivals=args.rivals).items():
+    for name, model in contestants(channels, edge, rivals=args.rivals).items():
         if compiled and name != BASE and "recompute" not in name:
             continue
         model.to(args.device)
