@@ -22,6 +22,7 @@ BRANCHES = {
     "bottleneck_attn": "bottleneck attention",
     "conv": "convolution",
     "dbb": "diverse branch block",
+    "deform_conv": "deformable convolution",
     "dw_only": "depthwise bottleneck",
     "focal_modulation": "focal modulation",
     "gap_query": "PSSA with a pooled query",

@@ -20,6 +20,7 @@ BRANCHES = {
     "bottleneck_attn": "xvol.branches.timm_layers:Bottleneck",
     "conv": "xvol.branches.conv:Conv",
     "dbb": "xvol.branches.rivals:DiverseBranch",
+    "deform_conv": "xvol.branches.deform:DeformConv",
     "dw_only": "xvol.branches.gates:DWOnly",
     "focal_modulation": "xvol.branches.timm_blocks:FocalModulation",
     "gap_query": "xvol.branches.pssa:GAPQuery",

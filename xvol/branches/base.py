@@ -187,12 +187,14 @@ class Branch(nn.Module, ABC):
         """Pixels of the input, from the centre, that a static part beside a dynamic one may take."""
         return getattr(self, "shift", 1)
 
-    def _centred(self, in_chs: int, out_chs: int, size: int, *, groups: int | None = None, **factory: Any) -> nn.Conv2d:
-        """A convolution with the host's stride, dilation and groups, centred, without bias."""
+    def _centred(
+        self, in_chs: int, out_chs: int, size: int, *, groups: int | None = None, bias: bool = False, **factory: Any
+    ) -> nn.Conv2d:
+        """A convolution with the host's stride, dilation and groups, centred."""
         geo, padding = self.geometry, self.geometry.dilation * (size - 1) // 2
         shape: dict[str, Any] = {"stride": geo.stride, "padding": padding, "dilation": geo.dilation}
         groups = geo.groups if groups is None else groups
-        return nn.Conv2d(in_chs, out_chs, size, groups=groups, bias=False, **shape, **factory)
+        return nn.Conv2d(in_chs, out_chs, size, groups=groups, bias=bias, **shape, **factory)
 
     def new_norm(self, **how: Any) -> Norm:
         """The norm that a block puts after this branch, as its option `norm` says, else a BatchNorm2d; `how` as `xvol.fold.new_norm`."""
