@@ -81,6 +81,10 @@ C, T = 16, 12 * 5  # channels, and pixels
         ("large_kernel", {}, 74 * C + C**2 + 3 * C, T * (74 * C + C**2 + C)),
         ("global_context", {}, C + 2 * 4 * C + 4 + C + 8, T * 3 * C + 8 * C),
         ("rep_large_kernel", {}, (49 + 9) * C**2 + 4 * C, T * (49 + 9) * C**2),
+        # a quarter of the channels attends, with 16 for queries and keys
+        ("single_head", {}, C**2 + 2 * C + 4 * 36 + 2 * (4 + 36), T * (C**2 + 4 * 36) + T**2 * (16 + 4)),
+        # two 3x3 of half the channels; 8 channels in between say how much of each
+        ("selective_kernel", {}, 9 * C**2 + 4 * C + 3 * 8 * C + 16, T * (9 * C**2 + 2 * C) + 3 * 8 * C),
     ],
 )
 def test_costs_are_those_of_the_formula(name: str, options: dict[str, Any], params: int, macs: int) -> None:
