@@ -45,6 +45,9 @@ SURVEY = ROOT / "runs" / "timm_sweep" / "survey.jsonl"
 
 TRIES = ((2, 0.1), (2, 0.01), (2, 0.001), (8, 0.1), (8, 0.01), (8, 0.001))  # images, gamma
 MOST_LOGIT = 1e12
+MOST_SWAY = (
+    1e6  # by how much the last bit of each pixel may be amplified: beyond, rounding alone is an error of the bar's size
+)
 DTYPES = (torch.float64, torch.float32)
 LARGE = 1e9  # parameters
 EDGES = (64, 96, 128, 160, 192, 224, 256)
@@ -252,9 +255,10 @@ def _fused(twin: nn.Module, size: tuple[int, int, int], dtypes: tuple[torch.dtyp
     """Largest error of the fused model, over the largest logit, with branches that speak and norms that have lived.
 
     "felt" is how far the logits move when the branches fall silent: without it an error of 0 would say nothing.
-    Two things make logits of a network that was never trained run away, and an error relative to them say nothing: the
-    attention's squares, layer after layer, so that a softer gamma is tried; and statistics of two images at maps of
-    1x1, where a norm divides by the difference of two numbers, so that eight images are tried.
+    Two things make logits of a network that was never trained run away, or sway with the last bit of an image, and an
+    error relative to them say nothing: the attention's squares, layer after layer, so that a softer gamma is tried; and
+    statistics of two images at maps of 1x1, where a norm divides by the difference of two numbers, so that eight images
+    are tried.
     """
     row: Row = {}
     large = xvol.count_params(twin) > LARGE  # two in float64 fill a machine: that one comes last, and fuses in place
@@ -270,6 +274,10 @@ def _fused(twin: nn.Module, size: tuple[int, int, int], dtypes: tuple[torch.dtyp
                 scale = max(float(leaf.abs().max()) for leaf in y)
                 if not 0 < scale < MOST_LOGIT:
                     continue
+                nudged_BCHW = torch.nextafter(x_BCHW, torch.full_like(x_BCHW, math.inf))
+                sway = _worst(y, _run(twin, nudged_BCHW, training=False)) / scale / torch.finfo(dtype).eps
+                if not sway < MOST_SWAY:
+                    continue
                 row["felt"] = _worst(y, _silent(twin, x_BCHW)) / scale
                 fuse = partial(reparameterize_model, inplace=True) if large and bits == "64" else xvol.fuse
                 row[f"fused_error_{bits}"] = _worst(y, _run(fuse(twin.eval()), x_BCHW, training=False)) / scale
@@ -279,7 +287,9 @@ def _fused(twin: nn.Module, size: tuple[int, int, int], dtypes: tuple[torch.dtyp
             row[f"fused_images_{bits}"], row[f"fused_gamma_{bits}"] = images, gamma
             break
         else:
-            row[f"fused_note_{bits}"] = f"logits up to {scale:.0e} with every gamma and number of images that was tried"
+            row[f"fused_note_{bits}"] = (
+                f"logits up to {scale:.0e} run away, or sway, with every gamma and number of images that was tried"
+            )
     return row
 
 
