@@ -129,7 +129,7 @@ def _null_pairs(read: Reading) -> tuple[str, np.ndarray, np.ndarray] | None:
     if not len(both):
         return None
     reference = read.reference
-    is_reference = reference is not None and null["arch_hash"].eq(reference.arch_hash).all()
+    is_reference = reference is not None and null["arch_hash"].isin([reference.arch_hash]).all()
     again = "the baseline" if is_reference else one_line(str(null["arm"].iloc[0]), 200)
     return again, both.index.to_numpy(dtype=np.int64), (both["null"] - both["base"]).to_numpy()
 
