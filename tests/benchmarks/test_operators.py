@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from xvol import branch_names
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = """
 import sys
 sys.path.insert(0, {folder!r})
 import operators
 operators.SHAPES = ((64, 8), (64, 8))
-sys.argv = ["operators.py", "--batch", "1", "--rounds", "1", "--resnet-rounds", "0", "--no-compile", "--json", {out!r}]
+sys.argv = ["operators.py", "--batch", "2", "--rounds", "1", "--resnet-rounds", "0", "--no-compile", "--json", {out!r}]
 operators.main()
 """
 
@@ -27,9 +29,11 @@ def test_one_small_shape(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(out.read_text())
-    assert results["machine"]["batch"] == 1
+    assert results["machine"]["batch"] == 2
     kinds = {(row["shape"], row["kind"]) for row in results["speed"]}
     assert kinds == {("64x8x8", kind) for kind in ("inference", "forward", "forward+backward")}
+    rivals = {row["name"].removeprefix("conv + ") for row in results["speed"] if row["name"].startswith("conv + ")}
+    assert rivals == set(branch_names()) - {"conv", "identity", "pssa"}
     assert all(row["ratio"] > 0 for row in [*results["speed"], *results["memory"]])
     assert out.with_suffix(".md").read_text().startswith("#")
     assert "64x8x8" in done.stdout
