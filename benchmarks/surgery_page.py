@@ -31,7 +31,7 @@ def render(rows: dict[str, Row], survey: dict[str, Row], root: Path) -> None:
     ordered = sorted(rows.values(), key=lambda row: row["model"])
     with (root / "docs" / "results" / "timm_surgery.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        header = (*COLUMNS, *(f"kept_{column}" for column in FORM), *(f"taken_{column}" for column in FORM), *MORE)
+        header = (*COLUMNS, *(f"{form}_{column}" for form in FORMS for column in FORM), *MORE)
         writer.writerow(header)
         for row in ordered:
             flat = {f"{form}_{column}": value for form in FORMS for column, value in _form(row, form).items()}

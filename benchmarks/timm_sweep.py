@@ -45,9 +45,7 @@ SURVEY = ROOT / "runs" / "timm_sweep" / "survey.jsonl"
 
 TRIES = ((2, 0.1), (2, 0.01), (2, 0.001), (8, 0.1), (8, 0.01), (8, 0.001))  # images, gamma
 MOST_LOGIT = 1e12
-MOST_SWAY = (
-    1e6  # by how much the last bit of each pixel may be amplified: beyond, rounding alone is an error of the bar's size
-)
+MOST_SWAY = 1e6  # of the last bit of each pixel: beyond, rounding alone makes an error as large as the bar
 DTYPES = (torch.float64, torch.float32)
 LARGE = 1e9  # parameters
 EDGES = (64, 96, 128, 160, 192, 224, 256)

@@ -117,27 +117,18 @@ def _null_pairs(read: Reading) -> tuple[str, np.ndarray, np.ndarray] | None:
 
     It is the study's own baseline again, whichever arm the table is read against.
     """
-    column = read.metric.column
+    baseline = next((arm for arm in read.arms if arm.is_baseline), read.reference)
+    if baseline is None:
+        return None
     trials = read.frame[(read.frame["phase"] == read.phase) & (read.frame["status"] == "ok")]
-    trials = trials[trials["start"].isin(CONTINUED) & trials[column].notna()]
-    of_null = is_null(trials)
-    null = trials[of_null]
-    same = trials[~of_null & trials["arch_hash"].isin(null["arch_hash"])]
-    both = pd.concat(
-        {name: _by_seed(rows, column) for name, rows in (("null", null), ("base", same))}, axis=1, join="inner"
-    )
+    column = read.metric.column
+    trials = trials[is_null(trials) & trials["start"].isin(CONTINUED) & trials[column].notna()]
+    null = pd.Series(floats(trials[column]), index=trials["seed"].astype("int64")).groupby(level=0).first()
+    both = pd.concat({"null": null, "base": baseline.values(column)}, axis=1, join="inner").astype(float)
     if not len(both):
         return None
-    reference = read.reference
-    is_reference = reference is not None and null["arch_hash"].isin([reference.arch_hash]).all()
-    again = "the baseline" if is_reference else one_line(str(null["arm"].iloc[0]), 200)
+    again = "the baseline" if baseline is read.reference else baseline.label
     return again, both.index.to_numpy(dtype=np.int64), (both["null"] - both["base"]).to_numpy()
-
-
-def _by_seed(trials: pd.DataFrame, column: str) -> pd.Series[float]:
-    """The values of a column, float64, the first of each seed."""
-    values = pd.Series(floats(trials[column]), index=trials["seed"].astype("int64"))
-    return values.groupby(level=0).first()
 
 
 def _from_scratch(read: Reading) -> dict[str | None, PairedDifference]:

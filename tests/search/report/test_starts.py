@@ -163,6 +163,17 @@ def test_controls_are_of_the_plain_network_whatever_the_table_is_read_against(st
     assert not table.conclusion.startswith("NULL CONTROL")
 
 
+def test_the_null_control_repeats_the_baseline_and_not_its_architecture_by_another_recipe(
+    study: Path, add: Add
+) -> None:
+    for root in range(4):
+        of_root: dict[str, Any] = {"start": "shared", "root": f"final/{root}", "root_seed": 1000 + root, "epochs": 3}
+        add("plain", 1100 + root, recipe_hash="other", is_baseline=False, test_top1=90.0, epochs_planned=3, **of_root)
+    fill(add)
+    for baseline in (None, "stage4: conv+pssa"):
+        assert "0 on each of 8 pairs." in table_of(study, baseline=baseline).notes[0]
+
+
 def test_controls_that_were_not_run_are_missed(study: Path, add: Add) -> None:
     fill(add)
     frame = load_study(study)
